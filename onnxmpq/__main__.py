@@ -1,0 +1,5 @@
+"""`python -m onnxmpq`."""
+
+from onnxmpq.cli import main
+
+main()

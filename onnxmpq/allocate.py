@@ -1,0 +1,120 @@
+"""The only module that imports cvxpy: numbers in, a choice out.
+
+The multiple-choice knapsack: one option per group, least total cost, every budget a row.
+
+    min  sum_g sum_o cost[g][o] x[g,o]
+    s.t. sum_o x[g,o] = 1 for every g,   sum_g sum_o use_r[g][o] x[g,o] <= limit_r for every r,   x binary
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.errors import InfeasibleError
+
+_SLACK = 1e-9  # relative; sums of thousands of exact products must not fail by a rounding error
+
+Table = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One budget as numbers: what each option of each group uses, and how much all may use together."""
+
+    name: str
+    use: tuple[tuple[float, ...], ...]
+    limit: float
+
+    def least(self) -> float:
+        """What the cheapest option of every group uses together."""
+        return sum(min(options) for options in self.use)
+
+    def used(self, choice: Sequence[int]) -> float:
+        return sum(options[index] for options, index in zip(self.use, choice, strict=True))
+
+    def holds(self, choice: Sequence[int]) -> bool:
+        return self.used(choice) <= self.limit * (1 + _SLACK)
+
+
+def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
+    """The index of the option of each group with the least total cost within every row.
+
+    Exact: HiGHS with both gaps at zero, since its defaults stop early on costs as small as KL sums, and
+    costs scaled by the largest one. Of equal choices the one that uses less is taken where costs are zero.
+
+    Raises InfeasibleError with the least that each row can be.
+    """
+    check_feasible(rows)
+    if not costs:
+        return ()
+    chosen = _solve(costs, rows)
+    if chosen is None:
+        raise InfeasibleError(
+            "the budgets cannot be met together, though each can alone: "
+            + "; ".join(f"{row.name} asks for at most {row.limit:g} (least: {row.least():g})" for row in rows)
+        )
+    return chosen
+
+
+def check_feasible(rows: Sequence[Row]) -> None:
+    """Raise InfeasibleError if some row cannot be met even by the cheapest options."""
+    for row in rows:
+        if row.least() > row.limit * (1 + _SLACK):
+            raise InfeasibleError(
+                f"{row.name} cannot be met: at most {row.limit:g} was asked, the least possible is {row.least():g}"
+            )
+
+
+def forced_choice(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
+    """The only sensible choice where the costs cannot matter, else None.
+
+    Either the most precise option of every group (the last one) fits every row, or some row leaves no room
+    for anything but its cheapest choice.
+    """
+    best = tuple(len(options) - 1 for options in costs)
+    if all(row.holds(best) for row in rows):
+        return best
+    for row in rows:
+        cheapest = tuple(int(np.argmin(options)) for options in row.use)
+        steps = [sorted(options)[1] - min(options) for options in row.use if len(options) > 1]
+        if row.least() + min(steps, default=0.0) > row.limit * (1 + _SLACK) and all(
+            other.holds(cheapest) for other in rows
+        ):
+            return cheapest
+    return None
+
+
+def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
+    # cvxpy takes a second to import, and a compile that measures nothing does not need it.
+    import cvxpy as cp
+
+    cost, starts = _flatten(costs)
+    choice = cp.Variable(len(cost), boolean=True)
+    groups = np.zeros((len(costs), len(cost)))
+    for group, start in enumerate(starts):
+        groups[group, start : start + len(costs[group])] = 1
+    constraints = [groups @ choice == 1]
+    for row in rows:
+        use, _ = _flatten(row.use)
+        constraints.append((use / row.limit) @ choice <= 1 + _SLACK)
+    problem = cp.Problem(cp.Minimize((cost / (cost.max() or 1.0)) @ choice), constraints)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cvxpy's advice on solver choice
+        problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0)
+    if choice.value is None:
+        return None
+    return tuple(
+        int(np.argmax(choice.value[start : start + len(options)]))
+        for start, options in zip(starts, costs, strict=True)
+    )
+
+
+def _flatten(table: Table) -> tuple[NDArray[np.float64], list[int]]:
+    """All entries in a row, and where each group starts."""
+    starts = np.cumsum([0, *(len(options) for options in table)])[:-1]
+    return np.concatenate([np.asarray(options, np.float64) for options in table]), [int(s) for s in starts]

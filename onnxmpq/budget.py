@@ -1,0 +1,73 @@
+"""What a compile may spend: parsed from one short word, printed back to the same word.
+
+4bit-avg  4.5bit-avg     mean stored bits over the weights of all layers
+1.5MB  350kB  800KiB     bytes of the written file
+25%  8x                  share of the fp32 weight bytes (codes and scales against 4 bytes a weight)
+2.1GBOPs                 sum of MACs x weight bits x activation bits (32 where float) for one sample
+drop=0.5%                the smallest file whose measured loss stays within it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from onnxmpq.errors import BudgetError
+
+
+class Kind(StrEnum):
+    """What a budget limits."""
+
+    BITS = "average weight bits"
+    FILE = "file bytes"
+    RATIO = "share of fp32 weight bytes"
+    BOPS = "BOPs"
+    DROP = "loss of function"
+
+
+_BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_BOPS = {"kbops": 1e3, "mbops": 1e6, "gbops": 1e9, "tbops": 1e12}
+_NUMBER = r"(?P<number>\d+(?:\.\d+)?|\.\d+)"
+_FORMS: tuple[tuple[str, Callable[[float, str], tuple[Kind, float]]], ...] = (
+    (rf"{_NUMBER}bit-avg", lambda n, _: (Kind.BITS, n)),
+    (rf"drop={_NUMBER}%", lambda n, _: (Kind.DROP, n / 100)),
+    (rf"{_NUMBER}(?P<unit>[kmg]?i?b)", lambda n, unit: (Kind.FILE, n * _BYTES[unit])),
+    (rf"{_NUMBER}(?P<unit>[kmgt]bops)", lambda n, unit: (Kind.BOPS, n * _BOPS[unit])),
+    (rf"{_NUMBER}%", lambda n, _: (Kind.RATIO, n / 100)),
+    (rf"{_NUMBER}x", lambda n, _: (Kind.RATIO, 1 / n)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One limit: `limit` is in bits, bytes, BOPs, or a fraction, as `kind` says; `text` is how it was asked."""
+
+    kind: Kind
+    limit: float
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read one budget word.
+
+        Raises BudgetError with three words that do parse.
+        """
+        word = text.strip()
+        for pattern, read in _FORMS:
+            match = re.fullmatch(pattern, word, flags=re.IGNORECASE)
+            if match is None:
+                continue
+            number = float(match["number"])
+            if number <= 0 and not word.lower().startswith("drop="):
+                raise BudgetError(f"budget {text!r} allows nothing; give a number above zero")
+            kind, limit = read(number, match.groupdict().get("unit", "").lower())
+            return cls(kind, limit, word)
+        raise BudgetError(
+            f"budget {text!r} was not understood; write for example 4bit-avg, 1.5MB or drop=0.5% "
+            "(also 25%, 8x, 2.1GBOPs)"
+        )

@@ -1,0 +1,151 @@
+"""A model cut at its layers into a chain of parts, so that a changed weight runs only what comes behind it.
+
+Every weight is held by one part; each layer has a tail besides, from the layer to the end of its part, that
+takes the layer's weight as an input. One batch walks the chain once, and only the tensors that cross the
+current cut are held: memory does not depend on the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.engine import Runtime, Session
+from onnxmpq.spec import Layer
+from onnxmpq.subgraph import Part, crossing, descendants, extract, names_read
+from onnxmpq.trace import Traced
+
+# More layers a part hold every weight more often; fewer cut the graph where it would rather be fused.
+_LAYERS_A_PART = 6
+
+State = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer on one batch: `outputs(weight)` are the graph's outputs with that weight in its place."""
+
+    layer: Layer
+    outputs: Callable[[NDArray[Any]], State]
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A loaded part: feeds it reads from a state, results it adds."""
+
+    part: Part
+    session: Session
+
+    def run(self, state: Mapping[str, NDArray[Any]]) -> State:
+        return self.session.run({name: state[name] for name in self.part.inputs}, self.part.outputs)
+
+
+@dataclass(frozen=True)
+class _Tail:
+    layer: Layer
+    link: _Link
+    stop: int  # the first segment behind the tail
+
+
+@dataclass(frozen=True)
+class _Segment:
+    link: _Link
+    tails: tuple[_Tail, ...]
+    kept: frozenset[str]  # tensors that are still needed behind it
+
+
+class Chain:
+    """The loaded chain of one model for the layers whose weight is to be varied."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: onnx.ModelProto,
+        layers: Sequence[Layer],
+        traced: Mapping[str, Traced],
+    ) -> None:
+        self._outputs = tuple(o.name for o in model.graph.output)
+        self._segments = _build(runtime, model, layers, traced)
+
+    @property
+    def length(self) -> int:
+        """Number of segments that a walk passes."""
+        return len(self._segments)
+
+    def outputs(self, feeds: State) -> State:
+        """The graph's outputs with every weight as it is."""
+        return self._finish(0, feeds)
+
+    def walk(self, feeds: State) -> Iterator[Step]:
+        """Every layer in execution order, on one batch."""
+        state = feeds
+        for segment in self._segments:
+            clean = state | segment.link.run(state)
+            for tail in segment.tails:
+                yield Step(tail.layer, lambda weight, t=tail, c=clean: self._with_weight(t, c, weight))
+            state = {name: clean[name] for name in segment.kept}
+
+    def _with_weight(self, tail: _Tail, clean: State, weight: NDArray[Any]) -> State:
+        changed = tail.link.run({**clean, tail.layer.weight: weight})
+        return self._finish(tail.stop, {**clean, **changed})
+
+    def _finish(self, start: int, state: State) -> State:
+        for segment in self._segments[start:]:
+            state = {**state, **segment.link.run(state)}
+        return {name: state[name] for name in self._outputs}
+
+
+def _build(
+    runtime: Runtime, model: onnx.ModelProto, layers: Sequence[Layer], traced: Mapping[str, Traced]
+) -> tuple[_Segment, ...]:
+    nodes = list(model.graph.node)
+    types = {**traced, **{i.name: Traced(i.data_type, tuple(i.dims)) for i in model.graph.initializer}}
+    uses = _uses(nodes, layers)
+    outputs = [o.name for o in model.graph.output]
+    inputs = [i.name for i in model.graph.input]
+    cuts = _cuts(uses, len(nodes))
+    crossings = {cut: crossing(nodes, cut, outputs, inputs) for cut in cuts}
+
+    def load(chosen: Sequence[onnx.NodeProto], wanted: Sequence[str], free: tuple[str, ...] = ()) -> _Link:
+        part = extract(model, chosen, wanted, types, free=free)
+        return _Link(part, runtime.session(part.model))
+
+    def tail_of(layer: Layer, stop: int) -> _Tail:
+        while cuts[stop] <= max(uses[layer.name]):  # a shared weight may be used again further on
+            stop += 1
+        spans = cuts[stop] > min(c for c in cuts if c > uses[layer.name][0])
+        chosen = (
+            nodes[uses[layer.name][0] : cuts[stop]]
+            if spans
+            else descendants(nodes, uses[layer.name], cuts[stop])
+        )
+        return _Tail(layer, load(chosen, crossings[cuts[stop]], (layer.weight,)), stop)
+
+    segments = []
+    for index, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        inside = [layer for layer in layers if start <= uses[layer.name][0] < stop]
+        tails = tuple(tail_of(layer, index + 1) for layer in inside)
+        read = {name for tail in tails for name in tail.link.part.inputs}
+        wanted = dict.fromkeys([*crossings[stop], *sorted(read)])
+        segments.append(_Segment(load(nodes[start:stop], list(wanted)), tails, frozenset(crossings[stop])))
+    return tuple(segments)
+
+
+def _uses(nodes: Sequence[onnx.NodeProto], layers: Sequence[Layer]) -> dict[str, list[int]]:
+    """Positions of the nodes that read each layer's weight."""
+    weights = {layer.weight: layer.name for layer in layers}
+    uses: dict[str, list[int]] = {layer.name: [] for layer in layers}
+    for position, node in enumerate(nodes):
+        for name in {n for n in names_read(node) if n in weights}:
+            uses[weights[name]].append(position)
+    return uses
+
+
+def _cuts(uses: Mapping[str, Sequence[int]], length: int) -> list[int]:
+    """Where segments start, and the end: every few layers, at a layer's first use."""
+    firsts = sorted({positions[0] for positions in uses.values()})
+    return sorted({0, *firsts[_LAYERS_A_PART::_LAYERS_A_PART], length})

@@ -1,0 +1,211 @@
+"""The command: parse, call, print; no arithmetic."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxmpq.budget import Budget
+from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
+from onnxmpq.errors import OnnxmpqError, OptionError
+from onnxmpq.keep import Keep
+from onnxmpq.preprocess import Preprocess
+from onnxmpq.shapes import parse_shape
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_BROKEN = 3
+
+T = TypeVar("T")
+
+
+class Parsed(click.ParamType):
+    """A word that becomes a value at the boundary; what does not parse is a usage error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except OptionError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """`2,3,4,8` as widths. Raises OptionError for anything else."""
+    words = text.split(",")
+    if not all(word.strip().isdigit() and 1 <= int(word) <= 8 for word in words):
+        raise OptionError(
+            f"--bits {text!r} was not understood; write widths from 1 to 8, such as 2,3,4,5,6,8"
+        )
+    return tuple(int(word) for word in words)
+
+
+BUDGET = Parsed("budget", Budget.parse)
+KEEP = Parsed("glob=bits", Keep.parse)
+PREPROCESS = Parsed("preprocess", Preprocess.parse)
+SHAPE = Parsed("name=dims", parse_shape)
+BITS = Parsed("bits", parse_bits)
+FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="onnxmpq")
+def cli() -> None:
+    """Compile trained CNNs in ONNX into mixed-precision ONNX models."""
+
+
+@cli.command("compile")
+@click.argument("model", type=FILE)
+@click.option(
+    "--budget",
+    "budgets",
+    type=BUDGET,
+    multiple=True,
+    required=True,
+    help="4bit-avg, 1.5MB, 25%, 8x, 2.1GBOPs or drop=0.5%; several hold at once.",
+)
+@click.option("--data", help="Calibration data: .npz, folder or .zip of images, file.py:callable.")
+@click.option("--eval", "evaluation", help="Data the verdict is measured on, never used to choose.")
+@click.option(
+    "--preprocess", type=PREPROCESS, help="For images, e.g. imagenet,resize=256,crop=224; or a file."
+)
+@click.option("-o", "--output", type=FILE, help="Written file.  [default: MODEL.mpq.onnx]")
+@click.option(
+    "--activations", type=click.Choice(["int8", "fp32"]), help="[default: int8 with real data, else fp32]"
+)
+@click.option(
+    "--method", default="measured", show_default=True, help="Sensitivity: measured, size, file.py:function."
+)
+@click.option(
+    "--metric", type=click.Choice(["kl", "nse"]), help="Loss of function.  [default: by the outputs]"
+)
+@click.option(
+    "--bits", type=BITS, default="2,3,4,5,6,8", show_default=True, help="Widths that may be used, 1 to 8."
+)
+@click.option(
+    "--keep", "keeps", type=KEEP, multiple=True, help="Fix layers: 'head/*=8', 'stem=8/fp32', 'op:Gemm=fp16'."
+)
+@click.option(
+    "--shape", "shapes", type=SHAPE, multiple=True, help="Free dimensions of an input: NAME=1x3x224x224."
+)
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Calibration samples."
+)
+@click.option(
+    "--target", default="ort-cpu", show_default=True, help="What will run the file: ort-cpu, ort-cuda."
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the compile itself runs.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--report", type=FILE, help="Write everything that was measured as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the table.")
+@click.option("--no-verify", is_flag=True, help="Do not check, score or time the written file.")
+@click.option("--force", is_flag=True, help="Go on where the fp32 model does no better than chance.")
+def compile_command(
+    model: Path,
+    report: Path | None,
+    as_json: bool,
+    no_verify: bool,
+    shapes: tuple[Any, ...],
+    keeps: Any,
+    **options: Any,
+) -> None:
+    """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
+    from onnxmpq.pipeline import compile_model
+
+    if report is not None and not report.parent.is_dir():
+        raise OptionError(f"--report {report}: there is no folder {report.parent}")
+    with ConsoleObserver(quiet=as_json) as observer:
+        result = compile_model(
+            model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options
+        )
+    if report is not None:
+        report.write_text(result.to_json() + "\n", encoding="utf-8")
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        show_report(result)
+    if result.is_broken:
+        sys.exit(EXIT_BROKEN)
+
+
+@cli.command("inspect")
+@click.argument("model", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def inspect_command(model: Path, as_json: bool) -> None:
+    """List MODEL's layers: what could be quantized, or the plan inside a compiled file."""
+    from onnxmpq.inspection import inspect_model
+
+    found = inspect_model(model)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=1))
+    else:
+        show_inspection(found)
+
+
+@cli.command("eval")
+@click.argument("model", type=FILE)
+@click.option(
+    "--data", required=True, help="Data as for compile: .npz, folder or .zip of images, file.py:callable."
+)
+@click.option("--reference", type=FILE, help="The fp32 model to compare with.")
+@click.option("--preprocess", type=PREPROCESS, help="For images, as for compile.")
+@click.option("--samples", type=click.IntRange(min=1), help="Use so many samples.  [default: all]")
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def eval_command(model: Path, as_json: bool, **options: Any) -> None:
+    """Measure MODEL on data: top-1 with labels, and against a reference its agreement, KL or SQNR, and speed."""
+    from onnxmpq.evaluation import evaluate_model
+
+    result = evaluate_model(model, **options)
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=1))
+    else:
+        show_evaluation(result)
+
+
+def main() -> None:
+    """Entry point: errors of ours become one line and an exit code, never a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except OptionError as error:
+        _fail(str(error), EXIT_USAGE)
+    except OnnxmpqError as error:
+        _fail(str(error), EXIT_ERROR)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was written", EXIT_ERROR)
+    except BrokenPipeError:
+        # The reader of our output went away (`onnxmpq inspect m.onnx | head`): nothing to tell, nobody to tell it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

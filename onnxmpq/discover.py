@@ -1,0 +1,150 @@
+"""Graph -> layers: every constant weight of a Conv, ConvTranspose, Gemm or MatMul, and why some must stay."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer
+
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def discover(graph: gs.Graph, shapes: Shapes) -> tuple[Layer, ...]:
+    """All layers in execution order, those that cannot be quantized with their reason.
+
+    `shapes` are traced shapes of the graph's tensors at one sample (empty: MACs are left at 0).
+    """
+    names = layer_names(graph)
+    users: dict[int, list[tuple[gs.Node, str, bool]]] = {}
+    weights: dict[int, gs.Constant] = {}
+    skipped: list[tuple[gs.Node, str, bool]] = []
+    for node, name, nested in names:
+        weight = constant_weight(node)
+        if weight is None:
+            skipped.append((node, name, nested))
+            continue
+        users.setdefault(id(weight), []).append((node, name, nested))
+        weights[id(weight)] = weight
+    layers = [_layer(weights[key], nodes, shapes) for key, nodes in users.items()]
+    layers += [_computed(node, name) for node, name, _ in skipped if _has_computed_weight(node)]
+    order = {name: i for i, (_, name, _) in enumerate(names)}
+    return tuple(sorted(layers, key=lambda layer: order[layer.name]))
+
+
+def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
+    """Every node that may hold a weight, its name, and whether it lies inside a control-flow subgraph.
+
+    A layer is named by its node, or by its output tensor where nodes have no names or equal ones.
+    """
+    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if n.op in LAYER_OPS]
+    counts = Counter(node.name for node, _ in nodes)
+    return [
+        (node, node.name if node.name and counts[node.name] == 1 else node.outputs[0].name, nested)
+        for node, nested in nodes
+    ]
+
+
+def constant_weight(node: gs.Node) -> gs.Constant | None:
+    """The constant that a layer node multiplies its input with, None where it has none."""
+    candidates = node.inputs[:2] if node.op == "MatMul" else node.inputs[1:2]
+    constants = [t for t in candidates if isinstance(t, gs.Constant)]
+    return constants[-1] if constants and len(constants) < len(node.inputs[:2]) else None
+
+
+def output_axis(node: gs.Node, weight: gs.Constant) -> int:
+    """The output-channel axis of a layer's weight (ConvTranspose: within a group)."""
+    if node.op == "Conv":
+        return 0
+    if node.op == "ConvTranspose":
+        return 1
+    if node.op == "Gemm":
+        return 0 if node.attrs.get("transB", 0) else 1
+    rank = len(weight.shape)
+    return rank - 2 if node.inputs[0] is weight else rank - 1
+
+
+def _walk(graph: gs.Graph, *, nested: bool) -> Iterator[tuple[gs.Node, bool]]:
+    for node in graph.nodes:
+        yield node, nested
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from _walk(value, nested=True)
+
+
+def _layer(weight: gs.Constant, users: list[tuple[gs.Node, str, bool]], shapes: Shapes) -> Layer:
+    node, name, _ = users[0]
+    shape = tuple(int(d) for d in weight.shape)
+    dtype = np.dtype(weight.dtype)
+    return Layer(
+        name=name,
+        op=node.op,
+        nodes=tuple(name for _, name, _ in users),
+        weight=weight.name,
+        shape=shape,
+        axis=output_axis(node, weight) if len(shape) > 1 else 0,
+        group=int(node.attrs.get("group", 1)),
+        macs=sum(_macs(node, weight, shapes) for node, _, _ in users),
+        float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
+        weights_only=any(nested for _, _, nested in users),
+        reason=_refusal(shape, dtype, [node for node, _, _ in users], weight),
+    )
+
+
+def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weight: gs.Constant) -> str | None:
+    if dtype not in _WEIGHT_BITS:
+        return f"its weight is {dtype}, not float32 or float16"
+    if len(shape) < 2:
+        return f"its weight has the shape {list(shape)}: a vector has no output channels"
+    if 0 in shape:
+        return "its weight is empty"
+    if len({output_axis(node, weight) for node in nodes}) > 1:
+        return "nodes that share its weight disagree on its output channels"
+    return None
+
+
+def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
+    """Multiply-accumulates of one sample: weights times the positions each of them is used at."""
+    tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
+    shape = shapes.get(tensor.name)
+    if shape is None:
+        return 0
+    if node.op in {"Conv", "ConvTranspose"}:
+        return math.prod(weight.shape) * math.prod(shape[2:])
+    columns = int(weight.shape[output_axis(node, weight)]) if len(weight.shape) > 1 else 1
+    stacked = math.prod(weight.shape[:-2]) if node.op == "MatMul" else 1
+    return math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1)
+
+
+def _has_computed_weight(node: gs.Node) -> bool:
+    """True where the weight comes out of constants alone, by any number of nodes."""
+    weight = node.inputs[1]
+    return bool(weight.inputs) and _is_computed(weight)
+
+
+def _is_computed(tensor: gs.Tensor) -> bool:
+    if isinstance(tensor, gs.Constant):
+        return True
+    return bool(tensor.inputs) and all(
+        node.op != "Constant" and bool(node.inputs) and all(_is_computed(t) for t in node.inputs)
+        for node in tensor.inputs
+    )
+
+
+def _computed(node: gs.Node, name: str) -> Layer:
+    """A layer without a weight of its own: nothing of it is stored in float, so nothing counts."""
+    maker = node.inputs[1].inputs[0]
+    if maker.op == "DequantizeLinear":
+        reason = "its weight is quantized already"
+    else:
+        reason = f"its weight is computed by {maker.op}; its codes would take more bytes than the node does"
+    group = int(node.attrs.get("group", 1))
+    return Layer(name, node.op, (name,), node.inputs[1].name, (0,), 0, group, reason=reason)

@@ -1,0 +1,161 @@
+"""The only module that imports onnxruntime: providers, sessions, runs.
+
+A `Runtime` is a value (provider and threads); a `Session` holds one loaded model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxmpq.errors import EngineError, OptionError
+
+Array = NDArray[Any]
+Model = onnx.ModelProto | bytes | Path
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
+    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32", "tensor(uint32)": "uint32", "tensor(int64)": "int64", "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A graph input as the runtime sees it; `shape` has None where a dimension is free."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+class Session:
+    """One model loaded into ONNX Runtime."""
+
+    def __init__(self, session: ort.InferenceSession, provider: str) -> None:
+        self._session = session
+        self.provider = provider
+        self.inputs = tuple(_tensor_info(i) for i in session.get_inputs())
+        self.outputs = tuple(o.name for o in session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once; feeds are contiguous arrays of the inputs' dtypes.
+
+        Raises EngineError with the runtime's message.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # the runtime's exceptions share no public root
+            raise EngineError(f"ONNX Runtime failed while running the model: {_reason(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where models run: `provider` "cpu" or "cuda", `threads` 0 for as many as there are cores."""
+
+    provider: str = "cpu"
+    threads: int = 0
+
+    def session(self, model: Model, *, optimize: bool = True, save_optimized: Path | None = None) -> Session:
+        """Load a model; `save_optimized` also writes the graph that the runtime really runs.
+
+        Raises EngineError with the runtime's message (which names the node) when it refuses the model.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.intra_op_num_threads = self.threads
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if save_optimized is not None:
+            options.optimized_model_filepath = str(save_optimized)
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+        wanted = [_PROVIDERS[self.provider]]
+        if self.provider == "cuda":
+            wanted.append(_PROVIDERS["cpu"])
+        try:
+            session = ort.InferenceSession(
+                str(source) if isinstance(source, Path) else source, options, providers=wanted
+            )
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime refuses the model: {_reason(error)}") from error
+        got = session.get_providers()[0]
+        return Session(session, next(k for k, v in _PROVIDERS.items() if v == got))
+
+
+def resolve_runtime(provider: str = "auto", threads: int = 0) -> Runtime:
+    """The runtime for `--provider auto|cpu|cuda`: CUDA only where a session really gets it.
+
+    Raises OptionError when "cuda" was demanded and no session gets it.
+    """
+    if provider not in {"auto", *_PROVIDERS}:
+        raise OptionError(f"provider {provider!r} is not known; choose auto, cpu or cuda")
+    if provider == "cpu" or not _cuda_works():
+        if provider == "cuda":
+            raise OptionError(
+                "the CUDA execution provider was asked for but no session gets it; "
+                "install onnxruntime-gpu with its CUDA libraries, or use --provider cpu"
+            )
+        return Runtime("cpu", threads)
+    return Runtime("cuda", threads)
+
+
+def _cuda_works() -> bool:
+    """True when a session on a one-node model really lands on the GPU (the list of providers does not tell)."""
+    if _PROVIDERS["cuda"] not in ort.get_available_providers():
+        return False
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) { y = Relu (x) }'
+    )
+    # Where CUDA's libraries are missing the runtime says so at length, on both streams.
+    with silence_native_stderr(), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.suppress(Exception):
+            ort.preload_dlls()
+        try:
+            return Runtime("cuda").session(model).provider == "cuda"
+        except EngineError:
+            return False
+
+
+@contextlib.contextmanager
+def silence_native_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere for a while: native libraries print what no Python handler sees."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # no stderr to silence
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _tensor_info(node: Any) -> TensorInfo:
+    dtype = np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else np.dtype(object)
+    shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape)
+    return TensorInfo(node.name, dtype, shape)
+
+
+def _reason(error: Exception) -> str:
+    """The runtime's message on one line, without its own prefix and source locations."""
+    text = " ".join(str(error).split())
+    _, _, tail = text.partition("[ONNXRuntimeError] : ")
+    return (tail or text)[:600]

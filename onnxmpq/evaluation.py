@@ -1,0 +1,90 @@
+"""`onnxmpq eval`: a model on data, alone or against a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxmpq.data import DataSource, open_data
+from onnxmpq.engine import Array, Session, resolve_runtime
+from onnxmpq.errors import DataError
+from onnxmpq.latency import Latency, measure_latency
+from onnxmpq.metrics import choose_metric
+from onnxmpq.modelfile import load_model
+from onnxmpq.preprocess import Preprocess
+from onnxmpq.samples import InputSpec
+from onnxmpq.score import Score, compare
+from onnxmpq.shapes import is_batchable
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores and sizes of a model and of its reference (the model itself where none was given)."""
+
+    model: str
+    data: str
+    score: Score
+    reference_score: Score
+    file_bytes: int
+    reference_bytes: int
+    latency: Latency
+
+
+def evaluate_model(
+    model: Path,
+    data: DataSource,
+    *,
+    reference: Path | None = None,
+    preprocess: Preprocess | None = None,
+    samples: int | None = None,
+    provider: str = "auto",
+    seed: int = 0,
+) -> Evaluation:
+    """Run a model over data in a stream, interleaved with its reference.
+
+    Raises DataError where the two models' inputs or outputs differ, or the data do not fit them.
+    """
+    runtime = resolve_runtime(provider)
+    other = reference or model
+    session, judge = runtime.session(load_model(model)), runtime.session(load_model(other))
+    check_same_interface(session, judge, model, other)
+    dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
+    sample = next(iter(dataset.batches(1))).feeds
+    size = _batch_size(judge, sample)
+    shapes = {
+        n: v.shape for n, v in judge.run(sample).items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"
+    }
+    before, after = compare(judge, session, dataset, choose_metric(load_model(other), shapes), size)
+    return Evaluation(
+        str(model),
+        dataset.description,
+        after,
+        before,
+        model.stat().st_size,
+        other.stat().st_size,
+        measure_latency(judge, session, sample, 1),
+    )
+
+
+def check_same_interface(session: Session, reference: Session, model: Path, other: Path) -> None:
+    """Raise DataError unless both models take and give the same tensors."""
+    for what, ours, theirs in (
+        ("inputs", [i.name for i in session.inputs], [i.name for i in reference.inputs]),
+        ("outputs", list(session.outputs), list(reference.outputs)),
+    ):
+        if ours != theirs:
+            raise DataError(f"{model} and {other} cannot be compared: {what} {ours} against {theirs}")
+
+
+def _specs(session: Session) -> list[InputSpec]:
+    return [InputSpec(i.name, i.dtype, i.shape) for i in session.inputs]
+
+
+def _batch_size(session: Session, sample: dict[str, Array]) -> int:
+    free = all(i.shape and i.shape[0] is None for i in session.inputs)
+    specs = [InputSpec(i.name, i.dtype, (None, *sample[i.name].shape[1:])) for i in session.inputs if i.shape]
+    return _BATCH if free and is_batchable(session, specs) else 1

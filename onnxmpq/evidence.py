@@ -1,0 +1,122 @@
+"""The data of one compile: what is calibrated on, what the verdict is measured on, and one sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
+from onnxmpq.engine import Array, Session
+from onnxmpq.errors import OptionError
+from onnxmpq.preprocess import Preprocess
+from onnxmpq.samples import InputSpec
+from onnxmpq.shapes import Shape, apply_shapes, guess_shapes, is_batchable
+
+SYNTHETIC_SAMPLES = 16
+HELD_BACK = 0.2  # of --data, where there is no --eval
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`calibration` chooses, `evaluation` only judges; `sample` is one sample's feeds.
+
+    `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
+    """
+
+    calibration: Dataset
+    evaluation: Dataset
+    judged_on: str
+    sample: Mapping[str, Array]
+    batchable: bool
+
+
+def gather(
+    session: Session,
+    model: Path | None,
+    data: DataSource | None,
+    evaluation: DataSource | None,
+    *,
+    shapes: Mapping[str, Shape],
+    samples: int,
+    preprocess: Preprocess | None,
+    seed: int,
+    note: Note,
+) -> Evidence:
+    """Open the data, the model's siblings `MODEL.calib.npz` and `MODEL.eval.npz` where none are named.
+
+    Without any, noise stands in for them and a note says what that means. Raises DataError for data that do
+    not fit, ModelError where no input size runs.
+    """
+    specs = apply_shapes(session.inputs, shapes)
+    data = data if data is not None else sibling(model, "calib", note)
+    evaluation = evaluation if evaluation is not None else sibling(model, "eval", note)
+    if preprocess is not None and not any(s is not None and holds_images(s) for s in (data, evaluation)):
+        raise OptionError("--preprocess is for images, and neither --data nor --eval holds any")
+
+    def read(source: DataSource, count: int | None) -> Dataset:
+        steps = preprocess if holds_images(source) else None
+        return open_data(source, specs, samples=count, preprocess=steps, seed=seed)
+
+    if data is None:
+        specs = resolved(session, specs, note)
+        return _synthetic(session, specs, None if evaluation is None else read(evaluation, None), seed, note)
+    if evaluation is not None:
+        judge = read(evaluation, None)
+        return _evidence(session, specs, read(data, samples), judge, judge.description)
+    calibration, judge = read(data, math.ceil(samples / (1 - HELD_BACK))).split(HELD_BACK, seed)
+    return _evidence(session, specs, calibration, judge, f"{judge.count} samples held back from --data")
+
+
+def resolved(session: Session, specs: Sequence[InputSpec], note: Note) -> tuple[InputSpec, ...]:
+    """Sizes for all free dimensions besides the batch, guessed where need be, and said."""
+    guessed = guess_shapes(session, specs)
+    for before, after in zip(specs, guessed, strict=True):
+        if before.shape != after.shape:
+            note(
+                f"input {after.name!r} has free dimensions; compiling at {_text(after.shape)} (--shape sets them)"
+            )
+    return guessed
+
+
+def sibling(model: Path | None, role: str, note: Note) -> Path | None:
+    """`MODEL.<role>.npz` beside `MODEL.onnx`, if it is there."""
+    path = model.with_name(f"{model.stem}.{role}.npz") if model is not None else None
+    if path is None or not path.is_file():
+        return None
+    note(f"using {path}")
+    return path
+
+
+def _synthetic(
+    session: Session, specs: Sequence[InputSpec], judge: Dataset | None, seed: int, note: Note
+) -> Evidence:
+    note(
+        f"no calibration data: {SYNTHETIC_SAMPLES} synthetic inputs stand in for them. Widths are chosen by how "
+        "noise passes through the network; give --data for a file whose accuracy you can trust"
+    )
+    calibration = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed)
+    if judge is not None:
+        return _evidence(session, specs, calibration, judge, judge.description)
+    judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1)
+    return _evidence(session, specs, calibration, judge, f"{judge.count} other synthetic inputs")
+
+
+def _evidence(
+    session: Session, specs: Sequence[InputSpec], calibration: Dataset, judge: Dataset, judged_on: str
+) -> Evidence:
+    sample = next(iter(calibration.batches(1))).feeds
+    seen = tuple(InputSpec(s.name, s.dtype, _keep_batch(s.shape, sample[s.name].shape)) for s in specs)
+    batchable = is_batchable(session, seen)
+    return Evidence(calibration, judge, judged_on, sample, batchable)
+
+
+def _keep_batch(declared: tuple[int | None, ...], seen: Shape) -> tuple[int | None, ...]:
+    return (None, *seen[1:]) if declared and declared[0] is None else seen
+
+
+def _text(shape: tuple[int | None, ...]) -> str:
+    return "x".join("1" if d is None else str(d) for d in shape)

@@ -1,0 +1,76 @@
+"""What a model file holds: the layers that could be quantized, or the plan inside a compiled file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxmpq.discover import discover, layer_names
+from onnxmpq.modelfile import import_graph, load_model
+from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
+from onnxmpq.readback import StoredWeight, read_weights
+from onnxmpq.spec import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedLayer:
+    """A layer as the file stores it; `reason` says why it cannot be quantized (None: it can, or is)."""
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    weight_bits: int
+    stored_bytes: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One model file: its opset, real bytes and layers in execution order."""
+
+    path: str
+    opset: int
+    producer: str
+    file_bytes: int
+    is_compiled: bool
+    layers: tuple[InspectedLayer, ...]
+
+
+def inspect_model(path: Path) -> Inspection:
+    """Read a file and list its layers. Raises MissingFileError or ModelError."""
+    model = load_model(path)
+    stored = read_weights(model)
+    layers = _stored_layers(model, stored) if stored else _float_layers(model)
+    opset = next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return Inspection(str(path), opset, model.producer_name, path.stat().st_size, bool(stored), tuple(layers))
+
+
+def _float_layers(model: onnx.ModelProto) -> list[InspectedLayer]:
+    graph = import_graph(model)
+    raise_graph(graph, LOWEST_OPSET)
+    normalise(graph, integer=False)
+    return [_float_layer(layer) for layer in discover(graph, {})]
+
+
+def _float_layer(layer: Layer) -> InspectedLayer:
+    size = layer.params * layer.float_bits // 8
+    return InspectedLayer(layer.name, layer.op, layer.shape, layer.float_bits, size, layer.reason)
+
+
+def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> list[InspectedLayer]:
+    """Layers of a compiled file: the stored codes, and what was left in float."""
+    graph = import_graph(model)
+    left = {layer.weight: layer for layer in discover(graph, {})}
+    found: dict[str, InspectedLayer] = {}
+    for node, name, _ in layer_names(graph):
+        for weight in (tensor.name for tensor in node.inputs[:2]):
+            if weight in stored and weight not in found:
+                held = stored[weight]
+                found[weight] = InspectedLayer(
+                    name, node.op, held.codes.shape, held.bits, round(held.stored_bytes) + held.scale.nbytes
+                )
+            elif weight in left and weight not in found and left[weight].params:
+                found[weight] = _float_layer(left[weight])
+    return list(found.values())

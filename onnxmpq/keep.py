@@ -1,0 +1,83 @@
+"""`--keep GLOB=BITS`: layers whose width the user decides."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxmpq.errors import DataError, OptionError, nearest
+from onnxmpq.plan import parse_option
+from onnxmpq.spec import Layer, Option
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Layers that match `pattern` (a glob on names, or `op:Gemm`) take `option` and nothing else.
+
+    `computes_float` is True where the pattern asked for float activations outright (`stem=8/fp32`).
+    """
+
+    pattern: str
+    option: Option
+    computes_float: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Keep:
+        """Read `head/*=fp32`, `op:Gemm=8`, `stem=8/fp32`. Raises OptionError for anything else."""
+        pattern, _, width = text.rpartition("=")
+        try:
+            option = parse_option(width)
+        except DataError as error:
+            raise OptionError(f"--keep {text!r}: {error}") from error
+        if not pattern:
+            raise OptionError(f"--keep {text!r} was not understood; write GLOB=BITS, for example 'head/*=8'")
+        return cls(pattern, option, width.endswith("/fp32"))
+
+    def matches(self, layer: Layer) -> bool:
+        if self.pattern.startswith("op:"):
+            return fnmatch.fnmatchcase(layer.op, self.pattern[3:])
+        return any(fnmatch.fnmatchcase(name, self.pattern) for name in layer.nodes)
+
+
+def options_of(
+    layers: Sequence[Layer], widths: Sequence[int], activation_bits: int | None, keeps: Sequence[Keep]
+) -> dict[str, tuple[Option, ...]]:
+    """What each layer may be given, most frugal first; of several patterns that match, the last one counts.
+
+    Raises OptionError for a pattern that matches no layer, naming the nearest, or that asks a width of a
+    layer that cannot be quantized.
+    """
+    for keep in keeps:
+        if not any(keep.matches(layer) for layer in layers):
+            names = [name for layer in layers for name in layer.nodes] + [
+                f"op:{layer.op}" for layer in layers
+            ]
+            raise OptionError(
+                f"--keep {keep.pattern!r} matches no layer; {nearest(keep.pattern, set(names)) or 'see onnxmpq inspect'}"
+            )
+    return {layer.name: _options(layer, widths, activation_bits, keeps) for layer in layers}
+
+
+def _options(
+    layer: Layer, widths: Sequence[int], activation_bits: int | None, keeps: Sequence[Keep]
+) -> tuple[Option, ...]:
+    kept = [keep for keep in keeps if keep.matches(layer)]
+    if layer.reason is not None:
+        if kept and kept[-1].option.is_quantized:
+            raise OptionError(
+                f"--keep {kept[-1].pattern!r}: layer {layer.name!r} stays as it is: {layer.reason}"
+            )
+        return (Option(layer.float_bits),)
+    computed = None if layer.weights_only else activation_bits
+    if not kept:
+        return tuple(Option(bits, computed) for bits in sorted(widths))
+    keep = kept[-1]
+    bits = keep.option.weight_bits
+    if not keep.option.is_quantized:
+        return (Option(min(bits, layer.float_bits)),)
+    if keep.option.activation_bits is not None and layer.weights_only:
+        raise OptionError(
+            f"--keep {keep.pattern!r}: layer {layer.name!r} lies in a control-flow body: weights only"
+        )
+    return (Option(bits, None if keep.computes_float else keep.option.activation_bits or computed),)

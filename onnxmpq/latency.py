@@ -1,0 +1,47 @@
+"""Latency of two sessions, interleaved: machines drift, ratios within one run do not."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxmpq.engine import Array, Session
+
+_ROUNDS = 30
+_SECONDS = 3.0
+_WARM_UP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Median seconds of one run of each at `batch` samples, and the median of their ratios."""
+
+    batch: int
+    reference: float
+    model: float
+    speedup: float  # > 1: the model is faster
+
+
+def measure_latency(reference: Session, model: Session, feeds: Mapping[str, Array], batch: int) -> Latency:
+    """Time both in turn on the same feeds, for at most a few seconds."""
+    for _ in range(_WARM_UP):
+        _seconds(reference, feeds)
+        _seconds(model, feeds)
+    pairs = []
+    start = time.perf_counter()
+    while len(pairs) < _ROUNDS and (len(pairs) < 3 or time.perf_counter() - start < _SECONDS):
+        pairs.append((_seconds(reference, feeds), _seconds(model, feeds)))
+    return Latency(
+        batch,
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        statistics.median(a / b for a, b in pairs),
+    )
+
+
+def _seconds(session: Session, feeds: Mapping[str, Array]) -> float:
+    start = time.perf_counter()
+    session.run(feeds)
+    return time.perf_counter() - start

@@ -1,0 +1,77 @@
+"""Plan -> the ONNX model that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+
+from onnxmpq.calibrate import ActivationRange
+from onnxmpq.candidates import Candidates
+from onnxmpq.engine import Runtime
+from onnxmpq.modelfile import export_model, import_graph
+from onnxmpq.passes.insert_qdq import InsertQdq
+from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
+from onnxmpq.placement import Placement
+from onnxmpq.plan import Plan
+from onnxmpq.prepare import RAISED_DB, Prepared, prove, raise_graph
+from onnxmpq.spec import HALF_BITS, Layer
+from onnxmpq.target import Target
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Where activations are quantized, and each quantized tensor's range."""
+
+    placement: Placement
+    ranges: Mapping[str, ActivationRange]
+
+
+def opset_of(plan: Plan, prepared: Prepared, target: Target) -> int:
+    """The lowest opset, from the model's own up, that has every type the plan stores."""
+    widths = {option.weight_bits for option in plan.options.values() if option.is_quantized}
+    return max(_opset(prepared.model), required_opset(widths, native2=target.int2_tensors))
+
+
+def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
+    """Raise ModelError unless the float model at that opset gives what it gives at its own."""
+    if opset == _opset(prepared.model):
+        return
+    graph = import_graph(prepared.model)
+    raise_graph(graph, opset)
+    raised = export_model(graph, prepared.original)
+    reference = runtime.session(prepared.model, optimize=False).run(prepared.sample)
+    prove(runtime, raised, prepared.sample, reference, RAISED_DB, f"raising its opset to {opset}")
+
+
+def lower(
+    prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
+) -> onnx.ModelProto:
+    """The model with every layer stored at its planned width, and Q/DQ pairs where activations are int8."""
+    graph = import_graph(prepared.model)
+    raise_graph(graph, opset_of(plan, prepared, target))
+    if activations.placement.tensors:
+        InsertQdq(activations.placement, activations.ranges)(graph)
+    stored = {
+        layer.weight: _stored(layer, plan, candidates) for layer in prepared.layers if _changes(layer, plan)
+    }
+    PackWeights(stored, native2=target.int2_tensors)(graph)
+    return export_model(graph, prepared.original)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(o.version) for o in model.opset_import if not o.domain)
+
+
+def _changes(layer: Layer, plan: Plan) -> bool:
+    return layer.reason is None and plan[layer.name].weight_bits < layer.float_bits
+
+
+def _stored(layer: Layer, plan: Plan, candidates: Candidates) -> PackedLayer | HalfWeight:
+    option = plan[layer.name]
+    if option.weight_bits == HALF_BITS:
+        return HalfWeight()
+    form: Literal["integer", "float"] = "float" if option.activation_bits is None else "integer"
+    return PackedLayer(candidates.quantized(layer, option.weight_bits), form)

@@ -1,0 +1,125 @@
+"""How far outputs are from the reference: sums that add up over batches.
+
+A loss is the mean over the graph outputs of `distance / weight`, both summed over all batches first:
+
+    kl    distance = sum over samples of KL(reference || output) in nats,   weight = number of samples
+    nse   distance = sum of squared differences,                            weight = sum of squared reference values
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.errors import OptionError
+
+Array = NDArray[Any]
+Sums = NDArray[np.float64]
+
+_TINY = 1e-12  # floor of a probability: a runtime's softmax underflows to zero
+
+
+class OutputKind(StrEnum):
+    """What an output holds, as far as the graph tells."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+    LOG_PROBABILITIES = "log-probabilities"
+    INDEPENDENT = "independent probabilities"  # a Sigmoid: each value a Bernoulli
+    VALUES = "values"
+
+
+_KINDS = {
+    "Softmax": OutputKind.PROBABILITIES,
+    "LogSoftmax": OutputKind.LOG_PROBABILITIES,
+    "Sigmoid": OutputKind.INDEPENDENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The loss of one model: `name` is "kl" or "nse", `kinds` maps its float outputs to what they hold."""
+
+    name: str
+    kinds: Mapping[str, OutputKind]
+
+    def distance(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Sums:
+        """Distance of one batch, float64 [outputs]."""
+        if self.name == "nse":
+            return np.array([_squares(outputs[n] - reference[n].astype(np.float64)) for n in self.kinds])
+        return np.array(
+            [kl_divergence(reference[n], outputs[n], kind).sum() for n, kind in self.kinds.items()]
+        )
+
+    def weight(self, reference: Mapping[str, Array]) -> Sums:
+        """Weight of one batch, float64 [outputs]."""
+        if self.name == "nse":
+            return np.array([_squares(reference[n]) for n in self.kinds])
+        return np.array([float(len(reference[n])) for n in self.kinds])
+
+    @staticmethod
+    def loss(distance: Sums, weight: Sums) -> float:
+        """The loss of summed distances and weights; outputs that are zero throughout are left out."""
+        counted = weight > 0
+        return float(np.mean(distance[counted] / weight[counted])) if counted.any() else 0.0
+
+
+def choose_metric(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], name: str | None = None
+) -> Metric:
+    """The metric for a model: KL if every output is one distribution a sample, else normalised squared error.
+
+    `shapes` are the traced shapes of the float outputs, `name` overrides ("kl" or "nse").
+    Raises OptionError when "kl" is demanded of outputs that are no distributions.
+    """
+    kinds = {output: output_kind(model, output, shape) for output, shape in shapes.items()}
+    values = [output for output, kind in kinds.items() if kind is OutputKind.VALUES]
+    if name == "kl" and (values or not kinds):
+        raise OptionError(
+            f"--metric kl needs outputs of shape [N, classes]; {values} of this model are not: use --metric nse"
+        )
+    if name is None:
+        name = "nse" if values or not kinds else "kl"
+    return Metric(name, kinds)
+
+
+def output_kind(model: onnx.ModelProto, output: str, shape: Sequence[int]) -> OutputKind:
+    """What an output of this traced shape holds: [N, classes] (with ones behind) is a distribution."""
+    last = next((node.op_type for node in model.graph.node if output in node.output), "")
+    kind = _KINDS.get(last, OutputKind.LOGITS)
+    is_vector = len(shape) >= 2 and all(size == 1 for size in shape[2:])
+    if not is_vector or (shape[1] < 2 and kind is not OutputKind.INDEPENDENT):
+        return OutputKind.VALUES
+    return kind
+
+
+def kl_divergence(reference: Array, output: Array, kind: OutputKind) -> Sums:
+    """KL(reference || output) of each sample in nats, float64 [N], from arrays [N, classes, 1...]."""
+    p, q = (_log_probabilities(a.reshape(len(a), -1).astype(np.float64), kind) for a in (reference, output))
+    divergence = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(reference), -1).sum(axis=1)
+    positive: Sums = np.maximum(divergence, 0.0)
+    return positive
+
+
+def _log_probabilities(values: Sums, kind: OutputKind) -> Sums:
+    """Log-probabilities with the outcomes along the last axis."""
+    result = values
+    if kind is OutputKind.PROBABILITIES:
+        result = np.log(np.maximum(values, _TINY))
+    elif kind is OutputKind.INDEPENDENT:
+        result = np.log(np.clip(np.stack([values, 1 - values], axis=-1), _TINY, 1.0))
+    elif kind is OutputKind.LOGITS:
+        shifted = values - values.max(axis=-1, keepdims=True)
+        result = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _squares(values: Array) -> float:
+    flat = np.asarray(values, np.float64).ravel()
+    return float(flat @ flat)

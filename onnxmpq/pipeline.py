@@ -1,0 +1,219 @@
+"""The compile, stage by stage: the page to read first.
+
+model -> prepare -> layers -> sensitivity -> costs -> allocate -> plan -> lower -> file -> verify -> report
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from onnxmpq.allocate import check_feasible, forced_choice
+from onnxmpq.budget import Budget, Kind
+from onnxmpq.calibrate import calibrate
+from onnxmpq.candidates import Candidates
+from onnxmpq.choose import choose_plan, rows_of, to_plan
+from onnxmpq.constrain import Options
+from onnxmpq.data import Dataset, DataSource
+from onnxmpq.engine import Runtime, Session, resolve_runtime
+from onnxmpq.errors import OptionError
+from onnxmpq.evidence import Evidence, gather
+from onnxmpq.keep import Keep, options_of
+from onnxmpq.lower import Activations, lower, opset_of, prove_opset
+from onnxmpq.modelfile import import_graph, load_model, write_model
+from onnxmpq.observer import Observer, Stages
+from onnxmpq.placement import place_activations
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.prepare import Prepared, prepare, runnable
+from onnxmpq.preprocess import Preprocess
+from onnxmpq.report import Report
+from onnxmpq.score import check_labels, classifier_output, loss_of_function
+from onnxmpq.sensitivity import Method, find_method
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.shapes import Shape
+from onnxmpq.target import Target, find_target
+from onnxmpq.verdict import UNMEASURED, Compiled, report_on
+
+DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
+SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else
+SENSITIVITY_SAMPLES = 128  # a layer's rank among the others settles long before its calibration does
+
+
+def compile_model(
+    model: str | os.PathLike[str],
+    budgets: Sequence[Budget | str],
+    data: DataSource | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    evaluation: DataSource | None = None,
+    preprocess: Preprocess | None = None,
+    activations: str | None = None,
+    method: str = "measured",
+    metric: str | None = None,
+    bits: Sequence[int] = DEFAULT_BITS,
+    keep: Sequence[Keep | str] = (),
+    shapes: Mapping[str, Shape] | None = None,
+    samples: int = 512,
+    target: str = "ort-cpu",
+    provider: str = "auto",
+    seed: int = 0,
+    verify: bool = True,
+    force: bool = False,
+    observer: Observer | None = None,
+) -> Report:
+    """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
+
+    `data` and `evaluation` are what `open_data` takes; `activations` is "int8" or "fp32" (default: int8 with
+    real data, fp32 without). The file is written to `output`, by default `MODEL.mpq.onnx` beside the model.
+
+    Raises a subclass of OnnxmpqError; nothing is written then.
+    """
+    stages = Stages(observer or Observer())
+    asked = [b if isinstance(b, Budget) else Budget.parse(b) for b in budgets]
+    keeps = [k if isinstance(k, Keep) else Keep.parse(k) for k in keep]
+    consumer = find_target(target)
+    widths = check_choices(asked, bits, activations, consumer)
+    measure = find_method(method)
+    source = Path(model)
+    destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
+
+    with stages("load"):
+        runtime = resolve_runtime(provider)
+        stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
+        original, session = runnable(runtime, load_model(source))
+        evidence = gather(
+            session, source, data, evaluation,
+            shapes=shapes or {}, samples=samples, preprocess=preprocess, seed=seed, note=stages.note,
+        )  # fmt: skip
+        activation_bits = choose_activations(activations, evidence)
+    with stages("prepare"):
+        prepared = prepare(
+            runtime, original, evidence.sample,
+            integer=activation_bits is not None, batchable=evidence.batchable, metric=metric,
+        )  # fmt: skip
+        check_function(asked, prepared, session, evidence, force=force)
+        options = options_of(prepared.layers, widths, activation_bits, keeps)
+        check_feasible(rows_of(asked, prepared.layers, options, 0.0))
+    with stages("calibrate"):
+        activations_ = calibrated(runtime, prepared, options, evidence, stages)
+    candidates = Candidates(prepared.model)
+
+    def lowered(plan: Plan) -> onnx.ModelProto:
+        return lower(prepared, plan, candidates, activations_, consumer)
+
+    measuring, selection = divide(evidence, asked, seed)
+    with stages("sensitivity"):
+        costs = cost_table(measure, runtime, prepared, options, asked, candidates, measuring, seed, stages)
+    with stages("allocate"):
+        plan = choose_plan(
+            costs, prepared.layers, options, asked,
+            lambda plan: lowered(plan).ByteSize(),
+            lambda plan: loss_of_function(
+                session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
+            ),
+        )  # fmt: skip
+    with stages("write"):
+        prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
+        write_model(lowered(plan), destination, protect=source)
+    with stages("verify"):
+        compiled = Compiled(source, destination, prepared, activations_.placement, plan, costs, evidence)
+        return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
+
+
+def check_choices(
+    budgets: Sequence[Budget], bits: Sequence[int], activations: str | None, target: Target
+) -> tuple[int, ...]:
+    """The widths in order. Raises OptionError for choices that make no sense together."""
+    if not budgets:
+        raise OptionError("no budget was given; write for example --budget 4bit-avg")
+    if activations not in (None, "int8", "fp32"):
+        raise OptionError(f"activations {activations!r} are not known; choose int8 or fp32")
+    wrong = [b for b in bits if b not in target.widths]
+    if wrong or not bits:
+        raise OptionError(
+            f"widths {list(bits)} cannot all be stored for {target.name}; choose from {list(target.widths)}"
+        )
+    return tuple(sorted(set(bits)))
+
+
+def choose_activations(activations: str | None, evidence: Evidence) -> int | None:
+    """Bits of activations: 8 where asked, or where real data can calibrate them; None for float."""
+    wants_int8 = activations == "int8" or (activations is None and not evidence.calibration.synthetic)
+    return 8 if wants_int8 else None
+
+
+def check_function(
+    budgets: Sequence[Budget], prepared: Prepared, session: Session, evidence: Evidence, *, force: bool
+) -> None:
+    """Raise where a budget asks for what the model has not, or the data do not fit the model's classes."""
+    drop = next((b for b in budgets if b.kind is Kind.DROP), None)
+    if drop is not None and classifier_output(prepared.metric) is None:
+        raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
+    if not force:
+        check_labels(session, evidence.evaluation, prepared.metric, prepared.batch_size)
+
+
+def calibrated(
+    runtime: Runtime, prepared: Prepared, options: Options, evidence: Evidence, stages: Stages
+) -> Activations:
+    """Where Q/DQ pairs go, and the range of each of those tensors over the calibration data."""
+    integer = [name for name, choices in options.items() if choices[0].activation_bits is not None]
+    placement = place_activations(import_graph(prepared.model), prepared.layers, integer)
+    if not placement.tensors:
+        return Activations(placement, {})
+    ranges = calibrate(
+        runtime, prepared.model, placement, evidence.calibration,
+        batch_size=prepared.batch_size, progress=stages.observer.progress,
+    )  # fmt: skip
+    return Activations(placement, ranges)
+
+
+def divide(evidence: Evidence, budgets: Sequence[Budget], seed: int) -> tuple[Dataset, Dataset]:
+    """(samples that measure sensitivity, samples that judge a loss budget): disjoint where there is one."""
+    data = evidence.calibration
+    if not any(b.kind is Kind.DROP for b in budgets):
+        return data, data
+    return data.split(SELECTION, seed)
+
+
+def cost_table(
+    measure: Method,
+    runtime: Runtime,
+    prepared: Prepared,
+    options: Options,
+    budgets: Sequence[Budget],
+    candidates: Candidates,
+    data: Dataset,
+    seed: int,
+    stages: Stages,
+) -> CostTable:
+    """The cost of every option, measured only where it can change the plan."""
+    flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
+    forced = only_plan(prepared, options, budgets)
+    if forced is not None:
+        stages.note("sensitivity is not measured: the budget leaves one sensible plan only")
+        costs = {name: {o: float(o != forced[name]) for o in choices} for name, choices in options.items()}
+        return CostTable(costs, prepared.metric.name, UNMEASURED, 0)
+    if data.count > SENSITIVITY_SAMPLES:
+        data = data.split(SENSITIVITY_SAMPLES / data.count, seed)[1]
+        stages.note(f"sensitivity is measured on {data.count} of the calibration samples")
+    probe = Probe(
+        prepared.model, prepared.layers, {n: tuple(o) for n, o in options.items() if len(o) > 1},
+        candidates.dequantized, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
+        stages.observer.progress,
+    )  # fmt: skip
+    measured = measure(probe)
+    return replace(measured, costs={**flat, **measured.costs})
+
+
+def only_plan(prepared: Prepared, options: Options, budgets: Sequence[Budget]) -> Plan | None:
+    """The plan that the budgets leave no alternative to, whatever the layers' costs, or None."""
+    if any(b.kind in (Kind.FILE, Kind.DROP) for b in budgets):
+        return None  # not known before the file is written or the loss is measured
+    table = [[0.0] * len(options[layer.name]) for layer in prepared.layers]
+    choice = forced_choice(table, rows_of(budgets, prepared.layers, options, 0.0))
+    return None if choice is None else to_plan(prepared.layers, options, choice)

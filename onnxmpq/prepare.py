@@ -1,0 +1,191 @@
+"""Any exporter's model -> a clean float graph, its layers, and the proof that it still computes the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxmpq.discover import discover
+from onnxmpq.engine import Array, Runtime, Session
+from onnxmpq.errors import EngineError, ModelError
+from onnxmpq.metrics import Metric, choose_metric
+from onnxmpq.modelfile import export_model, import_graph
+from onnxmpq.passes.drop_noops import DropNoops
+from onnxmpq.passes.fold_affine import FoldAffine
+from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
+from onnxmpq.passes.fold_pad import FoldPad
+from onnxmpq.passes.fold_weight_views import FoldWeightViews
+from onnxmpq.passes.hoist_subgraph_weights import HoistSubgraphWeights
+from onnxmpq.passes.lift_constants import LiftConstants
+from onnxmpq.passes.make_pads_explicit import MakePadsExplicit
+from onnxmpq.passes.raise_opset import RaiseOpset
+from onnxmpq.passes.replace_legacy_ops import ReplaceLegacyOps
+from onnxmpq.passes.widen_half import WidenHalf
+from onnxmpq.spec import Layer
+from onnxmpq.trace import Traced, trace
+
+LOWEST_OPSET = 13  # DequantizeLinear per axis
+RAISED_DB = 90.0  # rewritten operators reorder no arithmetic
+_FOLDED_DB = 60.0  # folded constants are rounded once more
+
+_BATCH_BYTES = 256 << 20  # of all activations of a batch together
+_LARGEST_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be quantized.
+
+    `original` is what the user gave, as ONNX Runtime runs it; `model` the normalised float graph.
+    """
+
+    original: onnx.ModelProto
+    model: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    traced: Mapping[str, Traced]
+    sample: Mapping[str, Array]
+    metric: Metric
+    batch_size: int
+
+
+def runnable(runtime: Runtime, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Session]:
+    """The model as ONNX Runtime runs it: as it is, or cured by explicit pads.
+
+    Raises EngineError with the runtime's own message where neither runs.
+    """
+    try:
+        return model, runtime.session(model)
+    except EngineError as refusal:
+        graph = import_graph(model)
+        if not MakePadsExplicit()(graph):
+            raise
+        cured = export_model(graph, model)
+        try:
+            return cured, runtime.session(cured)
+        except EngineError:
+            raise refusal from None
+
+
+def prepare(
+    runtime: Runtime,
+    original: onnx.ModelProto,
+    sample: Mapping[str, Array],
+    *,
+    integer: bool,
+    batchable: bool,
+    metric: str | None = None,
+) -> Prepared:
+    """Normalise a model and discover its layers.
+
+    `sample` is one sample's feeds; `integer` says that activations will be int8 (a half-precision graph is
+    then widened, for want of integer kernels between half floats); `metric` as `choose_metric` takes it.
+    Raises ModelError where a pass changed the result, or nothing can be quantized.
+    """
+    reference = runtime.session(original, optimize=False).run(sample)
+    graph = import_graph(original)
+    raise_graph(graph, LOWEST_OPSET)
+    raised = export_model(graph, original)
+    prove(runtime, raised, sample, reference, RAISED_DB, "raising its opset")
+    graph = import_graph(raised)
+    normalise(graph, integer=integer)
+    model = export_model(graph, original)
+    prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
+    traced = trace(runtime, model, sample)
+    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()})
+    check_layers(layers)
+    outputs = {
+        o.name: traced[o.name].shape
+        for o in model.graph.output
+        if o.name in traced and traced[o.name].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    }
+    return Prepared(
+        original,
+        model,
+        layers,
+        traced,
+        sample,
+        choose_metric(model, outputs, metric),
+        _batch_size(traced) if batchable else 1,
+    )
+
+
+def raise_graph(graph: gs.Graph, opset: int) -> None:
+    """Raise to an opset in place; legacy operators that no newer opset has are replaced first."""
+    ReplaceLegacyOps()(graph)
+    RaiseOpset(opset)(graph)
+
+
+def normalise(graph: gs.Graph, *, integer: bool) -> None:
+    """Run the preserving passes until none of them finds anything more to do."""
+    passes = (
+        LiftConstants(),
+        HoistSubgraphWeights(),
+        *((WidenHalf(),) if integer else ()),
+        FoldWeightViews(),
+        DropNoops(),
+        FoldBatchNorm(),
+        FoldAffine(),
+        FoldPad(),
+    )
+    while sum(step(graph) for step in passes):  # every pass runs in every round
+        pass
+
+
+def prove(
+    runtime: Runtime,
+    model: onnx.ModelProto,
+    sample: Mapping[str, Array],
+    reference: Mapping[str, Array],
+    decibels: float,
+    what: str,
+) -> None:
+    """Raise ModelError unless the model gives the reference's outputs on the sample, to `decibels` of SQNR."""
+    outputs = runtime.session(model, optimize=False).run(sample)
+    for name, expected in reference.items():
+        found = signal_to_noise(expected, outputs[name])
+        if found < decibels:
+            raise ModelError(
+                f"{what} changed output {name!r} of the model ({found:.0f} dB, wanted {decibels:.0f}); "
+                "this is a fault of onnxmpq: please report it with the model"
+            )
+
+
+def signal_to_noise(expected: Array, got: Array) -> float:
+    """SQNR in dB; infinite where equal (NaN and Inf in the same places count as equal), -inf where shapes differ."""
+    if not isinstance(expected, np.ndarray):  # a sequence or an optional
+        return math.inf
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        return -math.inf
+    if np.array_equal(expected, got, equal_nan=expected.dtype.kind == "f"):
+        return math.inf
+    if expected.dtype.kind != "f":
+        return -math.inf
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(got)):
+        return -math.inf
+    noise = np.square(expected[finite].astype(np.float64) - got[finite]).sum()
+    signal = np.square(expected[finite].astype(np.float64)).sum()
+    return 10 * math.log10(max(signal, 1e-300) / noise) if noise > 0 else math.inf
+
+
+def check_layers(layers: tuple[Layer, ...]) -> None:
+    """Raise ModelError where no layer can be quantized, saying why."""
+    if any(layer.reason is None for layer in layers):
+        return
+    if not layers:
+        raise ModelError(
+            "the model has no weights to quantize: no Conv, ConvTranspose, Gemm or MatMul with a constant weight"
+        )
+    reasons = "; ".join(dict.fromkeys(f"{la.name}: {la.reason}" for la in layers[:3]))
+    raise ModelError(f"none of the model's {len(layers)} layers can be quantized ({reasons})")
+
+
+def _batch_size(traced: Mapping[str, Traced]) -> int:
+    """Samples a run, so that a batch's activations stay within a fixed size."""
+    bytes_ = sum(4 * math.prod(t.shape) for t in traced.values())
+    return max(1, min(_LARGEST_BATCH, _BATCH_BYTES // max(bytes_, 1)))

@@ -1,0 +1,83 @@
+"""Everything a compile has to tell, as one value that turns into JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxmpq.latency import Latency
+from onnxmpq.score import Score
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One layer of the compiled file; `sensitivity` is the measured cost of its width (None: not measured)."""
+
+    name: str
+    op: str
+    params: int
+    weight_bits: int
+    activation_bits: int | None
+    stored_bytes: int
+    sensitivity: float | None = None
+    kernel: str | None = None  # the integer kernel the runtime really chose
+    reason: str | None = None  # why it is not quantized, or not integer
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReport:
+    """A budget as it was asked, its limit and what was reached, in its own units."""
+
+    asked: str
+    kind: str
+    limit: float
+    reached: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of one compile. Bytes are real ones, measured on the written file."""
+
+    model: str
+    output: str
+    average_weight_bits: float
+    weight_bytes: int
+    fp32_weight_bytes: int
+    file_bytes: int
+    fp32_file_bytes: int
+    budgets: tuple[BudgetReport, ...]
+    layers: tuple[LayerReport, ...]
+    metrics: Mapping[str, Score]  # "fp32" and "compiled"
+    evaluated_on: str
+    latency: tuple[Latency, ...]
+    provider: str
+    opset: int
+    method: str
+    metric: str
+    calibration: str
+    float_ops: Mapping[str, str]
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+    peak_rss_bytes: int
+    versions: Mapping[str, str]
+    is_broken: bool  # the compiled model lost the function of the original
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; an infinite SQNR (equal outputs) becomes null."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

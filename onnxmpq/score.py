@@ -1,0 +1,123 @@
+"""Compare a model with its reference on data: top-1, agreement, KL or SQNR, streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmpq.data import Dataset
+from onnxmpq.engine import Array, Session
+from onnxmpq.errors import DataError
+from onnxmpq.metrics import Metric, OutputKind, Sums
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a model does on `samples` samples; None where the model or the data do not tell.
+
+    `top1` needs labels, `agreement` (share of equal top-1 classes) classes, `kl` (nats a sample) and `sqnr`
+    (dB over all float outputs) a reference.
+    """
+
+    samples: int
+    top1: float | None = None
+    agreement: float | None = None
+    kl: float | None = None
+    sqnr: float | None = None
+
+
+_ENOUGH_LABELS = 20  # fewer say nothing about chance
+
+
+class _Tally:
+    """Running sums of one model against the reference."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._noise = Metric("nse", metric.kinds)
+        self._hits = self._equal = 0
+        outputs = len(metric.kinds)
+        self._kl: Sums = np.zeros(outputs)
+        self._error: Sums = np.zeros(outputs)
+        self._energy: Sums = np.zeros(outputs)
+
+    def add(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], labels: Array | None) -> None:
+        if self._metric.kinds:
+            self._error += self._noise.distance(reference, outputs)
+            self._energy += self._noise.weight(reference)
+        name = classifier_output(self._metric)
+        if name is None:
+            return
+        self._kl += Metric("kl", self._metric.kinds).distance(reference, outputs)
+        chosen = classes(outputs[name])
+        self._equal += int((chosen == classes(reference[name])).sum())
+        if labels is not None:
+            self._hits += int((chosen == labels).sum())
+
+    def score(self, samples: int, *, labelled: bool) -> Score:
+        is_classifier = classifier_output(self._metric) is not None
+        noise = self._noise.loss(self._error, self._energy)
+        return Score(
+            samples,
+            self._hits / samples if is_classifier and labelled else None,
+            self._equal / samples if is_classifier else None,
+            float(self._kl.mean()) / samples if is_classifier else None,
+            -10 * math.log10(noise) if noise > 0 else math.inf,
+        )
+
+
+def compare(
+    reference: Session, model: Session, data: Dataset, metric: Metric, batch_size: int
+) -> tuple[Score, Score]:
+    """Scores of the reference (against itself) and of the model, in one pass over the data."""
+    tallies = _Tally(metric), _Tally(metric)
+    for batch in data.batches(batch_size):
+        expected = reference.run(batch.feeds)
+        got = expected if model is reference else model.run(batch.feeds)
+        tallies[0].add(expected, expected, batch.labels)
+        tallies[1].add(expected, got, batch.labels)
+    first, second = (tally.score(data.count, labelled=data.has_labels) for tally in tallies)
+    return first, second
+
+
+def classifier_output(metric: Metric) -> str | None:
+    """The output whose largest value is the class: the only one that holds a distribution, if there is one."""
+    names = [n for n, kind in metric.kinds.items() if kind not in (OutputKind.VALUES, OutputKind.INDEPENDENT)]
+    return names[0] if len(names) == 1 and len(metric.kinds) == 1 else None
+
+
+def classes(values: Array) -> Array:
+    """Top-1 class of each sample of [N, classes, 1...]."""
+    top: Array = values.reshape(len(values), -1).argmax(axis=1)
+    return top
+
+
+def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> None:
+    """Raise DataError where a labelled classifier does no better than guessing in full precision."""
+    name = classifier_output(metric)
+    if name is None or not data.has_labels or data.count < _ENOUGH_LABELS:
+        return
+    hits = total = outcomes = 0
+    for batch in data.batches(batch_size):
+        values = reference.run(batch.feeds, [name])[name]
+        outcomes = values.reshape(len(values), -1).shape[1]
+        hits, total = hits + int((classes(values) == batch.labels).sum()), total + batch.count
+    chance = 1 / outcomes
+    if hits / total <= chance + 3 * math.sqrt(chance * (1 - chance) / total):
+        raise DataError(
+            f"the fp32 model's top-1 is {hits / total:.1%} on {data.description}, no better than chance "
+            f"({chance:.1%}): preprocessing or label order is wrong, not the model. Check them, or go on with --force"
+        )
+
+
+def loss_of_function(
+    reference: Session, model: Session, data: Dataset, metric: Metric, batch_size: int
+) -> float:
+    """Top-1 points lost against the reference where there are labels, else the share of changed classes."""
+    before, after = compare(reference, model, data, metric, batch_size)
+    if before.top1 is not None and after.top1 is not None:
+        return max(before.top1 - after.top1, 0.0)
+    return 1.0 - (after.agreement or 0.0)

@@ -1,0 +1,32 @@
+"""Sensitivity methods: one file each, one function each, `Probe -> CostTable`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnxmpq.errors import OptionError, nearest
+from onnxmpq.plan import CostTable
+from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.size import size
+
+Method = Callable[[Probe], CostTable]
+
+METHODS: dict[str, Method] = {"measured": measured, "size": size}
+
+
+def find_method(name: str) -> Method:
+    """A built-in method by name, or `file.py:function` or `module:function`.
+
+    Raises OptionError with the nearest names for anything else.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if not is_reference(name):
+        raise OptionError(
+            f"method {name!r} is not known; built in: {', '.join(METHODS)} ({nearest(name, METHODS)}). "
+            "One of your own is named file.py:function"
+        )
+    method: Method = load_attribute(name)
+    return method

@@ -1,0 +1,48 @@
+"""Sensitivity measured: the loss of the network with one layer at one width and all others in float.
+
+    cost[layer][option] = loss(float outputs, outputs with that layer's weight replaced by its candidate)
+
+The weight is the one that would ship at that width. Forward runs only, no labels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnxmpq.chain import Chain
+from onnxmpq.metrics import Sums
+from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.probe import Probe
+
+
+def measured(probe: Probe) -> CostTable:
+    """Measure every layer that has a choice at every width it may take, in the metric's own units.
+
+    Costs about half a forward of the samples for each layer and width, since a changed layer cannot change
+    what comes before it.
+    """
+    layers = [layer for layer in probe.layers if layer.name in probe.options]
+    widths = {layer.name: sorted({o.weight_bits for o in probe.options[layer.name]}) for layer in layers}
+    chain = Chain(probe.runtime, probe.model, layers, probe.traced)
+    distance = {name: np.zeros((len(bits), len(probe.metric.kinds))) for name, bits in widths.items()}
+    weight: Sums = np.zeros(len(probe.metric.kinds))
+    total = math.ceil(probe.data.count / probe.batch_size) * len(layers)
+    done = 0
+    for batch in probe.data.batches(probe.batch_size):
+        reference = chain.outputs(batch.feeds)
+        weight += probe.metric.weight(reference)
+        for step in chain.walk(batch.feeds):
+            for row, bits in enumerate(widths[step.layer.name]):
+                outputs = step.outputs(probe.candidate(step.layer, bits))
+                distance[step.layer.name][row] += probe.metric.distance(reference, outputs)
+            done += 1
+            probe.progress(done, total)
+    losses = {
+        (name, bits): probe.metric.loss(distance[name][row], weight)
+        for name in widths
+        for row, bits in enumerate(widths[name])
+    }
+    costs = {name: {o: losses[name, o.weight_bits] for o in probe.options[name]} for name in widths}
+    return CostTable(costs, probe.metric.name, "measured", probe.data.count)

@@ -1,0 +1,40 @@
+"""What a sensitivity method is given: the float model, its layers, candidate weights, data, a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.data import Dataset
+from onnxmpq.engine import Runtime
+from onnxmpq.metrics import Metric
+from onnxmpq.spec import Layer, Option
+from onnxmpq.trace import Traced
+
+Progress = Callable[[int, int], None]  # (done, of how many)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Everything a method may look at; it returns a CostTable over `options`.
+
+    `options` holds, for every layer that has a choice, what it may be given. `candidate(layer, bits)` is
+    the weight that would ship at that width, dequantized, in the graph's dtype. `traced` is one run's tensor
+    types and shapes.
+    """
+
+    model: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    options: Mapping[str, tuple[Option, ...]]
+    candidate: Callable[[Layer, int], NDArray[Any]]
+    data: Dataset
+    metric: Metric
+    runtime: Runtime
+    traced: Mapping[str, Traced]
+    batch_size: int = 32
+    seed: int = 0
+    progress: Progress = lambda done, total: None

@@ -1,0 +1,63 @@
+"""What a decision is made of: a layer, and the widths it may take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+FLOAT_BITS = 32
+HALF_BITS = 16
+QUANTIZED_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Option:
+    """One choice for one layer: the stored width of its weight and the computed width of its input.
+
+    `weight_bits` is 1 to 8, or 16 or 32 for a weight that stays in half or single precision.
+    `activation_bits` is None where the layer computes in floating point.
+    """
+
+    weight_bits: int
+    activation_bits: int | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.weight_bits in QUANTIZED_BITS
+
+    def __str__(self) -> str:
+        weight = {FLOAT_BITS: "fp32", HALF_BITS: "fp16"}.get(self.weight_bits, str(self.weight_bits))
+        return weight if self.activation_bits is None else f"{weight}/{self.activation_bits}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One constant weight of a Conv, ConvTranspose, Gemm or MatMul: the unit that gets a width.
+
+    Nodes that share one weight are one layer. `axis` is the weight's output-channel axis, `macs` the
+    multiply-accumulates of all its nodes for one sample at the traced input shape (0 when unknown),
+    `float_bits` what the weight takes when it is left alone (32 or 16), and `reason` says why it must be
+    (None for a layer that can be quantized).
+    """
+
+    name: str
+    op: str
+    nodes: tuple[str, ...]
+    weight: str
+    shape: tuple[int, ...]
+    axis: int
+    group: int = 1
+    macs: int = 0
+    float_bits: int = FLOAT_BITS
+    weights_only: bool = False  # its activations stay in floating point whatever is asked
+    reason: str | None = None
+
+    @property
+    def params(self) -> int:
+        """Number of weights, without the bias."""
+        return math.prod(self.shape)
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels, hence of scales."""
+        return self.shape[self.axis]

@@ -1,0 +1,168 @@
+"""The last stage: is the written file what it should be, and what did it cost? -> Report."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxmpq.budget import Budget, Kind
+from onnxmpq.candidates import Candidates
+from onnxmpq.constrain import average_bits, reached, stored_bytes, weight_bytes
+from onnxmpq.engine import Array, Runtime, Session
+from onnxmpq.evidence import Evidence
+from onnxmpq.kernels import integer_kernels
+from onnxmpq.latency import Latency, measure_latency
+from onnxmpq.observer import Stages
+from onnxmpq.placement import Placement
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.prepare import Prepared
+from onnxmpq.report import BudgetReport, LayerReport, Report
+from onnxmpq.score import Score, compare
+from onnxmpq.spec import Layer
+from onnxmpq.verify import verify_file
+
+UNMEASURED = "none: one plan only"  # a cost table's method where nothing was measured
+_LEAST_AGREEMENT = 0.5
+_LEAST_SQNR = 10.0
+_LARGE_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A file that was written, and what led to it."""
+
+    source: Path
+    destination: Path
+    prepared: Prepared
+    placement: Placement
+    plan: Plan
+    costs: CostTable
+    evidence: Evidence
+
+
+def report_on(
+    compiled: Compiled,
+    budgets: Sequence[Budget],
+    candidates: Candidates,
+    runtime: Runtime,
+    reference: Session,
+    stages: Stages,
+    *,
+    verify: bool,
+) -> Report:
+    """Verify the file (unless told not to), score it, time it, and write down everything.
+
+    Raises VerifyError where the file is not what the plan says.
+    """
+    prepared, plan = compiled.prepared, compiled.plan
+    scores: Mapping[str, Score] = {}
+    latency: tuple[Latency, ...] = ()
+    kernels: Mapping[str, str] = {}
+    if verify:
+        session = verify_file(compiled.destination, prepared, plan, candidates, runtime)
+        scores = _scores(compiled, reference, session)
+        latency = _latencies(compiled, reference, session)
+        kernels = _kernels(compiled, runtime)
+    size = compiled.destination.stat().st_size
+    return Report(
+        model=str(compiled.source),
+        output=str(compiled.destination),
+        average_weight_bits=average_bits(prepared.layers, plan),
+        weight_bytes=weight_bytes(prepared.layers, plan),
+        fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
+        file_bytes=size,
+        fp32_file_bytes=compiled.source.stat().st_size,
+        budgets=tuple(_budget(b, compiled, size, scores) for b in budgets),
+        layers=tuple(_layer(layer, compiled, kernels) for layer in prepared.layers),
+        metrics=scores,
+        evaluated_on=compiled.evidence.judged_on,
+        latency=latency,
+        provider=runtime.provider,
+        opset=next(o.version for o in onnx.load(compiled.destination).opset_import if not o.domain),
+        method=compiled.costs.method,
+        metric=prepared.metric.name,
+        calibration=compiled.evidence.calibration.description,
+        float_ops=dict(compiled.placement.float_ops),
+        notes=tuple(stages.notes),
+        seconds=stages.seconds,
+        peak_rss_bytes=_peak_rss(),
+        versions={name: metadata.version(name) for name in ("onnxmpq", "onnx", "numpy", "cvxpy")},
+        is_broken=bool(scores) and is_broken(scores["compiled"]),
+    )
+
+
+def is_broken(score: Score) -> bool:
+    """True where the compiled model lost the function of the original."""
+    if score.agreement is not None:
+        return score.agreement < _LEAST_AGREEMENT
+    return score.sqnr is not None and score.sqnr < _LEAST_SQNR
+
+
+def _scores(compiled: Compiled, reference: Session, session: Session) -> dict[str, Score]:
+    prepared = compiled.prepared
+    data = compiled.evidence.evaluation
+    before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
+    return {"fp32": before, "compiled": after}
+
+
+def _latencies(compiled: Compiled, reference: Session, session: Session) -> tuple[Latency, ...]:
+    sample = compiled.prepared.sample
+    sizes = [1] if compiled.prepared.batch_size == 1 else [1, min(_LARGE_BATCH, compiled.prepared.batch_size)]
+    return tuple(measure_latency(reference, session, _repeat(sample, size), size) for size in sizes)
+
+
+def _repeat(sample: Mapping[str, Array], count: int) -> dict[str, Array]:
+    return dict(sample) if count == 1 else {n: np.concatenate([v] * count) for n, v in sample.items()}
+
+
+def _kernels(compiled: Compiled, runtime: Runtime) -> dict[str, str]:
+    """The integer kernel of each layer that has one, off the graph that the runtime made of the file."""
+    if runtime.provider != "cpu":
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        runtime.session(compiled.destination, save_optimized=optimized)
+        return dict(integer_kernels(onnx.load(optimized), compiled.prepared.layers))
+
+
+def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping[str, Score]) -> BudgetReport:
+    value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
+    if budget.kind is Kind.DROP and scores:
+        before, after = scores["fp32"], scores["compiled"]
+        labelled = before.top1 is not None and after.top1 is not None
+        value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
+    return BudgetReport(str(budget), str(budget.kind), budget.limit, value)
+
+
+def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str]) -> LayerReport:
+    option = compiled.plan[layer.name]
+    measured = compiled.costs.method != UNMEASURED and len(compiled.costs.costs[layer.name]) > 1
+    return LayerReport(
+        name=layer.name,
+        op=layer.op,
+        params=layer.params,
+        weight_bits=option.weight_bits,
+        activation_bits=option.activation_bits,
+        stored_bytes=stored_bytes(layer, option),
+        sensitivity=compiled.costs.costs[layer.name][option] if measured else None,
+        kernel=kernels.get(layer.name),
+        reason=layer.reason
+        or (compiled.placement.float_layers.get(layer.name) if option.activation_bits else None),
+    )
+
+
+def _peak_rss() -> int:
+    """Most memory this process ever held, in bytes; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts it in KiB

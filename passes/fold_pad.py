@@ -1,0 +1,70 @@
+"""Pad with zeros becomes part of the convolution behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.matching import (
+    attribute,
+    holds,
+    is_standard,
+    optional_input,
+    read,
+    remove,
+    require,
+    require_private,
+    rewrite_each,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldPad:
+    """Fold a Pad of spatial axes with constant zeros into the `pads` of the Conv that alone reads it.
+
+    Pad-11 and later, with constant pads of at least zero. The Conv's auto_pad is NOTSET or VALID; pooling is
+    left alone, since it does not count padding as zeros. Preserving: the same sums, so bit-equal or nearly.
+    """
+
+    name: ClassVar[str] = "fold-pad"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        return rewrite_each(graph, {"Pad"}, _fold)
+
+
+def _fold(graph: gs.Graph, pad: gs.Node) -> None:
+    output = pad.outputs[0]
+    require_private(graph, output)
+    conv = output.outputs[0]
+    is_conv = conv.op == "Conv" and is_standard(conv) and holds(graph, conv) and conv.inputs[0] is output
+    require(is_conv, f"{output.name} is not the data of a Conv")
+    auto_pad = attribute(conv, "auto_pad", "NOTSET")
+    require(auto_pad in {"NOTSET", "VALID"}, f"the Conv pads by itself: auto_pad is {auto_pad}")
+    require(conv.inputs[1].shape is not None, "the rank of the Conv's weight is not known")
+    added = _spatial_pads(pad, len(conv.inputs[1].shape))
+    own = attribute(conv, "pads", [0] * len(added)) if auto_pad == "NOTSET" else [0] * len(added)
+    conv.attrs["pads"] = [int(a + b) for a, b in zip(own, added, strict=True)]
+    conv.attrs.pop("auto_pad", None)
+    conv.inputs[0] = pad.inputs[0]
+    remove(graph, [pad])
+
+
+def _spatial_pads(pad: gs.Node, rank: int) -> Sequence[int]:
+    """What the node adds, as a Conv's `pads`: the begins of the spatial axes, then their ends."""
+    require(attribute(pad, "mode", "constant") == "constant", "it does not pad with a constant")
+    require(len(pad.inputs) > 1, "its pads are no input: it is older than Pad-11")
+    value, axes = optional_input(pad, 2), optional_input(pad, 3)
+    require(value is None or not read(value).any(), "it does not pad with zeros")
+    pads = read(pad.inputs[1]).tolist()
+    padded = [axis % rank for axis in read(axes).tolist()] if axes is not None else list(range(rank))
+    require(len(pads) == 2 * len(padded), f"it gives {len(pads)} pads for {len(padded)} axes")
+    require(min(pads, default=0) >= 0, "it cuts")
+    begins, ends = [0] * rank, [0] * rank
+    for axis, begin, end in zip(padded, pads[: len(padded)], pads[len(padded) :], strict=True):
+        begins[axis], ends[axis] = begin, end
+    require(not any(begins[:2] + ends[:2]), "it pads the batch or the channels")
+    return begins[2:] + ends[2:]

@@ -1,0 +1,84 @@
+"""Constant nodes become constants of the graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.matching import (
+    NoMatch,
+    graphs,
+    is_captured,
+    is_constant,
+    is_standard,
+    label,
+    redirect,
+    remove,
+    require,
+)
+
+_LOGGER = logging.getLogger(__name__)
+# The attributes of Constant-13 that hold numbers, and how each becomes a tensor.
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    "value_float": np.float32,
+    "value_floats": lambda values: np.array(values, np.float32),
+    "value_int": np.int64,
+    "value_ints": lambda values: np.array(values, np.int64),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LiftConstants:
+    """Turn every Constant node, and every Identity of a constant, into a gs.Constant of the same graph.
+
+    Works inside control-flow subgraphs too. A node stays where it makes a graph output, or holds strings or
+    a sparse tensor. Preserving: the outputs are bit-equal.
+    """
+
+    name: ClassVar[str] = "lift-constants"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        changed = False
+        for part in graphs(graph):
+            changed |= _lift_each(part)
+        return changed
+
+
+def _lift_each(graph: gs.Graph) -> bool:
+    lifted = []
+    for node in graph.nodes:
+        if node.op not in {"Constant", "Identity"} or not is_standard(node):
+            continue
+        try:
+            constant = _constant_made_by(graph, node)
+        except NoMatch as reason:
+            _LOGGER.debug("%s %s is left alone: %s", node.op, label(node), reason)
+            continue
+        redirect(node.outputs[0].outputs, node.outputs[0], constant)
+        lifted.append(node)
+    remove(graph, lifted)
+    return bool(lifted)
+
+
+def _constant_made_by(graph: gs.Graph, node: gs.Node) -> gs.Constant:
+    output = node.outputs[0]
+    require(output not in graph.outputs, f"{output.name} is a graph output")
+    if node.op == "Identity":
+        require(is_constant(node.inputs[0]), f"{node.inputs[0].name} is not constant")
+        # A subgraph may use the constant's name for a tensor of its own.
+        require(not is_captured(graph, output), f"{output.name} is read by a subgraph")
+        return node.inputs[0]
+    value = node.attrs.get("value")
+    if isinstance(value, gs.Constant):
+        value.name = output.name
+        return value
+    for attribute, convert in _VALUES.items():
+        if attribute in node.attrs:
+            return gs.Constant(output.name, np.asarray(convert(node.attrs[attribute])))
+    raise NoMatch("its value is no dense tensor of numbers")

@@ -1,0 +1,194 @@
+"""Guards and small edits that several passes share: constants, sole readers, per-channel values.
+
+A guard raises NoMatch with the reason; `rewrite_each` turns that into one line at DEBUG.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+
+Array = NDArray[Any]
+Rewrite = Callable[[gs.Graph, gs.Node], None]
+Attribute = TypeVar("Attribute")
+
+# The inputs that can be a layer's weight, by operator.
+WEIGHT_INPUTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (1, 0)}
+_FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
+
+
+class NoMatch(Exception):  # noqa: N818 - a pattern that does not apply is no error
+    """Why a rewrite does not apply to a node; raised before anything is edited."""
+
+
+def require(condition: bool, reason: str) -> None:
+    """Raise NoMatch with `reason` unless `condition` holds."""
+    if not condition:
+        raise NoMatch(reason)
+
+
+def rewrite_each(graph: gs.Graph, ops: Iterable[str], rewrite: Rewrite) -> bool:
+    """Offer every node of the standard operators `ops` to `rewrite` until none is taken; True if one was.
+
+    Nodes of control-flow subgraphs are not offered. `rewrite` raises NoMatch before its first edit, or edits.
+    """
+    wanted = frozenset(ops)
+    changed = False
+    while _sweep(graph, wanted, rewrite):
+        changed = True
+    return changed
+
+
+def _sweep(graph: gs.Graph, ops: frozenset[str], rewrite: Rewrite) -> bool:
+    logger = logging.getLogger(rewrite.__module__)
+    changed = False
+    for node in [n for n in graph.nodes if n.op in ops and is_standard(n)]:
+        try:
+            rewrite(graph, node)
+        except NoMatch as reason:
+            logger.debug("%s %s is left alone: %s", node.op, label(node), reason)
+        else:
+            changed = True
+    return changed
+
+
+def is_standard(node: gs.Node) -> bool:
+    """True for an operator of the ONNX domain itself."""
+    return node.domain in {None, "", "ai.onnx"}
+
+
+def label(node: gs.Node) -> str:
+    """A node's name, or its first output's where it has none."""
+    return str(node.name or (node.outputs[0].name if node.outputs else "without outputs"))
+
+
+def attribute(node: gs.Node, name: str, default: Attribute) -> Attribute:
+    """The attribute `name`, or `default` where the node does not carry it."""
+    value: Attribute = node.attrs.get(name, default)
+    return value
+
+
+def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
+    """Input `index`, or None where it is left out (short list or empty name)."""
+    if index >= len(node.inputs) or node.inputs[index].is_empty():
+        return None
+    return node.inputs[index]
+
+
+def graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """The graph and every control-flow subgraph inside it."""
+    yield graph
+    yield from graph.subgraphs(recursive=True)
+
+
+def holds(graph: gs.Graph, node: gs.Node) -> bool:
+    """True where `node` is one of the graph's own nodes (not a subgraph's); nodes compare equal by value in gs."""
+    return any(own is node for own in graph.nodes)
+
+
+def is_captured(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """True where a node outside this graph's own list reads `tensor`: a subgraph, by name."""
+    return not all(holds(graph, reader) for reader in tensor.outputs)
+
+
+def producer(tensor: gs.Tensor) -> gs.Node:
+    """The node that computes `tensor`; NoMatch for a graph input, a constant, or an operator of another domain."""
+    require(len(tensor.inputs) == 1, f"{tensor.name} is not computed")
+    require(is_standard(tensor.inputs[0]), f"{tensor.name} is made by an operator of another domain")
+    return tensor.inputs[0]
+
+
+def require_private(graph: gs.Graph, tensor: gs.Tensor) -> None:
+    """NoMatch unless `tensor` is read exactly once and is no graph output."""
+    require(tensor not in graph.outputs, f"{tensor.name} is a graph output")
+    require(len(tensor.outputs) == 1, f"{tensor.name} is read {len(tensor.outputs)} times, wanted once")
+
+
+def is_constant(tensor: gs.Tensor | None) -> bool:
+    """True for a dense constant of a NumPy dtype."""
+    if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):  # noqa: SLF001
+        return False
+    return not isinstance(tensor.dtype, int)  # an int is an ONNX type that NumPy lacks
+
+
+def is_float_constant(tensor: gs.Tensor | None) -> bool:
+    """True for a dense constant of half, single or double precision."""
+    return tensor is not None and is_constant(tensor) and tensor.dtype in _FLOATS
+
+
+def read(tensor: gs.Tensor | None) -> Array:
+    """The values of a constant, NoMatch for anything else.
+
+    Leaves lazily loaded values unloaded: the property `values` would load them for good, and a graph that
+    was only looked at would be written with other bytes.
+    """
+    if tensor is None or not is_constant(tensor):
+        raise NoMatch(f"{'an input' if tensor is None else tensor.name} is not constant")
+    values = tensor._values  # noqa: SLF001
+    return np.asarray(values.load() if isinstance(values, LazyValues) else values)
+
+
+def per_channel(values: Array, rank: int, axis: int, channels: int) -> NDArray[np.float64]:
+    """One float64 value per channel, [channels], from a constant that broadcasts against a layer's output.
+
+    The output has `rank` dimensions and its channels on `axis`. NoMatch where the constant varies along
+    another axis, or would change the output's shape.
+    """
+    require(
+        values.ndim <= rank, f"a constant of {values.ndim} dimensions may raise the output's rank of {rank}"
+    )
+    shape = (1,) * (rank - values.ndim) + values.shape
+    others = [size for i, size in enumerate(shape) if i != axis % rank]
+    require(
+        all(size == 1 for size in others) and shape[axis] in {1, channels},
+        f"a constant of shape {list(values.shape)} is not one value for each of {channels} channels",
+    )
+    return np.broadcast_to(values.astype(np.float64).reshape(-1), channels)
+
+
+def set_input(node: gs.Node, index: int, tensor: gs.Tensor) -> None:
+    """Put `tensor` at input `index`, which may be one past the last."""
+    if index == len(node.inputs):
+        node.inputs.append(tensor)
+    else:
+        node.inputs[index] = tensor
+
+
+def redirect(readers: Iterable[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
+    """Make `readers` read `new` where they read `old`."""
+    for reader in list(readers):
+        for index, tensor in enumerate(reader.inputs):
+            if tensor is old:
+                reader.inputs[index] = new
+
+
+def remove(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
+    """Take nodes out of the graph, with their edges."""
+    gone = {id(node): node for node in nodes}
+    for node in gone.values():
+        node.outputs.clear()
+        node.inputs.clear()
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
+
+
+def absorb_into(graph: gs.Graph, earlier: gs.Node, later: gs.Node) -> None:
+    """Remove `later`; `earlier` now produces its output, so that the output keeps its name and readers."""
+    output = later.outputs[0]
+    remove(graph, [later])
+    earlier.outputs[0] = output
+
+
+def unique_name(graph: gs.Graph, wanted: str) -> str:
+    """`wanted`, or with a number behind it where some tensor of the graph or its subgraphs has that name."""
+    taken = {name for g in graphs(graph) for name in g.tensors()}
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name

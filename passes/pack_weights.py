@@ -1,0 +1,294 @@
+"""Lowering pass: float weights become packed low-bit codes and the standard nodes that unpack them.
+
+ONNX Runtime folds the unpacking when it makes a session, so a file pays for its bits only in bytes.
+
+    8, 4, 2 bits       one INT8, INT4 or INT2 tensor a weight
+    1, 3, 5, 6, 7      all weights of a width in one blob: UINT4 and UINT2 parts and one plane of single bits,
+                       shifted and joined in uint8 by one chain of nodes, then one Split and a Reshape a weight
+
+Codes in a blob count up from the lowest one and become signed by one Sub at the end, so that no step overflows:
+runtimes differ in what a shift or a cast does then (OpenVINO's left shift saturates).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from onnxmpq.bitpack import PARTS, Bytes, cut, offset_codes, pack_interleaved, pack_strided
+from onnxmpq.errors import ModelError
+from onnxmpq.passes.matching import graphs, read, redirect
+from onnxmpq.quantizer import Codes, Floats, QuantizedWeight, code_range
+from onnxmpq.spec import HALF_BITS
+
+_log = logging.getLogger(__name__)
+
+_SIGNED = {8: TensorProto.INT8, 4: TensorProto.INT4, 2: TensorProto.INT2}
+_UNSIGNED = {4: TensorProto.UINT4, 2: TensorProto.UINT2}
+_BLOB_UNIT = 8  # a plane holds whole bytes, and every part of a blob has as many elements
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A weight to be stored as codes.
+
+    `form` "integer" ends in a DequantizeLinear, which ONNX Runtime fuses with integer activations into
+    QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight.
+    """
+
+    weight: QuantizedWeight
+    form: Literal["integer", "float"]
+
+
+@dataclass(frozen=True, slots=True)
+class HalfWeight:
+    """A float32 weight to be stored as FLOAT16 and cast back."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackWeights:
+    """Store the named initializers as `weights` says; their names become the outputs of the unpacking nodes.
+
+    So every reader, in control-flow subgraphs too, finds the dequantized weight where the weight was.
+    Both forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
+    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8.
+
+    Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
+    """
+
+    name: ClassVar[str] = "pack-weights"
+
+    weights: Mapping[str, PackedLayer | HalfWeight]
+    native2: bool = True
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        matches = self._matches(graph)
+        packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
+        self._check_opset(graph, [layer.weight.bits for _, layer in packed])
+        writer = _Writer(_fresh_names(graph))
+        codes = _store_codes(writer, {c.name: layer.weight for c, layer in packed}, native2=self.native2)
+        for constant, layer in packed:
+            weight = _dequantize(writer, constant, layer, codes[constant.name])
+            redirect(constant.outputs, constant, weight)
+        for constant, how in matches:
+            if isinstance(how, HalfWeight):
+                redirect(constant.outputs, constant, _store_half(writer, constant))
+        graph.nodes[:0] = writer.nodes
+        return bool(matches)
+
+    def _matches(self, graph: gs.Graph) -> list[tuple[Any, PackedLayer | HalfWeight]]:
+        """The constants to be stored otherwise, in the graph's order (the plan's must not shape the file)."""
+        found = _constants_named(graph, self.weights.keys())
+        refusals = dict.fromkeys(self.weights.keys() - found.keys(), "no constant has that name alone")
+        for name, constant in found.items():
+            how = self.weights[name]
+            if refusal := _refusal(graph, constant, how):
+                refusals[name] = refusal
+            elif isinstance(how, PackedLayer):
+                _check_fit(constant, how.weight)
+        for name, why in sorted(refusals.items()):
+            _log.debug("%s: %s is left alone: %s", self.name, name, why)
+        return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
+
+    def _check_opset(self, graph: gs.Graph, bits: Sequence[int]) -> None:
+        needed = required_opset(bits, native2=self.native2)
+        if graph.opset < needed:
+            widths = ", ".join(map(str, sorted(set(bits))))
+            raise ModelError(
+                f"weights of {widths} bits need opset {needed} and the graph has opset {graph.opset}; raise it first"
+            )
+
+
+def required_opset(bits: Iterable[int], native2: bool = True) -> int:
+    """Lowest opset whose operators and tensor types unpack all these widths (16 and 32: left in float)."""
+    opset = 6
+    for width in bits:
+        if width == 8:
+            opset = max(opset, 13)  # DequantizeLinear along an axis
+        elif width < 8:
+            opset = max(opset, *(_part_opset(part, native2) for part in PARTS.get(width, (width,))))
+    return opset
+
+
+def _part_opset(part: int, native2: bool) -> int:
+    if part == 4:
+        return 21  # INT4 and UINT4
+    return 25 if part == 2 and native2 else 18  # INT2 and UINT2; else BitwiseAnd
+
+
+@dataclass(slots=True)
+class _Writer:
+    """The nodes to be added, in order; equal constants are written once."""
+
+    fresh: Iterator[str]
+    nodes: list[Any] = field(default_factory=list)
+    constants: dict[tuple[int, tuple[int, ...], bytes], Any] = field(default_factory=dict)
+
+    def constant(self, data_type: int, dims: Sequence[int], raw: bytes) -> Any:
+        key = (data_type, tuple(dims), raw)
+        if key not in self.constants:
+            proto = TensorProto(name=next(self.fresh), data_type=data_type, dims=dims, raw_data=raw)
+            # Lazily: graphsurgeon would write 4-bit and 2-bit values one a byte.
+            self.constants[key] = gs.Constant(proto.name, LazyValues(proto))
+        return self.constants[key]
+
+    def byte(self, value: int) -> Any:
+        return self.constant(TensorProto.UINT8, (), bytes([value]))
+
+    def integers(self, values: Sequence[int]) -> Any:
+        return self.constant(TensorProto.INT64, (len(values),), np.array(values, "<i8").tobytes())
+
+    def floats(self, values: Floats) -> Any:
+        return self.constant(TensorProto.FLOAT, values.shape, values.astype("<f4").tobytes())
+
+    def node(self, op: str, *inputs: Any, output: str | None = None, **attrs: Any) -> Any:
+        result = gs.Variable(output or next(self.fresh))
+        self.nodes.append(gs.Node(op, attrs=attrs, inputs=list(inputs), outputs=[result]))
+        return result
+
+    def split(self, tensor: Any, sizes: Sequence[int]) -> list[Any]:
+        pieces = [gs.Variable(next(self.fresh)) for _ in sizes]
+        self.nodes.append(gs.Node("Split", inputs=[tensor, self.integers(sizes)], outputs=pieces))
+        return pieces
+
+
+def _constants_named(graph: gs.Graph, names: Collection[str]) -> dict[str, Any]:
+    """Constants that the graph or a subgraph reads; a name that several tensors have (in branches) is left out."""
+    tensors = [t for part in graphs(graph) for name, t in part.tensors().items() if name in names]
+    holders: dict[str, set[int]] = {}
+    for tensor in tensors:
+        holders.setdefault(tensor.name, set()).add(id(tensor))
+    return {t.name: t for t in tensors if isinstance(t, gs.Constant) and len(holders[t.name]) == 1}
+
+
+def _fresh_names(graph: gs.Graph) -> Iterator[str]:
+    """Short names that no tensor has: they are most of what a packed file spends besides its weights."""
+    taken = {name for part in graphs(graph) for name in part.tensors()}
+    return (name for name in map("mpq_{}".format, itertools.count()) if name not in taken)
+
+
+def _refusal(graph: gs.Graph, constant: Any, how: PackedLayer | HalfWeight) -> str | None:
+    """Why this weight cannot be stored so, None when it can."""
+    if any(output is constant for output in graph.outputs):
+        return "it is a graph output"
+    if constant.dtype not in _FLOATS:
+        return f"its type is {constant.dtype}, not float32 or float16"
+    if isinstance(how, PackedLayer):
+        integer_half = how.form == "integer" and constant.dtype == np.float16
+        return "integer kernels take float32 weights, this one is float16" if integer_half else None
+    if constant.dtype == np.float16:
+        return f"it has {HALF_BITS} bits already"
+    beyond = np.abs(read(constant)).max(initial=0) > np.finfo(np.float16).max
+    return "it has values that half precision cannot hold" if beyond else None
+
+
+def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
+    shape, codes = tuple(constant.shape), weight.codes
+    if codes.shape != shape:
+        raise ModelError(
+            f"weight {constant.name!r} has shape {shape} and its codes {codes.shape}; "
+            "quantize the weights of this very model"
+        )
+    if weight.scale.shape != (shape[weight.axis],):
+        raise ModelError(
+            f"weight {constant.name!r} has {shape[weight.axis]} channels along axis {weight.axis} "
+            f"and scales of shape {weight.scale.shape}; one scale a channel is stored"
+        )
+    low, high = code_range(weight.bits)
+    outside = (codes < low) | (codes > high) | ((codes == 0) & (weight.bits == 1))
+    if outside.any():
+        raise ModelError(
+            f"weight {constant.name!r} has the code {codes[outside][0]}, which {weight.bits} bits "
+            f"({low} to {high}) cannot hold; clip the codes to their width"
+        )
+
+
+def _store_codes(writer: _Writer, weights: Mapping[str, QuantizedWeight], *, native2: bool) -> dict[str, Any]:
+    """The int8, int4 or int2 tensor of each weight's codes, in the weight's shape."""
+    tensors: dict[str, Any] = {}
+    for bits in sorted({weight.bits for weight in weights.values()}):
+        codes = {name: weight.codes for name, weight in weights.items() if weight.bits == bits}
+        if bits in _SIGNED and (bits != 2 or native2):
+            for name, own in codes.items():
+                tensors[name] = writer.constant(_SIGNED[bits], own.shape, pack_interleaved(own, bits))
+        else:
+            offsets = _unpack_blob(
+                writer, bits, np.concatenate([c.reshape(-1) for c in codes.values()]), native2
+            )
+            tensors |= _share_out(writer, offsets, codes)
+    return tensors
+
+
+def _unpack_blob(writer: _Writer, bits: int, codes: Codes, native2: bool) -> Any:
+    """Flat INT8 codes, the blob's end filled with the lowest code to whole units."""
+    offsets = np.pad(offset_codes(codes, bits), (0, -codes.size % _BLOB_UNIT))
+    value = None
+    for width, part in zip(PARTS[bits], cut(offsets, PARTS[bits]), strict=True):
+        unpacked = _unpack_part(writer, part, width, native2)
+        if value is None:
+            value = unpacked
+        else:
+            above = writer.node("BitShift", value, writer.byte(width), direction="LEFT")
+            value = writer.node("BitwiseOr", above, unpacked)
+    if bits == 1:  # the codes -1 and +1 are two apart
+        value = writer.node("BitShift", value, writer.byte(1), direction="LEFT")
+    lowest = writer.constant(TensorProto.INT8, (), bytes([1 << (bits - 1)]))
+    return writer.node("Sub", writer.node("Cast", value, to=TensorProto.INT8), lowest)
+
+
+def _unpack_part(writer: _Writer, part: Bytes, width: int, native2: bool) -> Any:
+    """Flat UINT8 values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
+    if width == 4 or (width == 2 and native2):
+        raw = pack_interleaved(part, width)
+        return writer.node("Cast", writer.constant(_UNSIGNED[width], part.shape, raw), to=TensorProto.UINT8)
+    raw, fields = pack_strided(part, width), 8 // width
+    shifts = writer.constant(TensorProto.UINT8, (fields, 1), bytes(range(0, 8, width)))
+    rows = writer.node(
+        "BitShift", writer.constant(TensorProto.UINT8, (len(raw),), raw), shifts, direction="RIGHT"
+    )
+    low = writer.node("BitwiseAnd", rows, writer.byte((1 << width) - 1))
+    return writer.node("Reshape", low, writer.integers([-1]))
+
+
+def _share_out(writer: _Writer, blob: Any, codes: Mapping[str, Codes]) -> dict[str, Any]:
+    """Each weight's own part of the flat `blob`, in the weight's shape; the fill at its end goes unread."""
+    sizes = [own.size for own in codes.values()]
+    sizes += [-sum(sizes) % _BLOB_UNIT] * (sum(sizes) % _BLOB_UNIT > 0)
+    pieces = writer.split(blob, sizes)
+    return {
+        name: writer.node("Reshape", piece, writer.integers(own.shape))
+        for (name, own), piece in zip(codes.items(), pieces, strict=False)
+    }
+
+
+def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) -> Any:
+    """Codes times scale, taken in float32, under the weight's name and in its type."""
+    weight, name = layer.weight, constant.name
+    axis = weight.axis % weight.codes.ndim
+    if layer.form == "integer":
+        if isinstance(codes, gs.Constant) and weight.bits < 8:
+            # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
+            codes = writer.node("Cast", codes, to=TensorProto.INT8)
+        along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
+        return writer.node("DequantizeLinear", codes, writer.floats(weight.scale), output=name, **along)
+    scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
+    values = writer.node("Cast", codes, to=TensorProto.FLOAT)
+    if constant.dtype == np.float32:
+        return writer.node("Mul", values, scales, output=name)
+    return writer.node("Cast", writer.node("Mul", values, scales), to=TensorProto.FLOAT16, output=name)
+
+
+def _store_half(writer: _Writer, constant: Any) -> Any:
+    half = read(constant).astype("<f2")
+    stored = writer.constant(TensorProto.FLOAT16, half.shape, half.tobytes())
+    return writer.node("Cast", stored, to=TensorProto.FLOAT, output=constant.name)

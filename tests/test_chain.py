@@ -1,0 +1,122 @@
+"""The chain must give what the whole model gives, for every layer and any weight."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxmpq import chain
+from onnxmpq.chain import Chain
+from onnxmpq.discover import discover
+from onnxmpq.engine import Runtime
+from onnxmpq.modelfile import import_graph
+from onnxmpq.spec import Layer
+from onnxmpq.trace import Traced, trace
+
+CPU = Runtime("cpu", threads=1)
+
+# A residual block, a branch that starts before its neighbour, a shared weight used far apart, and two outputs.
+TEXT = """
+<ir_version: 8, opset_import: ["" : 13]>
+g (float[n, 3, 8, 8] x) => (float[n, 4, 8, 8] y, float[n, 4] z)
+<float[4, 3, 1, 1] w0, float[4, 4, 3, 3] w1, float[4, 4, 3, 3] w2, float[4, 3, 1, 1] w3, float[4, 4] w4>
+{
+  a = Conv (x, w0)
+  r = Relu (a)
+  b = Conv <pads = [1, 1, 1, 1]> (r, w1)
+  c = Conv (x, w3)
+  s = Add (b, c)
+  d = Conv <pads = [1, 1, 1, 1]> (s, w2)
+  e = Conv <pads = [1, 1, 1, 1]> (d, w1)
+  y = Add (e, r)
+  p = GlobalAveragePool (y)
+  f = Flatten (p)
+  z = MatMul (f, w4)
+}
+"""
+
+
+def network() -> onnx.ModelProto:
+    """The text with random weights in place of the declared initializers' lack of values."""
+    shapes = {"w0": (4, 3, 1, 1), "w1": (4, 4, 3, 3), "w2": (4, 4, 3, 3), "w3": (4, 3, 1, 1), "w4": (4, 4)}
+    head, _, body = TEXT.partition("<float[4, 3, 1, 1] w0")
+    model = onnx.parser.parse_model(head + body[body.index("{") :])
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return model
+
+
+def with_weight(model: onnx.ModelProto, name: str, values: np.ndarray) -> onnx.ModelProto:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    next(i for i in changed.graph.initializer if i.name == name).CopyFrom(
+        numpy_helper.from_array(values, name)
+    )
+    return changed
+
+
+def load(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[tuple[Layer, ...], dict[str, Traced]]:
+    traced = trace(CPU, model, feeds)
+    return discover(import_graph(model), {name: t.shape for name, t in traced.items()}), traced
+
+
+@pytest.mark.parametrize("layers_a_part", [1, 2, 3, 100])
+def test_every_layer_gives_what_the_whole_model_gives(
+    layers_a_part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "_LAYERS_A_PART", layers_a_part)
+    model = network()
+    rng = np.random.default_rng(1)
+    feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)}
+    layers, traced = load(model, {"x": feeds["x"][:1]})
+    walked = Chain(CPU, model, layers, traced)
+    expected = CPU.session(model).run(feeds)
+    for name, values in walked.outputs(feeds).items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
+    seen = []
+    for step in walked.walk(feeds):
+        weight = rng.standard_normal(step.layer.shape).astype(np.float32)
+        whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)
+        for name, values in step.outputs(weight).items():
+            np.testing.assert_allclose(values, whole[name], rtol=1e-3, atol=1e-3)
+        seen.append(step.layer.name)
+    assert seen == [layer.name for layer in layers]
+
+
+def test_only_what_comes_behind_is_run() -> None:
+    model = network()
+    layers, traced = load(model, {"x": np.zeros((1, 3, 8, 8), np.float32)})
+    walked = Chain(CPU, model, layers, traced)
+    tails = {t.layer.weight: t.link.part for s in walked._segments for t in s.tails}
+    assert "Conv" not in {n.op_type for n in tails["w4"].model.graph.node}
+    assert len(tails["w3"].model.graph.node) < len(model.graph.node) - 2
+
+
+def test_control_flow_bodies_are_followed() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 13]>
+    g (float[1, 4] x, bool c) => (float[1, 4] y)
+    {
+      h = MatMul (x, w)
+      y = If (c) <
+        then_branch = t () => (float[1, 4] u) { u = MatMul (h, v) },
+        else_branch = e () => (float[1, 4] u) { u = Identity (h) }>
+    }
+    """
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(2)
+    for name in ("w", "v"):
+        model.graph.initializer.append(
+            numpy_helper.from_array(rng.standard_normal((4, 4)).astype(np.float32), name)
+        )
+    feeds = {"x": rng.standard_normal((1, 4)).astype(np.float32), "c": np.array(True)}
+    layers = (
+        Layer("h", "MatMul", ("h",), "w", (4, 4), 1),
+        Layer("u", "MatMul", ("u",), "v", (4, 4), 1, weights_only=True),
+    )
+    for step in Chain(CPU, model, layers, trace(CPU, model, feeds)).walk(feeds):
+        weight = rng.standard_normal((4, 4)).astype(np.float32)
+        whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)
+        np.testing.assert_allclose(step.outputs(weight)["y"], whole["y"], rtol=1e-5)

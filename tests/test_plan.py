@@ -1,0 +1,46 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxmpq.errors import DataError
+from onnxmpq.plan import CostTable, Plan, parse_option
+from onnxmpq.spec import Option
+
+OPTIONS = st.builds(Option, st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16, 32]), st.sampled_from([None, 8]))
+COSTS = st.dictionaries(OPTIONS, st.floats(0, 1e30), min_size=1)
+
+
+@given(OPTIONS)
+def test_an_option_prints_back(option: Option) -> None:
+    assert parse_option(str(option)) == option
+
+
+@given(st.dictionaries(st.text(), COSTS))
+def test_a_cost_table_survives_json(costs: dict[str, dict[Option, float]]) -> None:
+    table = CostTable(costs, "kl", "measured", 3)
+    assert CostTable.from_json(table.to_json()) == table
+
+
+@given(st.dictionaries(st.text(), OPTIONS))
+def test_a_plan_survives_json(options: dict[str, Option]) -> None:
+    assert Plan.from_json(Plan(options).to_json()) == Plan(options)
+
+
+@pytest.mark.parametrize("cost", [-1.0, math.nan, math.inf])
+def test_a_cost_is_finite_and_not_negative(cost: float) -> None:
+    with pytest.raises(DataError, match="finite and not negative"):
+        CostTable({"conv": {Option(4): cost}}, "kl", "measured", 1)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan"'])
+def test_other_files_are_no_plan(text: str) -> None:
+    with pytest.raises(DataError, match="plan"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["0", "9", "4/7", "/8", "int8"])
+def test_other_words_are_no_option(text: str) -> None:
+    with pytest.raises(DataError, match="is not a width"):
+        parse_option(text)
