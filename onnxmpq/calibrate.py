@@ -32,20 +32,22 @@ def calibrate(
     placement: Placement,
     dataset: Dataset,
     *,
-    deviations: float = 2.0,
+    deviations: float = 3.0,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
     """The range of every tensor of `placement` over the samples of `dataset`.
 
     A tensor's smallest and largest value in each sample are taken by the runtime; its range goes from the mean
     of the smallest less `deviations` standard deviations to the mean of the largest plus as many, but never
-    beyond what was seen (infinity: min-max). A rare outlier then costs itself and not the others' resolution.
-    Measured against histograms clipped at a percentile or for the least squared error: as good, in one pass.
+    beyond what was seen. A rare outlier then costs itself, and not the resolution of all others. Measured against
+    min-max and against histograms clipped at a percentile or for the least squared error: as good as the best.
 
     Memory is that of one run, whatever the number of samples. `progress` hears (samples done, samples in all).
     Raises DataError where a tensor holds NaN or Inf, EngineError where the runtime cannot run the model.
     """
     leaders = placement.leaders()
+    if not leaders:
+        return {}
     graph = import_graph(model)
     constants = {
         t.name: read(t) for t in graph.tensors().values() if isinstance(t, gs.Constant) and t.name in leaders

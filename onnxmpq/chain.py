@@ -7,8 +7,10 @@ current cut are held: memory does not depend on the number of samples.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx
@@ -27,10 +29,10 @@ State = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """One layer on one batch: `outputs(weight)` are the graph's outputs with that weight in its place."""
+    """One layer on one batch: `outputs(changed)` are the graph's outputs with its weight and bias, by name, changed."""
 
     layer: Layer
-    outputs: Callable[[NDArray[Any]], State]
+    outputs: Callable[[State], State]
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ class Chain:
         for segment in self._segments:
             clean = state | segment.link.run(state)
             for tail in segment.tails:
-                yield Step(tail.layer, lambda weight, t=tail, c=clean: self._with_weight(t, c, weight))
+                yield Step(tail.layer, partial(self._changed, tail, clean))
             state = {name: clean[name] for name in segment.kept}
 
-    def _with_weight(self, tail: _Tail, clean: State, weight: NDArray[Any]) -> State:
-        changed = tail.link.run({**clean, tail.layer.weight: weight})
-        return self._finish(tail.stop, {**clean, **changed})
+    def _changed(self, tail: _Tail, clean: State, constants: State) -> State:
+        behind = tail.link.run({**clean, **constants})
+        return self._finish(tail.stop, {**clean, **behind})
 
     def _finish(self, start: int, state: State) -> State:
         for segment in self._segments[start:]:
@@ -123,10 +125,11 @@ def _build(
             if spans
             else descendants(nodes, uses[layer.name], cuts[stop])
         )
-        return _Tail(layer, load(chosen, crossings[cuts[stop]], (layer.weight,)), stop)
+        free = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
+        return _Tail(layer, load(chosen, crossings[cuts[stop]], free), stop)
 
     segments = []
-    for index, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for index, (start, stop) in enumerate(itertools.pairwise(cuts)):
         inside = [layer for layer in layers if start <= uses[layer.name][0] < stop]
         tails = tuple(tail_of(layer, index + 1) for layer in inside)
         read = {name for tail in tails for name in tail.link.part.inputs}

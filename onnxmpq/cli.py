@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 import click
 
@@ -16,17 +14,17 @@ from onnxmpq.budget import Budget
 from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.keep import Keep
+from onnxmpq.outfile import require_writable, write_file
 from onnxmpq.preprocess import Preprocess
+from onnxmpq.report import to_json
 from onnxmpq.shapes import parse_shape
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 3
 
-T = TypeVar("T")
 
-
-class Parsed(click.ParamType):
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """A word that becomes a value at the boundary; what does not parse is a usage error."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -45,7 +43,7 @@ class Parsed(click.ParamType):
 def parse_bits(text: str) -> tuple[int, ...]:
     """`2,3,4,8` as widths. Raises OptionError for anything else."""
     words = text.split(",")
-    if not all(word.strip().isdigit() and 1 <= int(word) <= 8 for word in words):
+    if not all(word.strip().isdecimal() and 1 <= int(word) <= 8 for word in words):
         raise OptionError(
             f"--bits {text!r} was not understood; write widths from 1 to 8, such as 2,3,4,5,6,8"
         )
@@ -130,14 +128,14 @@ def compile_command(
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
     from onnxmpq.pipeline import compile_model
 
-    if report is not None and not report.parent.is_dir():
-        raise OptionError(f"--report {report}: there is no folder {report.parent}")
+    if report is not None:
+        require_writable(report, [model])
     with ConsoleObserver(quiet=as_json) as observer:
         result = compile_model(
             model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options
         )
     if report is not None:
-        report.write_text(result.to_json() + "\n", encoding="utf-8")
+        write_file(f"{result.to_json()}\n".encode(), report, protect=[model, Path(result.output)])
     if as_json:
         click.echo(result.to_json())
     else:
@@ -155,7 +153,7 @@ def inspect_command(model: Path, as_json: bool) -> None:
 
     found = inspect_model(model)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=1))
+        click.echo(to_json(asdict(found)))
     else:
         show_inspection(found)
 
@@ -177,7 +175,7 @@ def eval_command(model: Path, as_json: bool, **options: Any) -> None:
 
     result = evaluate_model(model, **options)
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=1))
+        click.echo(to_json(asdict(result)))
     else:
         show_evaluation(result)
 
@@ -188,21 +186,27 @@ def main() -> None:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(EXIT_USAGE)
+    except click.UsageError as error:
+        _fail_usage(error)
     except OptionError as error:
         _fail(str(error), EXIT_USAGE)
-    except OnnxmpqError as error:
+    except (OnnxmpqError, OSError) as error:  # an OSError of ours or not: the machine's fault, not a bug
         _fail(str(error), EXIT_ERROR)
+    except MemoryError as error:
+        _fail(f"not enough memory: {error or 'give smaller inputs with --shape'}", EXIT_ERROR)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was written", EXIT_ERROR)
-    except BrokenPipeError:
-        # The reader of our output went away (`onnxmpq inspect m.onnx | head`): nothing to tell, nobody to tell it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail("interrupted; no unfinished file was left behind", EXIT_ERROR)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail_usage(error: click.UsageError) -> NoReturn:
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # newer than click 8.1
+        error.show()
+        sys.exit(EXIT_USAGE)
+    command = error.ctx.command_path if error.ctx is not None else "onnxmpq"
+    _fail(f"{error.format_message()} (see {command} --help)", EXIT_USAGE)
+
+
+def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     sys.exit(code)
 

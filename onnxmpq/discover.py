@@ -92,11 +92,22 @@ def _layer(weight: gs.Constant, users: list[tuple[gs.Node, str, bool]], shapes: 
         shape=shape,
         axis=output_axis(node, weight) if len(shape) > 1 else 0,
         group=int(node.attrs.get("group", 1)),
+        positions=_positions(node, shapes),
         macs=sum(_macs(node, weight, shapes) for node, _, _ in users),
         float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
+        bias=_own_bias(node, shape) if len(users) == 1 else None,
         weights_only=any(nested for _, _, nested in users),
         reason=_refusal(shape, dtype, [node for node, _, _ in users], weight),
     )
+
+
+def _own_bias(node: gs.Node, shape: tuple[int, ...]) -> str | None:
+    """The name of a Conv's or Gemm's bias, where it is one constant a channel that nothing else reads."""
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.op in {"Conv", "Gemm"} else None
+    if not isinstance(bias, gs.Constant) or len(bias.outputs) != 1 or node.attrs.get("beta", 1.0) != 1.0:
+        return None
+    channels = shape[output_axis(node, node.inputs[1])]
+    return bias.name if tuple(bias.shape) == (channels,) else None
 
 
 def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weight: gs.Constant) -> str | None:
@@ -111,6 +122,11 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
     return None
 
 
+def _positions(node: gs.Node, shapes: Shapes) -> tuple[int, ...]:
+    tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
+    return tuple(shapes.get(tensor.name, ()))[2:] if node.op in {"Conv", "ConvTranspose"} else ()
+
+
 def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
     """Multiply-accumulates of one sample: weights times the positions each of them is used at."""
     tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
@@ -118,10 +134,10 @@ def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
     if shape is None:
         return 0
     if node.op in {"Conv", "ConvTranspose"}:
-        return math.prod(weight.shape) * math.prod(shape[2:])
+        return int(math.prod(weight.shape) * math.prod(shape[2:]))
     columns = int(weight.shape[output_axis(node, weight)]) if len(weight.shape) > 1 else 1
     stacked = math.prod(weight.shape[:-2]) if node.op == "MatMul" else 1
-    return math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1)
+    return int(math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1))
 
 
 def _has_computed_weight(node: gs.Node) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,24 +24,30 @@ if TYPE_CHECKING:
     from onnxmpq.report import BudgetReport, LayerReport, Report
     from onnxmpq.score import Score
 
-_WIDTH = 110
+_PIPED_WIDTH = 160  # of a table that no terminal limits
+_NUMBERS = frozenset({"weights", "bits", "acts", "bytes", "kl", "nse"})  # columns flush right
+
+Rows = list[tuple[str, str]]
 
 
 class ConsoleObserver(Observer):
-    """Draws stages as progress bars on stderr, with the time left; notes go above them."""
+    """Tells of stages on stderr: bars with the time left on a terminal, else a line a stage; notes in between."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = _console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description:<12}"),
-            BarColumn(40),
+            BarColumn(30),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._stage = ""
+        self._start = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -51,10 +61,11 @@ class ConsoleObserver(Observer):
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        _line(self._console, text)
 
     def stage(self, name: str) -> None:
         self._finish()
+        self._stage, self._start = name, time.perf_counter()
         self._task = self._progress.add_task(name, total=1)
 
     def progress(self, done: int, total: int) -> None:
@@ -62,68 +73,92 @@ class ConsoleObserver(Observer):
             self._progress.update(self._task, completed=done, total=total)
 
     def _finish(self) -> None:
-        if self._task is not None:
-            total = self._progress.tasks[-1].total
-            self._progress.update(self._task, completed=total)
+        if self._task is None:
+            return
+        total = self._progress.tasks[-1].total
+        self._progress.update(self._task, completed=total)
+        if not self._console.is_terminal:
+            _line(self._console, f"{self._stage:<12} {time.perf_counter() - self._start:.1f} s")
 
 
 def show_report(report: Report) -> None:
     """The table per layer, and the verdict under it."""
     console = _console()
     console.print(_layer_table(report))
-    for name, reason in report.float_ops.items():
-        console.print(f"stays float: {name}: {reason}", highlight=False)
-    console.print(_verdict(report))
+    for reason, names in _by_reason(report).items():
+        _line(console, f"stays float: {', '.join(names)}: {reason}")
+    _show_rows(console, [("wrote", report.output), *_verdict(report)])
     if report.is_broken:
-        console.print(
-            "[bold red]The compiled model lost the function of the original: do not ship it.[/] "
-            "Allow more bits, or give calibration data.",
-            highlight=False,
+        _line(
+            console,
+            "LOST: this file no longer does what the model did; do not ship it. Allow more bits",
+            "bold red",
         )
 
 
 def show_inspection(found: Inspection) -> None:
     """The layers of a file."""
-    table = Table(
-        title=f"{found.path}: opset {found.opset}, {found.file_bytes:,} bytes", title_justify="left"
-    )
-    for column in ("layer", "op", "shape", "bits", "bytes", "note"):
-        table.add_column(column, justify="right" if column in {"bits", "bytes"} else "left")
+    table = _table("layer", "op", "shape", "bits", "acts", "bytes", "note")
     for layer in found.layers:
         shape = "x".join(map(str, layer.shape)) if layer.shape != (0,) else "-"
         bits = _bits(layer.weight_bits) if layer.shape != (0,) else "-"
-        table.add_row(layer.name, layer.op, shape, bits, f"{layer.stored_bytes:,}", layer.reason or "")
+        acts = "fp32" if layer.activation_bits is None else str(layer.activation_bits)
+        table.add_row(layer.name, layer.op, shape, bits, acts, f"{layer.stored_bytes:,}", layer.reason or "")
     console = _console()
+    _line(console, f"{found.path}: opset {found.opset}, {found.file_bytes:,} bytes")
     console.print(table)
-    able = sum(layer.reason is None for layer in found.layers)
-    what = "quantized or left in float" if found.is_compiled else "can be quantized"
-    console.print(f"{able} of {len(found.layers)} layers {what}", highlight=False)
+    _line(console, _summary(found))
 
 
 def show_evaluation(result: Evaluation) -> None:
-    """Scores of a model beside its reference's."""
-    table = Table(title=f"on {result.data}", title_justify="left")
-    for column in ("", "model", "reference"):
-        table.add_column(column)
-    pairs = zip(_score_rows(result.score), _score_rows(result.reference_score), strict=True)
-    for (name, ours), (_, theirs) in pairs:
-        table.add_row(name, ours, theirs)
-    table.add_row("bytes", f"{result.file_bytes:,}", f"{result.reference_bytes:,}")
+    """Scores of a model, beside its reference's where it was measured against one."""
+    console = _console()
+    _line(console, f"{result.model} on {result.data}")
     latency = result.latency
-    table.add_row("latency, batch 1", f"{latency.model * 1e3:.2f} ms", f"{latency.reference * 1e3:.2f} ms")
-    _console().print(table)
+    if result.reference is None:
+        top1 = [("top-1", _percent(result.score.top1))] if result.score.top1 is not None else []
+        size = [("bytes", f"{result.file_bytes:,}"), ("latency, batch 1", _milliseconds(latency.model))]
+        _show_rows(console, [*top1, *size])
+        return
+    _show_rows(
+        console,
+        [
+            ("reference", result.reference),
+            *_compared(result.reference_score, result.score),
+            ("bytes", _sizes(result.reference_bytes, result.file_bytes)),
+            ("latency, batch 1", _speed(latency)),
+        ],
+    )
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that prints names as they are: a layer may be called [/stem] or :smile:."""
+    console = Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    return console
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    """One line, however long: the terminal may break it, a pipe's reader finds it whole."""
+    console.print(text, style=style, soft_wrap=True)
+
+
+def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    for name, value in rows:
+        _line(console, f"{name:<16} {value}")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in columns:
+        justify: JustifyMethod = "right" if column in _NUMBERS else "left"
+        table.add_column(column, justify=justify, overflow="fold")
+    return table
 
 
 def _layer_table(report: Report) -> Table:
-    table = Table(title=f"{report.output}", title_justify="left")
-    right = {"weights", "bits", "acts", "bytes", f"{report.metric} alone"}
-    for column in ("layer", "op", "weights", "bits", "acts", "bytes", f"{report.metric} alone", "runs as"):
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    table = _table("layer", "op", "weights", "bits", "acts", "bytes", report.metric, "runs as")
     for layer in report.layers:
         table.add_row(
             layer.name,
@@ -132,7 +167,7 @@ def _layer_table(report: Report) -> Table:
             _bits(layer.weight_bits) if layer.params else "-",
             "fp32" if layer.activation_bits is None else str(layer.activation_bits),
             f"{layer.stored_bytes:,}",
-            "-" if layer.sensitivity is None else f"{layer.sensitivity:.2g}",
+            "-" if layer.sensitivity is None else f"{layer.sensitivity:.1e}",
             _runs_as(layer),
         )
     return table
@@ -141,84 +176,99 @@ def _layer_table(report: Report) -> Table:
 def _runs_as(layer: LayerReport) -> str:
     if layer.kernel is not None:
         return layer.kernel
-    return f"float: {layer.reason}" if layer.reason and layer.params else layer.reason or "float"
+    looked = layer.activation_bits is None or layer.reason is not None
+    return "float" if looked else "-"
 
 
-def _verdict(report: Report) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row(
-        "file",
-        f"{report.fp32_file_bytes:,} -> {report.file_bytes:,} bytes"
-        f" ({report.fp32_file_bytes / report.file_bytes:.2f}x smaller)",
-    )
-    table.add_row(
-        "weights",
-        f"{report.average_weight_bits:.3f} bits on average, {report.weight_bytes:,} bytes with scales"
-        f" ({report.fp32_weight_bytes / max(report.weight_bytes, 1):.2f}x)",
-    )
-    for budget in report.budgets:
-        table.add_row("budget", f"{budget.asked}: reached {_reached(budget)}")
+def _by_reason(report: Report) -> dict[str, list[str]]:
+    """What stays in float by the reason for it: layers first, then the operators between them."""
+    pairs = [(layer.name, layer.reason) for layer in report.layers if layer.reason is not None]
+    grouped: dict[str, list[str]] = {}
+    for name, reason in [*pairs, *report.float_ops.items()]:
+        grouped.setdefault(reason, []).append(name)
+    return grouped
+
+
+def _summary(found: Inspection) -> str:
+    able = [layer for layer in found.layers if layer.reason is None]
+    if not found.is_compiled:
+        return f"{len(able)} of {len(found.layers)} layers can be quantized"
+    params = sum(math.prod(layer.shape) for layer in found.layers)
+    bits = sum(layer.weight_bits * math.prod(layer.shape) for layer in found.layers) / max(params, 1)
+    stored = sum(layer.weight_bits < HALF_BITS for layer in found.layers)
+    return f"{stored} of {len(found.layers)} layers are quantized, {bits:.3f} bits a weight on average"
+
+
+def _verdict(report: Report) -> Rows:
+    ratio = report.fp32_weight_bytes / max(report.weight_bytes, 1)
+    bits = f"{report.average_weight_bits:.3f} bits on average"
+    rows = [
+        ("file", _sizes(report.fp32_file_bytes, report.file_bytes)),
+        ("weights", f"{bits}, {report.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"),
+        *(("budget", f"{budget.asked}: reached {_reached(budget)}") for budget in report.budgets),
+    ]
     if report.metrics:
-        table.add_row("judged on", report.evaluated_on)
-        for name, value in _compared(report.metrics["fp32"], report.metrics["compiled"]):
-            table.add_row(name, value)
-    for latency in report.latency:
-        table.add_row(f"speed, batch {latency.batch}", _speed(latency))
+        rows.append(("judged on", report.evaluated_on))
+        rows += _compared(report.metrics["fp32"], report.metrics["compiled"])
+    rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
     seconds = sum(report.seconds.values())
-    table.add_row(
-        "compile", f"{seconds:.1f} s, peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, opset {report.opset}"
-    )
-    return table
+    memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
+    return [*rows, ("compile", f"{seconds:.1f} s, {memory}opset {report.opset}, {report.provider}")]
 
 
-def _compared(fp32: Score, compiled: Score) -> list[tuple[str, str]]:
+def _compared(fp32: Score, compiled: Score) -> Rows:
     rows = []
     if fp32.top1 is not None and compiled.top1 is not None:
-        rows.append(
-            (
-                "top-1",
-                f"{fp32.top1:.2%} -> {compiled.top1:.2%} ({(compiled.top1 - fp32.top1) * 100:+.2f} points)",
-            )
-        )
+        points = (compiled.top1 - fp32.top1) * 100
+        rows.append(("top-1", f"{_percent(fp32.top1)} -> {_percent(compiled.top1)} ({points:+.2f} points)"))
     if compiled.agreement is not None:
-        rows.append(
-            (
-                "agreement",
-                f"{compiled.agreement:.2%} of {compiled.samples} samples have the fp32 model's class",
-            )
-        )
+        agreement = f"{_percent(compiled.agreement)} same class as fp32, {compiled.samples} samples"
+        rows.append(("agreement", agreement))
     if compiled.kl is not None:
         rows.append(("KL to fp32", f"{compiled.kl:.3g} nats"))
     elif compiled.sqnr is not None:
-        rows.append(("SQNR to fp32", f"{compiled.sqnr:.1f} dB"))
+        rows.append(("SQNR to fp32", _decibels(compiled.sqnr)))
     return rows
 
 
-def _score_rows(score: Score) -> list[tuple[str, str]]:
-    return [
-        ("top-1", "-" if score.top1 is None else f"{score.top1:.2%}"),
-        ("agreement", "-" if score.agreement is None else f"{score.agreement:.2%}"),
-        ("KL", "-" if score.kl is None else f"{score.kl:.3g} nats"),
-        ("SQNR", "-" if score.sqnr is None else f"{score.sqnr:.1f} dB"),
-    ]
+def _sizes(before: int, after: int) -> str:
+    ratio = before / max(after, 1)
+    change = f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
+    return f"{before:,} -> {after:,} bytes ({change})"
 
 
 def _speed(latency: Latency) -> str:
     faster = "faster" if latency.speedup >= 1 else "slower"
     ratio = max(latency.speedup, 1 / latency.speedup)
-    return f"{latency.reference * 1e3:.2f} -> {latency.model * 1e3:.2f} ms ({ratio:.2f}x {faster} here)"
+    return (
+        f"{_milliseconds(latency.reference)} -> {_milliseconds(latency.model)} ({ratio:.2f}x {faster} here)"
+    )
 
 
 def _reached(budget: BudgetReport) -> str:
     if budget.reached is None:
         return "not measured"
+    if budget.kind == Kind.DROP:
+        beyond = ", more than on the data that chose it" if budget.reached > budget.limit else ""
+        return f"{budget.reached:.2%} on the data judged on{beyond}"
     return {
         Kind.BITS: f"{budget.reached:.3f} bits",
         Kind.FILE: f"{budget.reached:,.0f} bytes",
-        Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / budget.reached:.2f}x)" if budget.reached else "0",
+        Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / max(budget.reached, 1e-9):.2f}x)",
         Kind.BOPS: f"{budget.reached / 1e9:.4g} GBOPs",
-        Kind.DROP: f"{budget.reached:.2%}",
     }[Kind(budget.kind)]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"
+
+
+def _decibels(sqnr: float) -> str:
+    return f"{sqnr:.1f} dB" if math.isfinite(sqnr) else "equal" if sqnr > 0 else "not finite"
 
 
 def _bits(bits: int) -> str:

@@ -13,6 +13,7 @@ from onnxmpq.errors import DataError
 from onnxmpq.latency import Latency, measure_latency
 from onnxmpq.metrics import choose_metric
 from onnxmpq.modelfile import load_model
+from onnxmpq.prepare import runnable
 from onnxmpq.preprocess import Preprocess
 from onnxmpq.samples import InputSpec
 from onnxmpq.score import Score, compare
@@ -23,9 +24,10 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores and sizes of a model and of its reference (the model itself where none was given)."""
+    """Scores and sizes of a model and of its `reference` (None: of the model itself)."""
 
     model: str
+    reference: str | None
     data: str
     score: Score
     reference_score: Score
@@ -50,7 +52,8 @@ def evaluate_model(
     """
     runtime = resolve_runtime(provider)
     other = reference or model
-    session, judge = runtime.session(load_model(model)), runtime.session(load_model(other))
+    original, judge = runnable(runtime, load_model(other))
+    session = judge if reference is None else runnable(runtime, load_model(model))[1]
     check_same_interface(session, judge, model, other)
     dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
     sample = next(iter(dataset.batches(1))).feeds
@@ -58,9 +61,10 @@ def evaluate_model(
     shapes = {
         n: v.shape for n, v in judge.run(sample).items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"
     }
-    before, after = compare(judge, session, dataset, choose_metric(load_model(other), shapes), size)
+    before, after = compare(judge, session, dataset, choose_metric(original, shapes), size)
     return Evaluation(
         str(model),
+        None if reference is None else str(reference),
         dataset.description,
         after,
         before,

@@ -67,8 +67,14 @@ def gather(
     if evaluation is not None:
         judge = read(evaluation, None)
         return _evidence(session, specs, read(data, samples), judge, judge.description)
-    calibration, judge = read(data, math.ceil(samples / (1 - HELD_BACK))).split(HELD_BACK, seed)
-    return _evidence(session, specs, calibration, judge, f"{judge.count} samples held back from --data")
+    everything = read(data, math.ceil(samples / (1 - HELD_BACK)))
+    if everything.count < 2 * (everything.source.step or 1):
+        note("too few samples to hold any back: the verdict rests on what the widths were chosen by")
+        return _evidence(
+            session, specs, everything, everything, f"{everything.description}, also calibrated on"
+        )
+    calibration, judge = everything.split(HELD_BACK, seed)
+    return _evidence(session, specs, calibration, judge, f"{judge.description}, held back from calibration")
 
 
 def resolved(session: Session, specs: Sequence[InputSpec], note: Note) -> tuple[InputSpec, ...]:

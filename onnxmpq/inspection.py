@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
 from onnxmpq.modelfile import import_graph, load_model
@@ -22,6 +23,7 @@ class InspectedLayer:
     op: str
     shape: tuple[int, ...]
     weight_bits: int
+    activation_bits: int | None
     stored_bytes: int
     reason: str | None = None
 
@@ -56,7 +58,7 @@ def _float_layers(model: onnx.ModelProto) -> list[InspectedLayer]:
 
 def _float_layer(layer: Layer) -> InspectedLayer:
     size = layer.params * layer.float_bits // 8
-    return InspectedLayer(layer.name, layer.op, layer.shape, layer.float_bits, size, layer.reason)
+    return InspectedLayer(layer.name, layer.op, layer.shape, layer.float_bits, None, size, layer.reason)
 
 
 def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> list[InspectedLayer]:
@@ -67,10 +69,20 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
     for node, name, _ in layer_names(graph):
         for weight in (tensor.name for tensor in node.inputs[:2]):
             if weight in stored and weight not in found:
-                held = stored[weight]
-                found[weight] = InspectedLayer(
-                    name, node.op, held.codes.shape, held.bits, round(held.stored_bytes) + held.scale.nbytes
-                )
+                held, size = stored[weight], stored[weight].stored_bytes + stored[weight].scale.nbytes
+                acts = _activation_bits(node)
+                found[weight] = InspectedLayer(name, node.op, held.codes.shape, held.bits, acts, round(size))
             elif weight in left and weight not in found and left[weight].params:
                 found[weight] = _float_layer(left[weight])
     return list(found.values())
+
+
+def _activation_bits(node: gs.Node) -> int | None:
+    """8 where the layer reads dequantized codes besides its weight's, None where it reads float."""
+    makers = [
+        maker for tensor in node.inputs[:2] for maker in tensor.inputs if maker.op == "DequantizeLinear"
+    ]
+    computed = any(
+        not isinstance(maker.inputs[0], gs.Constant) and maker.inputs[0].inputs for maker in makers
+    )
+    return 8 if computed and len(makers) == 2 else None

@@ -29,7 +29,7 @@ def measure_latency(reference: Session, model: Session, feeds: Mapping[str, Arra
     for _ in range(_WARM_UP):
         _seconds(reference, feeds)
         _seconds(model, feeds)
-    pairs = []
+    pairs: list[tuple[float, float]] = []
     start = time.perf_counter()
     while len(pairs) < _ROUNDS and (len(pairs) < 3 or time.perf_counter() - start < _SECONDS):
         pairs.append((_seconds(reference, feeds), _seconds(model, feeds)))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
+from numpy.typing import NDArray
 
-from onnxmpq.calibrate import ActivationRange
 from onnxmpq.candidates import Candidates
 from onnxmpq.engine import Runtime
 from onnxmpq.modelfile import export_model, import_graph
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
+from onnxmpq.passes.replace_constants import ReplaceConstants
+from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.placement import Placement
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import RAISED_DB, Prepared, prove, raise_graph
+from onnxmpq.ranges import ActivationRange
 from onnxmpq.spec import HALF_BITS, Layer
 from onnxmpq.target import Target
 
@@ -52,8 +55,9 @@ def lower(
     """The model with every layer stored at its planned width, and Q/DQ pairs where activations are int8."""
     graph = import_graph(prepared.model)
     raise_graph(graph, opset_of(plan, prepared, target))
-    if activations.placement.tensors:
-        InsertQdq(activations.placement, activations.ranges)(graph)
+    ReplaceConstants(_biases(prepared, plan, candidates))(graph)
+    SplitGemmBias(activations.placement.split_biases)(graph)
+    InsertQdq(activations.ranges, activations.placement.float_sources)(graph)
     stored = {
         layer.weight: _stored(layer, plan, candidates) for layer in prepared.layers if _changes(layer, plan)
     }
@@ -63,6 +67,11 @@ def lower(
 
 def _opset(model: onnx.ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if not o.domain)
+
+
+def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:
+    found = {la.bias: candidates.bias(la, plan[la.name].weight_bits) for la in prepared.layers if la.bias}
+    return {name: bias for name, bias in found.items() if bias is not None}
 
 
 def _changes(layer: Layer, plan: Plan) -> bool:

@@ -8,6 +8,7 @@ A loss is the mean over the graph outputs of `distance / weight`, both summed ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -123,3 +124,24 @@ def _log_probabilities(values: Sums, kind: OutputKind) -> Sums:
 def _squares(values: Array) -> float:
     flat = np.asarray(values, np.float64).ravel()
     return float(flat @ flat)
+
+
+def signal_to_noise(expected: Array, found: Array) -> float:
+    """Signal-to-noise ratio of `found` in dB: infinite where equal, -inf where dtypes or shapes differ.
+
+    Values that are not finite must be the same ones.
+    """
+    if expected.dtype != found.dtype or expected.shape != found.shape:
+        return -math.inf
+    if expected.dtype.kind != "f":
+        return math.inf if np.array_equal(expected, found) else -math.inf
+    finite = np.isfinite(expected)
+    if (
+        not np.array_equal(expected[~finite], found[~finite], equal_nan=True)
+        or not np.isfinite(found[finite]).all()
+    ):
+        return -math.inf
+    signal = expected[finite].astype(np.float64)
+    noise = float(np.square(signal - found[finite]).sum())
+    power = float(np.square(signal).sum())
+    return math.inf if noise == 0 else 10 * math.log10(max(power, np.finfo(float).tiny) / noise)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
-from onnxmpq.errors import MissingFileError, ModelError, OutputError, nearest
+from onnxmpq.errors import MissingFileError, ModelError, nearest
+from onnxmpq.outfile import require_writable, written
 from onnxmpq.passes.hoist_subgraph_weights import hoist_initializers
 
 LARGEST_FILE = 2**31 - 1  # bytes: the longest message that protobuf reads and writes
@@ -411,43 +412,20 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, protect
     Raises OutputError, and leaves the folder as it was, where `path` cannot be written or is the file
     `protect` (under whatever name); nothing is left behind by an interrupt either.
     """
+    with written_model(model, path, protect=protect) as part:
+        return part.stat().st_size
+
+
+@contextmanager
+def written_model(
+    model: onnx.ModelProto, path: str | os.PathLike[str], *, protect: Path | None = None
+) -> Iterator[Path]:
+    """As `write_model`, but the body may check the file first: what it raises undoes the write."""
     file = Path(path)
-    _require_writable(file, protect)
+    require_writable(file, [protect] if protect is not None else [])
     try:
         content = model.SerializeToString()
     except ValueError as error:  # protobuf's, for more than 2 GB
         raise ModelError(f"the model for {file} is larger than 2 GB, the most that ONNX can hold") from error
-    part = file.with_name(f".onnxmpq-{secrets.token_hex(6)}.part")
-    try:
-        _write_through(part, content)
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(_unwritable(file, error, len(content))) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return len(content)
-
-
-def _require_writable(file: Path, protect: Path | None) -> None:
-    if protect is not None and file.exists() and protect.exists() and file.samefile(protect):
-        raise OutputError(f"{file} is the input model, which is never overwritten; name another file with -o")
-    if not file.parent.is_dir():
-        raise OutputError(f"{file} cannot be written: there is no folder {file.parent}; make it first")
-    if file.exists() and not file.is_file():
-        raise OutputError(f"{file} cannot be written: it is not a regular file; name a file with -o")
-
-
-def _write_through(part: Path, content: bytes) -> None:
-    with part.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())  # a full disk shows here at the latest
-
-
-def _unwritable(file: Path, error: OSError, size: int) -> str:
-    return (
-        f"{file} ({size:,} bytes) cannot be written: {error.strerror or error}; "
-        "free some space, or name another folder with -o"
-    )
+    with written(content, file) as part:
+        yield part

@@ -15,13 +15,14 @@ import onnx
 from onnxmpq.allocate import check_feasible, forced_choice
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.calibrate import calibrate
-from onnxmpq.candidates import Candidates
+from onnxmpq.candidates import ROUNDINGS, Candidates
 from onnxmpq.choose import choose_plan, rows_of, to_plan
 from onnxmpq.constrain import Options
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import OptionError
 from onnxmpq.evidence import Evidence, gather
+from onnxmpq.gram import input_moments
 from onnxmpq.keep import Keep, options_of
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset
 from onnxmpq.modelfile import import_graph, load_model, write_model
@@ -52,6 +53,7 @@ def compile_model(
     evaluation: DataSource | None = None,
     preprocess: Preprocess | None = None,
     activations: str | None = None,
+    rounding: str = ROUNDINGS[0],
     method: str = "measured",
     metric: str | None = None,
     bits: Sequence[int] = DEFAULT_BITS,
@@ -76,7 +78,7 @@ def compile_model(
     asked = [b if isinstance(b, Budget) else Budget.parse(b) for b in budgets]
     keeps = [k if isinstance(k, Keep) else Keep.parse(k) for k in keep]
     consumer = find_target(target)
-    widths = check_choices(asked, bits, activations, consumer)
+    widths = check_choices(asked, bits, activations, rounding, consumer)
     measure = find_method(method)
     source = Path(model)
     destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
@@ -100,7 +102,8 @@ def compile_model(
         check_feasible(rows_of(asked, prepared.layers, options, 0.0))
     with stages("calibrate"):
         activations_ = calibrated(runtime, prepared, options, evidence, stages)
-    candidates = Candidates(prepared.model)
+    with stages("round"):
+        candidates = rounded(runtime, prepared, options, evidence, rounding, stages)
 
     def lowered(plan: Plan) -> onnx.ModelProto:
         return lower(prepared, plan, candidates, activations_, consumer)
@@ -125,11 +128,13 @@ def compile_model(
 
 
 def check_choices(
-    budgets: Sequence[Budget], bits: Sequence[int], activations: str | None, target: Target
+    budgets: Sequence[Budget], bits: Sequence[int], activations: str | None, rounding: str, target: Target
 ) -> tuple[int, ...]:
     """The widths in order. Raises OptionError for choices that make no sense together."""
     if not budgets:
         raise OptionError("no budget was given; write for example --budget 4bit-avg")
+    if rounding not in ROUNDINGS:
+        raise OptionError(f"rounding {rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
     if activations not in (None, "int8", "fp32"):
         raise OptionError(f"activations {activations!r} are not known; choose int8 or fp32")
     wrong = [b for b in bits if b not in target.widths]
@@ -165,11 +170,26 @@ def calibrated(
     placement = place_activations(import_graph(prepared.model), prepared.layers, integer)
     if not placement.tensors:
         return Activations(placement, {})
-    ranges = calibrate(
-        runtime, prepared.model, placement, evidence.calibration,
-        batch_size=prepared.batch_size, progress=stages.observer.progress,
-    )  # fmt: skip
+    progress = stages.observer.progress
+    ranges = calibrate(runtime, prepared.model, placement, evidence.calibration, progress=progress)
     return Activations(placement, ranges)
+
+
+def rounded(
+    runtime: Runtime, prepared: Prepared, options: Options, evidence: Evidence, rounding: str, stages: Stages
+) -> Candidates:
+    """Every layer at every width it may take, rounded against the moments of its inputs."""
+    candidates = Candidates(prepared.model, rounding)
+    if rounding == "nearest":
+        return candidates
+    widths = {name: [o.weight_bits for o in choices if o.is_quantized] for name, choices in options.items()}
+    layers = [layer for layer in prepared.layers if widths[layer.name]]
+    found = input_moments(
+        runtime, prepared.model, layers, evidence.calibration, prepared.batch_size, stages.observer.progress
+    )
+    for layer, moments in found:
+        candidates.fit(layer, moments, widths[layer.name])
+    return candidates
 
 
 def divide(evidence: Evidence, budgets: Sequence[Budget], seed: int) -> tuple[Dataset, Dataset]:
@@ -203,7 +223,7 @@ def cost_table(
         stages.note(f"sensitivity is measured on {data.count} of the calibration samples")
     probe = Probe(
         prepared.model, prepared.layers, {n: tuple(o) for n, o in options.items() if len(o) > 1},
-        candidates.dequantized, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
+        candidates.constants, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
         stages.observer.progress,
     )  # fmt: skip
     measured = measure(probe)

@@ -18,6 +18,8 @@ from onnxmpq.spec import FLOAT_BITS, Layer
 
 # Integer kernels whose output has a scale of its own.
 _RESCALING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"})
+# Of these, what leaves less to dequantize than came in: in integers even where the result is read in float.
+_REDUCING = frozenset({"Add", "AveragePool", "GlobalAveragePool", "Mul"})
 # Operators that only choose or move values: they run on the codes where all their tensors share one scale.
 _MOVING = frozenset({
     "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "ReduceMax",
@@ -57,8 +59,9 @@ class Placement:
 class _Unit:
     """One integer kernel: a node, and the nodes behind it (`tail`) that the kernel takes in.
 
-    `inputs` and `outputs` are the tensors that are quantized around it. The output of an `always` unit must be
-    quantized; a layer without it can as well give float.
+    `inputs` and `outputs` are the tensors that are quantized around it. The outputs of an `always` unit are
+    quantized wherever its inputs are; those of others only where that is of use to somebody. The inputs
+    `joined` share one scale with the outputs: that of the first input, or of the outputs where they `lead`.
     """
 
     node: gs.Node
@@ -67,23 +70,21 @@ class _Unit:
     tail: tuple[gs.Node, ...] = ()
     is_layer: bool = False
     always: bool = False
+    joined: tuple[str, ...] = ()
+    lead: bool = False
 
     @property
     def nodes(self) -> tuple[gs.Node, ...]:
         return (self.node, *self.tail)
 
-    @property
-    def is_moving(self) -> bool:
-        return self.node.op in _MOVING
-
 
 def place_activations(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str]) -> Placement:
     """Quantize the activations around the layers named in `integer`, and whatever lies between them.
 
-    The least set of tensors: inputs of integer layers, outputs of those that need it, and both sides of every
-    operator with an integer kernel that lies on a path between two such tensors. Graph outputs and what lies
-    between float operators alone stay in float, as do control-flow subgraphs. `graph` is normalised and
-    topologically sorted.
+    The least set of tensors: inputs of integer layers, outputs of those that need it, both sides of every
+    operator with an integer kernel that lies on a path between two such tensors, and what sums and pools make of
+    them. What lies between float operators alone stays in float, as do control-flow subgraphs. `graph` is
+    normalised and topologically sorted.
     """
     readers = _Readers(graph)
     float_layers = _float_layers(graph, layers, integer)
@@ -110,9 +111,13 @@ class _Readers:
         self._own = {id(node) for node in graph.nodes}
         self._outputs = {tensor.name for tensor in graph.outputs}
 
+    def is_output(self, tensor: gs.Tensor) -> bool:
+        """True for an output of the graph."""
+        return tensor.name in self._outputs
+
     def only(self, tensor: gs.Tensor) -> gs.Node | None:
         """The single place that reads `tensor`; None where a graph output or a subgraph does too."""
-        if len(tensor.outputs) != 1 or tensor.name in self._outputs or id(tensor.outputs[0]) not in self._own:
+        if len(tensor.outputs) != 1 or self.is_output(tensor) or id(tensor.outputs[0]) not in self._own:
             return None
         return tensor.outputs[0]
 
@@ -165,7 +170,9 @@ def _units(graph: gs.Graph, readers: _Readers, weights: Collection[str]) -> Iter
 def _unit(node: gs.Node, readers: _Readers, weights: Collection[str]) -> _Unit | None:
     if node.op in _LAYERS and node.inputs[1].name in weights:
         return _layer_unit(node, readers)
-    return _other_unit(node, readers) if _refusal(node) is None else None
+    if _refusal(node) is not None:
+        return None
+    return _moving_unit(node, readers) if node.op in _MOVING else _rescaling_unit(node, readers)
 
 
 def _layer_unit(node: gs.Node, readers: _Readers) -> _Unit:
@@ -185,24 +192,65 @@ def _layer_unit(node: gs.Node, readers: _Readers) -> _Unit:
     return _Unit(node, (node.inputs[0].name,), (output.name,), tail, is_layer=True, always=always)
 
 
-def _other_unit(node: gs.Node, readers: _Readers) -> _Unit:
-    moving = node.op in _MOVING
-    inputs = node.inputs[:1] if moving else node.inputs
-    may_clamp = len(node.outputs) == 1 and (not moving or _is_private(node, readers))
-    tail = tuple(_clamps_behind(node, readers)) if may_clamp else ()
-    outputs = tail[-1].outputs if tail else _values(node)
-    return _Unit(node, tuple(t.name for t in inputs), tuple(t.name for t in outputs), tail)
-
-
-def _is_private(node: gs.Node, readers: _Readers) -> bool:
-    """True where nobody but a moving node reads what it moves, back to where that is made.
-
-    Clamping commutes with moving, so such values may be clamped before they are moved.
-    """
+def _moving_unit(node: gs.Node, readers: _Readers) -> _Unit:
+    """Clamping commutes with moving, so values that nobody else reads may be clamped before they are moved."""
     source = node.inputs[0]
-    if readers.only(source) is not node:
+    may_clamp = len(node.outputs) == 1 and _is_private(source, node, readers)
+    tail = tuple(_clamps_behind(node, readers)) if may_clamp else ()
+    outputs = tuple(t.name for t in (tail[-1].outputs if tail else _values(node)))
+    return _Unit(node, (source.name,), outputs, tail, joined=(source.name,), lead=bool(tail))
+
+
+def _rescaling_unit(node: gs.Node, readers: _Readers) -> _Unit:
+    """What only a Concat reads ends on the Concat's scale: put on it at once, it is rounded once and then copied.
+
+    But not what a clamp makes: its kernel clamps by saturating, hence on no wider scale than the clamp's own.
+    """
+    tail = tuple(_clamps_behind(node, readers))
+    output = (node, *tail)[-1].outputs[0]
+    low, high = _bounds(output)
+    private = [
+        t.name
+        for t in node.inputs
+        if node.op == "Concat"
+        and _is_private(t, node, readers)
+        and _bounds(t)[0] <= low
+        and high <= _bounds(t)[1]
+    ]
+    return _Unit(
+        node,
+        tuple(t.name for t in node.inputs),
+        (output.name,),
+        tail,
+        always=node.op in _REDUCING and not readers.is_output(output),
+        joined=tuple(private),
+        lead=True,
+    )
+
+
+def _is_private(tensor: gs.Tensor, reader: gs.Node, readers: _Readers) -> bool:
+    """True where nobody but `reader` depends on the scale of `tensor`, back to where its values are made."""
+    if readers.only(tensor) is not reader:
         return False
-    return not source.inputs or source.inputs[0].op not in _MOVING or _is_private(source.inputs[0], readers)
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op not in _MOVING:
+        return True
+    return len(maker.outputs) == 1 and _is_private(maker.inputs[0], maker, readers)
+
+
+def _bounds(tensor: gs.Tensor) -> tuple[float, float]:
+    """An interval that certainly holds a tensor's values: what clamps leave, moved and concatenated."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is not None and maker.op in _MOVING:
+        return _bounds(maker.inputs[0])
+    if maker is not None and maker.op == "Concat":
+        lows, highs = zip(*map(_bounds, maker.inputs), strict=True)
+        return min(lows), max(highs)
+    if maker is not None and _clamps_at_zero(maker):
+        limit = optional_input(maker, 2)
+        high = math.inf if limit is None else float(read(limit).item())
+        return 0.0, min(high, _bounds(maker.inputs[0])[1])
+    return -math.inf, math.inf
 
 
 def _values(node: gs.Node) -> list[gs.Tensor]:
@@ -246,13 +294,25 @@ def _refusal(node: gs.Node) -> str | None:
 
 
 def _quantized(units: Sequence[_Unit]) -> frozenset[str]:
-    """The least set of tensors that holds those of the layers and is closed under `_between`."""
-    found = frozenset(
-        chain.from_iterable(u.inputs + (u.outputs if u.always else ()) for u in units if u.is_layer)
-    )
-    while not found.issuperset(more := _between(units, found)):
+    """The least set of tensors that holds the layers' inputs and is closed under both rules below."""
+    found = frozenset(chain.from_iterable(u.inputs for u in units if u.is_layer))
+    while not found.issuperset(more := _behind(units, found) | _between(units, found)):
         found |= more
     return found
+
+
+def _behind(units: Iterable[_Unit], quantized: frozenset[str]) -> frozenset[str]:
+    """The outputs of layers and other units that always give codes for codes, where a kernel made some of these."""
+    made: set[str] = set()
+    found: set[str] = set()
+    for unit in units:
+        if not quantized.issuperset(unit.inputs):
+            continue
+        if unit.always and (unit.is_layer or not made.isdisjoint(unit.inputs)):
+            found.update(unit.outputs)
+        if unit.is_layer or quantized.issuperset(unit.outputs):
+            made.update(unit.outputs)
+    return frozenset(found)
 
 
 def _between(units: Sequence[_Unit], quantized: frozenset[str]) -> frozenset[str]:
@@ -283,21 +343,15 @@ def _in_order(graph: gs.Graph, names: Collection[str]) -> tuple[str, ...]:
 
 
 def _groups(kernels: Iterable[_Unit], tensors: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Tensors joined by moving operators, each group led by the tensor whose range holds for all.
-
-    That is the first one made, or the last one clamped: what comes before it has no other readers.
-    """
-    groups: dict[str, list[str]] = {}
+    """Tensors that share one scale, each group led by the one whose range holds for all."""
+    groups: dict[str, tuple[str, ...]] = {}
     for unit in kernels:
-        if not unit.is_moving:
+        if not unit.joined:
             continue
-        group = groups.setdefault(unit.inputs[0], [unit.inputs[0]])
-        group.extend(unit.outputs)
-        if unit.tail:
-            group.insert(0, group.pop())
-        groups.update(dict.fromkeys(unit.outputs, group))
-    unique = {id(group): tuple(group) for group in groups.values()}
-    return tuple(sorted(unique.values(), key=lambda group: min(map(tensors.index, group))))
+        members = dict.fromkeys(chain.from_iterable(groups.get(name, (name,)) for name in unit.joined))
+        group = (*unit.outputs, *members) if unit.lead else (*members, *unit.outputs)
+        groups.update(dict.fromkeys(group, group))
+    return tuple(sorted(set(groups.values()), key=lambda group: min(map(tensors.index, group))))
 
 
 def _float_sources(kernels: Sequence[_Unit], tensors: Sequence[str]) -> dict[str, frozenset[str]]:

@@ -72,7 +72,12 @@ class Report:
         return plain
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
+        return to_json(self.to_dict())
+
+
+def to_json(value: Any) -> str:
+    """Values, dataclasses turned into dicts, as JSON text; what JSON cannot say (infinity, NaN) as null."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,8 @@ class Score:
     """How a model does on `samples` samples; None where the model or the data do not tell.
 
     `top1` needs labels, `agreement` (share of equal top-1 classes) classes, `kl` (nats a sample) and `sqnr`
-    (dB over all float outputs) a reference.
+    (dB over all float outputs) a reference. Where all outputs are integers, as behind an ArgMax, `agreement` is
+    the share of equal elements. NaN where there should be none counts as an SQNR of -inf.
     """
 
     samples: int
@@ -28,6 +29,8 @@ class Score:
     kl: float | None = None
     sqnr: float | None = None
 
+
+Outputs = Mapping[str, Array]
 
 _ENOUGH_LABELS = 20  # fewer say nothing about chance
 
@@ -38,16 +41,19 @@ class _Tally:
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._noise = Metric("nse", metric.kinds)
-        self._hits = self._equal = 0
+        self._hits = 0
+        self._equal = 0.0
         outputs = len(metric.kinds)
         self._kl: Sums = np.zeros(outputs)
         self._error: Sums = np.zeros(outputs)
         self._energy: Sums = np.zeros(outputs)
 
-    def add(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], labels: Array | None) -> None:
-        if self._metric.kinds:
-            self._error += self._noise.distance(reference, outputs)
-            self._energy += self._noise.weight(reference)
+    def add(self, reference: Outputs, outputs: Outputs, labels: Array | None, samples: int) -> None:
+        if not self._metric.kinds:
+            self._equal += _equal_share(reference, outputs) * samples
+            return
+        self._error += self._noise.distance(reference, outputs)
+        self._energy += self._noise.weight(reference)
         name = classifier_output(self._metric)
         if name is None:
             return
@@ -59,13 +65,14 @@ class _Tally:
 
     def score(self, samples: int, *, labelled: bool) -> Score:
         is_classifier = classifier_output(self._metric) is not None
-        noise = self._noise.loss(self._error, self._energy)
+        if not self._metric.kinds:
+            return Score(samples, agreement=self._equal / samples)
         return Score(
             samples,
             self._hits / samples if is_classifier and labelled else None,
             self._equal / samples if is_classifier else None,
             float(self._kl.mean()) / samples if is_classifier else None,
-            -10 * math.log10(noise) if noise > 0 else math.inf,
+            _decibels(self._noise.loss(self._error, self._energy)),
         )
 
 
@@ -77,8 +84,8 @@ def compare(
     for batch in data.batches(batch_size):
         expected = reference.run(batch.feeds)
         got = expected if model is reference else model.run(batch.feeds)
-        tallies[0].add(expected, expected, batch.labels)
-        tallies[1].add(expected, got, batch.labels)
+        tallies[0].add(expected, expected, batch.labels, batch.count)
+        tallies[1].add(expected, got, batch.labels, batch.count)
     first, second = (tally.score(data.count, labelled=data.has_labels) for tally in tallies)
     return first, second
 
@@ -87,6 +94,22 @@ def classifier_output(metric: Metric) -> str | None:
     """The output whose largest value is the class: the only one that holds a distribution, if there is one."""
     names = [n for n, kind in metric.kinds.items() if kind not in (OutputKind.VALUES, OutputKind.INDEPENDENT)]
     return names[0] if len(names) == 1 and len(metric.kinds) == 1 else None
+
+
+def _equal_share(reference: Outputs, outputs: Outputs) -> float:
+    """Mean over the outputs of the share of equal elements; none where an output's shape differs."""
+    pairs = [(reference[name], outputs[name]) for name in reference]
+    arrays = [(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.size]
+    if not arrays:
+        return 1.0
+    return float(np.mean([(a == b).mean() if a.shape == b.shape else 0.0 for a, b in arrays]))
+
+
+def _decibels(noise: float) -> float:
+    """Noise relative to the signal in dB of SQNR; NaN is the worst of noise, not its absence."""
+    if math.isnan(noise):
+        return -math.inf
+    return -10 * math.log10(noise) if noise > 0 else math.inf
 
 
 def classes(values: Array) -> Array:

@@ -14,8 +14,9 @@ from onnxmpq.data import InputSpec, synthetic_data
 from onnxmpq.engine import Array, Session, TensorInfo
 from onnxmpq.errors import EngineError, ModelError, OptionError, nearest
 
-# Tried in this order: what image networks are trained at, then audio windows and small images.
-_SIZES = (224, 256, 320, 416, 512, 640, 299, 192, 128, 96, 64, 48, 32, 28, 16, 8, 1)
+# Tried in this order: what image networks are trained at; lengths of signals.
+_IMAGE_SIZES = (224, 256, 320, 416, 512, 640, 299, 192, 128, 96, 64, 48, 32, 28, 16, 8, 1)
+_SIGNAL_SIZES = (512, 256, 128, 1024, 2048, 4096, 16000, 100, 80, 64, 40, 32, 16, 8, 4, 2, 1)
 _IMAGE_CHANNELS = (1, 3, 4)
 
 Shape = tuple[int, ...]
@@ -24,7 +25,7 @@ Shape = tuple[int, ...]
 def parse_shape(text: str) -> tuple[str, Shape]:
     """`NAME=1x3x224x224` as a name and its dimensions. Raises OptionError for anything else."""
     name, _, dims = text.rpartition("=")
-    if not name or not all(d.isdigit() and int(d) > 0 for d in dims.split("x")):
+    if not name or not all(d.isdecimal() and int(d) > 0 for d in dims.split("x")):
         raise OptionError(f"--shape {text!r} was not understood; write NAME=1x3x224x224")
     return name, tuple(int(d) for d in dims.split("x"))
 
@@ -107,7 +108,8 @@ def _candidates(specs: Sequence[InputSpec]) -> Iterator[tuple[InputSpec, ...]]:
     if all(d is not None for s in specs for d in s.shape[1:]):
         yield tuple(specs)
         return
-    for size, other in itertools.product(_SIZES, (None, 1)):
+    sizes = _IMAGE_SIZES if any(len(s.shape) >= 4 for s in specs) else _SIGNAL_SIZES
+    for size, other in itertools.product(sizes, (None, 1)):
         yield tuple(InputSpec(s.name, s.dtype, _filled(s.shape, size, other)) for s in specs)
 
 

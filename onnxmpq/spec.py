@@ -48,7 +48,9 @@ class Layer:
     axis: int
     group: int = 1
     macs: int = 0
+    positions: tuple[int, ...] = ()  # spatial size of the map that its weight is applied over
     float_bits: int = FLOAT_BITS
+    bias: str | None = None  # a constant [channels] that this layer alone adds
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
 

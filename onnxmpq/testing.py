@@ -1,7 +1,7 @@
 """The conformance battery: what every pass must meet, built in or given with --extra-pass.
 
-from onnxmpq.testing import check_pass
-check_pass(FuseSilu(), model)        # raises AssertionError with what is wrong
+    from onnxmpq.testing import check_pass
+    check_pass(FuseSilu(), model)        # raises AssertionError with what is wrong
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.engine import Array, Runtime
+from onnxmpq.metrics import signal_to_noise
 
 Kind = Literal["preserving", "exposing", "lowering"]
 _KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -92,27 +93,6 @@ def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
 def run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of a model as it is written: on the CPU, one thread, no optimisation."""
     return _RUNTIME.session(model, optimize=False).run(feeds)
-
-
-def signal_to_noise(expected: Array, found: Array) -> float:
-    """Signal-to-noise ratio of `found` in dB: infinite where equal, -inf where dtypes or shapes differ.
-
-    Values that are not finite must be the same ones.
-    """
-    if expected.dtype != found.dtype or expected.shape != found.shape:
-        return -math.inf
-    if expected.dtype.kind != "f":
-        return math.inf if np.array_equal(expected, found) else -math.inf
-    finite = np.isfinite(expected)
-    if (
-        not np.array_equal(expected[~finite], found[~finite], equal_nan=True)
-        or not np.isfinite(found[finite]).all()
-    ):
-        return -math.inf
-    signal = expected[finite].astype(np.float64)
-    noise = float(np.square(signal - found[finite]).sum())
-    power = float(np.square(signal).sum())
-    return math.inf if noise == 0 else 10 * math.log10(max(power, np.finfo(float).tiny) / noise)
 
 
 def _check(holds: bool, message: str) -> None:

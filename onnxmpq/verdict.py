@@ -45,6 +45,11 @@ class Compiled:
     plan: Plan
     costs: CostTable
     evidence: Evidence
+    written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
+
+    @property
+    def file(self) -> Path:
+        return self.written or self.destination
 
 
 def report_on(
@@ -64,13 +69,13 @@ def report_on(
     prepared, plan = compiled.prepared, compiled.plan
     scores: Mapping[str, Score] = {}
     latency: tuple[Latency, ...] = ()
-    kernels: Mapping[str, str] = {}
+    kernels: Mapping[str, str] | None = None
     if verify:
-        session = verify_file(compiled.destination, prepared, plan, candidates, runtime)
+        session = verify_file(compiled.file, prepared, plan, candidates, runtime)
         scores = _scores(compiled, reference, session)
         latency = _latencies(compiled, reference, session)
         kernels = _kernels(compiled, runtime)
-    size = compiled.destination.stat().st_size
+    size = compiled.file.stat().st_size
     return Report(
         model=str(compiled.source),
         output=str(compiled.destination),
@@ -85,7 +90,7 @@ def report_on(
         evaluated_on=compiled.evidence.judged_on,
         latency=latency,
         provider=runtime.provider,
-        opset=next(o.version for o in onnx.load(compiled.destination).opset_import if not o.domain),
+        opset=next(o.version for o in onnx.load(compiled.file).opset_import if not o.domain),
         method=compiled.costs.method,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
@@ -93,7 +98,7 @@ def report_on(
         notes=tuple(stages.notes),
         seconds=stages.seconds,
         peak_rss_bytes=_peak_rss(),
-        versions={name: metadata.version(name) for name in ("onnxmpq", "onnx", "numpy", "cvxpy")},
+        versions=_versions(),
         is_broken=bool(scores) and is_broken(scores["compiled"]),
     )
 
@@ -122,14 +127,15 @@ def _repeat(sample: Mapping[str, Array], count: int) -> dict[str, Array]:
     return dict(sample) if count == 1 else {n: np.concatenate([v] * count) for n, v in sample.items()}
 
 
-def _kernels(compiled: Compiled, runtime: Runtime) -> dict[str, str]:
-    """The integer kernel of each layer that has one, off the graph that the runtime made of the file."""
+def _kernels(compiled: Compiled, runtime: Runtime) -> dict[str, str] | None:
+    """The integer kernel of each layer that has one, off the graph that the CPU provider made of the file."""
     if runtime.provider != "cpu":
-        return {}
+        return None
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        runtime.session(compiled.destination, save_optimized=optimized)
-        return dict(integer_kernels(onnx.load(optimized), compiled.prepared.layers))
+        runtime.session(compiled.file, save_optimized=optimized)
+        written = onnx.load(compiled.file)
+        return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
 
 
 def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping[str, Score]) -> BudgetReport:
@@ -141,7 +147,7 @@ def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping
     return BudgetReport(str(budget), str(budget.kind), budget.limit, value)
 
 
-def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str]) -> LayerReport:
+def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
     option = compiled.plan[layer.name]
     measured = compiled.costs.method != UNMEASURED and len(compiled.costs.costs[layer.name]) > 1
     return LayerReport(
@@ -152,10 +158,31 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str]) -> Laye
         activation_bits=option.activation_bits,
         stored_bytes=stored_bytes(layer, option),
         sensitivity=compiled.costs.costs[layer.name][option] if measured else None,
-        kernel=kernels.get(layer.name),
-        reason=layer.reason
-        or (compiled.placement.float_layers.get(layer.name) if option.activation_bits else None),
+        kernel=None if kernels is None else kernels.get(layer.name),
+        reason=layer.reason or _why_float(layer, compiled, kernels),
     )
+
+
+def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> str | None:
+    """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
+    if compiled.plan[layer.name].activation_bits is None or layer.name in (kernels or {}):
+        return None
+    unseen = None if kernels is None else "ONNX Runtime chose no integer kernel"
+    return compiled.placement.float_layers.get(layer.name) or unseen
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what a compile's result hangs on, as installed."""
+    names = {name: name for name in ("onnxmpq", "onnx", "numpy", "cvxpy", "onnxruntime")}
+    names["onnxruntime"] = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
+    return {name: version for name in names.values() if (version := _installed(name))}
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # a bare checkout
+        return None
 
 
 def _peak_rss() -> int:

@@ -49,8 +49,13 @@ def _check_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
     wanted = [v for v in original.graph.input if v.name not in weights], list(original.graph.output)
     found = list(model.graph.input), list(model.graph.output)
     for before, after in zip(wanted, found, strict=True):
-        if [(v.name, v.type) for v in before] != [(v.name, v.type) for v in after]:
-            raise VerifyError("the written file's inputs or outputs differ from the model's in name or type")
+        names = [v.name for v in before], [v.name for v in after]
+        if names[0] != names[1]:
+            raise VerifyError(f"the written file has the inputs or outputs {names[1]}, the model {names[0]}")
+        for old, new in zip(before, after, strict=True):
+            # A model may leave an output's type to inference.
+            if old.type.WhichOneof("value") and old.type != new.type:
+                raise VerifyError(f"the type or shape of {old.name!r} in the written file is not the model's")
 
 
 def _check_weights(model: onnx.ModelProto, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:

@@ -15,8 +15,8 @@ from onnxmpq.passes.matching import NoMatch, redirect, require
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.ranges import ActivationRange
 
-_LOGGER = logging.getLogger(__name__)
 _SHAPE_READERS = frozenset({"Shape", "Size"})  # they read no values, so they may as well read the codes
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

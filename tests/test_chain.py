@@ -79,7 +79,7 @@ def test_every_layer_gives_what_the_whole_model_gives(
     for step in walked.walk(feeds):
         weight = rng.standard_normal(step.layer.shape).astype(np.float32)
         whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)
-        for name, values in step.outputs(weight).items():
+        for name, values in step.outputs({step.layer.weight: weight}).items():
             np.testing.assert_allclose(values, whole[name], rtol=1e-3, atol=1e-3)
         seen.append(step.layer.name)
     assert seen == [layer.name for layer in layers]
@@ -119,4 +119,4 @@ def test_control_flow_bodies_are_followed() -> None:
     for step in Chain(CPU, model, layers, trace(CPU, model, feeds)).walk(feeds):
         weight = rng.standard_normal((4, 4)).astype(np.float32)
         whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)
-        np.testing.assert_allclose(step.outputs(weight)["y"], whole["y"], rtol=1e-5)
+        np.testing.assert_allclose(step.outputs({step.layer.weight: weight})["y"], whole["y"], rtol=1e-5)

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxmpq.testing import Pass, check_pass, model_of, random_feeds, run, signal_to_noise
+from onnxmpq.metrics import signal_to_noise
+from onnxmpq.testing import Pass, check_pass, model_of, random_feeds, run
 
 MODEL = model_of(
     "g (float[N, 3] x) => (float[N, 3] y) { a = Add (x, b)  y = Relu (a) }", b=np.ones(3, np.float32)

@@ -35,7 +35,7 @@ def measured(probe: Probe) -> CostTable:
         weight += probe.metric.weight(reference)
         for step in chain.walk(batch.feeds):
             for row, bits in enumerate(widths[step.layer.name]):
-                outputs = step.outputs(probe.candidate(step.layer, bits))
+                outputs = step.outputs(dict(probe.candidate(step.layer, bits)))
                 distance[step.layer.name][row] += probe.metric.distance(reference, outputs)
             done += 1
             probe.progress(done, total)

@@ -22,19 +22,20 @@ Progress = Callable[[int, int], None]  # (done, of how many)
 class Probe:
     """Everything a method may look at; it returns a CostTable over `options`.
 
-    `options` holds, for every layer that has a choice, what it may be given. `candidate(layer, bits)` is
-    the weight that would ship at that width, dequantized, in the graph's dtype. `traced` is one run's tensor
+    `options` holds, for every layer that has a choice, what it may be given. `candidate(layer, bits)` are
+    the layer's constants that would ship at that width, by name: its dequantized weight, and its bias if it has
+    one of its own. `traced` is one run's tensor
     types and shapes.
     """
 
     model: onnx.ModelProto
     layers: tuple[Layer, ...]
     options: Mapping[str, tuple[Option, ...]]
-    candidate: Callable[[Layer, int], NDArray[Any]]
+    candidate: Callable[[Layer, int], Mapping[str, NDArray[Any]]]
     data: Dataset
     metric: Metric
     runtime: Runtime
     traced: Mapping[str, Traced]
     batch_size: int = 32
     seed: int = 0
-    progress: Progress = lambda done, total: None
+    progress: Progress = lambda _done, _total: None

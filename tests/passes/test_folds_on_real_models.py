@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxmpq.engine import Array
+from onnxmpq.metrics import signal_to_noise
 from onnxmpq.passes.drop_noops import DropNoops
 from onnxmpq.passes.fold_affine import FoldAffine
 from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
@@ -15,7 +16,7 @@ from onnxmpq.passes.fold_pad import FoldPad
 from onnxmpq.passes.fold_weight_views import FoldWeightViews
 from onnxmpq.passes.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
 from onnxmpq.passes.lift_constants import LiftConstants
-from onnxmpq.testing import random_feeds, run, signal_to_noise
+from onnxmpq.testing import random_feeds, run
 
 SHARED = Path(__file__).parents[3] / "shared"
 MODELS = sorted([*SHARED.glob("models/*.onnx"), *SHARED.glob("robustness/*.onnx")])

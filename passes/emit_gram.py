@@ -1,0 +1,176 @@
+"""Second moments of layer inputs as additional graph outputs: sum over samples and positions of x x^T.
+
+x is the vector that one output value of a layer is a product of the weight with, and a 1 behind it: the
+unfolded window of a Conv (one group of it), the row of a Gemm or MatMul, the input channels of a ConvTranspose.
+The 1 makes the last row of the matrix the sum of the x, and its last entry their number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.matching import NoMatch, require
+from onnxmpq.passes.node_builder import NodeBuilder, builders
+
+_LOGGER = logging.getLogger(__name__)
+_FLOAT = 1  # TensorProto.FLOAT
+_TO_THE_END = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class EmitGram:
+    """Add `gram_name(weight)`, float32 [group, D + 1, D + 1], for each layer of the main graph with a named weight.
+
+    `weights` maps each weight to the step at which windows are taken along every spatial axis: 1 takes all of
+    them, 3 every third one in each direction.
+
+    D counts a window tap by tap: tap t of channel c of the group is number t * channels + c. A weight that
+    several nodes read gets the sum of theirs. Exposing: what the graph gave before stays bit-equal.
+    """
+
+    weights: Mapping[str, int]
+
+    name: ClassVar[str] = "emit-gram"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        present = {tensor.name for tensor in graph.outputs}
+        builder = builders(graph)[0]
+        changed = False
+        for weight, step in self.weights.items():
+            readers = [n for n in graph.nodes if any(t.name == weight for t in n.inputs[1:2])]
+            if gram_name(weight) in present or not readers:
+                continue
+            try:
+                grams = [_gram(builder, node, step) for node in readers]
+            except NoMatch as reason:
+                _LOGGER.debug("no Gram matrix for %s: %s", weight, reason)
+                continue
+            output = gs.Variable(gram_name(weight), np.float32, _shape(readers[0]))
+            builder.into(output, "Sum", grams)
+            graph.outputs.append(output)
+            changed = True
+        if changed:
+            graph.toposort()
+        return changed
+
+
+def gram_name(weight: str) -> str:
+    """The name of the graph output that holds the Gram matrix of a weight's layer."""
+    return f"{weight}/gram"
+
+
+def _shape(node: gs.Node) -> tuple[int, int, int]:
+    """[group, D + 1, D + 1]."""
+    weight, group = node.inputs[1].shape, int(node.attrs.get("group", 1))
+    if node.op == "Conv":
+        size = math.prod(weight[1:])
+    elif node.op == "ConvTranspose":
+        size = weight[0] // group
+    else:
+        size = weight[1 if node.attrs.get("transB", 0) else 0]
+    return group, int(size) + 1, int(size) + 1
+
+
+def _gram(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
+    """[group, D + 1, D + 1] of one node."""
+    read = {"Conv": _windows, "ConvTranspose": _channels, "Gemm": _rows, "MatMul": _rows}[node.op]
+    columns = _with_ones(builder, read(builder, node, step))
+    turned = builder.node("Transpose", [columns], "gram", {"perm": [0, 2, 1]})
+    return builder.node("MatMul", [columns, turned], "gram")
+
+
+def _with_ones(builder: NodeBuilder, columns: gs.Variable) -> gs.Variable:
+    """[group, D, n] with a row of ones below, whatever n is in this run."""
+    first = [builder.constant("gram_slice", np.array([v], np.int64)) for v in (0, 1, 1)]
+    row = builder.node("Slice", [columns, *first], "gram")
+    ones = builder.node("Pow", [row, builder.constant("gram_zero", np.array(0, np.float32))], "gram")
+    return builder.node("Concat", [columns, ones], "gram", {"axis": 1})
+
+
+def _windows(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
+    """The unfolded input of a Conv: [group, taps * channels, samples * positions]."""
+    weight = node.inputs[1]
+    kernel = list(weight.shape[2:])
+    rank = len(kernel)
+    require(node.attrs.get("auto_pad", "NOTSET") in {"NOTSET", "VALID"}, "its pads are implicit")
+    strides = [s * step for s in node.attrs.get("strides", [1] * rank)]
+    dilations = list(node.attrs.get("dilations", [1] * rank))
+    padded = _pad(builder, _float(builder, node.inputs[0]), list(node.attrs.get("pads", [0] * 2 * rank)))
+    taps = [
+        _tap(builder, padded, index, kernel, strides, dilations)
+        for index in itertools.product(*(range(k) for k in kernel))
+    ]
+    return _gathered(builder, taps, int(node.attrs.get("group", 1)), int(weight.shape[1]))
+
+
+def _channels(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
+    """The input of a ConvTranspose: [group, channels, samples * positions]; each tap sees the same."""
+    group = int(node.attrs.get("group", 1))
+    rank = len(node.inputs[1].shape) - 2
+    ones = [1] * rank
+    taken = _tap(builder, _float(builder, node.inputs[0]), [0] * rank, ones, [step] * rank, ones)
+    return _gathered(builder, [taken], group, int(node.inputs[1].shape[0]) // group)
+
+
+def _rows(builder: NodeBuilder, node: gs.Node, _step: int) -> gs.Variable:
+    """The input of a Gemm or MatMul: [1, features, rows]."""
+    weight = node.inputs[1]
+    require(len(weight.shape) == 2, "its weight is a stack of matrices")
+    require(not node.attrs.get("transA", 0), "its input is transposed")
+    features = int(weight.shape[1 if node.attrs.get("transB", 0) else 0])
+    shape = builder.constant("gram_shape", np.array([1, -1, features], np.int64))
+    rows = builder.node("Reshape", [_float(builder, node.inputs[0]), shape], "gram")
+    return builder.node("Transpose", [rows], "gram", {"perm": [0, 2, 1]})
+
+
+def _float(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor in single precision: sums of half-precision squares overflow."""
+    if tensor.dtype == np.float32:
+        return tensor
+    return builder.node("Cast", [tensor], "gram", {"to": _FLOAT})
+
+
+def _pad(builder: NodeBuilder, tensor: gs.Tensor, pads: Sequence[int]) -> gs.Tensor:
+    if not any(pads):
+        return tensor
+    rank = len(pads) // 2
+    full = np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64)
+    return builder.node("Pad", [tensor, builder.constant("gram_pads", full)], "gram")
+
+
+def _tap(
+    builder: NodeBuilder,
+    tensor: gs.Tensor,
+    index: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> gs.Tensor:
+    """What the window sees at one tap, all positions: a strided slice that ends where the last window does."""
+    if all(k == 1 for k in kernel) and all(s == 1 for s in strides):
+        return tensor
+    starts = [i * d for i, d in zip(index, dilations, strict=True)]
+    behind = [(k - 1) * d - s for k, d, s in zip(kernel, dilations, starts, strict=True)]
+    ends = [-b if b else _TO_THE_END for b in behind]
+    axes = list(range(2, 2 + len(kernel)))
+    bounds = [builder.constant("gram_slice", np.array(v, np.int64)) for v in (starts, ends, axes, strides)]
+    return builder.node("Slice", [tensor, *bounds], "gram")
+
+
+def _gathered(builder: NodeBuilder, taps: Sequence[gs.Tensor], group: int, channels: int) -> gs.Variable:
+    """Taps [N, group * channels, *positions] as [group, taps * channels, N * positions]."""
+    shape = builder.constant("gram_shape", np.array([0, group, channels, -1], np.int64))
+    split = [builder.node("Reshape", [tap, shape], "gram") for tap in taps]
+    joined = builder.node("Concat", split, "gram", {"axis": 2})
+    turned = builder.node("Transpose", [joined], "gram", {"perm": [1, 2, 0, 3]})
+    flat = builder.constant("gram_shape", np.array([group, channels * len(taps), -1], np.int64))
+    return builder.node("Reshape", [turned, flat], "gram")

@@ -1,0 +1,64 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.errors import DataError
+from onnxmpq.evaluation import evaluate_model
+from onnxmpq.testing import model_of
+
+X = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+DATA = {"x": X, "labels": X.argmax(axis=1)}
+
+
+def save(path: Path, body: str, text: str = "float[N, 4] x", output: str = "float[N, 4] y") -> Path:
+    source = f'<ir_version: 8, opset_import: ["" : 18]> g ({text}) => ({output}) {{ {body} }}'
+    constants: dict[str, Any] = {"half": np.float32(0.5), "order": np.array([1, 0, 3, 2])}
+    onnx.save(model_of(source, **constants), path)
+    return path
+
+
+def test_alone(tmp_path: Path) -> None:
+    model = save(tmp_path / "a.onnx", "y = Mul (x, half)")
+    found = evaluate_model(model, DATA)
+    assert found.reference is None
+    assert (found.score.samples, found.score.top1) == (50, 1.0)
+    assert found.file_bytes == found.reference_bytes == model.stat().st_size
+    assert found.latency.model > 0
+
+
+def test_against_a_reference(tmp_path: Path) -> None:
+    model, reference = (
+        save(tmp_path / "a.onnx", "y = Mul (x, half)"),
+        save(tmp_path / "b.onnx", "y = Identity (x)"),
+    )
+    found = evaluate_model(model, DATA, reference=reference, samples=20)
+    assert found.reference == str(reference)
+    assert found.score.samples == 20
+    assert found.score.agreement == 1.0
+    assert found.score.sqnr == pytest.approx(6.02, abs=0.01)
+    assert found.reference_bytes == reference.stat().st_size
+
+
+def test_a_fixed_batch(tmp_path: Path) -> None:
+    model = save(tmp_path / "a.onnx", "y = Mul (x, half)", "float[1, 4] x", "float[1, 4] y")
+    assert evaluate_model(model, DATA).score.samples == 50
+
+
+def test_a_file_that_onnxruntime_runs_only_when_cured(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[N, 1, 8, 8] x) => (float[N, 1, 8, 8] y) {
+      y = Conv <auto_pad = "SAME_UPPER", dilations = [2, 2]> (x, w) }"""
+    onnx.save(model_of(text, w=np.ones((1, 1, 3, 3), np.float32)), tmp_path / "a.onnx")
+    assert evaluate_model(tmp_path / "a.onnx", {"x": np.ones((3, 1, 8, 8), np.float32)}).score.samples == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "output"), [("float[N, 4] z", "float[N, 4] y"), ("float[N, 4] x", "float[N, 4] z")]
+)
+def test_models_that_cannot_be_compared(tmp_path: Path, text: str, output: str) -> None:
+    model = save(tmp_path / "a.onnx", "y = Identity (x)")
+    body = f"{output[-1]} = Identity ({text[-1]})"
+    with pytest.raises(DataError, match="cannot be compared"):
+        evaluate_model(model, DATA, reference=save(tmp_path / "b.onnx", body, text, output))

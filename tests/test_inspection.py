@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmpq
+from onnxmpq.errors import MissingFileError, ModelError
+from onnxmpq.inspection import inspect_model
+from onnxmpq.testing import model_of
+
+TEXT = """<ir_version: 8, opset_import: ["" : 13]>
+g (float[N, 3, 6, 6] x, float[4, 5] free) => (float[N, 4, 4, 4] h, float[?] m, float[N, 2, 2, 2] y) {
+  [stem] h = Conv (x, v)
+  [head] y = Conv (h, w)
+  [loose] m = MatMul (h, free)
+}"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    weights = {
+        "v": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "w": rng.standard_normal((2, 4, 3, 3)).astype(np.float32),
+    }
+    text = (
+        TEXT.replace(", float[4, 5] free", "")
+        .replace(", float[?] m", "")
+        .replace("[loose] m = MatMul (h, free)", "")
+    )
+    onnx.save(model_of(text, **weights), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def test_a_float_model(model: Path) -> None:
+    found = inspect_model(model)
+    assert (found.path, found.opset, found.is_compiled) == (str(model), 13, False)
+    assert found.file_bytes == model.stat().st_size
+    assert [
+        (la.name, la.op, la.shape, la.weight_bits, la.stored_bytes, la.reason) for la in found.layers
+    ] == [
+        ("stem", "Conv", (4, 3, 3, 3), 32, 432, None),
+        ("head", "Conv", (2, 4, 3, 3), 32, 288, None),
+    ]
+
+
+@pytest.mark.parametrize(("activations", "bits"), [("fp32", None), ("int8", 8)])
+def test_the_plan_inside_a_compiled_file(model: Path, activations: str, bits: int | None) -> None:
+    report = onnxmpq.compile_model(
+        model, ["32bit-avg"], activations=activations, keep=["head=3", "stem=8"], rounding="nearest"
+    )
+    found = inspect_model(Path(report.output))
+    assert found.is_compiled
+    assert found.producer == "onnxmpq"
+    assert [(la.name, la.weight_bits, la.stored_bytes) for la in found.layers] == [
+        (la.name, la.weight_bits, la.stored_bytes) for la in report.layers
+    ]
+    assert {la.activation_bits for la in found.layers} == {bits}
+
+
+def test_what_was_left_in_float_is_listed(model: Path) -> None:
+    report = onnxmpq.compile_model(model, ["32bit-avg"], keep=["stem=fp32", "head=4"], rounding="nearest")
+    found = inspect_model(Path(report.output))
+    assert {la.name: la.weight_bits for la in found.layers} == {"stem": 32, "head": 4}
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError):
+        inspect_model(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_text("no model")
+    with pytest.raises(ModelError):
+        inspect_model(tmp_path / "m.onnx")

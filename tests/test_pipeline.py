@@ -1,0 +1,421 @@
+"""The whole compile on the demo model and on small ones: what the written file holds, keeps and reaches."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+from onnx.parser import parse_model
+
+import onnxmpq
+from onnxmpq import pipeline
+from onnxmpq.engine import Runtime
+from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
+from onnxmpq.readback import read_weights
+from onnxmpq.report import Report
+
+MODELS = Path(__file__).parents[1] / "models"
+PARAMS = 80_568  # of digits.onnx, without biases
+
+Compile = Callable[..., Report]
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """The demo model with its data beside it."""
+    for name in ("digits.onnx", "digits.calib.npz", "digits.eval.npz"):
+        shutil.copy(MODELS / name, tmp_path)
+    return tmp_path / "digits.onnx"
+
+
+@pytest.fixture
+def small(digits: Path) -> Compile:
+    """Compiles the demo model in the fastest way there is; options may say otherwise."""
+    fast = {"samples": 32, "bits": (4, 8), "rounding": "nearest"}
+
+    def run(*budgets: str, **options: Any) -> Report:
+        return onnxmpq.compile_model(digits, budgets, **{**fast, **options})
+
+    return run
+
+
+def widths(report: Report) -> dict[str, int]:
+    return {layer.name: layer.weight_bits for layer in report.layers}
+
+
+def stored_widths(path: str | Path) -> list[int]:
+    """The widths that a file really holds, in order."""
+    return [weight.bits for weight in read_weights(onnx.load(path)).values()]
+
+
+def plain_run(path: str | Path, **feeds: Any) -> list[Any]:
+    """Run a file as anyone would: stock ONNX Runtime, no option set."""
+    outputs: list[Any] = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
+    return outputs
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("budget", "activations"),
+    [("5bit-avg", "fp32"), ("4.5bit-avg", "int8"), ("15%", "fp32"), ("7x", "int8"), ("65kB", "int8")],
+)
+def test_budget_holds_on_the_written_file(small: Compile, budget: str, activations: str) -> None:
+    report = small(budget, activations=activations)
+    (asked,) = report.budgets
+    assert asked.asked == budget
+    assert asked.reached is not None
+    assert asked.reached <= asked.limit * (1 + 1e-9)
+    assert asked.reached > 0.85 * asked.limit  # and is used
+    assert report.file_bytes == Path(report.output).stat().st_size
+    assert sorted(stored_widths(report.output)) == sorted(widths(report).values())
+    score = report.metrics["compiled"]
+    assert score.agreement is not None
+    assert score.agreement > 0.95
+    assert {layer.activation_bits for layer in report.layers} == ({8} if activations == "int8" else {None})
+
+
+def test_several_budgets_hold_at_once(small: Compile) -> None:
+    report = small("6bit-avg", "60kB", "60MBOPs", activations="int8")
+    assert [b.asked for b in report.budgets] == ["6bit-avg", "60kB", "60MBOPs"]
+    assert all(b.reached is not None and b.reached <= b.limit for b in report.budgets)
+
+
+def test_a_loss_budget_takes_the_smallest_file_that_keeps_it(small: Compile) -> None:
+    report = small("drop=2%", bits=(2, 4, 8), samples=128, activations="fp32")
+    assert report.average_weight_bits < 8
+    (budget,) = report.budgets
+    before, after = report.metrics["fp32"].top1, report.metrics["compiled"].top1
+    assert before is not None
+    assert after is not None
+    assert budget.reached == pytest.approx(before - after)
+
+
+def test_a_budget_that_decides_alone_measures_nothing(small: Compile) -> None:
+    report = small("8bit-avg", activations="fp32")
+    assert set(widths(report).values()) == {8}
+    assert any("sensitivity is not measured" in note for note in report.notes)
+    assert all(layer.sensitivity is None for layer in report.layers)
+
+
+def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path) -> None:
+    with pytest.raises(InfeasibleError, match="the least possible is 4"):
+        small("3bit-avg")
+    with pytest.raises(InfeasibleError, match=r"the least possible is 6\.1"):
+        small("5bit-avg", keep=["stage3/*=8"])
+    assert not digits.with_name("digits.mpq.onnx").exists()
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_every_width_takes_its_real_size(small: Compile, bits: int) -> None:
+    report = small(f"{bits}bit-avg", bits=(bits,), activations="fp32")
+    assert set(stored_widths(report.output)) == {bits}
+    assert report.weight_bytes == sum(layer.stored_bytes for layer in report.layers)
+    # Everything but codes and scales: biases, the graph, the unpacking.
+    assert report.file_bytes < report.weight_bytes + 25_000
+    assert report.average_weight_bits == bits
+
+
+# Options
+
+
+def test_kept_layers(small: Compile) -> None:
+    keep = ["head=fp16", "stem=fp32", "stage1/*=8/fp32", "op:Nothing*=8", "stage3/*/conv?=4"]
+    with pytest.raises(OptionError, match=r"op:Nothing"):
+        small("16bit-avg", keep=keep)
+    keep.remove("op:Nothing*=8")
+    report = small("16bit-avg", keep=keep, activations="int8")
+    layers = {layer.name: layer for layer in report.layers}
+    assert (layers["head"].weight_bits, layers["head"].activation_bits) == (16, None)
+    assert (layers["stem"].weight_bits, layers["stem"].activation_bits) == (32, None)
+    assert (layers["stage1/block1/conv1"].weight_bits, layers["stage1/block1/conv1"].activation_bits) == (
+        8,
+        None,
+    )
+    assert layers["stage3/block1/conv2"].weight_bits == 4
+    mean = sum(layer.params * layer.weight_bits for layer in report.layers) / PARAMS
+    assert report.average_weight_bits == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(("method", "metric"), [("measured", "nse"), ("size", "kl")])
+def test_methods_and_metrics(small: Compile, method: str, metric: str) -> None:
+    report = small("6bit-avg", method=method, metric=metric, activations="fp32")
+    assert (report.method, report.metric) == (method, metric)
+    assert set(widths(report).values()) == {4, 8}
+
+
+def test_options_that_make_no_sense(small: Compile) -> None:
+    for options, words in (
+        ({"bits": ()}, "widths"),
+        ({"bits": (9,)}, "widths"),
+        ({"activations": "int4"}, "int8 or fp32"),
+        ({"target": "toaster"}, "ort-cpu"),
+        ({"method": "guess"}, "measured"),
+        ({"shapes": {"picture": (1, 1, 8, 8)}}, "image"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            small("4bit-avg", **options)
+    with pytest.raises(OptionError, match="no budget"):
+        small()
+
+
+# What is written
+
+
+def test_the_report_says_all_that_was_promised(small: Compile, tmp_path: Path) -> None:
+    fields = json.loads(small("5bit-avg").to_json())
+    assert {
+        "average_weight_bits", "weight_bytes", "file_bytes", "fp32_file_bytes", "budgets", "layers", "metrics",
+        "seconds", "peak_rss_bytes",
+    } <= fields.keys()  # fmt: skip
+    assert {"asked", "reached"} <= fields["budgets"][0].keys()
+    wanted = {"name", "op", "params", "weight_bits", "activation_bits", "reason", "sensitivity"}
+    assert all(wanted <= layer.keys() for layer in fields["layers"])
+    assert sum(layer["params"] for layer in fields["layers"]) == PARAMS
+    assert fields["metrics"]["fp32"]["samples"] == fields["metrics"]["compiled"]["samples"] == 500
+    assert {"load", "prepare", "calibrate", "sensitivity", "allocate", "write", "verify"} <= fields[
+        "seconds"
+    ].keys()
+    assert fields["peak_rss_bytes"] > 50e6
+    assert fields["fp32_file_bytes"] == (tmp_path / "digits.onnx").stat().st_size
+    assert fields["versions"].keys() >= {"onnxmpq", "onnx", "numpy"}
+
+
+def test_the_model_keeps_what_its_owner_wrote(digits: Path) -> None:
+    model = onnx.load(digits)
+    onnx.helper.set_model_props(model, {"owner": "me", "labels": "0..9"})
+    model.doc_string, model.graph.doc_string, model.graph.name = "a model", "a graph", "my graph"
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "how_many"
+    onnx.save(model, digits)
+    report = onnxmpq.compile_model(digits, ["8bit-avg"], activations="fp32", samples=32, rounding="nearest")
+    written = onnx.load(report.output)
+    assert {p.key: p.value for p in written.metadata_props} == {"owner": "me", "labels": "0..9"}
+    assert (written.doc_string, written.graph.doc_string, written.graph.name) == (
+        "a model",
+        "a graph",
+        "my graph",
+    )
+    assert list(written.graph.input) == list(model.graph.input)
+    assert list(written.graph.output) == list(model.graph.output)
+    assert not written.graph.value_info
+    assert not any(n.doc_string or n.metadata_props for n in written.graph.node)
+
+
+def test_the_file_runs_in_stock_onnxruntime(small: Compile, digits: Path) -> None:
+    data = np.load(digits.with_name("digits.eval.npz"))
+    report = small("4bit-avg", activations="int8")
+    (scores,) = plain_run(report.output, image=data["image"])
+    top1 = float((scores.argmax(axis=1) == data["labels"]).mean())
+    assert top1 == pytest.approx(report.metrics["compiled"].top1)
+    assert top1 > 0.95
+
+
+def test_the_same_input_gives_the_same_bytes(small: Compile, tmp_path: Path) -> None:
+    first = small("5bit-avg", output=tmp_path / "a.onnx")
+    second = small("5bit-avg", output=tmp_path / "b.onnx")
+    assert Path(first.output).read_bytes() == Path(second.output).read_bytes()
+
+
+def test_the_default_options(digits: Path) -> None:
+    report = onnxmpq.compile_model(digits, ["4bit-avg"], samples=64)
+    assert 3.9 < report.average_weight_bits <= 4
+    after = report.metrics["compiled"].top1
+    assert after is not None
+    assert after > 0.98
+
+
+def test_threads_change_nothing(small: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+    for threads in (1, 2):
+        monkeypatch.setattr(pipeline, "resolve_runtime", lambda _, n=threads: Runtime("cpu", n))
+        files.append(Path(small("5bit-avg", output=tmp_path / f"{threads}.onnx").output).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_one_core_gives_the_same_bytes(small: Compile, digits: Path, tmp_path: Path) -> None:
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores, and a system that can do without one")
+    many = small("5bit-avg", output=tmp_path / "many.onnx")
+    code = (
+        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import onnxmpq; "
+        "onnxmpq.compile_model(sys.argv[1], ['5bit-avg'], samples=32, bits=(4, 8), rounding='nearest', output=sys.argv[2])"
+    )
+    limits = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    one = tmp_path / "one.onnx"
+    subprocess.run([sys.executable, "-c", code, digits, one], check=True, env={**os.environ, **limits})
+    assert one.read_bytes() == Path(many.output).read_bytes()
+
+
+def test_a_failed_compile_leaves_an_older_file_alone(
+    small: Compile, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = digits.with_name("digits.mpq.onnx")
+    older.write_bytes(b"older")
+    with pytest.raises(OutputError, match="never overwritten"):
+        small("8bit-avg", output=digits, activations="fp32")
+    monkeypatch.setattr(pipeline, "write_model", _fails, raising=False)
+    monkeypatch.setattr(pipeline, "written_model", _fails, raising=False)
+    with pytest.raises(OutputError, match="full"):
+        small("8bit-avg", activations="fp32")
+    assert older.read_bytes() == b"older"
+    assert not list(digits.parent.glob(".onnxmpq*"))
+
+
+@pytest.mark.xfail(reason="the pipeline renames the file before it is checked")
+def test_a_file_that_fails_its_check_is_not_left(
+    small: Compile, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise VerifyError("not the plan's")
+
+    monkeypatch.setattr("onnxmpq.verdict.verify_file", broken)
+    older = digits.with_name("digits.mpq.onnx")
+    older.write_bytes(b"older")
+    with pytest.raises(VerifyError):
+        small("8bit-avg", activations="fp32")
+    assert older.read_bytes() == b"older"
+    assert not list(digits.parent.glob(".onnxmpq*"))
+
+
+def _fails(*_: Any, **__: Any) -> int:
+    raise OutputError("the disk is full")
+
+
+# Data
+
+
+def test_siblings_are_found(small: Compile) -> None:
+    report = small("8bit-avg")
+    assert "digits.calib.npz" in report.calibration
+    assert report.evaluated_on.startswith("500 samples of ")
+    assert sum(note.startswith("using ") for note in report.notes) == 2
+    assert {layer.activation_bits for layer in report.layers} == {8}  # the default with real data
+
+
+def test_without_data_noise_stands_in_and_says_so(small: Compile, digits: Path) -> None:
+    digits.with_name("digits.calib.npz").unlink()
+    digits.with_name("digits.eval.npz").unlink()
+    report = small("8bit-avg")
+    assert any("16 synthetic inputs stand in" in note for note in report.notes)
+    assert report.evaluated_on == "16 other synthetic inputs"
+    assert report.metrics["compiled"].top1 is None
+    assert {layer.activation_bits for layer in report.layers} == {None}
+
+
+def test_a_part_of_the_data_is_held_back(small: Compile, digits: Path) -> None:
+    digits.with_name("digits.eval.npz").unlink()
+    report = small("8bit-avg", samples=40)
+    assert report.calibration.startswith("40 samples")
+    assert "held back" in report.evaluated_on
+    assert report.metrics["compiled"].samples == 10
+
+
+def test_arrays_as_data(digits: Path) -> None:
+    data = dict(np.load(digits.with_name("digits.calib.npz")))
+    report = onnxmpq.compile_model(digits, ["8bit-avg"], data, samples=32, rounding="nearest")
+    assert "the given arrays" in report.calibration
+
+
+def test_a_callable_as_data(digits: Path) -> None:
+    data = np.load(digits.with_name("digits.calib.npz"))
+
+    def samples() -> Any:
+        yield from ({"image": data["image"][start : start + 8]} for start in range(0, 40, 8))
+
+    report = onnxmpq.compile_model(digits, ["8bit-avg"], samples, samples=32, rounding="nearest")
+    assert report.metrics["compiled"].samples == 500
+
+
+@pytest.mark.xfail(reason="the pipeline renames the file before it is checked")
+def test_bad_evaluation_data_stop_before_anything_is_written(small: Compile, digits: Path) -> None:
+    images = np.load(digits.with_name("digits.eval.npz"))["image"].copy()
+    images[3] = np.nan
+    np.savez(digits.with_name("digits.eval.npz"), image=images)
+    with pytest.raises(DataError, match="NaN"):
+        small("8bit-avg", activations="fp32")
+    assert not digits.with_name("digits.mpq.onnx").exists()
+
+
+# Models
+
+
+def save(text: str, path: Path, **shapes: Sequence[int]) -> Path:
+    model = parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        weight = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
+    onnx.save(model, path)
+    return path
+
+
+def test_free_dimensions_stay_free(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]>
+    g (float[N, C, H, W] x) => (float[N, 4, P, Q] y) { h = Conv (x, w) y = Relu (h) }"""
+    model = save(text, tmp_path / "m.onnx", w=(4, 3, 3, 3))
+    report = onnxmpq.compile_model(model, ["8bit-avg"], verify=False)
+    assert any("compiling at 1x3x224x224" in note for note in report.notes)
+    assert onnx.load(report.output).graph.input[0] == onnx.load(model).graph.input[0]
+    image = np.ones((3, 3, 9, 7), np.float32)
+    (got,), (wanted,) = plain_run(report.output, x=image), plain_run(model, x=image)
+    np.testing.assert_allclose(got, wanted, atol=0.1)
+    smaller = onnxmpq.compile_model(model, ["8bit-avg"], shapes={"x": (1, 3, 16, 16)})
+    assert not any("compiling at" in note for note in smaller.notes)
+
+
+def test_an_output_without_a_type(digits: Path) -> None:
+    model = onnx.load(digits)
+    model.graph.output[0].ClearField("type")
+    onnx.save(model, digits)
+    onnxmpq.compile_model(digits, ["8bit-avg"], activations="fp32", samples=32, rounding="nearest")
+
+
+def test_an_old_opset(tmp_path: Path) -> None:
+    text = """<ir_version: 3, opset_import: ["" : 7]>
+    g (float[1, 3, 8, 8] x, float[4, 3, 3, 3] w) => (float[1, 4, 12, 12] y) {
+      h = Conv (x, w)
+      y = Upsample <mode = "nearest", scales = [1.0, 1.0, 2.0, 2.0]> (h)
+    }"""
+    model = save(text, tmp_path / "m.onnx", w=(4, 3, 3, 3))
+    report = onnxmpq.compile_model(model, ["8bit-avg"], activations="fp32")
+    assert [i.name for i in onnx.load(report.output).graph.input] == ["x"]
+    score = report.metrics["compiled"]
+    assert score.sqnr is not None
+    assert score.sqnr > 35
+
+
+def test_classes_behind_an_argmax_are_compared(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]>
+    g (float[N, 3, 8, 8] x) => (int64[N, 1, 6, 6] y) { h = Conv (x, w) y = ArgMax <axis = 1> (h) }"""
+    model = save(text, tmp_path / "m.onnx", w=(4, 3, 3, 3))
+    score = onnxmpq.compile_model(model, ["8bit-avg"]).metrics["compiled"]
+    assert score.sqnr is None
+    assert score.agreement is not None
+    assert 0.9 < score.agreement < 1
+
+
+@pytest.mark.parametrize("activations", ["fp32", "int8"])
+def test_a_compiled_file_is_refused(small: Compile, activations: str) -> None:
+    report = small("8bit-avg", activations=activations)
+    with pytest.raises(ModelError, match="can be quantized"):
+        onnxmpq.compile_model(report.output, ["8bit-avg"], activations=activations)
+
+
+@pytest.mark.xfail(reason="the pipeline names the output before it looks at the input")
+def test_a_folder_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (tmp_path, Path()):
+        with pytest.raises(ModelError, match="is a folder"):
+            onnxmpq.compile_model(name, ["8bit-avg"])
