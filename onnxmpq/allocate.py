@@ -45,7 +45,7 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     """The index of the option of each group with the least total cost within every row.
 
     Exact: HiGHS with both gaps at zero, since its defaults stop early on costs as small as KL sums, and
-    costs scaled by the largest one. Of equal choices the one that uses less is taken where costs are zero.
+    costs scaled by the largest one.
 
     Raises InfeasibleError with the least that each row can be.
     """
@@ -56,7 +56,10 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     if chosen is None:
         raise InfeasibleError(
             "the budgets cannot be met together, though each can alone: "
-            + "; ".join(f"{row.name} asks for at most {row.limit:g} (least: {row.least():g})" for row in rows)
+            + "; ".join(
+                f"{row.name} asks for at most {amount(row.limit)} (least: {amount(row.least())})"
+                for row in rows
+            )
         )
     return chosen
 
@@ -66,8 +69,13 @@ def check_feasible(rows: Sequence[Row]) -> None:
     for row in rows:
         if row.least() > row.limit * (1 + _SLACK):
             raise InfeasibleError(
-                f"{row.name} cannot be met: at most {row.limit:g} was asked, the least possible is {row.least():g}"
+                f"{row.name} cannot be met: at most {amount(row.limit)} was asked, the least possible is {amount(row.least())}"
             )
+
+
+def amount(value: float) -> str:
+    """A number a reader can check: whole from a thousand up."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def forced_choice(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
@@ -94,6 +102,8 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     import cvxpy as cp
 
     cost, starts = _flatten(costs)
+    if not cost.any():  # nothing is known to cost anything: rather the wide options, which come last
+        cost, _ = _flatten([range(len(options), 0, -1) for options in costs])
     choice = cp.Variable(len(cost), boolean=True)
     groups = np.zeros((len(costs), len(cost)))
     for group, start in enumerate(starts):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -43,27 +43,25 @@ def calibrate(
     min-max and against histograms clipped at a percentile or for the least squared error: as good as the best.
 
     Memory is that of one run, whatever the number of samples. `progress` hears (samples done, samples in all).
-    Raises DataError where a tensor holds NaN or Inf, EngineError where the runtime cannot run the model.
+    Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model.
     """
     leaders = placement.leaders()
-    if not leaders:
-        return {}
     graph = import_graph(model)
-    constants = {
-        t.name: read(t) for t in graph.tensors().values() if isinstance(t, gs.Constant) and t.name in leaders
-    }
+    known = graph.tensors()
+    constants = {name: read(known[name]) for name in leaders if isinstance(known[name], gs.Constant)}
     ranges = {name: range_of(float(v.min()), float(v.max())) for name, v in constants.items()}
-    measured = [name for name in dict.fromkeys(leaders.values()) if name not in constants]
-    TapTensors(tuple(measured), _REDUCTIONS)(graph)
-    session = runtime.session(export_model(graph, model))
-    low, high = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
-    ranges |= {name: range_of(float(a), float(b)) for name, a, b in zip(measured, low, high, strict=True)}
+    measured = tuple(name for name in dict.fromkeys(leaders.values()) if name not in constants)
+    if measured:
+        TapTensors(measured, _REDUCTIONS)(graph)
+        session = runtime.session(export_model(graph, model))
+        ends = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
+        ranges |= {name: range_of(*map(float, pair)) for name, pair in zip(measured, ends.T, strict=True)}
     return {name: ranges[leader] for name, leader in leaders.items()}
 
 
 def _extremes(
-    session: Session, tensors: Collection[str], dataset: Dataset, progress: Progress
-) -> Iterable[Doubles]:
+    session: Session, tensors: Sequence[str], dataset: Dataset, progress: Progress
+) -> Iterator[Doubles]:
     """The smallest and the largest value of each tensor, [2, tensors], sample by sample."""
     taps = [tap_name(tensor, reduction) for reduction in _REDUCTIONS for tensor in tensors]
     done = 0
@@ -76,17 +74,17 @@ def _extremes(
         progress(done, dataset.count)
 
 
-def _require_finite(values: Doubles, tensors: Collection[str]) -> None:
+def _require_finite(values: Doubles, tensors: Sequence[str]) -> None:
     for tensor, column in zip(tensors, values.T, strict=True):
         if not np.isfinite(column).all():
             raise DataError(
-                f"tensor {tensor!r} reached NaN or Inf on a calibration sample; "
+                f"tensor {tensor!r} reached {column[0]} to {column[1]} on a calibration sample; "
                 "check the preprocessing, or keep the activations in float (--activations fp32)"
             )
 
 
-def _typical_extremes(stream: Iterable[Doubles], deviations: float) -> tuple[Doubles, Doubles]:
-    """Lower and upper ends per tensor, by Welford's running mean and variance."""
+def _typical_extremes(stream: Iterable[Doubles], deviations: float) -> Doubles:
+    """Lower and upper end per tensor, [2, tensors], by Welford's running mean and variance."""
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     lowest, highest = np.array(np.inf), np.array(-np.inf)
     for values in stream:
@@ -96,4 +94,4 @@ def _typical_extremes(stream: Iterable[Doubles], deviations: float) -> tuple[Dou
         squares = squares + step * (values - mean)
         lowest, highest = np.minimum(lowest, values[0]), np.maximum(highest, values[1])
     spread = deviations * np.sqrt(squares / count)
-    return np.maximum(mean[0] - spread[0], lowest), np.minimum(mean[1] + spread[1], highest)
+    return np.stack([np.maximum(mean[0] - spread[0], lowest), np.minimum(mean[1] + spread[1], highest)])

@@ -84,6 +84,13 @@ def cli() -> None:
     "--activations", type=click.Choice(["int8", "fp32"]), help="[default: int8 with real data, else fp32]"
 )
 @click.option(
+    "--rounding",
+    type=click.Choice(["compensated", "nearest"]),
+    default="compensated",
+    show_default=True,
+    help="How weights are rounded.",
+)
+@click.option(
     "--method", default="measured", show_default=True, help="Sensitivity: measured, size, file.py:function."
 )
 @click.option(
@@ -130,6 +137,8 @@ def compile_command(
 
     if report is not None:
         require_writable(report, [model])
+        if options["output"] is not None and report.resolve() == options["output"].resolve():
+            raise OptionError(f"--report and -o both name {report}; give two files")
     with ConsoleObserver(quiet=as_json) as observer:
         result = compile_model(
             model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options

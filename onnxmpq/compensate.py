@@ -21,7 +21,7 @@ from onnxmpq.gram import Doubles, Moments
 from onnxmpq.quantizer import Codes, Floats, QuantizedWeight, code_range, fit_scale
 from onnxmpq.spec import Layer
 
-_DAMPING = 0.01  # of the mean diagonal of H
+_DAMPING = (0.01, 0.1, 1.0)  # of the mean diagonal of H: the first that leaves it positive definite
 _BLOCK = 64  # columns whose errors are carried on at once
 
 Stack = NDArray[np.float32]  # [group, rows, D], the rows of all widths one after another
@@ -34,6 +34,8 @@ def compensate(
 
     Scales are those of least squared error.
     """
+    if not widths:
+        return {}
     gram = moments.gram if layer.bias is None else moments.covariance()
     rows = to_rows(weight, layer)
     scales = {bits: fit_scale(weight, layer.axis, bits) for bits in widths}
@@ -103,12 +105,17 @@ def _walk(stack: Stack, steps: Stack, low: Stack, high: Stack, gram: Doubles) ->
 
 
 def _factor(gram: Doubles) -> Stack:
-    """Upper Cholesky factor of the damped inverse, float32 [group, D, D]; inputs that never fire stand alone."""
-    size = gram.shape[1]
-    diagonal = np.einsum("gii->gi", gram)
-    damping = _DAMPING * diagonal.mean(axis=1, keepdims=True)
-    damping = np.where(damping > 0, damping, 1.0)
-    damped = gram + damping[:, :, None] * np.eye(size)
-    inverse = np.linalg.inv(damped)
-    symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
-    return np.linalg.cholesky(symmetric).transpose(0, 2, 1).astype(np.float32)
+    """Upper Cholesky factor of the damped inverse, float32 [group, D, D].
+
+    Fewer windows than columns leave a matrix singular; more damping then brings it closer to nearest rounding.
+    """
+    scale = np.einsum("gii->gi", gram).mean(axis=1)
+    scale = np.where(scale > 0, scale, 1.0)[:, None, None]
+    for damping in _DAMPING:
+        try:
+            inverse = np.linalg.inv(gram / scale + damping * np.eye(gram.shape[1]))
+            factor = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
+        except np.linalg.LinAlgError:
+            continue
+        return factor.transpose(0, 2, 1).astype(np.float32)
+    return np.broadcast_to(np.eye(gram.shape[1], dtype=np.float32), gram.shape)

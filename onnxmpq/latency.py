@@ -16,7 +16,7 @@ _WARM_UP = 2
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median seconds of one run of each at `batch` samples, and the median of their ratios."""
+    """Median seconds of one run of each at `batch` samples, and their ratio."""
 
     batch: int
     reference: float
@@ -33,11 +33,12 @@ def measure_latency(reference: Session, model: Session, feeds: Mapping[str, Arra
     start = time.perf_counter()
     while len(pairs) < _ROUNDS and (len(pairs) < 3 or time.perf_counter() - start < _SECONDS):
         pairs.append((_seconds(reference, feeds), _seconds(model, feeds)))
+    reference_seconds, model_seconds = (statistics.median(times) for times in zip(*pairs, strict=True))
     return Latency(
         batch,
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-        statistics.median(a / b for a, b in pairs),
+        reference_seconds,
+        model_seconds,
+        reference_seconds / model_seconds,
     )
 
 

@@ -53,7 +53,7 @@ class Metric:
     def distance(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Sums:
         """Distance of one batch, float64 [outputs]."""
         if self.name == "nse":
-            return np.array([_squares(outputs[n] - reference[n].astype(np.float64)) for n in self.kinds])
+            return np.array([_squared_error(reference[n], outputs[n]) for n in self.kinds])
         return np.array(
             [kl_divergence(reference[n], outputs[n], kind).sum() for n, kind in self.kinds.items()]
         )
@@ -119,6 +119,13 @@ def _log_probabilities(values: Sums, kind: OutputKind) -> Sums:
         shifted = values - values.max(axis=-1, keepdims=True)
         result = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
+
+
+def _squared_error(reference: Array, output: Array) -> float:
+    """An output whose shape changed (its size depends on the data) has lost all of the reference."""
+    if reference.shape != output.shape:
+        return _squares(reference)
+    return _squares(output - reference.astype(np.float64))
 
 
 def _squares(values: Array) -> float:

@@ -20,13 +20,14 @@ from onnxmpq.choose import choose_plan, rows_of, to_plan
 from onnxmpq.constrain import Options
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.engine import Runtime, Session, resolve_runtime
-from onnxmpq.errors import OptionError
+from onnxmpq.errors import ModelError, OptionError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.gram import input_moments
 from onnxmpq.keep import Keep, options_of
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset
-from onnxmpq.modelfile import import_graph, load_model, write_model
+from onnxmpq.modelfile import import_graph, load_model, written_model
 from onnxmpq.observer import Observer, Stages
+from onnxmpq.outfile import require_writable
 from onnxmpq.placement import place_activations
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared, prepare, runnable
@@ -81,12 +82,16 @@ def compile_model(
     widths = check_choices(asked, bits, activations, rounding, consumer)
     measure = find_method(method)
     source = Path(model)
-    destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
 
     with stages("load"):
         runtime = resolve_runtime(provider)
         stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
-        original, session = runnable(runtime, load_model(source))
+        loaded = load_model(source)
+        destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
+        if loaded.producer_name == "onnxmpq":
+            raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
+        require_writable(destination, [source])  # rather now than after the work
+        original, session = runnable(runtime, loaded)
         evidence = gather(
             session, source, data, evaluation,
             shapes=shapes or {}, samples=samples, preprocess=preprocess, seed=seed, note=stages.note,
@@ -99,18 +104,20 @@ def compile_model(
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
         options = options_of(prepared.layers, widths, activation_bits, keeps)
-        check_feasible(rows_of(asked, prepared.layers, options, 0.0))
+        forced = check_budgets(asked, prepared, options, stages)
     with stages("calibrate"):
         activations_ = calibrated(runtime, prepared, options, evidence, stages)
     with stages("round"):
-        candidates = rounded(runtime, prepared, options, evidence, rounding, stages)
+        candidates = rounded(runtime, prepared, forced or options, evidence, rounding, stages)
 
     def lowered(plan: Plan) -> onnx.ModelProto:
         return lower(prepared, plan, candidates, activations_, consumer)
 
     measuring, selection = divide(evidence, asked, seed)
     with stages("sensitivity"):
-        costs = cost_table(measure, runtime, prepared, options, asked, candidates, measuring, seed, stages)
+        costs = unmeasured(prepared, options, forced) if forced else cost_table(
+            measure, runtime, prepared, options, candidates, measuring, seed, stages
+        )  # fmt: skip
     with stages("allocate"):
         plan = choose_plan(
             costs, prepared.layers, options, asked,
@@ -121,9 +128,11 @@ def compile_model(
         )  # fmt: skip
     with stages("write"):
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
-        write_model(lowered(plan), destination, protect=source)
-    with stages("verify"):
-        compiled = Compiled(source, destination, prepared, activations_.placement, plan, costs, evidence)
+        final = lowered(plan)
+    with written_model(final, destination, protect=source) as part, stages("verify"):
+        compiled = Compiled(
+            source, destination, prepared, activations_.placement, plan, costs, evidence, part
+        )
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
 
 
@@ -158,8 +167,27 @@ def check_function(
     drop = next((b for b in budgets if b.kind is Kind.DROP), None)
     if drop is not None and classifier_output(prepared.metric) is None:
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
-    if not force:
-        check_labels(session, evidence.evaluation, prepared.metric, prepared.batch_size)
+    for data in () if force else (evidence.evaluation, evidence.calibration):
+        check_labels(session, data, prepared.metric, prepared.batch_size)
+
+
+def check_budgets(
+    budgets: Sequence[Budget], prepared: Prepared, options: Options, stages: Stages
+) -> Options | None:
+    """The options of the only sensible plan, whatever the layers' costs; None where the budgets leave a choice.
+
+    Raises InfeasibleError where no plan meets a budget that is a sum over layers.
+    """
+    rows = rows_of([b for b in budgets if b.kind is not Kind.FILE], prepared.layers, options, 0.0)
+    check_feasible(rows)
+    if any(b.kind in (Kind.FILE, Kind.DROP) for b in budgets):
+        return None  # not known before the file is written or the loss is measured
+    choice = forced_choice([[0.0] * len(options[layer.name]) for layer in prepared.layers], rows)
+    if choice is None:
+        return None
+    if any(len(choices) > 1 for choices in options.values()):
+        stages.note("sensitivity is not measured: the budget leaves one sensible plan only")
+    return {name: (option,) for name, option in to_plan(prepared.layers, options, choice).options.items()}
 
 
 def calibrated(
@@ -205,19 +233,12 @@ def cost_table(
     runtime: Runtime,
     prepared: Prepared,
     options: Options,
-    budgets: Sequence[Budget],
     candidates: Candidates,
     data: Dataset,
     seed: int,
     stages: Stages,
 ) -> CostTable:
-    """The cost of every option, measured only where it can change the plan."""
-    flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
-    forced = only_plan(prepared, options, budgets)
-    if forced is not None:
-        stages.note("sensitivity is not measured: the budget leaves one sensible plan only")
-        costs = {name: {o: float(o != forced[name]) for o in choices} for name, choices in options.items()}
-        return CostTable(costs, prepared.metric.name, UNMEASURED, 0)
+    """The cost of every option of every layer, measured where a layer has a choice."""
     if data.count > SENSITIVITY_SAMPLES:
         data = data.split(SENSITIVITY_SAMPLES / data.count, seed)[1]
         stages.note(f"sensitivity is measured on {data.count} of the calibration samples")
@@ -227,13 +248,11 @@ def cost_table(
         stages.observer.progress,
     )  # fmt: skip
     measured = measure(probe)
+    flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
     return replace(measured, costs={**flat, **measured.costs})
 
 
-def only_plan(prepared: Prepared, options: Options, budgets: Sequence[Budget]) -> Plan | None:
-    """The plan that the budgets leave no alternative to, whatever the layers' costs, or None."""
-    if any(b.kind in (Kind.FILE, Kind.DROP) for b in budgets):
-        return None  # not known before the file is written or the loss is measured
-    table = [[0.0] * len(options[layer.name]) for layer in prepared.layers]
-    choice = forced_choice(table, rows_of(budgets, prepared.layers, options, 0.0))
-    return None if choice is None else to_plan(prepared.layers, options, choice)
+def unmeasured(prepared: Prepared, options: Options, forced: Options) -> CostTable:
+    """A table under which the forced options cost nothing and all others something."""
+    costs = {name: {o: float(o not in forced[name]) for o in choices} for name, choices in options.items()}
+    return CostTable(costs, prepared.metric.name, UNMEASURED, 0)

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime, Session
-from onnxmpq.errors import EngineError, ModelError
+from onnxmpq.errors import ModelError
 from onnxmpq.metrics import Metric, choose_metric, signal_to_noise
 from onnxmpq.modelfile import export_model, import_graph
 from onnxmpq.passes.drop_noops import DropNoops
@@ -55,21 +55,21 @@ class Prepared:
 
 
 def runnable(runtime: Runtime, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Session]:
-    """The model as ONNX Runtime runs it: as it is, or cured by explicit pads.
+    """The model as ONNX Runtime runs it: as it is, or with explicit pads where it has none for dilated windows.
 
-    Raises EngineError with the runtime's own message where neither runs.
+    Raises EngineError with the runtime's own message where it refuses the model.
     """
-    try:
-        return model, runtime.session(model)
-    except EngineError as refusal:
+    if any(_pads_dilated(node) for node in model.graph.node):  # refused at load or, of free size, in the run
         graph = import_graph(model)
-        if not MakePadsExplicit()(graph):
-            raise
-        cured = export_model(graph, model)
-        try:
-            return cured, runtime.session(cured)
-        except EngineError:
-            raise refusal from None
+        MakePadsExplicit()(graph)
+        model = export_model(graph, model)
+    return model, runtime.session(model)
+
+
+def _pads_dilated(node: onnx.NodeProto) -> bool:
+    attributes = {a.name: a for a in node.attribute}
+    same = "auto_pad" in attributes and attributes["auto_pad"].s.startswith(b"SAME")
+    return same and "dilations" in attributes and any(d != 1 for d in attributes["dilations"].ints)
 
 
 def prepare(

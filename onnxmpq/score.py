@@ -32,6 +32,7 @@ class Score:
 
 Outputs = Mapping[str, Array]
 
+_LABELS_CHECKED = 500  # a share of the samples tells as well
 _ENOUGH_LABELS = 20  # fewer say nothing about chance
 
 
@@ -123,6 +124,8 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
     name = classifier_output(metric)
     if name is None or not data.has_labels or data.count < _ENOUGH_LABELS:
         return
+    if data.count > _LABELS_CHECKED:
+        data = data.take(np.linspace(0, data.count - 1, _LABELS_CHECKED).astype(int).tolist())
     hits = total = outcomes = 0
     for batch in data.batches(batch_size):
         values = reference.run(batch.feeds, [name])[name]

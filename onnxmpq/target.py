@@ -30,6 +30,6 @@ def find_target(name: str) -> Target:
     """The built-in target of that name. Raises OptionError with the names there are."""
     if name not in TARGETS:
         raise OptionError(
-            f"target {name!r} is not known; choose {' or '.join(TARGETS)} ({nearest(name, TARGETS)})"
+            f"target {name!r} is not known; {nearest(name, TARGETS) or 'choose ' + ' or '.join(TARGETS)}"
         )
     return TARGETS[name]

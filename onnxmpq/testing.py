@@ -1,7 +1,7 @@
 """The conformance battery: what every pass must meet, built in or given with --extra-pass.
 
-    from onnxmpq.testing import check_pass
-    check_pass(FuseSilu(), model)        # raises AssertionError with what is wrong
+from onnxmpq.testing import check_pass
+check_pass(FuseSilu(), model)        # raises AssertionError with what is wrong
 """
 
 from __future__ import annotations

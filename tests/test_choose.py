@@ -38,7 +38,7 @@ def test_the_real_file_stays_within_its_budget(limit: int) -> None:
 
 
 def test_a_file_too_small_says_the_least() -> None:
-    with pytest.raises(InfeasibleError, match=r"at most 2000 was asked, the least possible is 2092"):
+    with pytest.raises(InfeasibleError, match=r"at most 2,000 was asked, the least possible is 2,092"):
         choose("2000B")
 
 

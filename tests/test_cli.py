@@ -382,6 +382,12 @@ def test_the_input_is_never_overwritten(run: Command, model: Path, tmp_path: Pat
     assert "never overwritten" in refused(run, tmp_path, "compile", model, *BUDGET, "--report", model)
 
 
+def test_report_and_model_in_one_file(run: Command, model: Path) -> None:
+    both = model.with_name("both")
+    error = refused(run, model.parent, "compile", model, *BUDGET, "-o", both, "--report", both, code=2)
+    assert "give two files" in error
+
+
 def test_output_folder_that_is_not_there(run: Command, model: Path) -> None:
     output = model.parent / "nowhere" / "out.onnx"
     for option in ("-o", "--report"):

@@ -15,7 +15,7 @@ DATA = {"x": X, "labels": X.argmax(axis=1)}
 
 def save(path: Path, body: str, text: str = "float[N, 4] x", output: str = "float[N, 4] y") -> Path:
     source = f'<ir_version: 8, opset_import: ["" : 18]> g ({text}) => ({output}) {{ {body} }}'
-    constants: dict[str, Any] = {"half": np.float32(0.5), "order": np.array([1, 0, 3, 2])}
+    constants: dict[str, Any] = {"half": np.array(0.5, np.float32), "order": np.array([1, 0, 3, 2])}
     onnx.save(model_of(source, **constants), path)
     return path
 

@@ -20,7 +20,9 @@ X = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
 
 def session(body: str, output: str = "float[N, 4] y") -> Session:
     text = f'<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4] x) => ({output}) {{ {body} }}'
-    return Runtime("cpu", 1).session(model_of(text, c=np.float32(0.5), order=np.array([1, 0, 3, 2])))
+    return Runtime("cpu", 1).session(
+        model_of(text, c=np.array(0.5, np.float32), order=np.array([1, 0, 3, 2]))
+    )
 
 
 def data(**arrays: Any) -> Dataset:

@@ -25,7 +25,7 @@ def find_method(name: str) -> Method:
         return METHODS[name]
     if not is_reference(name):
         raise OptionError(
-            f"method {name!r} is not known; built in: {', '.join(METHODS)} ({nearest(name, METHODS)}). "
+            f"method {name!r} is not known; {nearest(name, METHODS) or 'built in: ' + ', '.join(METHODS)}. "
             "One of your own is named file.py:function"
         )
     method: Method = load_attribute(name)

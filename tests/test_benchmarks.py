@@ -1,0 +1,125 @@
+"""The benchmarks: their statistics, their data, and that they run on the project's own model."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a script of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def flipped(before: np.ndarray[Any, Any], lost: int, won: int) -> np.ndarray[Any, Any]:
+    after = before.copy()
+    after[np.flatnonzero(before)[:lost]] = False
+    after[np.flatnonzero(~before)[:won]] = True
+    return after
+
+
+def test_the_interval_is_that_of_the_paired_differences(load: Any) -> None:
+    before = np.arange(1000) % 10 > 0
+    after = flipped(before, lost=60, won=20)
+    low, high = load("accuracy").interval(before, after)
+    spread = 1.96 * 100 * (before.astype(int) - after).std() / np.sqrt(1000)  # normal approximation
+    assert (low, high) == pytest.approx((4 - spread, 4 + spread), abs=0.15)
+
+
+def test_the_interval_agrees_with_resampled_images(load: Any) -> None:
+    before = np.arange(200) % 4 > 0
+    after = flipped(before, lost=9, won=2)
+    rows = np.random.default_rng(1).integers(200, size=(20_000, 200))
+    drops = 100 * (before[rows].mean(axis=1) - after[rows].mean(axis=1))
+    assert load("accuracy").interval(before, after) == pytest.approx(
+        np.quantile(drops, [0.025, 0.975]), abs=0.51
+    )
+
+
+def test_equal_models_have_an_interval_of_zero(load: Any) -> None:
+    hits = np.arange(50) % 2 == 0
+    assert load("accuracy").interval(hits, hits) == (0.0, 0.0)
+
+
+def test_images_of_an_npz_are_normalised_and_labels_stay_with_the_test_set(load: Any, tmp_path: Path) -> None:
+    module = load("networks")
+    images = np.random.default_rng(0).integers(256, size=(7, 3, 4, 4), dtype=np.uint8)
+    path = tmp_path / "images.npz"
+    np.savez(path, images=images, labels=np.arange(7))
+    preprocess = module.Preprocess.parse("imagenet")
+    network = module.Network("n", tmp_path / "n.onnx", path, path, preprocess)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with np.load(module.calibration(network, scratch)) as arrays:
+        assert arrays.files == ["input"]
+        calibration = arrays["input"]
+    wanted = (images[3, 1] / 255 - 0.456) / 0.224
+    np.testing.assert_allclose(calibration[3, 1], wanted, atol=1e-6)
+    streamed = list(module.evaluation(network)())
+    np.testing.assert_array_equal(np.concatenate([part["input"] for part in streamed]), calibration)
+    np.testing.assert_array_equal(np.concatenate([part["labels"] for part in streamed]), np.arange(7))
+
+
+def test_a_zip_loses_the_folders_that_are_its_labels(load: Any, tmp_path: Path) -> None:
+    module = load("networks")
+    names = ["0/a.jpg", "1/a.jpg", "10/b.jpg"]
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    path = tmp_path / "images.zip"
+    network = module.Network("n", tmp_path / "n.onnx", path, path, module.Preprocess.parse("tf"))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with zipfile.ZipFile(module.calibration(network, scratch)) as archive:
+        assert archive.namelist() == ["0_a.jpg", "1_a.jpg", "10_b.jpg"]
+        assert [archive.read(name).decode() for name in archive.namelist()] == names
+    assert module.evaluation(network) == path
+
+
+def test_the_projects_own_network_stands_in_for_the_shared_ones(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load("networks")
+    monkeypatch.setattr(module, "SHARED", tmp_path / "nowhere")
+    (network,) = module.networks()
+    assert "running on the project's own models/digits" in capsys.readouterr().out
+    data = module.open_samples(network, module.calibration(network, tmp_path), samples=5)
+    assert (data.count, data.has_labels) == (5, False)
+    assert module.open_samples(network, module.evaluation(network), samples=None).has_labels
+    with pytest.raises(SystemExit, match="no network vgg; there are digits"):
+        module.networks(["vgg"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments", "wanted"),
+    [
+        ("accuracy.py", ["--activations", "int8"], ["drop in points", "| digits | 4bit-avg | int8 | 0 |"]),
+        ("speed.py", [], ["## Peak memory", "## The sensitivity stage", "## Latency"]),
+    ],
+)
+def test_a_script_runs_on_the_projects_own_model(
+    script: str, arguments: list[str], wanted: list[str], tmp_path: Path
+) -> None:
+    away = tmp_path / "onnxmpq"  # a checkout with no ../shared beside it
+    for folder in ("benchmarks", "models"):
+        shutil.copytree(ROOT / folder, away / folder)
+    output = tmp_path / "table.md"
+    path = str(away / "benchmarks" / script)
+    command = [sys.executable, path, "--samples", "64", *arguments, "--output", str(output)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    text = output.read_text(encoding="utf-8")
+    assert all(piece in text for piece in wanted)

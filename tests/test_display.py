@@ -1,0 +1,183 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from onnxmpq.budget import Budget
+from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
+from onnxmpq.evaluation import Evaluation
+from onnxmpq.inspection import InspectedLayer, Inspection
+from onnxmpq.latency import Latency
+from onnxmpq.report import BudgetReport, LayerReport, Report
+from onnxmpq.score import Score
+
+Capture = pytest.CaptureFixture[str]
+
+LAYERS = (
+    LayerReport("[/stem]", "Conv", 432, 4, 8, 232, 1.5e-5, "QLinearConv"),
+    LayerReport("block/:up:", "ConvTranspose", 1000, 3, 8, 391, 0.02, None, "no integer kernel"),
+    LayerReport("head", "Gemm", 480, 32, None, 1920),
+    LayerReport("loose", "MatMul", 0, 32, None, 0, reason="its weight is not constant"),
+)
+REPORT = Report(
+    model="m.onnx",
+    output="[out].onnx",
+    average_weight_bits=10.512,
+    weight_bytes=2543,
+    fp32_weight_bytes=7648,
+    file_bytes=3000,
+    fp32_file_bytes=9000,
+    budgets=(),
+    layers=LAYERS,
+    metrics={"fp32": Score(500, 0.9, 1.0, 0.0, None), "compiled": Score(500, 0.888, 0.95, 0.0123, 20.0)},
+    evaluated_on="500 samples of x.npz",
+    latency=(Latency(1, 0.002, 0.001, 2.0), Latency(16, 0.01, 0.02, 0.5)),
+    provider="cpu",
+    opset=21,
+    method="measured",
+    metric="kl",
+    calibration="512 samples of y.npz",
+    float_ops={"act": "HardSwish has no integer kernel"},
+    notes=(),
+    seconds={"load": 1.0, "verify": 2.5},
+    peak_rss_bytes=123_000_000,
+    versions={},
+    is_broken=False,
+)
+
+
+def shown(report: Report, capsys: Capture) -> str:
+    show_report(report)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.isprintable() or "\n" in printed.out
+    return printed.out
+
+
+def test_a_report(capsys: Capture) -> None:
+    text = shown(REPORT, capsys)
+    for words in (
+        "[/stem]", "block/:up:", "QLinearConv", "[out].onnx", "9,000 -> 3,000 bytes (3.00x smaller)",
+        "10.512 bits on average", "90.00% -> 88.80% (-1.20 points)", "95.00% same class as fp32, 500 samples",
+        "0.0123 nats", "2.00 ms -> 1.00 ms (2.00x faster here)", "(2.00x slower here)", "3.5 s", "123 MB", "opset 21",
+        "stays float: block/:up:: no integer kernel", "stays float: loose: its weight is not constant",
+        "stays float: act: HardSwish has no integer kernel", "500 samples of x.npz",
+    ):  # fmt: skip
+        assert words in text
+    assert "LOST" not in text
+    assert "\x1b" not in text  # no colours into a pipe
+
+
+def test_every_layer_is_a_line(capsys: Capture) -> None:
+    lines = shown(REPORT, capsys).splitlines()
+    for layer in LAYERS:
+        assert sum(line.startswith(layer.name + " ") for line in lines) == 1
+
+
+def test_a_broken_result_is_said_in_the_last_line(capsys: Capture) -> None:
+    assert shown(replace(REPORT, is_broken=True), capsys).splitlines()[-1].startswith("LOST: ")
+
+
+def test_nothing_measured(capsys: Capture) -> None:
+    text = shown(replace(REPORT, metrics={}, latency=(), layers=(), float_ops={}, peak_rss_bytes=0), capsys)
+    assert "judged on" not in text
+    assert "memory" not in text
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (Score(5, sqnr=float("inf")), "equal"),
+        (Score(5, sqnr=float("-inf")), "not finite"),
+        (Score(5, sqnr=31.25), "31.2 dB"),
+        (Score(5, agreement=0.5), "50.00%"),
+        (Score(5), "judged on"),
+    ],
+)
+def test_scores_of_every_kind(score: Score, words: str, capsys: Capture) -> None:
+    assert words in shown(replace(REPORT, metrics={"fp32": Score(5), "compiled": score}), capsys)
+
+
+@pytest.mark.parametrize(
+    ("word", "reached", "words"),
+    [
+        ("4bit-avg", 3.99649, "3.996 bits"),
+        ("1.5MB", 1_499_000.0, "1,499,000 bytes"),
+        ("8x", 0.12, "12.00% of fp32 (8.33x)"),
+        ("2.1GBOPs", 2.05e9, "2.05 GBOPs"),
+        ("drop=1%", 0.004, "0.40% on the data judged on"),
+        ("drop=1%", 0.02, "2.00% on the data judged on, more than on the data that chose it"),
+        ("drop=1%", None, "not measured"),
+    ],
+)
+def test_budgets_of_every_kind(word: str, reached: float | None, words: str, capsys: Capture) -> None:
+    budget = Budget.parse(word)
+    asked = BudgetReport(word, str(budget.kind), budget.limit, reached)
+    assert f"{word}: reached {words}\n" in shown(replace(REPORT, budgets=(asked,)), capsys)
+
+
+def test_an_inspection(capsys: Capture) -> None:
+    layers = (
+        InspectedLayer("a", "Conv", (4, 3, 3, 3), 32, None, 432),
+        InspectedLayer("[b]", "MatMul", (0,), 32, None, 0, "not constant"),
+    )
+    show_inspection(Inspection("m.onnx", 13, "pytorch", 1234, False, layers))
+    text = capsys.readouterr().out
+    for words in (
+        "m.onnx: opset 13, 1,234 bytes",
+        "4x3x3x3",
+        "[b]",
+        "not constant",
+        "1 of 2 layers can be quantized",
+    ):
+        assert words in text
+    stored = InspectedLayer("a", "Conv", (4, 2), 4, 8, 20), InspectedLayer("b", "Gemm", (4, 2), 16, None, 16)
+    show_inspection(Inspection("m.onnx", 21, "onnxmpq", 99, True, stored))
+    assert "1 of 2 layers are quantized, 10.000 bits a weight on average" in capsys.readouterr().out
+
+
+def test_an_evaluation(capsys: Capture) -> None:
+    alone: dict[str, Any] = {
+        "model": "[m].onnx", "reference": None, "data": "9 samples of d.npz", "score": Score(9, 0.5, 1.0, 0.0),
+        "reference_score": Score(9, 0.75, 1.0, 0.0), "file_bytes": 100, "reference_bytes": 400,
+        "latency": Latency(1, 0.002, 0.001, 2.0),
+    }  # fmt: skip
+    show_evaluation(Evaluation(**alone))
+    text = capsys.readouterr().out
+    assert "[m].onnx on 9 samples of d.npz" in text
+    assert "50.00%" in text
+    assert "agreement" not in text
+    show_evaluation(Evaluation(**{**alone, "reference": "f.onnx"}))
+    text = capsys.readouterr().out
+    for words in ("f.onnx", "75.00% -> 50.00%", "agreement", "400 -> 100 bytes", "faster"):
+        assert words in text
+
+
+def test_progress_goes_to_stderr_line_by_line_where_nobody_watches(capsys: Capture) -> None:
+    with ConsoleObserver() as observer:
+        observer.note("[/note] " + "long " * 60)
+        observer.stage("load")
+        observer.progress(1, 2)
+        observer.stage("verify")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert [line.split()[0] for line in lines] == ["[/note]", "load", "verify"]
+
+
+def test_an_error_ends_the_progress_without_claiming_the_stage(capsys: Capture) -> None:
+    def fails() -> None:
+        with ConsoleObserver() as observer:
+            observer.stage("load")
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        fails()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_quiet_observer_says_nothing(capsys: Capture) -> None:
+    with ConsoleObserver(quiet=True) as observer:
+        observer.note("note")
+        observer.stage("load")
+    assert capsys.readouterr() == ("", "")
