@@ -29,6 +29,8 @@ from onnxmpq.passes.widen_half import WidenHalf
 from onnxmpq.spec import Layer
 from onnxmpq.trace import Traced, trace
 
+_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+
 LOWEST_OPSET = 13  # DequantizeLinear per axis
 RAISED_DB = 90.0  # rewritten operators reorder no arithmetic
 _FOLDED_DB = 60.0  # folded constants are rounded once more
@@ -87,6 +89,8 @@ def prepare(
     then widened, for want of integer kernels between half floats); `metric` as `choose_metric` takes it.
     Raises ModelError where a pass changed the result, or nothing can be quantized.
     """
+    if integer:
+        check_float(original)
     reference = runtime.session(original, optimize=False).run(sample)
     graph = import_graph(original)
     raise_graph(graph, LOWEST_OPSET)
@@ -157,6 +161,16 @@ def prove(
                 f"{what} changed output {name!r} of the model ({found:.0f} dB, wanted {wanted:.0f}); "
                 "this is a fault of onnxmpq: please report it with the model"
             )
+
+
+def check_float(model: onnx.ModelProto) -> None:
+    """Raise ModelError where activations are quantized already: a second pair around them would only add noise."""
+    pairs = sum(node.op_type in _QUANTIZERS for node in model.graph.node)
+    if pairs:
+        raise ModelError(
+            f"the model holds {pairs} QuantizeLinear nodes already; compile the float model it was made from, or "
+            "use --activations fp32 to quantize the weights that are still float"
+        )
 
 
 def check_layers(layers: tuple[Layer, ...]) -> None:

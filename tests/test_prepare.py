@@ -105,3 +105,26 @@ def test_a_pass_that_changed_the_result_is_caught() -> None:
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
     with pytest.raises(ModelError, match="changed output 'y'"):
         prove(CPU, model, sample, reference, 90, "replacing the weight")
+
+
+def test_quantized_activations_are_refused_and_quantized_weights_left_alone() -> None:
+    model = filled(
+        """
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[1, 4] x) => (float[1, 4] y)
+        <float s = {0.1}, int8 z = {0}, int8[4, 1] q = {1, 2, 3, 4}>
+        {
+          a = QuantizeLinear (x, s, z)
+          b = DequantizeLinear (a, s, z)
+          w = DequantizeLinear (q, s, z)
+          v = MatMul (b, w)
+          y = MatMul (v, u)
+        }
+        """,
+        u=(1, 4),
+    )
+    sample = {"x": np.ones((1, 4), np.float32)}
+    with pytest.raises(ModelError, match="holds 1 QuantizeLinear"):
+        prepare(CPU, model, sample, integer=True, batchable=False)
+    prepared = prepare(CPU, model, sample, integer=False, batchable=False)
+    assert [layer.reason for layer in prepared.layers] == ["its weight is quantized already", None]
