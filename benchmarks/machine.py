@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 from importlib import metadata
@@ -22,7 +22,7 @@ def header() -> str:
         except metadata.PackageNotFoundError:
             continue
     return (
-        f"{datetime.datetime.now(datetime.UTC).date()}, {_processor()}, {os.cpu_count()} cores, "
+        f"{dt.datetime.now(dt.UTC).date()}, {_processor()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {', '.join(versions)}."
     )
 

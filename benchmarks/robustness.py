@@ -1,6 +1,6 @@
 """What becomes of every file in ../shared/robustness at 8bit-avg, weight-only and int8, on synthetic inputs.
 
-    python benchmarks/robustness.py [--output docs/robustness.md] [NAME ...]
+python benchmarks/robustness.py [--output docs/robustness.md] [NAME ...]
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from machine import ROOT, SHARED, header, table
 
 import onnxmpq
 
-_COLUMNS = ["model", "activations", "layers", "integer", "bits", "bytes before", "bytes after", "agreement", "SQNR", "outcome"]
+_COLUMNS = [
+    "model",
+    "activations",
+    "layers",
+    "integer",
+    "bits",
+    "bytes before",
+    "bytes after",
+    "agreement",
+    "SQNR",
+    "outcome",
+]
 
 
 def main() -> None:

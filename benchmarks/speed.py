@@ -154,7 +154,7 @@ class Forwards:
         time.sleep(_PAUSE)
         feeds = self.batches[done // layers - 1]
         _timed(self.session, feeds)  # warms the caches and wakes the threads
-        self.seconds.append(statistics.median(_timed(self.session, feeds) for _ in range(_FORWARDS)))
+        self.seconds.append(statistics.mean(_timed(self.session, feeds) for _ in range(_FORWARDS)))
         self.away += time.perf_counter() - start
 
 

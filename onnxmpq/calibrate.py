@@ -53,7 +53,7 @@ def calibrate(
     measured = tuple(name for name in dict.fromkeys(leaders.values()) if name not in constants)
     if measured:
         TapTensors(measured, _REDUCTIONS)(graph)
-        session = runtime.session(export_model(graph, model))
+        session = runtime.session(export_model(graph, model), spin=False)
         ends = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
         ranges |= {name: range_of(*map(float, pair)) for name, pair in zip(measured, ends.T, strict=True)}
     return {name: ranges[leader] for name, leader in leaders.items()}

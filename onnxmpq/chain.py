@@ -1,7 +1,7 @@
 """A model cut at its layers into a chain of parts, so that a changed weight runs only what comes behind it.
 
-Every weight is held by one part; each layer has a tail besides, from the layer to the end of its part, that
-takes the layer's weight as an input. One batch walks the chain once, and only the tensors that cross the
+Each part is held twice, as it is and with what its layers' tails read; a tail goes from a layer to the end of
+its part and takes the layer's weight and bias as inputs. One batch walks the chain once, and only the tensors that cross the
 current cut are held: memory does not depend on the number of samples.
 """
 
@@ -55,7 +55,8 @@ class _Tail:
 
 @dataclass(frozen=True)
 class _Segment:
-    link: _Link
+    through: _Link  # from cut to cut
+    tapped: _Link  # the same, with what the tails read besides
     tails: tuple[_Tail, ...]
     kept: frozenset[str]  # tensors that are still needed behind it
 
@@ -86,7 +87,7 @@ class Chain:
         """Every layer in execution order, on one batch."""
         state = feeds
         for segment in self._segments:
-            clean = state | segment.link.run(state)
+            clean = state | segment.tapped.run(state)
             for tail in segment.tails:
                 yield Step(tail.layer, partial(self._changed, tail, clean))
             state = {name: clean[name] for name in segment.kept}
@@ -97,7 +98,7 @@ class Chain:
 
     def _finish(self, start: int, state: State) -> State:
         for segment in self._segments[start:]:
-            state = {**state, **segment.link.run(state)}
+            state = {**state, **segment.through.run(state)}
         return {name: state[name] for name in self._outputs}
 
 
@@ -114,7 +115,7 @@ def _build(
 
     def load(chosen: Sequence[onnx.NodeProto], wanted: Sequence[str], free: tuple[str, ...] = ()) -> _Link:
         part = extract(model, chosen, wanted, types, free=free)
-        return _Link(part, runtime.session(part.model))
+        return _Link(part, runtime.session(part.model, spin=False))
 
     def tail_of(layer: Layer, stop: int) -> _Tail:
         while cuts[stop] <= max(uses[layer.name]):  # a shared weight may be used again further on
@@ -133,8 +134,10 @@ def _build(
         inside = [layer for layer in layers if start <= uses[layer.name][0] < stop]
         tails = tuple(tail_of(layer, index + 1) for layer in inside)
         read = {name for tail in tails for name in tail.link.part.inputs}
-        wanted = dict.fromkeys([*crossings[stop], *sorted(read)])
-        segments.append(_Segment(load(nodes[start:stop], list(wanted)), tails, frozenset(crossings[stop])))
+        through = load(nodes[start:stop], crossings[stop])
+        # Additional outputs keep the runtime from fusing: only the one clean pass a batch pays for them.
+        tapped = load(nodes[start:stop], list(dict.fromkeys([*crossings[stop], *sorted(read)])))
+        segments.append(_Segment(through, tapped, tails, frozenset(crossings[stop])))
     return tuple(segments)
 
 

@@ -71,14 +71,26 @@ class Runtime:
     provider: str = "cpu"
     threads: int = 0
 
-    def session(self, model: Model, *, optimize: bool = True, save_optimized: Path | None = None) -> Session:
+    def session(
+        self,
+        model: Model,
+        *,
+        optimize: bool = True,
+        save_optimized: Path | None = None,
+        spin: bool = True,
+    ) -> Session:
         """Load a model; `save_optimized` also writes the graph that the runtime really runs.
+
+        Threads of a session spin for a while after a run, ready for the next; where sessions take turns each
+        one's spinning threads hold up the others', so they should not (`spin`).
 
         Raises EngineError with the runtime's message (which names the node) when it refuses the model.
         """
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = self.threads
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if save_optimized is not None:

@@ -101,7 +101,7 @@ def _summed(
     graph.outputs = [output for output in graph.outputs if output.name in names]
     if not graph.outputs:
         return {}
-    session = runtime.session(export_model(graph, model))
+    session = runtime.session(export_model(graph, model), spin=False)
     sums: dict[str, Doubles] = {}
     done = 0
     for batch in data.batches(batch_size):

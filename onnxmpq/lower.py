@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import onnx
@@ -16,6 +16,7 @@ from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.replace_constants import ReplaceConstants
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
+from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.placement import Placement
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import RAISED_DB, Prepared, prove, raise_graph
@@ -30,6 +31,14 @@ class Activations:
 
     placement: Placement
     ranges: Mapping[str, ActivationRange]
+
+
+def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepared:
+    """The model with the weights zeroed that no integer bias could stand beside (see `ZeroDeadChannels`)."""
+    graph = import_graph(prepared.model)
+    if not ZeroDeadChannels(activations.ranges)(graph):
+        return prepared
+    return replace(prepared, model=export_model(graph, prepared.original))
 
 
 def opset_of(plan: Plan, prepared: Prepared, target: Target) -> int:
@@ -56,10 +65,12 @@ def lower(
     graph = import_graph(prepared.model)
     raise_graph(graph, opset_of(plan, prepared, target))
     ReplaceConstants(_biases(prepared, plan, candidates))(graph)
-    SplitGemmBias(activations.placement.split_biases)(graph)
     InsertQdq(activations.ranges, activations.placement.float_sources)(graph)
+    SplitGemmBias(activations.placement.split_biases)(graph)
     stored = {
-        layer.weight: _stored(layer, plan, candidates) for layer in prepared.layers if _changes(layer, plan)
+        layer.weight: _stored(layer, plan, candidates, activations.placement)
+        for layer in prepared.layers
+        if _changes(layer, plan)
     }
     PackWeights(stored, native2=target.int2_tensors)(graph)
     return export_model(graph, prepared.original)
@@ -78,9 +89,11 @@ def _changes(layer: Layer, plan: Plan) -> bool:
     return layer.reason is None and plan[layer.name].weight_bits < layer.float_bits
 
 
-def _stored(layer: Layer, plan: Plan, candidates: Candidates) -> PackedLayer | HalfWeight:
+def _stored(
+    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement
+) -> PackedLayer | HalfWeight:
     option = plan[layer.name]
     if option.weight_bits == HALF_BITS:
         return HalfWeight()
-    form: Literal["integer", "float"] = "float" if option.activation_bits is None else "integer"
+    form: Literal["integer", "float"] = "integer" if layer.name in placement.integer_layers else "float"
     return PackedLayer(candidates.quantized(layer, option.weight_bits), form)

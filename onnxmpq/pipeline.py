@@ -24,7 +24,7 @@ from onnxmpq.errors import ModelError, OptionError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.gram import input_moments
 from onnxmpq.keep import Keep, options_of
-from onnxmpq.lower import Activations, lower, opset_of, prove_opset
+from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
 from onnxmpq.modelfile import import_graph, load_model, written_model
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.outfile import require_writable
@@ -107,6 +107,7 @@ def compile_model(
         forced = check_budgets(asked, prepared, options, stages)
     with stages("calibrate"):
         activations_ = calibrated(runtime, prepared, options, evidence, stages)
+        prepared = without_dead_channels(prepared, activations_)
     with stages("round"):
         candidates = rounded(runtime, prepared, forced or options, evidence, rounding, stages)
 

@@ -23,6 +23,7 @@ from onnxmpq.passes.fold_weight_views import FoldWeightViews
 from onnxmpq.passes.hoist_subgraph_weights import HoistSubgraphWeights
 from onnxmpq.passes.lift_constants import LiftConstants
 from onnxmpq.passes.make_pads_explicit import MakePadsExplicit
+from onnxmpq.passes.pool_global_means import PoolGlobalMeans
 from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.passes.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.passes.widen_half import WidenHalf
@@ -37,7 +38,7 @@ _FOLDED_DB = 60.0  # folded constants are rounded once more
 _HALF_DB = 50.0  # half precision rounds every tensor to 11 bits
 
 _BATCH_BYTES = 256 << 20  # of all activations of a batch together
-_LARGEST_BATCH = 64
+_LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
         FoldBatchNorm(),
         FoldAffine(),
         FoldPad(),
+        PoolGlobalMeans(),
     )
     while sum(step(graph) for step in passes):  # every pass runs in every round
         pass

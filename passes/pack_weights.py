@@ -280,7 +280,13 @@ def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) 
             # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
             codes = writer.node("Cast", codes, to=TensorProto.INT8)
         along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
-        return writer.node("DequantizeLinear", codes, writer.floats(weight.scale), output=name, **along)
+        # Integer kernels of matrices are found only where the zero points are written out, one a channel.
+        is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
+        channels = len(weight.scale)
+        zeros = [writer.constant(TensorProto.INT8, (channels,), bytes(channels))] if is_matrix else []
+        return writer.node(
+            "DequantizeLinear", codes, writer.floats(weight.scale), *zeros, output=name, **along
+        )
     scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
     values = writer.node("Cast", codes, to=TensorProto.FLOAT)
     if constant.dtype == np.float32:

@@ -1,7 +1,7 @@
 import pytest
 
 from onnxmpq.budget import Budget
-from onnxmpq.constrain import average_bits, bops, constraint, reached, stored_bytes, weight_bytes
+from onnxmpq.constrain import Options, average_bits, bops, constraint, reached, stored_bytes, weight_bytes
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer, Option
 
@@ -38,8 +38,8 @@ def test_what_a_plan_reached(text: str, value: float | None) -> None:
 
 
 def test_a_row_holds_every_option_and_the_overhead_once() -> None:
-    options = {"a": (Option(2), Option(8)), "b": (Option(3),)}
+    options: Options = {"a": (Option(2), Option(8)), "b": (Option(3),)}
     row = constraint(Budget.parse("1kB"), LAYERS, options, overhead=500)
     assert row is not None
-    assert row.use == ((21 + 500, 36 + 500), (62,))
+    assert list(map(list, row.use)) == [[21 + 500, 36 + 500], [62]]
     assert row.least() == 583
