@@ -1,0 +1,51 @@
+"""Every file of ../shared/robustness: real exports of many tools, on synthetic inputs."""
+
+from pathlib import Path
+
+import pytest
+
+import onnxmpq
+from onnxmpq.engine import Runtime
+from onnxmpq.shapes import apply_shapes, guess_shapes, one_sample
+
+pytestmark = pytest.mark.slow
+
+FOLDER = Path(__file__).parents[2] / "shared" / "robustness"
+MODELS = sorted(FOLDER.glob("*.onnx")) if FOLDER.is_dir() else []
+REFUSED = {
+    "light_densenet121": "computed by ConstantOfShape",
+    "light_resnet50": "computed by ConstantOfShape",
+    "op_prelu_2d": "PRelu",
+}
+LEAST_SQNR = 25.0
+
+
+def test_the_folder_is_there() -> None:
+    if not MODELS:
+        pytest.skip(f"{FOLDER} is not there: no real exports to compile")
+    assert len(MODELS) == 25
+    assert len(REFUSED) <= 3
+
+
+@pytest.mark.parametrize("activations", ["fp32", "int8"])
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
+def test_compiles_verifies_and_agrees_or_says_why_not(model: Path, activations: str, tmp_path: Path) -> None:
+    def compile_() -> onnxmpq.Report:
+        return onnxmpq.compile_model(
+            model, ["8bit-avg"], activations=activations, output=tmp_path / "out.onnx", provider="cpu"
+        )
+
+    if model.stem in REFUSED:
+        with pytest.raises(onnxmpq.OnnxmpqError, match=REFUSED[model.stem]):
+            compile_()
+        assert not list(tmp_path.iterdir())
+        return
+    report = compile_()
+    assert report.average_weight_bits <= 8.0
+    assert all(layer.reason for layer in report.layers if layer.weight_bits > 8)
+    session = Runtime("cpu").session(tmp_path / "out.onnx")
+    session.run(one_sample(guess_shapes(session, apply_shapes(session.inputs, {}))))
+    sqnr = report.metrics["compiled"].sqnr
+    if activations == "fp32":
+        assert sqnr is not None
+        assert sqnr >= LEAST_SQNR
