@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.spec import Layer
@@ -72,6 +73,9 @@ class Chain:
         traced: Mapping[str, Traced],
     ) -> None:
         self._outputs = tuple(o.name for o in model.graph.output)
+        self._constants = {
+            i.name: numpy_helper.to_array(i) for i in model.graph.initializer if i.name in self._outputs
+        }
         self._segments = _build(runtime, model, layers, traced)
 
     @property
@@ -99,7 +103,7 @@ class Chain:
     def _finish(self, start: int, state: State) -> State:
         for segment in self._segments[start:]:
             state = {**state, **segment.through.run(state)}
-        return {name: state[name] for name in self._outputs}
+        return {name: state[name] if name in state else self._constants[name] for name in self._outputs}
 
 
 def _build(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from onnxmpq.allocate import Row, Table, allocate, check_feasible
 from onnxmpq.budget import Budget, Kind
-from onnxmpq.constrain import Options, constraint, stored_bytes
+from onnxmpq.constrain import Options, constraint, stored_bytes, weight_bytes
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.spec import Layer
@@ -77,22 +77,20 @@ def _within_file(
     if not files:
         return to_plan(layers, options, allocate(table, [*rows_of(budgets, layers, options, 0.0), *extra]))
     limit = min(budget.limit for budget in files)
-    overhead = _overhead(layers, cheapest(layers, options), file_size)
-    check_feasible(rows_of(budgets, layers, options, overhead))
+    least = cheapest(layers, options)
+    known = float(file_size(least) - weight_bytes(layers, least))
+    check_feasible([*rows_of(budgets, layers, options, known), *extra])
     for _ in range(_FILE_ROUNDS):
-        choice = allocate(table, [*rows_of(budgets, layers, options, overhead), *extra])
+        try:
+            choice = allocate(table, [*rows_of(budgets, layers, options, known), *extra])
+        except InfeasibleError:
+            break  # what other widths cost besides their codes leaves the least file only
         plan = to_plan(layers, options, choice)
-        real = _overhead(layers, plan, file_size)
-        if real <= overhead or file_size(plan) <= limit:
+        size = file_size(plan)
+        if size <= limit:
             return plan
-        overhead = real
-    raise InfeasibleError(
-        f"no plan was found whose file stays within {limit:,.0f} bytes; allow a little more"
-    )
-
-
-def _overhead(layers: Sequence[Layer], plan: Plan, file_size: FileSize) -> float:
-    return file_size(plan) - sum(stored_bytes(layer, plan[layer.name]) for layer in layers)
+        known = max(size - weight_bytes(layers, plan), known + size - limit)
+    return least
 
 
 def _smallest(

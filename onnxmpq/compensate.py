@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onnxmpq.gram import Doubles, Moments
 from onnxmpq.quantizer import Codes, Floats, QuantizedWeight, code_range, fit_scale
@@ -42,7 +43,10 @@ def compensate(
     stack = np.concatenate([rows] * len(widths), axis=1)
     steps = np.concatenate([_row_scales(scales[bits], layer, rows.shape[1]) for bits in widths], axis=1)
     bounds = np.array([code_range(bits) for bits in widths], np.float32).repeat(rows.shape[1], axis=0)
-    codes = _walk(stack, steps, bounds[None, :, 0], bounds[None, :, 1], gram)
+    with threadpool_limits(
+        limits=1
+    ):  # BLAS adds up in another order on more threads: other bits, other codes
+        codes = _walk(stack, steps, bounds[None, :, 0], bounds[None, :, 1], gram)
     split = np.split(codes, len(widths), axis=1)
     return {
         bits: QuantizedWeight(from_rows(part, layer), scales[bits], layer.axis, bits)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxmpq.passes.matching import is_standard
 from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -34,7 +35,8 @@ def discover(graph: gs.Graph, shapes: Shapes) -> tuple[Layer, ...]:
             continue
         users.setdefault(id(weight), []).append((node, name, nested))
         weights[id(weight)] = weight
-    layers = [_layer(weights[key], nodes, shapes) for key, nodes in users.items()]
+    outputs = {id(tensor) for tensor in graph.outputs}
+    layers = [_layer(weights[key], nodes, shapes, outputs) for key, nodes in users.items()]
     layers += [_computed(node, name) for node, name, _ in skipped if _has_computed_weight(node)]
     order = {name: i for i, (_, name, _) in enumerate(names)}
     return tuple(sorted(layers, key=lambda layer: order[layer.name]))
@@ -45,17 +47,22 @@ def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
 
     A layer is named by its node, or by its output tensor where nodes have no names or equal ones.
     """
-    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if n.op in LAYER_OPS]
+    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if n.op in LAYER_OPS and is_standard(n)]
     counts = Counter(node.name for node, _ in nodes)
-    return [
-        (node, node.name if node.name and counts[node.name] == 1 else node.outputs[0].name, nested)
-        for node, nested in nodes
-    ]
+    outputs = Counter(node.outputs[0].name for node, _ in nodes)
+    taken: Counter[str] = Counter()
+    found = []
+    for node, nested in nodes:
+        own = bool(node.name) and counts[node.name] == 1 and not outputs[node.name]
+        name = node.name if own else node.outputs[0].name
+        taken[name] += 1
+        found.append((node, name if taken[name] == 1 else f"{name}#{taken[name]}", nested))
+    return found
 
 
 def constant_weight(node: gs.Node) -> gs.Constant | None:
     """The constant that a layer node multiplies its input with, None where it has none."""
-    candidates = node.inputs[:2] if node.op == "MatMul" else node.inputs[1:2]
+    candidates = node.inputs[:2] if node.op in {"MatMul", "Gemm"} else node.inputs[1:2]
     constants = [t for t in candidates if isinstance(t, gs.Constant)]
     return constants[-1] if constants and len(constants) < len(node.inputs[:2]) else None
 
@@ -66,6 +73,8 @@ def output_axis(node: gs.Node, weight: gs.Constant) -> int:
         return 0
     if node.op == "ConvTranspose":
         return 1
+    if node.op == "Gemm" and node.inputs[0] is weight:
+        return 1 if node.attrs.get("transA", 0) else 0
     if node.op == "Gemm":
         return 0 if node.attrs.get("transB", 0) else 1
     rank = len(weight.shape)
@@ -80,7 +89,12 @@ def _walk(graph: gs.Graph, *, nested: bool) -> Iterator[tuple[gs.Node, bool]]:
                 yield from _walk(value, nested=True)
 
 
-def _layer(weight: gs.Constant, users: list[tuple[gs.Node, str, bool]], shapes: Shapes) -> Layer:
+def _layer(
+    weight: gs.Constant,
+    users: list[tuple[gs.Node, str, bool]],
+    shapes: Shapes,
+    outputs: Collection[int],
+) -> Layer:
     node, name, _ = users[0]
     shape = tuple(int(d) for d in weight.shape)
     dtype = np.dtype(weight.dtype)
@@ -95,16 +109,19 @@ def _layer(weight: gs.Constant, users: list[tuple[gs.Node, str, bool]], shapes: 
         positions=_positions(node, shapes),
         macs=sum(_macs(node, weight, shapes) for node, _, _ in users),
         float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
-        bias=_own_bias(node, shape) if len(users) == 1 else None,
+        bias=_own_bias(node, shape, outputs) if len(users) == 1 and not users[0][2] else None,
         weights_only=any(nested for _, _, nested in users),
-        reason=_refusal(shape, dtype, [node for node, _, _ in users], weight),
+        reason="its weight is an output of the model"
+        if id(weight) in outputs
+        else _refusal(shape, dtype, [node for node, _, _ in users], weight),
     )
 
 
-def _own_bias(node: gs.Node, shape: tuple[int, ...]) -> str | None:
+def _own_bias(node: gs.Node, shape: tuple[int, ...], outputs: Collection[int]) -> str | None:
     """The name of a Conv's or Gemm's bias, where it is one constant a channel that nothing else reads."""
     bias = node.inputs[2] if len(node.inputs) > 2 and node.op in {"Conv", "Gemm"} else None
-    if not isinstance(bias, gs.Constant) or len(bias.outputs) != 1 or node.attrs.get("beta", 1.0) != 1.0:
+    scaled = any(node.attrs.get(factor, 1.0) != 1.0 for factor in ("alpha", "beta"))
+    if not isinstance(bias, gs.Constant) or len(bias.outputs) != 1 or id(bias) in outputs or scaled:
         return None
     channels = shape[output_axis(node, node.inputs[1])]
     return bias.name if tuple(bias.shape) == (channels,) else None
@@ -117,6 +134,8 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
         return f"its weight has the shape {list(shape)}: a vector has no output channels"
     if 0 in shape:
         return "its weight is empty"
+    if len({node.attrs.get("group", 1) for node in nodes}) > 1:
+        return "nodes that share its weight differ in their groups"
     if len({output_axis(node, weight) for node in nodes}) > 1:
         return "nodes that share its weight disagree on its output channels"
     return None

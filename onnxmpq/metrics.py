@@ -41,6 +41,7 @@ _KINDS = {
     "LogSoftmax": OutputKind.LOG_PROBABILITIES,
     "Sigmoid": OutputKind.INDEPENDENT,
 }
+_RECASTING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +93,25 @@ def choose_metric(
 
 def output_kind(model: onnx.ModelProto, output: str, shape: Sequence[int]) -> OutputKind:
     """What an output of this traced shape holds: [N, classes] (with ones behind) is a distribution."""
-    last = next((node.op_type for node in model.graph.node if output in node.output), "")
-    kind = _KINDS.get(last, OutputKind.LOGITS)
+    kind = _KINDS.get(_maker(model, output), OutputKind.LOGITS)
     is_vector = len(shape) >= 2 and all(size == 1 for size in shape[2:])
     if not is_vector or (shape[1] < 2 and kind is not OutputKind.INDEPENDENT):
         return OutputKind.VALUES
     return kind
 
 
+def _maker(model: onnx.ModelProto, tensor: str) -> str:
+    """The operator that computes a tensor's values, those that only recast or reshape them passed over."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    while tensor in made and made[tensor].op_type in _RECASTING:
+        tensor = made[tensor].input[0]
+    return made[tensor].op_type if tensor in made else ""
+
+
 def kl_divergence(reference: Array, output: Array, kind: OutputKind) -> Sums:
     """KL(reference || output) of each sample in nats, float64 [N], from arrays [N, classes, 1...]."""
     p, q = (_log_probabilities(a.reshape(len(a), -1).astype(np.float64), kind) for a in (reference, output))
+    p, q = (np.maximum(values, math.log(_TINY)) for values in (p, q))  # masked logits are -inf
     divergence = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(reference), -1).sum(axis=1)
     positive: Sums = np.maximum(divergence, 0.0)
     return positive

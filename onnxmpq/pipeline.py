@@ -25,10 +25,10 @@ from onnxmpq.evidence import Evidence, gather
 from onnxmpq.gram import input_moments
 from onnxmpq.keep import Keep, options_of
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
-from onnxmpq.modelfile import import_graph, load_model, written_model
+from onnxmpq.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.outfile import require_writable
-from onnxmpq.placement import place_activations
+from onnxmpq.placement import Placement, place_activations
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.preprocess import Preprocess
@@ -37,6 +37,7 @@ from onnxmpq.score import check_labels, classifier_output, loss_of_function
 from onnxmpq.sensitivity import Method, find_method
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.shapes import Shape
+from onnxmpq.spec import Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict import UNMEASURED, Compiled, report_on
 
@@ -91,6 +92,11 @@ def compile_model(
         if loaded.producer_name == "onnxmpq":
             raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
         require_writable(destination, [source])  # rather now than after the work
+        listed = initializers_listed_as_inputs(loaded)
+        if listed:
+            stages.note(
+                f"{len(listed)} initializers are listed as graph inputs; in the written file they are not"
+            )
         original, session = runnable(runtime, loaded)
         evidence = gather(
             session, source, data, evaluation,
@@ -103,16 +109,16 @@ def compile_model(
             integer=activation_bits is not None, batchable=evidence.batchable, metric=metric,
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
-        options = options_of(prepared.layers, widths, activation_bits, keeps)
+        placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
         forced = check_budgets(asked, prepared, options, stages)
     with stages("calibrate"):
-        activations_ = calibrated(runtime, prepared, options, evidence, stages)
-        prepared = without_dead_channels(prepared, activations_)
+        quantized = calibrated(runtime, prepared, placement, evidence, stages)
+        prepared = without_dead_channels(prepared, quantized)
     with stages("round"):
         candidates = rounded(runtime, prepared, forced or options, evidence, rounding, stages)
 
     def lowered(plan: Plan) -> onnx.ModelProto:
-        return lower(prepared, plan, candidates, activations_, consumer)
+        return lower(prepared, plan, candidates, quantized, consumer)
 
     measuring, selection = divide(evidence, asked, seed)
     with stages("sensitivity"):
@@ -132,7 +138,7 @@ def compile_model(
         final = lowered(plan)
     with written_model(final, destination, protect=source) as part, stages("verify"):
         compiled = Compiled(
-            source, destination, prepared, activations_.placement, plan, costs, evidence, part
+            source, destination, prepared, placement, plan, costs, evidence, part, loaded.ByteSize()
         )
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
 
@@ -191,12 +197,21 @@ def check_budgets(
     return {name: (option,) for name, option in to_plan(prepared.layers, options, choice).options.items()}
 
 
+def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:
+    """Where Q/DQ pairs go, and the options as they then really are: float where there is no integer kernel."""
+    asked = [name for name, choices in options.items() if choices[0].activation_bits is not None]
+    placement = place_activations(import_graph(prepared.model), prepared.layers, asked)
+    integer = set(placement.integer_layers)
+    return placement, {
+        name: choices if name in integer else tuple(Option(o.weight_bits) for o in choices)
+        for name, choices in options.items()
+    }
+
+
 def calibrated(
-    runtime: Runtime, prepared: Prepared, options: Options, evidence: Evidence, stages: Stages
+    runtime: Runtime, prepared: Prepared, placement: Placement, evidence: Evidence, stages: Stages
 ) -> Activations:
-    """Where Q/DQ pairs go, and the range of each of those tensors over the calibration data."""
-    integer = [name for name, choices in options.items() if choices[0].activation_bits is not None]
-    placement = place_activations(import_graph(prepared.model), prepared.layers, integer)
+    """The range of each tensor that gets a Q/DQ pair, over the calibration data."""
     if not placement.tensors:
         return Activations(placement, {})
     progress = stages.observer.progress

@@ -144,6 +144,10 @@ def _layer_refusal(layer: Layer, nodes: Sequence[gs.Node], asked: bool) -> str |
         return _no_kernel("ConvTranspose")
     if any(node.op == "MatMul" and node.inputs[1].name != layer.weight for node in nodes):
         return "its weight is the left operand; the integer kernel takes scales per column of the right one"
+    if layer.op == "MatMul" and len(layer.shape) != 2:
+        return "its weight is a stack of matrices; the integer kernel takes one"
+    if any(node.op == "Gemm" and node.inputs[0].name == layer.weight for node in nodes):
+        return "its weight is the left operand; the integer kernel takes it on the right"
     if any(node.op == "Conv" and not _has_plain_bias(node) for node in nodes):
         return "its bias is computed by other nodes"
     return None

@@ -16,6 +16,7 @@ from onnxmpq.budget import Budget, Kind
 from onnxmpq.candidates import Candidates
 from onnxmpq.constrain import average_bits, reached, stored_bytes, weight_bytes
 from onnxmpq.engine import Array, Runtime, Session
+from onnxmpq.errors import VerifyError
 from onnxmpq.evidence import Evidence
 from onnxmpq.kernels import integer_kernels
 from onnxmpq.latency import Latency, measure_latency
@@ -32,6 +33,7 @@ UNMEASURED = "none: one plan only"  # a cost table's method where nothing was me
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0
 _LARGE_BATCH = 16
+_ROUNDING = 1e-9  # of sums of thousands of exact products
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Compiled:
     costs: CostTable
     evidence: Evidence
     written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
+
+    source_bytes: int = 0  # with external data; 0: those of the file alone
 
     @property
     def file(self) -> Path:
@@ -83,7 +87,7 @@ def report_on(
         weight_bytes=weight_bytes(prepared.layers, plan),
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
-        fp32_file_bytes=compiled.source.stat().st_size,
+        fp32_file_bytes=compiled.source_bytes or compiled.source.stat().st_size,
         budgets=tuple(_budget(b, compiled, size, scores) for b in budgets),
         layers=tuple(_layer(layer, compiled, kernels) for layer in prepared.layers),
         metrics=scores,
@@ -144,6 +148,8 @@ def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping
         before, after = scores["fp32"], scores["compiled"]
         labelled = before.top1 is not None and after.top1 is not None
         value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
+    elif value is not None and value > budget.limit * (1 + _ROUNDING):
+        raise VerifyError(f"the written file does not hold budget {budget}: it reached {value:,.6g}")
     return BudgetReport(str(budget), str(budget.kind), budget.limit, value)
 
 
@@ -165,7 +171,7 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
 
 def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> str | None:
     """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
-    if compiled.plan[layer.name].activation_bits is None or layer.name in (kernels or {}):
+    if not compiled.placement.tensors or layer.name in (kernels or {}):
         return None
     unseen = None if kernels is None else "ONNX Runtime chose no integer kernel"
     return compiled.placement.float_layers.get(layer.name) or unseen

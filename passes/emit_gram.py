@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, require
+from onnxmpq.passes.matching import NoMatch, is_standard, require
 from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,8 +46,11 @@ class EmitGram:
         builder = builders(graph)[0]
         changed = False
         for weight, step in self.weights.items():
-            readers = [n for n in graph.nodes if any(t.name == weight for t in n.inputs[1:2])]
+            readers = [n for n in graph.nodes if _reads(n, weight)]
             if gram_name(weight) in present or not readers:
+                continue
+            if len({_shape(node) for node in readers}) > 1:
+                _LOGGER.debug("no second moments for %s: its readers differ in their windows", weight)
                 continue
             try:
                 grams = [_gram(builder, node, step) for node in readers]
@@ -61,6 +64,12 @@ class EmitGram:
         if changed:
             graph.toposort()
         return changed
+
+
+def _reads(node: gs.Node, weight: str) -> bool:
+    """True where the node multiplies what it is given with this weight on the right."""
+    is_layer = node.op in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and is_standard(node)
+    return is_layer and len(node.inputs) > 1 and node.inputs[1].name == weight
 
 
 def gram_name(weight: str) -> str:

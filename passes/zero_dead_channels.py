@@ -43,6 +43,7 @@ class ZeroDeadChannels:
         require(len(weight.outputs) == 1, f"{weight.name} is read {len(weight.outputs)} times")
         axis = 1 if node.op == "Gemm" and not attribute(node, "transB", 0) else 0
         values = read(weight)
+        require(tuple(read(bias).shape) == (values.shape[axis],), "its bias is not one value a channel")
         dead = _dead(np.moveaxis(values, axis, 0), read(bias), self.ranges[source.name].scale)
         require(bool(dead.any()), "all its channels are alive")
         zeroed = np.moveaxis(values.copy(), axis, 0)
