@@ -133,10 +133,11 @@ def compile_command(
     **options: Any,
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
-    from onnxmpq.pipeline import compile_model
+    from onnxmpq.pipeline import compile_model, protected
 
+    inputs = protected(model, options["data"], options["evaluation"])
     if report is not None:
-        require_writable(report, [model])
+        require_writable(report, inputs)
         if options["output"] is not None and report.resolve() == options["output"].resolve():
             raise OptionError(f"--report and -o both name {report}; give two files")
     with ConsoleObserver(quiet=as_json) as observer:
@@ -144,7 +145,7 @@ def compile_command(
             model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options
         )
     if report is not None:
-        write_file(f"{result.to_json()}\n".encode(), report, protect=[model, Path(result.output)])
+        write_file(f"{result.to_json()}\n".encode(), report, protect=[*inputs, Path(result.output)])
     if as_json:
         click.echo(result.to_json())
     else:

@@ -88,6 +88,9 @@ def show_report(report: Report) -> None:
     for reason, names in _by_reason(report).items():
         _line(console, f"stays float: {', '.join(names)}: {reason}")
     _show_rows(console, [("wrote", report.output), *_verdict(report)])
+    for budget in report.budgets:
+        if budget.met is False:
+            _line(console, f"MISSED: budget {budget.asked} does not hold on the data judged on", "bold red")
     if report.is_broken:
         _line(
             console,

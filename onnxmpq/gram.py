@@ -82,8 +82,8 @@ def input_moments(
         sums = _summed(runtime, model, steps, data, batch_size, report)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
-            # A layer that no sample reached, or that overflowed, tells nothing.
-            if total is not None and total[0, -1, -1] > 0 and np.isfinite(total).all():
+            # Fewer windows than columns would be fitted and not learned from; none, or an overflow, tell nothing.
+            if total is not None and total[0, -1, -1] >= columns(layer) and np.isfinite(total).all():
                 yield layer, _moments(_channel_major(total, layer))
 
 

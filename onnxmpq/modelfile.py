@@ -412,20 +412,20 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, protect
     Raises OutputError, and leaves the folder as it was, where `path` cannot be written or is the file
     `protect` (under whatever name); nothing is left behind by an interrupt either.
     """
-    with written_model(model, path, protect=protect) as part:
+    with written_model(model, path, protect=[protect] if protect is not None else []) as part:
         return part.stat().st_size
 
 
 @contextmanager
 def written_model(
-    model: onnx.ModelProto, path: str | os.PathLike[str], *, protect: Path | None = None
+    model: onnx.ModelProto, path: str | os.PathLike[str], *, protect: Sequence[Path] = ()
 ) -> Iterator[Path]:
     """As `write_model`, but the body may check the file first: what it raises undoes the write."""
     file = Path(path)
-    require_writable(file, [protect] if protect is not None else [])
+    require_writable(file, protect)
     try:
         content = model.SerializeToString()
     except ValueError as error:  # protobuf's, for more than 2 GB
         raise ModelError(f"the model for {file} is larger than 2 GB, the most that ONNX can hold") from error
-    with written(content, file) as part:
+    with written(content, file, protect=protect) as part:
         yield part

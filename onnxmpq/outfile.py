@@ -42,7 +42,7 @@ def write_file(content: bytes, path: Path, *, protect: Sequence[Path] = ()) -> N
 def require_writable(path: Path, protect: Sequence[Path] = ()) -> None:
     """Raise OutputError where a file at `path` could not be written, as far as that shows before writing it."""
     if any(path.exists() and other.exists() and path.samefile(other) for other in protect):
-        raise OutputError(f"{path} is the input model, which is never overwritten; name another file")
+        raise OutputError(f"{path} is an input of the compile, which is never overwritten; name another file")
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
     if path.exists() and not path.is_file():

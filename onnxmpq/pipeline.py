@@ -20,7 +20,7 @@ from onnxmpq.choose import choose_plan, rows_of, to_plan
 from onnxmpq.constrain import Options
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.engine import Runtime, Session, resolve_runtime
-from onnxmpq.errors import ModelError, OptionError
+from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.gram import input_moments
 from onnxmpq.keep import Keep, options_of
@@ -34,7 +34,7 @@ from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.preprocess import Preprocess
 from onnxmpq.report import Report
 from onnxmpq.score import check_labels, classifier_output, loss_of_function
-from onnxmpq.sensitivity import Method, find_method
+from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.shapes import Shape
 from onnxmpq.spec import Option
@@ -91,7 +91,7 @@ def compile_model(
         destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
         if loaded.producer_name == "onnxmpq":
             raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
-        require_writable(destination, [source])  # rather now than after the work
+        require_writable(destination, protected(source, data, evaluation))  # rather now than after the work
         listed = initializers_listed_as_inputs(loaded)
         if listed:
             stages.note(
@@ -114,13 +114,13 @@ def compile_model(
     with stages("calibrate"):
         quantized = calibrated(runtime, prepared, placement, evidence, stages)
         prepared = without_dead_channels(prepared, quantized)
+    measuring, selection = divide(evidence, asked, seed)
     with stages("round"):
-        candidates = rounded(runtime, prepared, forced or options, evidence, rounding, stages)
+        candidates = rounded(runtime, prepared, forced or options, measuring, rounding, stages)
 
     def lowered(plan: Plan) -> onnx.ModelProto:
         return lower(prepared, plan, candidates, quantized, consumer)
 
-    measuring, selection = divide(evidence, asked, seed)
     with stages("sensitivity"):
         costs = unmeasured(prepared, options, forced) if forced else cost_table(
             measure, runtime, prepared, options, candidates, measuring, seed, stages
@@ -136,11 +136,23 @@ def compile_model(
     with stages("write"):
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
         final = lowered(plan)
-    with written_model(final, destination, protect=source) as part, stages("verify"):
+    with (
+        written_model(final, destination, protect=protected(source, data, evaluation)) as part,
+        stages("verify"),
+    ):
         compiled = Compiled(
             source, destination, prepared, placement, plan, costs, evidence, part, loaded.ByteSize()
         )
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
+
+
+def protected(source: Path, *data: DataSource | None) -> list[Path]:
+    """The files that a compile reads and must never write over."""
+    siblings = [source.with_name(f"{source.stem}.{role}.npz") for role in ("calib", "eval")]
+    named = [
+        str(d).rpartition(":")[0] if ".py:" in str(d) else d for d in data if isinstance(d, str | os.PathLike)
+    ]
+    return [source, *siblings, *map(Path, named)]
 
 
 def check_choices(
@@ -220,7 +232,7 @@ def calibrated(
 
 
 def rounded(
-    runtime: Runtime, prepared: Prepared, options: Options, evidence: Evidence, rounding: str, stages: Stages
+    runtime: Runtime, prepared: Prepared, options: Options, data: Dataset, rounding: str, stages: Stages
 ) -> Candidates:
     """Every layer at every width it may take, rounded against the moments of its inputs."""
     candidates = Candidates(prepared.model, rounding)
@@ -229,7 +241,7 @@ def rounded(
     widths = {name: [o.weight_bits for o in choices if o.is_quantized] for name, choices in options.items()}
     layers = [layer for layer in prepared.layers if widths[layer.name]]
     found = input_moments(
-        runtime, prepared.model, layers, evidence.calibration, prepared.batch_size, stages.observer.progress
+        runtime, prepared.model, layers, data, prepared.batch_size, stages.observer.progress
     )
     for layer, moments in found:
         candidates.fit(layer, moments, widths[layer.name])
@@ -237,7 +249,7 @@ def rounded(
 
 
 def divide(evidence: Evidence, budgets: Sequence[Budget], seed: int) -> tuple[Dataset, Dataset]:
-    """(samples that measure sensitivity, samples that judge a loss budget): disjoint where there is one."""
+    """(samples that rounding and sensitivity see, samples that judge a loss budget): disjoint where there is one."""
     data = evidence.calibration
     if not any(b.kind is Kind.DROP for b in budgets):
         return data, data
@@ -263,7 +275,18 @@ def cost_table(
         candidates.constants, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
         stages.observer.progress,
     )  # fmt: skip
-    measured = measure(probe)
+    try:
+        measured = measure(probe)
+    except OnnxmpqError:
+        raise
+    except Exception as error:
+        if measure in METHODS.values():
+            raise
+        raise OptionError(f"the method {measure.__name__} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(measured, CostTable):
+        raise OptionError(
+            f"the method {measure.__name__} gave a {type(measured).__name__}; wanted a CostTable"
+        )
     flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
     return replace(measured, costs={**flat, **measured.costs})
 

@@ -36,6 +36,7 @@ class BudgetReport:
     kind: str
     limit: float
     reached: float | None
+    met: bool | None = None  # None where it was not measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,9 +148,10 @@ def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping
         before, after = scores["fp32"], scores["compiled"]
         labelled = before.top1 is not None and after.top1 is not None
         value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
-    elif value is not None and value > budget.limit * (1 + _ROUNDING):
+    met = None if value is None else value <= budget.limit * (1 + _ROUNDING)
+    if met is False and budget.kind is not Kind.DROP:
         raise VerifyError(f"the written file does not hold budget {budget}: it reached {value:,.6g}")
-    return BudgetReport(str(budget), str(budget.kind), budget.limit, value)
+    return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
 
 
 def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:

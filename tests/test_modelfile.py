@@ -456,7 +456,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path, spelling: str) -> None:
         alias.symlink_to(source)
     if spelling == "hard link":
         alias.hardlink_to(source)
-    with pytest.raises(OutputError, match="the input model, which is never overwritten"):
+    with pytest.raises(OutputError, match="an input of the compile, which is never overwritten"):
         write_model(parse_model(SCALE), alias, protect=source)
     assert source.read_bytes() == content
 

@@ -25,6 +25,8 @@ from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, 
 from onnxmpq.readback import read_weights
 from onnxmpq.report import Report
 
+DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"
+
 MODELS = Path(__file__).parents[1] / "models"
 PARAMS = 80_568  # of digits.onnx, without biases
 
@@ -416,3 +418,26 @@ def test_a_folder_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in (tmp_path, Path()):
         with pytest.raises(ModelError, match="is a folder"):
             onnxmpq.compile_model(name, ["8bit-avg"])
+
+
+def test_no_input_of_a_compile_is_written_over(tmp_path: Path) -> None:
+    model, data = tmp_path / "digits.onnx", tmp_path / "some.npz"
+    model.write_bytes(DIGITS_MODEL.read_bytes())
+    data.write_bytes(DIGITS_MODEL.with_name("digits.calib.npz").read_bytes())
+    before = data.read_bytes()
+    with pytest.raises(OutputError, match="never overwritten"):
+        onnxmpq.compile_model(model, ["8bit-avg"], data, output=data)
+    assert data.read_bytes() == before
+
+
+def test_a_method_of_the_users_that_fails_is_an_error_of_ours(tmp_path: Path) -> None:
+    metric = tmp_path / "mine.py"
+    metric.write_text(
+        "def broken(probe):\n    raise RuntimeError('disk on fire')\n\ndef empty(probe):\n    return None\n"
+    )
+    for name, message in (("broken", "disk on fire"), ("empty", "wanted a CostTable")):
+        with pytest.raises(OptionError, match=message):
+            onnxmpq.compile_model(
+                DIGITS_MODEL, ["4bit-avg"], method=f"{metric}:{name}", samples=16, rounding="nearest",
+                output=tmp_path / "out.onnx",
+            )  # fmt: skip
