@@ -1,8 +1,9 @@
 """A model cut at its layers into a chain of parts, so that a changed weight runs only what comes behind it.
 
-Each part is held twice, as it is and with what its layers' tails read; a tail goes from a layer to the end of
-its part and takes the layer's weight and bias as inputs. One batch walks the chain once, and only the tensors that cross the
-current cut are held: memory does not depend on the number of samples.
+A tail goes from a layer to the end of its part and takes the layer's weight and bias as inputs; from there the
+rest of the network runs in one session, or part by part where the weights are too many to hold several times.
+One batch walks the chain once, and only the tensors that cross the current cut are held: memory does not depend
+on the number of samples.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from onnxmpq.trace import Traced
 
 # More layers a part hold every weight more often; fewer cut the graph where it would rather be fused.
 _LAYERS_A_PART = 6
+_REST_BYTES = 128 << 20  # of weights that may be held besides
 
 State = dict[str, NDArray[Any]]
 
@@ -56,8 +58,8 @@ class _Tail:
 
 @dataclass(frozen=True)
 class _Segment:
-    through: _Link  # from cut to cut
-    tapped: _Link  # the same, with what the tails read besides
+    rest: tuple[_Link, ...]  # from its start to the graph's outputs
+    tapped: _Link  # from cut to cut, with what the tails read besides
     tails: tuple[_Tail, ...]
     kept: frozenset[str]  # tensors that are still needed behind it
 
@@ -101,8 +103,8 @@ class Chain:
         return self._finish(tail.stop, {**clean, **behind})
 
     def _finish(self, start: int, state: State) -> State:
-        for segment in self._segments[start:]:
-            state = {**state, **segment.through.run(state)}
+        for link in self._segments[start].rest if start < len(self._segments) else ():
+            state = {**state, **link.run(state)}
         return {name: state[name] if name in state else self._constants[name] for name in self._outputs}
 
 
@@ -133,15 +135,21 @@ def _build(
         free = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
         return _Tail(layer, load(chosen, crossings[cuts[stop]], free), stop)
 
+    rests: list[tuple[_Link, ...]]
+    # One session from a cut to the end has no cut to reorder tensors at, but holds all the weights behind it.
+    if model.ByteSize() * len(cuts) / 2 <= _REST_BYTES:
+        rests = [(load(nodes[cut:], outputs),) for cut in cuts[:-1]]
+    else:
+        links = [load(nodes[start:stop], crossings[stop]) for start, stop in itertools.pairwise(cuts)]
+        rests = [tuple(links[index:]) for index in range(len(links))]
     segments = []
     for index, (start, stop) in enumerate(itertools.pairwise(cuts)):
         inside = [layer for layer in layers if start <= uses[layer.name][0] < stop]
         tails = tuple(tail_of(layer, index + 1) for layer in inside)
         read = {name for tail in tails for name in tail.link.part.inputs}
-        through = load(nodes[start:stop], crossings[stop])
         # Additional outputs keep the runtime from fusing: only the one clean pass a batch pays for them.
         tapped = load(nodes[start:stop], list(dict.fromkeys([*crossings[stop], *sorted(read)])))
-        segments.append(_Segment(through, tapped, tails, frozenset(crossings[stop])))
+        segments.append(_Segment(rests[index], tapped, tails, frozenset(crossings[stop])))
     return tuple(segments)
 
 

@@ -62,11 +62,13 @@ def load(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[tuple[La
     return discover(import_graph(model), {name: t.shape for name, t in traced.items()}), traced
 
 
+@pytest.mark.parametrize("rest_bytes", [0, 1 << 30])
 @pytest.mark.parametrize("layers_a_part", [1, 2, 3, 100])
 def test_every_layer_gives_what_the_whole_model_gives(
-    layers_a_part: int, monkeypatch: pytest.MonkeyPatch
+    layers_a_part: int, rest_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain, "_LAYERS_A_PART", layers_a_part)
+    monkeypatch.setattr(chain, "_REST_BYTES", rest_bytes)
     model = network()
     rng = np.random.default_rng(1)
     feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)}
