@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 _BYTES_A_PASS = 512 << 20
 _WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
-_LEAST_WINDOWS = 8192
+_PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small matrix sees more windows
 _LARGEST = 4096  # columns; a larger matrix takes longer to factor than it can repay
 
 
@@ -55,7 +55,7 @@ def has_moments(layer: Layer) -> bool:
 
 def step(layer: Layer, samples: int) -> int:
     """Every how manieth window along each axis still gives enough of them."""
-    enough = max(_LEAST_WINDOWS, _WINDOWS_A_COLUMN * columns(layer))
+    enough = max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
     surplus = samples * math.prod(layer.positions) / enough
     return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
 

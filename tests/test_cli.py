@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -450,7 +451,12 @@ def test_interrupt(model: Path, sleeper: Path, tmp_path: Path) -> None:
     words = ["compile", str(model), "--budget", "4bit-avg", "--method", f"{sleeper}:wait"]
     before = contents(tmp_path)
     command = subprocess.Popen(
-        [sys.executable, "-m", "onnxmpq", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "onnxmpq", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore the interrupt, and so would everything they start.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and command.poll() is None and time.monotonic() < deadline:

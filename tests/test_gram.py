@@ -121,8 +121,8 @@ def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
     small = Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
     large = Layer("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
     assert step(small, 64) == 1
-    assert step(large, 16) > 10
-    assert 16 * (512 // step(large, 16)) ** 2 >= 8192
+    assert step(large, 16) > 3
+    assert 16 * (512 // step(large, 16)) ** 2 >= 32 * columns(large)
 
 
 def test_what_no_matrix_is_made_for() -> None:
