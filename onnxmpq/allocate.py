@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.errors import InfeasibleError
 
-_SLACK = 1e-9  # relative; sums of thousands of exact products must not fail by a rounding error
+SLACK = 1e-9  # relative; sums of thousands of exact products must not fail by a rounding error
 
 Table = Sequence[Sequence[float]]
 
@@ -38,7 +38,7 @@ class Row:
         return sum(options[index] for options, index in zip(self.use, choice, strict=True))
 
     def holds(self, choice: Sequence[int]) -> bool:
-        return self.used(choice) <= self.limit * (1 + _SLACK)
+        return self.used(choice) <= self.limit * (1 + SLACK)
 
 
 def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
 def check_feasible(rows: Sequence[Row]) -> None:
     """Raise InfeasibleError if some row cannot be met even by the cheapest options."""
     for row in rows:
-        if row.least() > row.limit * (1 + _SLACK):
+        if row.least() > row.limit * (1 + SLACK):
             raise InfeasibleError(
                 f"{row.name} cannot be met: at most {amount(row.limit)} was asked, the least possible is {amount(row.least())}"
             )
@@ -90,7 +90,7 @@ def forced_choice(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     for row in rows:
         cheapest = tuple(int(np.argmin(options)) for options in row.use)
         steps = [sorted(options)[1] - min(options) for options in row.use if len(options) > 1]
-        if row.least() + min(steps, default=0.0) > row.limit * (1 + _SLACK) and all(
+        if row.least() + min(steps, default=0.0) > row.limit * (1 + SLACK) and all(
             other.holds(cheapest) for other in rows
         ):
             return cheapest
@@ -111,7 +111,7 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     constraints = [groups @ choice == 1]
     for row in rows:
         use, _ = _flatten(row.use)
-        constraints.append((use / row.limit) @ choice <= 1 + _SLACK)
+        constraints.append((use / row.limit) @ choice <= 1 + SLACK)
     problem = cp.Problem(cp.Minimize((cost / (cost.max() or 1.0)) @ choice), constraints)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cvxpy's advice on solver choice

@@ -80,11 +80,6 @@ class Chain:
         }
         self._segments = _build(runtime, model, layers, traced)
 
-    @property
-    def length(self) -> int:
-        """Number of segments that a walk passes."""
-        return len(self._segments)
-
     def outputs(self, feeds: State) -> State:
         """The graph's outputs with every weight as it is."""
         return self._finish(0, feeds)

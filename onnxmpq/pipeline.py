@@ -91,7 +91,8 @@ def compile_model(
         destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
         if loaded.producer_name == "onnxmpq":
             raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
-        require_writable(destination, protected(source, data, evaluation))  # rather now than after the work
+        inputs = protected(source, data, evaluation)
+        require_writable(destination, inputs)  # rather now than after the work
         listed = initializers_listed_as_inputs(loaded)
         if listed:
             stages.note(
@@ -137,7 +138,7 @@ def compile_model(
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
         final = lowered(plan)
     with (
-        written_model(final, destination, protect=protected(source, data, evaluation)) as part,
+        written_model(final, destination, protect=inputs) as part,
         stages("verify"),
     ):
         compiled = Compiled(

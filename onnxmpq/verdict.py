@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnxmpq.allocate import SLACK
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.candidates import Candidates
 from onnxmpq.constrain import average_bits, reached, stored_bytes, weight_bytes
@@ -33,7 +34,6 @@ UNMEASURED = "none: one plan only"  # a cost table's method where nothing was me
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0
 _LARGE_BATCH = 16
-_ROUNDING = 1e-9  # of sums of thousands of exact products
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping
         before, after = scores["fp32"], scores["compiled"]
         labelled = before.top1 is not None and after.top1 is not None
         value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
-    met = None if value is None else value <= budget.limit * (1 + _ROUNDING)
+    met = None if value is None else value <= budget.limit * (1 + SLACK)
     if met is False and budget.kind is not Kind.DROP:
         raise VerifyError(f"the written file does not hold budget {budget}: it reached {value:,.6g}")
     return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
