@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import onnxmpq
 from onnxmpq.engine import Runtime
 from onnxmpq.metrics import OutputKind, kl_divergence
-from onnxmpq.score import classes
+from onnxmpq.verdict.score import classes
 
 Hits = NDArray[np.bool_]  # of every image: is its top-1 class the label?
 

@@ -12,8 +12,8 @@ from machine import ROOT, SHARED
 
 from onnxmpq import Preprocess
 from onnxmpq.data import Dataset, DataSource, open_data
+from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Runtime
-from onnxmpq.samples import InputSpec
 
 _CHUNK = 500  # test images that are normalised at a time
 

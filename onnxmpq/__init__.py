@@ -10,20 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxmpq.allocation.keep import Keep
     from onnxmpq.budget import Budget
+    from onnxmpq.data.preprocess import Preprocess
     from onnxmpq.errors import OnnxmpqError
     from onnxmpq.evaluation import evaluate_model
     from onnxmpq.inspection import inspect_model
-    from onnxmpq.keep import Keep
     from onnxmpq.pipeline import compile_model
-    from onnxmpq.preprocess import Preprocess
     from onnxmpq.report import Report
 
 _HOMES = {
     "Budget": "budget",
-    "Keep": "keep",
+    "Keep": "allocation.keep",
     "OnnxmpqError": "errors",
-    "Preprocess": "preprocess",
+    "Preprocess": "data.preprocess",
     "Report": "report",
     "compile_model": "pipeline",
     "evaluate_model": "evaluation",

@@ -10,14 +10,14 @@ from typing import Any, NoReturn
 
 import click
 
+from onnxmpq.allocation.keep import Keep
 from onnxmpq.budget import Budget
+from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.errors import OnnxmpqError, OptionError
-from onnxmpq.keep import Keep
-from onnxmpq.outfile import require_writable, write_file
-from onnxmpq.preprocess import Preprocess
+from onnxmpq.model.outfile import require_writable, write_file
+from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
-from onnxmpq.shapes import parse_shape
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2

@@ -20,9 +20,9 @@ from onnxmpq.spec import FLOAT_BITS, HALF_BITS
 if TYPE_CHECKING:
     from onnxmpq.evaluation import Evaluation
     from onnxmpq.inspection import Inspection
-    from onnxmpq.latency import Latency
     from onnxmpq.report import BudgetReport, LayerReport, Report
-    from onnxmpq.score import Score
+    from onnxmpq.verdict.latency import Latency
+    from onnxmpq.verdict.score import Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes", "kl", "nse"})  # columns flush right

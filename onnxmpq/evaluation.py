@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from onnxmpq.data import DataSource, open_data
+from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Session, resolve_runtime
 from onnxmpq.errors import DataError
-from onnxmpq.latency import Latency, measure_latency
 from onnxmpq.metrics import choose_metric
-from onnxmpq.modelfile import load_model
+from onnxmpq.model.modelfile import load_model
+from onnxmpq.model.shapes import is_batchable
 from onnxmpq.prepare import runnable
-from onnxmpq.preprocess import Preprocess
-from onnxmpq.samples import InputSpec
-from onnxmpq.score import Score, compare
-from onnxmpq.shapes import is_batchable
+from onnxmpq.verdict.latency import Latency, measure_latency
+from onnxmpq.verdict.score import Score, compare
 
 _BATCH = 32
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
+from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Session
 from onnxmpq.errors import OptionError
-from onnxmpq.preprocess import Preprocess
-from onnxmpq.samples import InputSpec
-from onnxmpq.shapes import Shape, apply_shapes, guess_shapes, is_batchable
+from onnxmpq.model.shapes import Shape, apply_shapes, guess_shapes, is_batchable
 
 SYNTHETIC_SAMPLES = 16
 HELD_BACK = 0.2  # of --data, where there is no --eval

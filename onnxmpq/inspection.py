@@ -9,10 +9,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
-from onnxmpq.modelfile import import_graph, load_model
+from onnxmpq.model.modelfile import import_graph, load_model
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
-from onnxmpq.readback import StoredWeight, read_weights
 from onnxmpq.spec import Layer
+from onnxmpq.verdict.readback import StoredWeight, read_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,20 @@ from typing import Any, Literal
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.candidates import Candidates
+from onnxmpq.activations.placement import Placement
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Runtime
-from onnxmpq.modelfile import export_model, import_graph
+from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.replace_constants import ReplaceConstants
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
-from onnxmpq.placement import Placement
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import RAISED_DB, Prepared, prove, raise_graph
-from onnxmpq.ranges import ActivationRange
 from onnxmpq.spec import HALF_BITS, Layer
 from onnxmpq.target import Target
+from onnxmpq.weights.candidates import Candidates
 
 
 @dataclass(frozen=True)

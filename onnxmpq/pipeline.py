@@ -12,34 +12,34 @@ from pathlib import Path
 
 import onnx
 
-from onnxmpq.allocate import check_feasible, forced_choice
+from onnxmpq.activations.calibrate import calibrate
+from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.allocation.allocate import check_feasible, forced_choice
+from onnxmpq.allocation.choose import choose_plan, rows_of, to_plan
+from onnxmpq.allocation.constrain import Options
+from onnxmpq.allocation.keep import Keep, options_of
 from onnxmpq.budget import Budget, Kind
-from onnxmpq.calibrate import calibrate
-from onnxmpq.candidates import ROUNDINGS, Candidates
-from onnxmpq.choose import choose_plan, rows_of, to_plan
-from onnxmpq.constrain import Options
 from onnxmpq.data import Dataset, DataSource
+from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
-from onnxmpq.gram import input_moments
-from onnxmpq.keep import Keep, options_of
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
-from onnxmpq.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
+from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
+from onnxmpq.model.outfile import require_writable
+from onnxmpq.model.shapes import Shape
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.outfile import require_writable
-from onnxmpq.placement import Placement, place_activations
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared, prepare, runnable
-from onnxmpq.preprocess import Preprocess
 from onnxmpq.report import Report
-from onnxmpq.score import check_labels, classifier_output, loss_of_function
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.shapes import Shape
 from onnxmpq.spec import Option
 from onnxmpq.target import Target, find_target
-from onnxmpq.verdict import UNMEASURED, Compiled, report_on
+from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
+from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function
+from onnxmpq.weights.candidates import ROUNDINGS, Candidates
+from onnxmpq.weights.gram import input_moments
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else

@@ -14,7 +14,8 @@ from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics import Metric, choose_metric, signal_to_noise
-from onnxmpq.modelfile import export_model, import_graph
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.trace import Traced, trace
 from onnxmpq.passes.drop_noops import DropNoops
 from onnxmpq.passes.fold_affine import FoldAffine
 from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
@@ -28,7 +29,6 @@ from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.passes.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.passes.widen_half import WidenHalf
 from onnxmpq.spec import Layer
-from onnxmpq.trace import Traced, trace
 
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 

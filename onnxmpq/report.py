@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxmpq.latency import Latency
-from onnxmpq.score import Score
+from onnxmpq.verdict.latency import Latency
+from onnxmpq.verdict.score import Score
 
 
 @dataclass(frozen=True, slots=True)

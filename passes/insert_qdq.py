@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.passes.matching import NoMatch, redirect, require
 from onnxmpq.passes.node_builder import builders
-from onnxmpq.ranges import ActivationRange
 
 _SHAPE_READERS = frozenset({"Shape", "Size"})  # they read no values, so they may as well read the codes
 _LOGGER = logging.getLogger(__name__)

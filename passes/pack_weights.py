@@ -23,11 +23,11 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxmpq.bitpack import PARTS, Bytes, cut, offset_codes, pack_interleaved, pack_strided
 from onnxmpq.errors import ModelError
 from onnxmpq.passes.matching import graphs, read, redirect
-from onnxmpq.quantizer import Codes, Floats, QuantizedWeight, code_range
 from onnxmpq.spec import HALF_BITS
+from onnxmpq.weights.bitpack import PARTS, Bytes, cut, offset_codes, pack_interleaved, pack_strided
+from onnxmpq.weights.quantizer import Codes, Floats, QuantizedWeight, code_range
 
 _log = logging.getLogger(__name__)
 

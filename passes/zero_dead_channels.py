@@ -10,8 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.passes.matching import attribute, is_constant, optional_input, read, require, rewrite_each
-from onnxmpq.ranges import ActivationRange
 
 # Weight scales are at least a fifth of the channel's largest weight over 127, so biases stay below 5/8 of INT32.
 _LARGEST_BIAS = 2.0**28

@@ -9,9 +9,9 @@ from onnxmpq import chain
 from onnxmpq.chain import Chain
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
-from onnxmpq.modelfile import import_graph
+from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.trace import Traced, trace
 from onnxmpq.spec import Layer
-from onnxmpq.trace import Traced, trace
 
 CPU = Runtime("cpu", threads=1)
 

@@ -7,9 +7,9 @@ from onnxmpq.budget import Budget
 from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.evaluation import Evaluation
 from onnxmpq.inspection import InspectedLayer, Inspection
-from onnxmpq.latency import Latency
 from onnxmpq.report import BudgetReport, LayerReport, Report
-from onnxmpq.score import Score
+from onnxmpq.verdict.latency import Latency
+from onnxmpq.verdict.score import Score
 
 Capture = pytest.CaptureFixture[str]
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from onnxmpq.data import DataSource
+from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import OptionError
 from onnxmpq.evidence import Evidence, gather
-from onnxmpq.preprocess import Preprocess
 from onnxmpq.testing import model_of
 
 X = np.random.default_rng(0).standard_normal((50, 3, 6, 6)).astype(np.float32)

@@ -22,8 +22,8 @@ import onnxmpq
 from onnxmpq import pipeline
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
-from onnxmpq.readback import read_weights
 from onnxmpq.report import Report
+from onnxmpq.verdict.readback import read_weights
 
 DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"
 
@@ -281,7 +281,7 @@ def test_a_file_that_fails_its_check_is_not_left(
     def broken(*_: Any, **__: Any) -> None:
         raise VerifyError("not the plan's")
 
-    monkeypatch.setattr("onnxmpq.verdict.verify_file", broken)
+    monkeypatch.setattr("onnxmpq.verdict.conclude.verify_file", broken)
     older = digits.with_name("digits.mpq.onnx")
     older.write_bytes(b"older")
     with pytest.raises(VerifyError):

@@ -7,8 +7,8 @@ from onnx import numpy_helper
 
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import EngineError, ModelError
+from onnxmpq.model.shapes import apply_shapes, one_sample
 from onnxmpq.prepare import prepare, prove, runnable
-from onnxmpq.shapes import apply_shapes, one_sample
 
 CPU = Runtime("cpu", threads=1)
 

@@ -3,7 +3,7 @@ import math
 from dataclasses import asdict
 
 from onnxmpq.report import to_json
-from onnxmpq.score import Score
+from onnxmpq.verdict.score import Score
 
 
 def test_json_has_no_infinities() -> None:

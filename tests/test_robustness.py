@@ -6,7 +6,7 @@ import pytest
 
 import onnxmpq
 from onnxmpq.engine import Runtime
-from onnxmpq.shapes import apply_shapes, guess_shapes, one_sample
+from onnxmpq.model.shapes import apply_shapes, guess_shapes, one_sample
 
 pytestmark = pytest.mark.slow
 

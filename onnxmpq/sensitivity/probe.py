@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime
 from onnxmpq.metrics import Metric
+from onnxmpq.model.trace import Traced
 from onnxmpq.spec import Layer, Option
-from onnxmpq.trace import Traced
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 

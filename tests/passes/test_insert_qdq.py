@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxmpq.activations.ranges import ActivationRange, range_of
 from onnxmpq.engine import Array
 from onnxmpq.passes.insert_qdq import InsertQdq
-from onnxmpq.ranges import ActivationRange, range_of
 from onnxmpq.testing import check_pass, model_of, random_feeds, run
 
 CHAIN = model_of("""

@@ -16,10 +16,10 @@ from onnx import TensorProto, numpy_helper
 
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import ModelError
-from onnxmpq.modelfile import export_model, import_graph, lowest_ir_version
+from onnxmpq.model.modelfile import export_model, import_graph, lowest_ir_version
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
-from onnxmpq.quantizer import QuantizedWeight, code_range, quantize
 from onnxmpq.testing import check_pass
+from onnxmpq.weights.quantizer import QuantizedWeight, code_range, quantize
 
 Form = Literal["integer", "float"]
 Weights = dict[str, QuantizedWeight]

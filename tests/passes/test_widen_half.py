@@ -10,7 +10,7 @@ from onnx import TensorProto
 from onnx.parser import parse_model
 
 from onnxmpq.engine import Array, Runtime
-from onnxmpq.modelfile import export_model, import_graph, load_model
+from onnxmpq.model.modelfile import export_model, import_graph, load_model
 from onnxmpq.passes.widen_half import WidenHalf
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -3,9 +3,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Array
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
-from onnxmpq.ranges import ActivationRange
 from onnxmpq.testing import check_pass, model_of
 
 RANGES = {"x": ActivationRange(0.02, 128)}

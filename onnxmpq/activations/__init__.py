@@ -1,0 +1,1 @@
+"""Activations: where Q/DQ pairs go, and the range of each quantized tensor."""

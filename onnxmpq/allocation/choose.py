@@ -1,0 +1,123 @@
+"""Costs and budgets -> plan: the exact program, repeated where a budget can only be measured.
+
+The bytes of a file and the loss of a network are no sums over layers. For a file budget the bytes besides
+codes and scales are measured on the lowered plan and the program is solved again until the real file fits;
+for a loss budget the smallest plan that keeps it is found by bisection on the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnxmpq.allocation.allocate import Row, Table, allocate, check_feasible
+from onnxmpq.allocation.constrain import Options, constraint, stored_bytes, weight_bytes
+from onnxmpq.budget import Budget, Kind
+from onnxmpq.errors import InfeasibleError
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.spec import Layer
+
+_FILE_ROUNDS = 12
+_LOSS_ROUNDS = 8
+
+FileSize = Callable[[Plan], int]
+Loss = Callable[[Plan], float]
+
+
+def choose_plan(
+    costs: CostTable,
+    layers: Sequence[Layer],
+    options: Options,
+    budgets: Sequence[Budget],
+    file_size: FileSize,
+    loss: Loss,
+) -> Plan:
+    """The plan of least cost that meets every budget; with a loss budget, the smallest that meets them all.
+
+    `file_size` gives the bytes of a lowered plan, `loss` the measured loss of function in [0, 1].
+    Raises InfeasibleError with the least that can be reached.
+    """
+    table = [[costs.costs[layer.name][o] for o in options[layer.name]] for layer in layers]
+
+    def solve(extra: Sequence[Row]) -> Plan:
+        return _within_file(table, layers, options, budgets, file_size, extra)
+
+    drops = [budget for budget in budgets if budget.kind is Kind.DROP]
+    if not drops:
+        return solve(())
+    return _smallest(solve, layers, options, min(drops, key=lambda b: b.limit), loss)
+
+
+def to_plan(layers: Sequence[Layer], options: Options, choice: Sequence[int]) -> Plan:
+    """The plan that takes the option at each index."""
+    return Plan({layer.name: options[layer.name][index] for layer, index in zip(layers, choice, strict=True)})
+
+
+def cheapest(layers: Sequence[Layer], options: Options) -> Plan:
+    """The plan of the fewest stored bytes."""
+    return Plan({la.name: min(options[la.name], key=lambda o, la=la: stored_bytes(la, o)) for la in layers})  # type: ignore[misc]
+
+
+def rows_of(
+    budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, overhead: float
+) -> list[Row]:
+    """Every budget that is a sum over layers."""
+    rows = (constraint(budget, layers, options, overhead=overhead) for budget in budgets)
+    return [row for row in rows if row is not None]
+
+
+def _within_file(
+    table: Table,
+    layers: Sequence[Layer],
+    options: Options,
+    budgets: Sequence[Budget],
+    file_size: FileSize,
+    extra: Sequence[Row],
+) -> Plan:
+    files = [budget for budget in budgets if budget.kind is Kind.FILE]
+    if not files:
+        return to_plan(layers, options, allocate(table, [*rows_of(budgets, layers, options, 0.0), *extra]))
+    limit = min(budget.limit for budget in files)
+    least = cheapest(layers, options)
+    known = float(file_size(least) - weight_bytes(layers, least))
+    check_feasible([*rows_of(budgets, layers, options, known), *extra])
+    for _ in range(_FILE_ROUNDS):
+        try:
+            choice = allocate(table, [*rows_of(budgets, layers, options, known), *extra])
+        except InfeasibleError:
+            break  # what other widths cost besides their codes leaves the least file only
+        plan = to_plan(layers, options, choice)
+        size = file_size(plan)
+        if size <= limit:
+            return plan
+        known = max(size - weight_bytes(layers, plan), known + size - limit)
+    return least
+
+
+def _smallest(
+    solve: Callable[[Sequence[Row]], Plan],
+    layers: Sequence[Layer],
+    options: Options,
+    budget: Budget,
+    loss: Loss,
+) -> Plan:
+    use = tuple(tuple(float(stored_bytes(la, o)) for o in options[la.name]) for la in layers)
+    low, high = Row("", use, 0.0).least(), sum(max(row) for row in use)
+    best = solve(())
+    reached = loss(best)
+    if reached > budget.limit:
+        raise InfeasibleError(
+            f"budget {budget} cannot be met: the widest plan allowed loses {reached:.2%}; "
+            "allow more widths with --bits, or float layers with --keep"
+        )
+    for _ in range(_LOSS_ROUNDS):
+        middle = (low + high) / 2
+        try:
+            plan = solve((Row(f"{middle:,.0f} weight bytes", use, middle),))
+        except InfeasibleError:
+            low = middle
+            continue
+        if loss(plan) <= budget.limit:
+            best, high = plan, middle
+        else:
+            low = middle
+    return best

@@ -1,0 +1,67 @@
+"""Budgets as rows of the allocation, and what a plan really reached of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from onnxmpq.allocation.allocate import Row
+from onnxmpq.budget import Budget, Kind
+from onnxmpq.plan import Plan
+from onnxmpq.spec import FLOAT_BITS, Layer, Option
+
+Options = Mapping[str, Sequence[Option]]
+
+
+def stored_bytes(layer: Layer, option: Option) -> int:
+    """Bytes of a layer's codes and scales, or of its weight where it stays in float."""
+    scales = 4 * layer.channels if option.is_quantized else 0
+    return math.ceil(layer.params * option.weight_bits / 8) + scales
+
+
+def bops(layer: Layer, option: Option) -> float:
+    """Bit operations of one sample: MACs x weight bits x activation bits."""
+    return float(layer.macs * option.weight_bits * (option.activation_bits or FLOAT_BITS))
+
+
+def average_bits(layers: Sequence[Layer], plan: Plan) -> float:
+    """Mean stored bits a weight over all layers."""
+    params = sum(layer.params for layer in layers)
+    return sum(layer.params * plan[layer.name].weight_bits for layer in layers) / params
+
+
+def weight_bytes(layers: Sequence[Layer], plan: Plan) -> int:
+    """Bytes of all codes and scales."""
+    return sum(stored_bytes(layer, plan[layer.name]) for layer in layers)
+
+
+def constraint(
+    budget: Budget, layers: Sequence[Layer], options: Options, *, overhead: float = 0.0
+) -> Row | None:
+    """A budget as one row over the layers' options, in the budget's own units; None for a budget on loss.
+
+    `overhead` is the bytes of the file besides codes and scales (only file budgets look at it).
+    """
+    params = sum(layer.params for layer in layers)
+    if budget.kind is Kind.DROP:
+        return None
+    if budget.kind is Kind.BITS:
+        use = [[layer.params / params * o.weight_bits for o in options[layer.name]] for layer in layers]
+    elif budget.kind is Kind.RATIO:
+        use = [[stored_bytes(layer, o) / (4 * params) for o in options[layer.name]] for layer in layers]
+    elif budget.kind is Kind.BOPS:
+        use = [[bops(layer, o) for o in options[layer.name]] for layer in layers]
+    else:
+        use = [[float(stored_bytes(layer, o)) for o in options[layer.name]] for layer in layers]
+        use[0] = [bytes_ + overhead for bytes_ in use[0]]
+    return Row(f"budget {budget} ({budget.kind})", tuple(map(tuple, use)), budget.limit)
+
+
+def reached(budget: Budget, layers: Sequence[Layer], plan: Plan, file_bytes: int) -> float | None:
+    """What a plan uses of a budget, in the budget's units, `file_bytes` measured; None for loss."""
+    if budget.kind is Kind.DROP:
+        return None
+    if budget.kind is Kind.FILE:
+        return float(file_bytes)
+    row = constraint(budget, layers, {layer.name: (plan[layer.name],) for layer in layers})
+    return None if row is None else row.used([0] * len(layers))

@@ -1,0 +1,241 @@
+"""Calibration and evaluation data of any form, as one streamed `Dataset`.
+
+Memory is a batch and a chunk of the file whatever the number of samples (but for a position and a label each).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from onnxmpq.data.callables import open_callable
+from onnxmpq.data.images import open_images
+from onnxmpq.data.npz import open_npz
+from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.data.samples import (
+    LABELS,
+    Array,
+    ArrayInfo,
+    InputSpec,
+    Labels,
+    Positions,
+    Sample,
+    Source,
+    as_labels,
+    bind,
+    conform,
+    pick,
+)
+from onnxmpq.data.synthetic import open_noise
+from onnxmpq.errors import DataError, MissingFileError, OptionError, nearest
+from onnxmpq.plugins import is_reference, load_attribute
+
+__all__ = ["Batch", "Dataset", "InputSpec", "holds_images", "open_data", "synthetic_data"]
+
+DataSource = str | os.PathLike[str] | Mapping[str, Array] | Callable[[], Iterable[Mapping[str, Array]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """`count` samples: contiguous arrays of the graph inputs' dtypes and shapes, labels int64 [count] or None."""
+
+    feeds: dict[str, Array]
+    labels: Labels | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Some samples of a source, in its order; every pass streams them from the start.
+
+    Where the graph demands batches of n samples, the count is a multiple of n: a remainder is left out.
+    """
+
+    source: Source
+    positions: Positions
+
+    @property
+    def count(self) -> int:
+        return len(self.positions)
+
+    @property
+    def synthetic(self) -> bool:
+        return self.source.synthetic
+
+    @property
+    def has_labels(self) -> bool:
+        return self.source.labels is not None
+
+    @property
+    def labels(self) -> Labels | None:
+        """Class indices, int64 [count]."""
+        return None if self.source.labels is None else self.source.labels[self.positions]
+
+    @property
+    def description(self) -> str:
+        return f"{self.count} sample{'s' if self.count > 1 else ''} of {self.source.name}"
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Batches of `size` samples, the last one smaller, or of exactly as many as the graph demands.
+
+        Raises DataError, while it streams, for a sample that does not fit or holds NaN or Inf, and for a source
+        that is damaged or ends too early.
+        """
+        if size < 1:
+            raise OptionError(f"batches of {size} samples were asked for; wanted 1 or more")
+        size = self.source.step or size
+        samples, labels = self._samples(), self.labels
+        for start in range(0, self.count, size):
+            group = list(islice(samples, size))
+            if len(group) != min(size, self.count - start):
+                raise DataError(
+                    f"{self.source.name} ended after {start + len(group)} of {self.count} samples; "
+                    "it must give the same samples in every pass"
+                )
+            feeds = {spec.name: _feed(spec, group, self.source.name) for spec in self.source.inputs}
+            yield Batch(feeds, None if labels is None else labels[start : start + size], len(group))
+
+    def take(self, indices: Sequence[int]) -> Dataset:
+        """The samples at these indices of this dataset, each once, in the order of the source."""
+        return _choose(self.source, np.unique(self.positions[list(indices)]))
+
+    def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
+        """(kept, held out): disjoint random parts; `held_out`, in (0, 1), is the share of the second."""
+        if not 0 < held_out < 1:
+            raise OptionError(f"a share of {held_out} was to be held out; wanted more than 0 and less than 1")
+        step = self.source.step or 1
+        if self.count < 2 * step:
+            raise DataError(f"{self.description} cannot be split in two; wanted {2 * step} or more")
+        held = min(max(round(self.count * held_out / step), 1) * step, self.count - step)
+        order = np.random.default_rng(seed).permutation(self.count).tolist()
+        return self.take(order[held:]), self.take(order[:held])
+
+    def _samples(self) -> Iterator[Sample]:
+        """The samples in order, each a copy that fits the graph inputs."""
+        inputs, name = self.source.inputs, self.source.name
+        for position, sample in zip(self.positions, self.source.read(self.positions), strict=False):
+            what = f"sample {position} of {name}"
+            yield {spec.name: conform(spec, np.asarray(sample[spec.name]), what) for spec in inputs}
+
+
+def open_data(
+    source: DataSource,
+    inputs: Sequence[InputSpec],
+    *,
+    samples: int | None,
+    preprocess: Preprocess | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Data of any form for these graph inputs: `samples` of them at random by `seed`, or all where None.
+
+    `source` is an `.npz`; a folder of images or a `.zip` of one, which want `preprocess`; `file.py:callable` or
+    `module:callable`; or a mapping of arrays or a callable itself. Arrays hold values as the model takes them:
+    any float is cast to a float input's type, and so is uint8, its values as they are. A callable gives its
+    first `samples`.
+
+    Raises MissingFileError, OptionError, or DataError for data that do not fit the inputs.
+    """
+    if samples is not None and samples < 1:
+        raise OptionError(f"{samples} samples were asked for; wanted 1 or more")
+    if preprocess is not None and not holds_images(source):
+        raise OptionError("preprocessing is for images; other data hold values as the model takes them")
+    opened = _open(source, inputs, samples, preprocess)
+    positions = np.arange(opened.count)
+    if samples is not None and samples < opened.count:
+        positions = np.sort(np.random.default_rng(seed).choice(opened.count, samples, replace=False))
+    return _choose(opened, positions)
+
+
+def synthetic_data(inputs: Sequence[InputSpec], *, samples: int, seed: int) -> Dataset:
+    """`samples` of noise (rounded up to whole batches): normal floats, integers 0 or 1, booleans.
+
+    Raises DataError for an input that is no number, or that has free dimensions besides the first.
+    """
+    source = open_noise(inputs, samples, seed)
+    return _choose(source, np.arange(source.count))
+
+
+def holds_images(source: DataSource) -> bool:
+    """True where `source` is a folder or a zip: read as images, hence in want of a `Preprocess`."""
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = Path(source)
+    return path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
+
+
+def _open(
+    source: DataSource, inputs: Sequence[InputSpec], samples: int | None, preprocess: Preprocess | None
+) -> Source:
+    if isinstance(source, Mapping):
+        return _open_arrays(source, inputs)
+    if callable(source):
+        return open_callable(source, inputs, samples, getattr(source, "__qualname__", "the callable"))
+    path = Path(source)
+    if holds_images(path):
+        return open_images(path, inputs, preprocess)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return open_npz(path, inputs)
+    if path.exists():
+        raise DataError(
+            f"{path} is neither an .npz, nor a folder or .zip of images; save arrays with np.savez"
+        )
+    if not is_reference(str(source)):
+        raise MissingFileError(f"there is no file or folder {path}; {_neighbours(path)}")
+    loaded = load_attribute(str(source))
+    if not callable(loaded):
+        raise DataError(
+            f"{source} is a {type(loaded).__name__}; wanted a callable that yields dicts of arrays"
+        )
+    return open_callable(loaded, inputs, samples, str(source))
+
+
+def _open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec]) -> Source:
+    name = "the given arrays"
+    values = {key: np.asarray(array) for key, array in arrays.items()}
+    bound = bind(inputs, {key: ArrayInfo(value.dtype, value.shape) for key, value in values.items()}, name)
+    fed = {spec: values[array] for spec, array in bound.names.items()}
+
+    def read(positions: Positions) -> Iterator[Sample]:
+        return pick(fed, 0, positions)
+
+    labels = as_labels(values[LABELS], name) if bound.labelled else None
+    return Source(name, tuple(inputs), bound.count, bound.step, labels, read)
+
+
+def _choose(source: Source, positions: Positions) -> Dataset:
+    """The samples at `positions` that fill whole batches; DataError where there are none."""
+    if len(positions) == 0:
+        raise DataError(f"{source.name} holds no samples; wanted 1 or more")
+    usable = len(positions) - len(positions) % (source.step or 1)
+    if usable == 0:
+        raise DataError(
+            f"the graph takes {source.step} samples at a time, and of {source.name} there are {len(positions)}; "
+            f"give {source.step} or more"
+        )
+    return Dataset(source, positions[:usable])
+
+
+def _feed(spec: InputSpec, group: Sequence[Sample], name: str) -> Array:
+    """The samples of a batch along the input's first axis, or the one sample that is a full input."""
+    arrays = [sample[spec.name] for sample in group]
+    if arrays[0].ndim == len(spec.shape):
+        return arrays[0]
+    if len({array.shape for array in arrays}) > 1:
+        raise DataError(
+            f"samples of {name} for graph input {spec.name!r} differ in shape within a batch; "
+            "bring them to one size (for images: crop=N or resize=HxW)"
+        )
+    return np.stack(arrays)
+
+
+def _neighbours(path: Path) -> str:
+    """The names beside a missing file that are most like it, or a hint."""
+    try:
+        return nearest(path.name, (file.name for file in path.parent.iterdir())) or "check the path"
+    except OSError:
+        return f"there is no folder {path.parent} either"

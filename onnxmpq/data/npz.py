@@ -1,0 +1,127 @@
+"""Read an `.npz` as a stream: all members in lock step, a chunk of samples at a time, never whole.
+
+Format: a zip of `.npy` files (NEP 1), stored or deflated. Pickled objects are refused by their header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from onnxmpq.data.archive import open_zip
+from onnxmpq.data.samples import (
+    LABELS,
+    Array,
+    ArrayInfo,
+    InputSpec,
+    Labels,
+    Positions,
+    Sample,
+    Source,
+    as_labels,
+    bind,
+    pick,
+)
+from onnxmpq.errors import DataError
+
+_CHUNK_BYTES = 1 << 20  # of all members together
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One array of the file; its values start at byte `offset` of the zip member `file`."""
+
+    file: str
+    offset: int
+    info: ArrayInfo
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.info.shape[1:]) * self.info.dtype.itemsize
+
+
+def open_npz(path: Path, inputs: Sequence[InputSpec]) -> Source:
+    """The samples of an npz: one array per graph input, samples first, and `labels` where there are any.
+
+    Reads the headers and the labels only. Raises DataError for a damaged file and for arrays that do not fit.
+    """
+    members = _read_members(path)
+    bound = bind(inputs, {name: member.info for name, member in members.items()}, str(path))
+    fed = {name: members[array] for name, array in bound.names.items()}
+
+    def read(positions: Positions) -> Iterator[Sample]:
+        return _read_rows(path, fed, positions)
+
+    labels = _read_labels(path, members[LABELS]) if bound.labelled else None
+    return Source(str(path), tuple(inputs), bound.count, bound.step, labels, read)
+
+
+def _read_members(path: Path) -> dict[str, _Member]:
+    with open_zip(path) as archive:
+        return {
+            info.filename.removesuffix(".npy"): _read_member(archive, info, path)
+            for info in archive.infolist()
+        }
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
+    what = f"array {info.filename.removesuffix('.npy')!r} of {path}"
+    with archive.open(info) as file:
+        shape, fortran, dtype = _read_header(file)
+        offset = file.tell()
+    if dtype.hasobject:
+        raise DataError(f"{what} holds pickled objects, which are never loaded; save plain numbers")
+    if fortran:
+        raise DataError(
+            f"{what} is in Fortran order, where samples do not lie one after another; save np.ascontiguousarray(x)"
+        )
+    member = _Member(info.filename, offset, ArrayInfo(dtype, shape))
+    wanted, found = math.prod(shape) * dtype.itemsize, info.file_size - offset
+    if found != wanted:
+        raise DataError(
+            f"{what} has {found} bytes of values where its header promises {wanted}; save it again"
+        )
+    return member
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Shape, Fortran order and dtype. Version 3 of the format is for named fields, which no input takes."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"npy format {version[0]}.{version[1]} is not supported")
+
+
+def _read_rows(path: Path, members: Mapping[str, _Member], positions: Positions) -> Iterator[Sample]:
+    """The samples at `positions`, as views of the chunk that is in memory."""
+    count = next(iter(members.values())).info.shape[0]
+    rows = max(1, _CHUNK_BYTES // sum(member.row_bytes for member in members.values()))
+    with open_zip(path) as archive, contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(archive.open(member.file)) for name, member in members.items()}
+        for name, member in members.items():
+            files[name].read(member.offset)
+        for start in range(0, count, rows):
+            stop = min(start + rows, count)
+            chunk = {name: _read_block(files[name], member, stop - start) for name, member in members.items()}
+            yield from pick(chunk, start, positions)
+
+
+def _read_block(file: IO[bytes], member: _Member, rows: int) -> Array:
+    data = file.read(rows * member.row_bytes)
+    if len(data) != rows * member.row_bytes:
+        raise EOFError(f"{member.file} ends early")
+    return np.frombuffer(data, member.info.dtype).reshape(rows, *member.info.shape[1:])
+
+
+def _read_labels(path: Path, member: _Member) -> Labels:
+    rows = _read_rows(path, {LABELS: member}, np.arange(member.info.shape[0]))
+    return as_labels([int(row[LABELS]) for row in rows], str(path))

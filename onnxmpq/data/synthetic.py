@@ -1,0 +1,74 @@
+"""Noise for a model that comes without data: enough to compile and compare, not to calibrate well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.data.samples import Array, InputSpec, Positions, Sample, Shape, Source, batch_step
+from onnxmpq.errors import DataError
+
+_NAME = "synthetic noise"
+_SPEECH = 0.05  # root mean square of speech at its nominal level, -26 dBov (ITU-T P.56)
+_CHANNELS = (1, 3, 4)
+
+
+def open_noise(inputs: Sequence[InputSpec], samples: int, seed: int) -> Source:
+    """Images for inputs of four axes, noise for others: each sample from its own stream of `seed`.
+
+    `samples` is rounded up to whole batches. Raises DataError for an input that noise cannot fill.
+    """
+    for spec in inputs:
+        _check(spec)
+    shapes = _sample_shapes(inputs)
+    step = batch_step(inputs, {name: len(shape) for name, shape in shapes.items()}, _NAME)
+    count = -(-samples // (step or 1)) * (step or 1)
+
+    def read(positions: Positions) -> Iterator[Sample]:
+        for position in positions:
+            rng = np.random.default_rng([seed, position])
+            yield {spec.name: _noise(rng, spec.dtype, shapes[spec.name], len(spec.shape)) for spec in inputs}
+
+    return Source(_NAME, tuple(inputs), count, step, None, read, synthetic=True)
+
+
+def _check(spec: InputSpec) -> None:
+    if spec.dtype.kind not in "fiub":
+        raise DataError(f"graph input {spec.name!r} takes {spec.dtype}, which noise cannot fill; give data")
+    if None in spec.shape[1:]:
+        raise DataError(f"graph input {spec.name!r} has free dimensions {spec.shape}; give its shape or data")
+
+
+def _sample_shapes(inputs: Sequence[InputSpec]) -> dict[str, Shape]:
+    """Shape of one sample by input: a row of the batch, or a full input where the inputs share no batch axis."""
+    firsts = {spec.shape[:1] for spec in inputs} - {(None,)}
+    shared = () not in firsts and len(firsts) <= 1
+    return {spec.name: tuple(d or 1 for d in (spec.shape[1:] if shared else spec.shape)) for spec in inputs}
+
+
+def _noise(rng: np.random.Generator, dtype: np.dtype[Any], shape: Shape, rank: int) -> Array:
+    """One sample: an image, features, a signal, integers 0 or 1, or booleans, as dtype and rank suggest."""
+    if dtype.kind != "f":
+        return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
+    if rank == 4:
+        return _image(rng, shape).astype(dtype)
+    return np.asarray(rng.standard_normal(shape) * (1.0 if rank > 2 else _SPEECH)).astype(dtype)
+
+
+def _image(rng: np.random.Generator, shape: Shape) -> NDArray[np.float64]:
+    """Channels with the amplitude spectrum of natural images, 1/f, and half their variance in common; mean 0, variance 1.
+
+    White noise drives a trained network where no image does. Field 1987, J. Opt. Soc. Am. A 4:2379.
+    """
+    channels_last = shape[-1] in _CHANNELS and shape[-3] not in _CHANNELS
+    channels, height, width = (shape[i] for i in ((-1, -3, -2) if channels_last else (-3, -2, -1)))
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = np.inf  # no mean
+    spectrum = np.fft.rfft2(rng.standard_normal((channels + 1, height, width))) / frequency
+    fields = np.fft.irfft2(spectrum, s=(height, width))
+    image = fields[1:] + fields[:1]
+    image /= max(image.std(), np.finfo(np.float64).tiny)
+    return (np.moveaxis(image, 0, -1) if channels_last else image).reshape(shape)

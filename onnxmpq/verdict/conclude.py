@@ -1,0 +1,205 @@
+"""The last stage: is the written file what it should be, and what did it cost? -> Report."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxmpq.activations.placement import Placement
+from onnxmpq.allocation.allocate import SLACK
+from onnxmpq.allocation.constrain import average_bits, reached, stored_bytes, weight_bytes
+from onnxmpq.budget import Budget, Kind
+from onnxmpq.engine import Array, Runtime, Session
+from onnxmpq.errors import VerifyError
+from onnxmpq.evidence import Evidence
+from onnxmpq.observer import Stages
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.prepare import Prepared
+from onnxmpq.report import BudgetReport, LayerReport, Report
+from onnxmpq.spec import Layer
+from onnxmpq.verdict.kernels import integer_kernels
+from onnxmpq.verdict.latency import Latency, measure_latency
+from onnxmpq.verdict.score import Score, compare
+from onnxmpq.verdict.verify import verify_file
+from onnxmpq.weights.candidates import Candidates
+
+UNMEASURED = "none: one plan only"  # a cost table's method where nothing was measured
+_LEAST_AGREEMENT = 0.5
+_LEAST_SQNR = 10.0
+_LARGE_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A file that was written, and what led to it."""
+
+    source: Path
+    destination: Path
+    prepared: Prepared
+    placement: Placement
+    plan: Plan
+    costs: CostTable
+    evidence: Evidence
+    written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
+
+    source_bytes: int = 0  # with external data; 0: those of the file alone
+
+    @property
+    def file(self) -> Path:
+        return self.written or self.destination
+
+
+def report_on(
+    compiled: Compiled,
+    budgets: Sequence[Budget],
+    candidates: Candidates,
+    runtime: Runtime,
+    reference: Session,
+    stages: Stages,
+    *,
+    verify: bool,
+) -> Report:
+    """Verify the file (unless told not to), score it, time it, and write down everything.
+
+    Raises VerifyError where the file is not what the plan says.
+    """
+    prepared, plan = compiled.prepared, compiled.plan
+    scores: Mapping[str, Score] = {}
+    latency: tuple[Latency, ...] = ()
+    kernels: Mapping[str, str] | None = None
+    if verify:
+        session = verify_file(compiled.file, prepared, plan, candidates, runtime)
+        scores = _scores(compiled, reference, session)
+        latency = _latencies(compiled, reference, session)
+        kernels = _kernels(compiled, runtime)
+    size = compiled.file.stat().st_size
+    return Report(
+        model=str(compiled.source),
+        output=str(compiled.destination),
+        average_weight_bits=average_bits(prepared.layers, plan),
+        weight_bytes=weight_bytes(prepared.layers, plan),
+        fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
+        file_bytes=size,
+        fp32_file_bytes=compiled.source_bytes or compiled.source.stat().st_size,
+        budgets=tuple(_budget(b, compiled, size, scores) for b in budgets),
+        layers=tuple(_layer(layer, compiled, kernels) for layer in prepared.layers),
+        metrics=scores,
+        evaluated_on=compiled.evidence.judged_on,
+        latency=latency,
+        provider=runtime.provider,
+        opset=next(o.version for o in onnx.load(compiled.file).opset_import if not o.domain),
+        method=compiled.costs.method,
+        metric=prepared.metric.name,
+        calibration=compiled.evidence.calibration.description,
+        float_ops=dict(compiled.placement.float_ops),
+        notes=tuple(stages.notes),
+        seconds=stages.seconds,
+        peak_rss_bytes=_peak_rss(),
+        versions=_versions(),
+        is_broken=bool(scores) and is_broken(scores["compiled"]),
+    )
+
+
+def is_broken(score: Score) -> bool:
+    """True where the compiled model lost the function of the original."""
+    if score.agreement is not None:
+        return score.agreement < _LEAST_AGREEMENT
+    return score.sqnr is not None and score.sqnr < _LEAST_SQNR
+
+
+def _scores(compiled: Compiled, reference: Session, session: Session) -> dict[str, Score]:
+    prepared = compiled.prepared
+    data = compiled.evidence.evaluation
+    before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
+    return {"fp32": before, "compiled": after}
+
+
+def _latencies(compiled: Compiled, reference: Session, session: Session) -> tuple[Latency, ...]:
+    sample = compiled.prepared.sample
+    sizes = [1] if compiled.prepared.batch_size == 1 else [1, min(_LARGE_BATCH, compiled.prepared.batch_size)]
+    return tuple(measure_latency(reference, session, _repeat(sample, size), size) for size in sizes)
+
+
+def _repeat(sample: Mapping[str, Array], count: int) -> dict[str, Array]:
+    return dict(sample) if count == 1 else {n: np.concatenate([v] * count) for n, v in sample.items()}
+
+
+def _kernels(compiled: Compiled, runtime: Runtime) -> dict[str, str] | None:
+    """The integer kernel of each layer that has one, off the graph that the CPU provider made of the file."""
+    if runtime.provider != "cpu":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        runtime.session(compiled.file, save_optimized=optimized)
+        written = onnx.load(compiled.file)
+        return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
+
+
+def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping[str, Score]) -> BudgetReport:
+    value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
+    if budget.kind is Kind.DROP and scores:
+        before, after = scores["fp32"], scores["compiled"]
+        labelled = before.top1 is not None and after.top1 is not None
+        value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
+    met = None if value is None else value <= budget.limit * (1 + SLACK)
+    if met is False and budget.kind is not Kind.DROP:
+        raise VerifyError(f"the written file does not hold budget {budget}: it reached {value:,.6g}")
+    return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
+
+
+def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
+    option = compiled.plan[layer.name]
+    measured = compiled.costs.method != UNMEASURED and len(compiled.costs.costs[layer.name]) > 1
+    return LayerReport(
+        name=layer.name,
+        op=layer.op,
+        params=layer.params,
+        weight_bits=option.weight_bits,
+        activation_bits=option.activation_bits,
+        stored_bytes=stored_bytes(layer, option),
+        sensitivity=compiled.costs.costs[layer.name][option] if measured else None,
+        kernel=None if kernels is None else kernels.get(layer.name),
+        reason=layer.reason or _why_float(layer, compiled, kernels),
+    )
+
+
+def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> str | None:
+    """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
+    if not compiled.placement.tensors or layer.name in (kernels or {}):
+        return None
+    unseen = None if kernels is None else "ONNX Runtime chose no integer kernel"
+    return compiled.placement.float_layers.get(layer.name) or unseen
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what a compile's result hangs on, as installed."""
+    names = {name: name for name in ("onnxmpq", "onnx", "numpy", "cvxpy", "onnxruntime")}
+    names["onnxruntime"] = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
+    return {name: version for name in names.values() if (version := _installed(name))}
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # a bare checkout
+        return None
+
+
+def _peak_rss() -> int:
+    """Most memory this process ever held, in bytes; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent held before it became this process
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

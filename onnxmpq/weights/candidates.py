@@ -1,0 +1,81 @@
+"""The constants that would ship: each layer's weight at each width, rounded once and kept, and its bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxmpq.spec import HALF_BITS, QUANTIZED_BITS, Layer
+from onnxmpq.weights.compensate import bias_shift, compensate
+from onnxmpq.weights.gram import Moments
+from onnxmpq.weights.quantizer import Floats, QuantizedWeight, quantize
+from onnxmpq.weights.rounding import quantize_balanced
+
+ROUNDINGS = ("compensated", "nearest")
+
+Array = NDArray[Any]
+
+
+class Candidates:
+    """Rounded weights by layer and width; memory is a byte a weight and width.
+
+    With rounding "compensated", a layer that was given its inputs' moments is rounded against them and its bias
+    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel.
+    """
+
+    def __init__(self, model: onnx.ModelProto, rounding: str = ROUNDINGS[0]) -> None:
+        self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in model.graph.initializer}
+        self._round = quantize if rounding == "nearest" else quantize_balanced
+        self._made: dict[tuple[str, int], QuantizedWeight] = {}
+        self._shifts: dict[tuple[str, int], Floats] = {}
+
+    def fit(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> None:
+        """Round a layer at these widths against the moments of its inputs."""
+        weight = self._single(layer)
+        made = dict(compensate(weight, layer, moments, [b for b in widths if b > 1]))
+        for bits in widths:
+            rounded = made.get(bits) or self._round(weight, layer.axis, bits)
+            self._made[layer.name, bits] = rounded
+            if layer.bias is not None:
+                self._shifts[layer.name, bits] = bias_shift(weight, rounded.dequantize(), layer, moments)
+
+    def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:
+        """The codes and scales of a layer at a width of 1 to 8 bits."""
+        key = (layer.name, bits)
+        if key not in self._made:
+            self._made[key] = self._round(self._single(layer), layer.axis, bits)
+        return self._made[key]
+
+    def bias(self, layer: Layer, bits: int) -> Array | None:
+        """The layer's own bias at a width, in the graph's dtype; None where it has none."""
+        if layer.bias is None:
+            return None
+        bias = self._constant(layer.bias)
+        shift = self._shifts.get((layer.name, bits))
+        return bias if shift is None else (bias + shift).astype(bias.dtype)
+
+    def constants(self, layer: Layer, bits: int) -> dict[str, Array]:
+        """What the layer computes with at a width, by name: dequantized weight and bias, in the graph's dtype."""
+        weight = self._constant(layer.weight)
+        if bits in QUANTIZED_BITS:
+            weight = self.quantized(layer, bits).dequantize().astype(weight.dtype)
+        elif bits == HALF_BITS:
+            weight = weight.astype(np.float16).astype(weight.dtype)
+        bias = self.bias(layer, bits)
+        return (
+            {layer.weight: weight}
+            if bias is None or layer.bias is None
+            else {layer.weight: weight, layer.bias: bias}
+        )
+
+    def _single(self, layer: Layer) -> Floats:
+        return self._constant(layer.weight).astype(np.float32)
+
+    def _constant(self, name: str) -> Array:
+        values: Array = numpy_helper.to_array(self._initializers[name])
+        return values

@@ -1,0 +1,142 @@
+"""Second moments of layer inputs over the calibration data, in a stream and within a bound of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.data import Dataset
+from onnxmpq.engine import Runtime
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.passes.emit_gram import EmitGram, gram_name
+from onnxmpq.spec import Layer
+
+Doubles = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+_BYTES_A_PASS = 512 << 20
+_WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
+_PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small matrix sees more windows
+_LARGEST = 4096  # columns; a larger matrix takes longer to factor than it can repay
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
+
+    A window is counted channel by channel, as the weight is.
+    """
+
+    gram: Doubles
+    mean: Doubles
+    count: float
+
+    def covariance(self) -> Doubles:
+        """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
+        return self.gram - self.count * self.mean[:, :, None] * self.mean[:, None, :]
+
+
+def columns(layer: Layer) -> int:
+    """D: how many weights one output value of the layer is a sum over (ConvTranspose: at one tap)."""
+    if layer.op == "ConvTranspose":
+        return layer.shape[0] // layer.group
+    return layer.params // layer.channels
+
+
+def has_moments(layer: Layer) -> bool:
+    """False for layers in control-flow bodies, left alone, or wider than 4,096 columns."""
+    return layer.reason is None and not layer.weights_only and columns(layer) <= _LARGEST
+
+
+def step(layer: Layer, samples: int) -> int:
+    """Every how manieth window along each axis still gives enough of them."""
+    enough = max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
+    surplus = samples * math.prod(layer.positions) / enough
+    return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
+
+
+def input_moments(
+    runtime: Runtime,
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    data: Dataset,
+    batch_size: int,
+    progress: Progress,
+) -> Iterator[tuple[Layer, Moments]]:
+    """(layer, moments) for every layer that has them, in passes over the data whose matrices fit in memory.
+
+    Of large maps only so many windows are taken, evenly spaced, as the matrix needs.
+    """
+    passes = list(_passes([layer for layer in layers if has_moments(layer)]))
+    for number, some in enumerate(passes):
+
+        def report(done: int, number: int = number) -> None:
+            progress(number * data.count + done, len(passes) * data.count)
+
+        steps = {la.weight: step(la, data.count) for la in some}
+        sums = _summed(runtime, model, steps, data, batch_size, report)
+        for layer in some:
+            total = sums.pop(gram_name(layer.weight), None)
+            # Fewer windows than columns would be fitted and not learned from; none, or an overflow, tell nothing.
+            if total is not None and total[0, -1, -1] >= columns(layer) and np.isfinite(total).all():
+                yield layer, _moments(_channel_major(total, layer))
+
+
+def _summed(
+    runtime: Runtime,
+    model: onnx.ModelProto,
+    steps: Mapping[str, int],
+    data: Dataset,
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> dict[str, Doubles]:
+    """The emitted outputs summed over the data, in double precision."""
+    graph = import_graph(model)
+    EmitGram(steps)(graph)
+    names = {gram_name(weight) for weight in steps}
+    graph.outputs = [output for output in graph.outputs if output.name in names]
+    if not graph.outputs:
+        return {}
+    session = runtime.session(export_model(graph, model), spin=False)
+    sums: dict[str, Doubles] = {}
+    done = 0
+    for batch in data.batches(batch_size):
+        for name, value in session.run(batch.feeds).items():
+            sums[name] = sums[name] + value if name in sums else value.astype(np.float64)
+        done += batch.count
+        progress(done)
+    return sums
+
+
+def _moments(total: Doubles) -> Moments:
+    count = float(total[0, -1, -1])
+    return Moments(total[:, :-1, :-1], total[:, -1, :-1] / count, count)
+
+
+def _channel_major(total: Doubles, layer: Layer) -> Doubles:
+    """Windows reordered from tap by tap to channel by channel, the 1 kept last."""
+    if layer.op != "Conv":
+        return total
+    windows = np.arange(total.shape[1] - 1).reshape(-1, layer.shape[1]).T.ravel()
+    order = np.append(windows, total.shape[1] - 1)
+    return total[:, order][:, :, order]
+
+
+def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """Layers in runs whose matrices together stay within the bound."""
+    run: list[Layer] = []
+    size = 0
+    for layer in layers:
+        bytes_ = 12 * layer.group * columns(layer) ** 2  # the sum in float64 and a batch's in float32
+        if run and size + bytes_ > _BYTES_A_PASS:
+            yield run
+            run, size = [], 0
+        run.append(layer)
+        size += bytes_
+    if run:
+        yield run

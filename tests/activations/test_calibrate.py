@@ -1,0 +1,119 @@
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.activations.calibrate import calibrate
+from onnxmpq.activations.placement import Placement
+from onnxmpq.activations.ranges import ActivationRange, range_of
+from onnxmpq.data import Batch, Dataset
+from onnxmpq.engine import Array, Runtime
+from onnxmpq.errors import DataError
+from onnxmpq.testing import model_of
+
+RUNTIME = Runtime("cpu", threads=1)
+MODEL = model_of(
+    "g (float[n, 4] x) => (float[n, 4] y) { a = Relu (x)  y = Mul (a, k) }", k=np.array(3.0, np.float32)
+)
+
+
+@dataclass
+class Stream:
+    """A dataset of rows for `x`; remembers the sizes it was asked for."""
+
+    rows: Array
+    sizes: list[int] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        self.sizes.append(size)
+        for start in range(0, self.count, size):
+            rows = self.rows[start : start + size]
+            yield Batch({"x": rows}, None, len(rows))
+
+
+def place(*tensors: str, same_scale: tuple[tuple[str, ...], ...] = ()) -> Placement:
+    return Placement(tensors, same_scale, {}, frozenset(), {}, (), {})
+
+
+def ranges(rows: Array, placement: Placement, **options: Any) -> dict[str, ActivationRange]:
+    return calibrate(RUNTIME, MODEL, placement, cast("Dataset", Stream(rows)), **options)
+
+
+def noise(count: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
+
+
+def test_many_deviations_give_the_extremes() -> None:
+    rows = noise(50)
+    found = ranges(rows, place("x", "a", "y"), deviations=1e6)
+    assert found["x"] == range_of(float(rows.min()), float(rows.max()))
+    assert found["a"] == range_of(0, float(rows.max()))
+    assert found["a"].zero_point == 0
+
+
+def test_few_deviations_clip_outliers() -> None:
+    rows = noise(200)
+    rows[17, 2] = 1000
+    lowest, highest = (values.astype(np.float64) for values in (rows.min(axis=1), rows.max(axis=1)))
+    expected = range_of(lowest.mean() - 0.5 * lowest.std(), highest.mean() + 0.5 * highest.std())
+    found = ranges(rows, place("x"), deviations=0.5)["x"]
+    assert found.scale == pytest.approx(expected.scale, rel=1e-6)
+    assert found.zero_point == expected.zero_point
+
+
+def test_no_range_exceeds_what_was_seen() -> None:
+    rows = np.tile(np.array([[-1, 0, 1, 2]], np.float32), (3, 1))
+    assert ranges(rows, place("x"))["x"] == range_of(-1, 2)
+    assert ranges(noise(1), place("x"))["x"] == range_of(float(noise(1).min()), float(noise(1).max()))
+
+
+def test_a_group_takes_its_leaders_range() -> None:
+    found = ranges(noise(10), place("x", "a", "y", same_scale=(("y", "x", "a"),)))
+    assert found["x"] == found["a"] == found["y"] == ranges(noise(10), place("y"))["y"]
+
+
+def test_constants_have_their_own_range() -> None:
+    assert ranges(noise(2), place("k"))["k"] == range_of(0, 3)
+
+
+def test_a_tensor_of_zeros_gets_a_usable_range() -> None:
+    assert ranges(np.full((3, 4), -1, np.float32), place("a"))["a"] == ActivationRange(1.0, 0)
+
+
+def test_nothing_to_measure_needs_no_run() -> None:
+    stream = Stream(noise(2))
+    assert calibrate(RUNTIME, MODEL, place(), cast("Dataset", stream)) == {}
+    assert stream.sizes == []
+
+
+def test_the_data_are_read_once_sample_by_sample() -> None:
+    stream, heard = Stream(noise(3)), list[tuple[int, int]]()
+    calibrate(RUNTIME, MODEL, place("x"), cast("Dataset", stream), progress=lambda *done: heard.append(done))
+    assert stream.sizes == [1]
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_order_and_repetition_do_not_matter() -> None:
+    rows = noise(40)
+    assert ranges(rows, place("a")) == ranges(rows[::-1].copy(), place("a"))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    rows = noise(3)
+    rows[1, 1] = value
+    with pytest.raises(DataError, match=r"'x' reached .*inf"):
+        ranges(rows, place("x"))
+
+
+def test_the_model_is_left_alone() -> None:
+    before = MODEL.SerializeToString()
+    ranges(noise(2), place("a"))
+    assert onnx.ModelProto.FromString(before) == MODEL

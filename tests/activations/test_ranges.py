@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxmpq.activations.ranges import ActivationRange, range_of
+from onnxmpq.engine import Array
+
+FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
+
+
+def dequantized(activation: ActivationRange, values: Array) -> Array:
+    codes = np.clip(np.rint(values / activation.scale) + activation.zero_point, 0, 255)
+    return np.asarray((codes - activation.zero_point) * activation.scale)
+
+
+@given(FINITE, FINITE)
+def test_the_range_holds_zero_exactly_and_its_ends_to_a_step(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    activation = range_of(low, high)
+    assert 0 <= activation.zero_point <= 255
+    assert np.float32(activation.scale) == activation.scale > 0
+    ends = np.array([low, 0.0, high])
+    found = dequantized(activation, ends)
+    assert found[1] == 0
+    np.testing.assert_allclose(found, ends, atol=activation.scale * 1.001)
+
+
+@pytest.mark.parametrize(("low", "high", "zero_point"), [(0, 6, 0), (0.5, 6, 0), (-3, 0, 255), (-3, -1, 255)])
+def test_one_sided_ranges_have_their_zero_at_an_end(low: float, high: float, zero_point: int) -> None:
+    assert range_of(low, high).zero_point == zero_point
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-45, -1e-40])
+def test_a_tensor_without_an_extent_gets_a_usable_scale(value: float) -> None:
+    assert range_of(value, value) == ActivationRange(1.0, 0)

@@ -1,0 +1,61 @@
+"""Budgets that are no sums over layers: the file's bytes and the loss of function."""
+
+import pytest
+
+from onnxmpq.allocation.choose import choose_plan
+from onnxmpq.allocation.constrain import weight_bytes
+from onnxmpq.budget import Budget
+from onnxmpq.errors import InfeasibleError
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.spec import Layer, Option
+
+LAYERS = tuple(Layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(6))
+OPTIONS = {layer.name: tuple(Option(b) for b in (2, 4, 8)) for layer in LAYERS}
+COSTS = CostTable(
+    {layer.name: {o: (i + 1) * 4.0 ** -o.weight_bits for o in OPTIONS[layer.name]} for i, layer in enumerate(LAYERS)},
+    "kl", "measured", 1,
+)  # fmt: skip
+
+
+def file_size(plan: Plan) -> int:
+    """Overhead grows with the number of different widths, as a real file's does."""
+    return weight_bytes(LAYERS, plan) + 300 + 100 * len({o.weight_bits for o in plan.options.values()})
+
+
+def loss(plan: Plan) -> float:
+    return sum(COSTS.costs[name][option] for name, option in plan.options.items())
+
+
+def choose(*budgets: str) -> Plan:
+    return choose_plan(COSTS, LAYERS, OPTIONS, [Budget.parse(b) for b in budgets], file_size, loss)
+
+
+@pytest.mark.parametrize("limit", [2500, 3000, 3500, 4200, 6000])
+def test_the_real_file_stays_within_its_budget(limit: int) -> None:
+    plan = choose(f"{limit}B")
+    assert file_size(plan) <= limit
+    assert file_size(plan) > limit - 900  # no byte worth a step is left
+
+
+def test_a_file_too_small_says_the_least() -> None:
+    with pytest.raises(InfeasibleError, match=r"at most 2,000 was asked, the least possible is 2,092"):
+        choose("2000B")
+
+
+def test_several_budgets_hold_at_once() -> None:
+    plan = choose("4bit-avg", "3000B")
+    assert file_size(plan) <= 3000
+    assert sum(o.weight_bits for o in plan.options.values()) <= 24
+
+
+def test_a_loss_budget_gives_a_small_plan_that_keeps_it() -> None:
+    plan = choose("drop=20%")
+    assert loss(plan) <= 0.2
+    assert weight_bytes(LAYERS, plan) < 0.75 * weight_bytes(
+        LAYERS, Plan({n: o[-1] for n, o in OPTIONS.items()})
+    )
+
+
+def test_a_loss_that_no_plan_keeps_says_the_least() -> None:
+    with pytest.raises(InfeasibleError, match="the widest plan allowed loses"):
+        choose("drop=0.001%")

@@ -1,0 +1,501 @@
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from numpy.testing import assert_array_equal
+from onnx import TensorProto, helper, numpy_helper
+from onnx.parser import parse_model
+
+from onnxmpq.engine import Runtime
+from onnxmpq.errors import MissingFileError, ModelError, OutputError
+from onnxmpq.model.modelfile import (
+    export_model,
+    import_graph,
+    initializers_listed_as_inputs,
+    load_model,
+    lowest_ir_version,
+    write_model,
+)
+
+SHARED = Path(__file__).parents[3] / "shared"
+RUNTIME = Runtime("cpu", threads=1)
+X = np.arange(8, dtype=np.float32)
+SCALE = """<ir_version: 8, opset_import: ["": 13]>
+    g (float[8] x) => (float[8] y) <float[8] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = Mul (x, w) }"""
+
+
+def saved(folder: Path, model: onnx.ModelProto, name: str = "m.onnx") -> Path:
+    path = folder / name
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def round_trip(model: onnx.ModelProto) -> onnx.ModelProto:
+    result = export_model(import_graph(model), model)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def run(model: onnx.ModelProto, x: Any = X) -> Any:
+    return RUNTIME.session(model).run({"x": x})["y"]
+
+
+# Reading
+
+
+def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    model = parse_model(SCALE)
+    assert load_model(saved(tmp_path, model)) == model
+    assert load_model(str(tmp_path / "m.onnx")) == model
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+    saved(tmp_path, parse_model(SCALE), "resnet20.onnx")
+    with pytest.raises(MissingFileError, match=r"resnet2\.onnx does not exist; nearest: resnet20\.onnx"):
+        load_model(tmp_path / "resnet2.onnx")
+    with pytest.raises(MissingFileError, match="there is no folder"):
+        load_model(tmp_path / "nowhere" / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"hello, world\n" * 50, "not an ONNX"),
+        (b"\x00" * 64, "not an ONNX"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "lacks a graph, nodes, an opset"),
+    ],
+)
+def test_bytes_that_are_no_model(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        load_model(path)
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a folder"):
+        load_model(tmp_path)
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    content = parse_model(SCALE).SerializeToString()
+    path = tmp_path / "m.onnx"
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelError):
+            load_model(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<ir_version: 8, opset_import: ["": 13]> g (float[8] x) => (float[8] y) { y = Relu <slope = 1.0> (x) }',
+        '<ir_version: 8, opset_import: ["": 13]> g (float[8] x) => (float[8] y) { y = Relu (x) y = Neg (x) }',
+        '<ir_version: 8, opset_import: ["": 13]> g (float[8] x) => (float[8] y) { y = Add (x) }',
+    ],
+)
+def test_what_the_checker_refuses_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ModelError, match="is not valid ONNX"):
+        load_model(saved(tmp_path, parse_model(text)))
+
+
+def test_a_tensor_shorter_than_its_shape_is_refused(tmp_path: Path) -> None:
+    model = parse_model(SCALE)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(X, "w"))
+    model.graph.initializer[0].raw_data = b"\0" * 12
+    with pytest.raises(ModelError):
+        load_model(saved(tmp_path, model))
+
+
+HARMLESS = {
+    "nodes out of order": '<ir_version: 8, opset_import: ["": 13]> g (float[8] x) => (float[8] y) { y = Neg (z) z = Relu (x) }',
+    "initializers not listed in IR 3": '<ir_version: 3, opset_import: ["": 8]> g (float[8] x) => (float[8] y) <float[1] w = {-1}> { y = Mul (x, w) }',
+    "a long name for the default domain": '<ir_version: 8, opset_import: ["ai.onnx": 13]> g (float[8] x) => (float[8] y) { y = ai.onnx.Neg (x) }',
+    "an operator unknown to onnx": '<ir_version: 4, opset_import: ["": 7]> g (float[8] x) => (float[8] y) { y = Affine <alpha = -1.0, beta = 0.0> (x) }',
+    "a name that became standard later": '<ir_version: 4, opset_import: ["": 7]> g (float[8] x) => (float[8] y) { h = ThresholdedRelu <alpha = 0.0> (x) y = Neg (h) }',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_what_onnx_runtime_accepts_is_accepted(
+    case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model(saved(tmp_path, parse_model(HARMLESS[case])))
+    assert_array_equal(run(export_model(import_graph(model), model)), -X)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_graph_without_a_name_and_an_output_without_a_type(tmp_path: Path) -> None:
+    model = parse_model(SCALE)
+    model.graph.ClearField("name")
+    model.graph.output[0].ClearField("type")
+    model = load_model(saved(tmp_path, model))
+    assert_array_equal(run(round_trip(model)), X * (X + 1))
+
+
+# External data
+
+
+def with_external_data(folder: Path, location: str, **span: int) -> Path:
+    """A model in `folder`/model whose weight w = 1, 2 ... 8 is said to be at `location`."""
+    (folder / "model").mkdir()
+    model = parse_model(SCALE)
+    weight = model.graph.initializer[0]
+    weight.ClearField("float_data")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **span}.items():
+        weight.external_data.add(key=key, value=str(value))
+    return saved(folder / "model", model)
+
+
+WEIGHT = (X + 1).tobytes()
+
+
+@pytest.mark.parametrize("span", [{}, {"offset": 16}, {"offset": 16, "length": 32}, {"length": 32}])
+def test_external_data_end_up_in_the_model(tmp_path: Path, span: dict[str, int]) -> None:
+    path = with_external_data(tmp_path, "w.bin", **span)
+    (path.parent / "w.bin").write_bytes(b"\7" * span.get("offset", 0) + WEIGHT + b"\7" * 5)
+    model = load_model(path)
+    assert not model.graph.initializer[0].external_data
+    assert_array_equal(run(model), X * (X + 1))
+
+
+def test_external_data_that_are_missing(tmp_path: Path) -> None:
+    path = with_external_data(tmp_path, "w.bin")
+    (path.parent / "w.dat").write_bytes(WEIGHT)
+    with pytest.raises(
+        MissingFileError, match=r"needs its external data 'w.bin', which is missing; nearest: w\.dat"
+    ):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "span", [{"offset": 1}, {"length": 33}, {"offset": -4}, {"length": -1}, {"offset": 64}]
+)
+def test_external_data_that_are_too_short(tmp_path: Path, span: dict[str, int]) -> None:
+    path = with_external_data(tmp_path, "w.bin", **span)
+    (path.parent / "w.bin").write_bytes(WEIGHT)
+    with pytest.raises(ModelError, match="is cut short"):
+        load_model(path)
+
+
+def test_external_data_of_the_wrong_size_for_the_tensor(tmp_path: Path) -> None:
+    path = with_external_data(tmp_path, "w.bin", length=28)
+    (path.parent / "w.bin").write_bytes(WEIGHT)
+    with pytest.raises(ModelError):
+        load_model(path)
+
+
+@pytest.mark.parametrize("escape", ["dots", "absolute", "link", "linked folder"])
+def test_external_data_outside_the_folder_are_never_read(tmp_path: Path, escape: str) -> None:
+    outside = tmp_path / "secret.bin"
+    outside.write_bytes(WEIGHT)
+    locations = {
+        "dots": "../secret.bin",
+        "absolute": str(outside),
+        "link": "w.bin",
+        "linked folder": "up/secret.bin",
+    }
+    path = with_external_data(tmp_path, locations[escape])
+    if escape == "link":
+        (path.parent / "w.bin").symlink_to(outside)
+    if escape == "linked folder":
+        (path.parent / "up").symlink_to(tmp_path)
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        load_model(path)
+
+
+def test_models_beyond_2_gb_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = with_external_data(tmp_path, "w.bin", length=2**31)
+    with (path.parent / "w.bin").open("wb") as stream:
+        stream.truncate(2**31)  # a hole: takes no space
+    with pytest.raises(ModelError, match=r"2\.15 GB"):
+        load_model(path)
+    with path.open("r+b") as stream:
+        stream.truncate(2**31)
+    with pytest.raises(ModelError, match=r"2\.15 GB"):
+        load_model(path)
+
+
+# To a graph
+
+
+def test_initializers_listed_as_inputs_become_constants() -> None:
+    model = parse_model(
+        '<ir_version: 3, opset_import: ["": 8]> g (float[8] x, float[1] w) => (float[8] y)'
+        " <float[1] w = {2}> { y = Mul (x, w) }"
+    )
+    assert initializers_listed_as_inputs(model) == ("w",)
+    result = round_trip(model)
+    assert initializers_listed_as_inputs(result) == ()
+    assert [v.name for v in result.graph.input] == ["x"]
+    assert_array_equal(run(result), 2 * X)
+
+
+def test_variables_know_what_inference_finds_and_not_what_the_file_claims() -> None:
+    model = parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> g (float16[N,4] x) => (float16[A,B] y)'
+        " { h = Transpose (x) y = Neg (h) }"
+    )
+    model.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT16, [7, 7]))
+    hidden = import_graph(model).tensors()["h"]
+    assert hidden.dtype == np.float16
+    assert hidden.shape == [4, "N"]
+    assert len(model.graph.value_info) == 1  # the model itself is left as it is
+
+
+def test_functions_are_inlined() -> None:
+    model = parse_model(
+        '<ir_version: 8, opset_import: ["": 13, "local": 1]> g (float[8] x) => (float[8] y) { y = local.twice (x) }'
+        ' <domain: "local", opset_import: ["": 13]> twice (a) => (b) { b = Add (a, a) }'
+    )
+    result = round_trip(model)
+    assert [n.op_type for n in result.graph.node] == ["Add"]
+    assert [o.domain for o in result.opset_import] == [""]
+
+
+def test_sparse_tensors_are_refused() -> None:
+    model = parse_model(SCALE)
+    values = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [3])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [8]))
+    with pytest.raises(ModelError, match="sparse"):
+        import_graph(model)
+
+
+def test_attributes_that_would_be_lost_are_refused() -> None:
+    model = parse_model(SCALE)
+    node = model.graph.node.add(op_type="Optional", name="opt", output=["o"])
+    node.attribute.append(
+        helper.make_attribute("type", helper.make_tensor_type_proto(TensorProto.FLOAT, [1]))
+    )
+    with pytest.raises(ModelError, match="Optional opt: attribute 'type' of type TYPE_PROTO"):
+        import_graph(model)
+
+
+def test_empty_lists_survive() -> None:
+    model = parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[8] x) => (float[A] y) { h = ReduceMax <axes: ints = []> (x)'
+        " e = Constant <value_ints: ints = []> () s = Reshape (h, e) y = Add (x, s) }"
+    )
+    assert_array_equal(run(round_trip(model)), X + 7)
+
+
+# And back
+
+
+def test_names_types_and_texts_are_those_of_the_original() -> None:
+    model = parse_model(
+        '<ir_version: 10, opset_import: ["": 13, "com.microsoft": 1, "unused": 3], producer_name: "torch",'
+        ' model_version: 7, domain: "org.example", doc_string: "a model", metadata_props: ["classes": "10"]>'
+        " net (float[batch,3,H,W] x) => (float[batch,C,unknown,W2] y) <float[1] w = {2}, float[1] dead = {1}>"
+        " { h = Mul (x, w) y = Neg (h) z = Neg (h) }"
+    )
+    model.graph.doc_string = "a graph"
+    model.graph.input[0].doc_string = "an image"
+    model.graph.node[0].doc_string = "line 5 of net.py"
+    model.graph.node[0].metadata_props.add(key="namespace", value="long")
+    model.graph.value_info.append(
+        helper.make_tensor_value_info("h", TensorProto.FLOAT, ["batch", 3, "H", "W"])
+    )
+    result = round_trip(model)
+    assert (result.doc_string, result.domain, result.model_version) == ("a model", "org.example", 7)
+    assert (result.graph.name, result.graph.doc_string) == ("net", "a graph")
+    assert list(result.metadata_props) == list(model.metadata_props)
+    assert list(result.graph.input) == list(model.graph.input)
+    assert list(result.graph.output) == list(model.graph.output)
+    assert result.producer_name == "onnxmpq"
+    assert [(o.domain, o.version) for o in result.opset_import] == [("", 13)]
+    assert [n.op_type for n in result.graph.node] == ["Mul", "Neg"]
+    assert [t.name for t in result.graph.initializer] == ["w"]
+    assert not result.graph.value_info
+    assert not any(n.doc_string or n.metadata_props for n in result.graph.node)
+
+
+def test_new_outputs_are_kept_as_the_graph_has_them() -> None:
+    model = parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> g (float[8] x) => (float[8] y) { h = Neg (x) y = Neg (h) }'
+    )
+    graph = import_graph(model)
+    graph.outputs.append(graph.tensors()["h"])
+    result = export_model(graph, model)
+    assert [o.name for o in result.graph.output] == ["y", "h"]
+    assert_array_equal(RUNTIME.session(result).run({"x": X})["h"], -X)
+
+
+def test_exporting_twice_gives_the_same_bytes_and_leaves_the_graph_alone() -> None:
+    model = parse_model(SCALE)
+    graph = import_graph(model)
+    before = [id(n) for n in graph.nodes]
+    first = export_model(graph, model).SerializeToString()
+    assert graph.tensors()["w"].values.sum() == 36  # loads what was stored lazily
+    assert export_model(graph, model).SerializeToString() == first
+    assert [id(n) for n in graph.nodes] == before
+
+
+@pytest.mark.parametrize(
+    ("opset", "types", "version"),
+    [(6, (), 4), (13, (), 7), (17, (), 8), (21, (), 10), (25, (), 13), (13, (TensorProto.INT4,), 10)],
+)
+def test_the_lowest_ir_version(opset: int, types: tuple[int, ...], version: int) -> None:
+    assert lowest_ir_version(opset, types) == version
+
+
+SMALL_TYPES = {
+    "INT4": (ml_dtypes.int4, 21),
+    "UINT4": (ml_dtypes.uint4, 21),
+    "INT2": (ml_dtypes.int2, 25),
+    "UINT2": (ml_dtypes.uint2, 25),
+    "BFLOAT16": (ml_dtypes.bfloat16, 21),
+    "FLOAT8E4M3FN": (ml_dtypes.float8_e4m3fn, 21),
+    "FLOAT8E4M3FNUZ": (ml_dtypes.float8_e4m3fnuz, 21),
+    "FLOAT8E5M2": (ml_dtypes.float8_e5m2, 21),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_TYPES)
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_small_types_survive(name: str, looked_at: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    dtype, opset = SMALL_TYPES[name]
+    values = np.array([0, 1, 0, 1, 1], np.float32).astype(dtype)
+    model = parse_model(
+        f'<ir_version: 13, opset_import: ["": {opset}]> g (float[5] x) => (float[5] y)'
+        " { c = Cast <to = 1> (w) y = Add (x, c) }"
+    )
+    stored = numpy_helper.from_array(values, "w")
+    model.graph.initializer.append(stored)
+    graph = import_graph(model)
+    if looked_at:
+        constant = graph.tensors()["w"]
+        constant.values = numpy_helper.to_array(stored)
+    assert list(export_model(graph, model).graph.initializer) == [stored]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_constant_read_by_several_graphs_is_written_once() -> None:
+    branch = "(float[8] {0}) {{ {0} = {1} (x, w) }}"
+    model = parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> g (float[8] x, bool c) => (float[8] y)'
+        " <float[8] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = If (c) <"
+        f"then_branch = t () => {branch.format('p', 'Mul')}, else_branch = e () => {branch.format('q', 'Add')}> }}"
+    )
+    result = round_trip(model)
+    assert [t.name for t in result.graph.initializer] == ["w"]
+    assert not any(a.g.initializer for a in result.graph.node[0].attribute)
+    for condition, wanted in ((True, X * (X + 1)), (False, X + X + 1)):
+        assert_array_equal(RUNTIME.session(result).run({"x": X, "c": np.array(condition)})["y"], wanted)
+
+
+def test_new_domains_are_imported() -> None:
+    model = parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> g (float[8] x) => (float[8] y) { y = Neg (x) }'
+    )
+    graph = import_graph(model)
+    graph.nodes[0].op, graph.nodes[0].domain = "Gelu", "com.microsoft"
+    result = export_model(graph, model)
+    assert [(o.domain, o.version) for o in result.opset_import] == [("", 13), ("com.microsoft", 1)]
+
+
+def test_nodes_are_sorted() -> None:
+    model = parse_model(SCALE)
+    graph = import_graph(model)
+    hidden = gs.Variable("hidden", np.float32)
+    graph.nodes[0].inputs[0] = hidden
+    graph.nodes.append(gs.Node("Neg", inputs=[graph.inputs[0]], outputs=[hidden]))
+    assert [n.op_type for n in export_model(graph, model).graph.node] == ["Neg", "Mul"]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real models of ../shared")
+@pytest.mark.parametrize("path", sorted(SHARED.glob("*/*.onnx")), ids=lambda path: path.stem)
+def test_real_models_survive(path: Path) -> None:
+    model = load_model(path)
+    result = export_model(import_graph(model), model)
+    if path.stem != "candy_style":  # experimental operators, of which the checker prints its opinion
+        onnx.checker.check_model(result)
+    listed = set(initializers_listed_as_inputs(model))
+    assert list(result.graph.input) == [v for v in model.graph.input if v.name not in listed]
+    assert list(result.graph.output) == list(model.graph.output)
+
+
+# Writing
+
+
+def test_a_model_is_written_whole(tmp_path: Path) -> None:
+    model, path = parse_model(SCALE), tmp_path / "out.onnx"
+    path.write_bytes(b"older")
+    assert write_model(model, path) == path.stat().st_size == model.ByteSize()
+    assert load_model(path) == model
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    write_model(parse_model(SCALE), tmp_path / "out.onnx")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "out.onnx").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("spelling", ["plain", "dotted", "link", "hard link"])
+def test_the_input_is_never_overwritten(tmp_path: Path, spelling: str) -> None:
+    source = saved(tmp_path, parse_model(SCALE))
+    content = source.read_bytes()
+    (tmp_path / "sub").mkdir()
+    alias = {"plain": source, "dotted": tmp_path / "sub" / ".." / "m.onnx"}.get(
+        spelling, tmp_path / "alias.onnx"
+    )
+    if spelling == "link":
+        alias.symlink_to(source)
+    if spelling == "hard link":
+        alias.hardlink_to(source)
+    with pytest.raises(OutputError, match="an input of the compile, which is never overwritten"):
+        write_model(parse_model(SCALE), alias, protect=source)
+    assert source.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere/out.onnx", "there is no folder"), (".", "not a regular file")]
+)
+def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(OutputError, match=message):
+        write_model(parse_model(SCALE), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_model(parse_model(SCALE), tmp_path / "out.onnx")
+
+
+def disk_full(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def interrupt(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("failure", "error"), [(disk_full, OutputError), (interrupt, KeyboardInterrupt)])
+def test_a_failed_write_leaves_nothing_behind(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Callable[[int], None],
+    error: type[BaseException],
+) -> None:
+    path = tmp_path / "out.onnx"
+    path.write_bytes(b"older")
+    monkeypatch.setattr(os, "fsync", failure)
+    with pytest.raises(error):
+        write_model(parse_model(SCALE), path)
+    assert path.read_bytes() == b"older"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]

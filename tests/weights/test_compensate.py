@@ -1,0 +1,117 @@
+"""Compensated rounding against a brute-force reference, and the layouts of every layer."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxmpq.spec import Layer
+from onnxmpq.weights.compensate import bias_shift, compensate, from_rows, to_rows
+from onnxmpq.weights.gram import Moments
+from onnxmpq.weights.quantizer import Floats, code_range, quantize
+
+SHAPES = {
+    "Conv": ((6, 4, 3, 3), 0, 1),
+    "grouped": ((6, 2, 3, 3), 0, 3),
+    "depthwise": ((6, 1, 3, 3), 0, 6),
+    "ConvTranspose": ((4, 3, 2, 2), 1, 1),
+    "grouped ConvTranspose": ((4, 3, 2, 2), 1, 2),
+    "Gemm": ((5, 7), 1, 1),
+    "MatMul": ((7, 5), 0, 1),
+}
+
+
+def layer_of(kind: str, bias: str | None = None) -> Layer:
+    shape, axis, group = SHAPES[kind]
+    op = (
+        kind.rsplit(maxsplit=1)[-1]
+        if kind.rsplit(maxsplit=1)[-1] in {"ConvTranspose", "Gemm", "MatMul"}
+        else "Conv"
+    )
+    return Layer(kind, op, (kind,), "w", shape, axis, group, bias=bias)
+
+
+def moments_of(layer: Layer, seed: int, mean: float = 0.0) -> tuple[Moments, Floats]:
+    group, _, size = to_rows(np.zeros(layer.shape, np.float32), layer).shape
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((group, size, size)) + 2
+    x = mixing @ rng.standard_normal((group, size, 8 * size)) + mean
+    return Moments(x @ x.transpose(0, 2, 1), x.mean(axis=2), x.shape[2]), x.astype(np.float32)
+
+
+def output_error(weight: Floats, rounded: Floats, layer: Layer, x: Floats) -> float:
+    return float(np.square((to_rows(weight, layer) - to_rows(rounded, layer)) @ x).sum())
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_rows_and_back(kind: str) -> None:
+    layer = layer_of(kind)
+    codes = np.random.default_rng(0).integers(-8, 8, layer.shape).astype(np.float32)
+    rows = to_rows(codes, layer)
+    assert rows.shape[0] == layer.group
+    assert np.array_equal(from_rows(rows, layer), codes.astype(np.int8))
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_disturbs_the_output_less_than_nearest_rounding(kind: str, bits: int) -> None:
+    layer = layer_of(kind)
+    weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
+    moments, x = moments_of(layer, 2)
+    stored = compensate(weight, layer, moments, [bits])[bits]
+    low, high = code_range(bits)
+    assert low <= stored.codes.min() <= stored.codes.max() <= high
+    nearest = quantize(weight, layer.axis, bits)
+    ours = output_error(weight, stored.dequantize(), layer, x)
+    assert ours < output_error(weight, nearest.dequantize(), layer, x)
+
+
+def test_comes_close_to_the_best_of_all_roundings() -> None:
+    layer = Layer("fc", "Gemm", ("fc",), "w", (1, 8), 0)
+    worse = []
+    for seed in range(20):
+        weight = np.random.default_rng(seed).standard_normal(layer.shape).astype(np.float32)
+        moments, x = moments_of(layer, seed + 100)
+        stored = compensate(weight, layer, moments, [3])[3]
+        below = np.floor(weight / stored.scale[:, None])
+        best = min(
+            output_error(weight, ((below + up) * stored.scale[:, None]).astype(np.float32), layer, x)
+            for up in itertools.product((0, 1), repeat=8)
+        )
+        worse.append(output_error(weight, stored.dequantize(), layer, x) / best)
+    nearest = np.median(worse)
+    assert nearest < 6
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(SHAPES)), st.lists(st.integers(2, 8), min_size=1, max_size=4, unique=True))
+def test_widths_rounded_together_are_as_rounded_alone(kind: str, widths: list[int]) -> None:
+    layer = layer_of(kind)
+    weight = np.random.default_rng(3).standard_normal(layer.shape).astype(np.float32)
+    moments, _ = moments_of(layer, 4)
+    together = compensate(weight, layer, moments, widths)
+    for bits in widths:
+        alone = compensate(weight, layer, moments, [bits])[bits]
+        assert np.array_equal(together[bits].codes, alone.codes)
+
+
+def test_the_bias_takes_up_the_mean() -> None:
+    layer = layer_of("grouped", bias="b")
+    weight = np.random.default_rng(5).standard_normal(layer.shape).astype(np.float32)
+    moments, x = moments_of(layer, 6, mean=3.0)
+    rounded = compensate(weight, layer, moments, [3])[3].dequantize()
+    lost = (to_rows(weight, layer) - to_rows(rounded, layer)) @ x
+    shift = bias_shift(weight, rounded, layer, moments)
+    assert np.abs(lost.mean(axis=2).ravel() - shift).max() < 1e-3
+    free = compensate(weight, layer_of("grouped"), moments, [3])[3].dequantize()
+    without = float(np.square((to_rows(weight, layer) - to_rows(free, layer)) @ x).sum())
+    assert float(np.square(lost - lost.mean(axis=2, keepdims=True)).sum()) < without
+
+
+def test_inputs_that_never_fire_do_no_harm() -> None:
+    layer = layer_of("Gemm")
+    weight = np.random.default_rng(7).standard_normal(layer.shape).astype(np.float32)
+    silent = Moments(np.zeros((1, 5, 5)), np.zeros((1, 5)), 10)
+    assert np.array_equal(compensate(weight, layer, silent, [4])[4].codes, quantize(weight, 1, 4).codes)

@@ -1,0 +1,131 @@
+"""Emitted second moments against NumPy, window by window."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import numpy_helper
+
+from onnxmpq.data import open_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.discover import discover
+from onnxmpq.engine import Runtime
+from onnxmpq.passes.emit_gram import EmitGram, gram_name
+from onnxmpq.spec import Layer
+from onnxmpq.testing import check_pass
+from onnxmpq.weights.gram import Moments, columns, has_moments, input_moments, step
+
+CPU = Runtime("cpu", threads=1)
+
+
+def convolution(
+    shape: tuple[int, ...], attributes: str, spatial: tuple[int, ...], channels: int
+) -> onnx.ModelProto:
+    dims = ", ".join(["n", str(channels), *map(str, spatial)])
+    out = ", ".join(["n", "c", *(f"d{i}" for i in range(len(spatial)))])
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 13]> g (float[{dims}] x) => (float[{out}] y) {{ y = Conv <{attributes}> (x, w) }}'
+    )
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return model
+
+
+def windows(x: Any, layer: Layer, pads: int, stride: int, dilation: int) -> Any:
+    """[group, D, windows] by loops, channel by channel."""
+    spatial = x.ndim - 2
+    x = np.pad(x, [(0, 0), (0, 0), *[(pads, pads)] * spatial])
+    kernel = layer.shape[2:]
+    sizes = [(x.shape[2 + i] - dilation * (k - 1) - 1) // stride + 1 for i, k in enumerate(kernel)]
+    per = layer.shape[1]
+    found = []
+    for n, position in itertools.product(range(len(x)), itertools.product(*map(range, sizes))):
+        index = tuple(
+            slice(p * stride, p * stride + dilation * (k - 1) + 1, dilation)
+            for p, k in zip(position, kernel, strict=True)
+        )
+        found.append(x[(n, slice(None), *index)].reshape(layer.group, per * int(np.prod(kernel))))
+    return np.stack(found, axis=-1).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "group", "spatial", "pads", "stride", "dilation"),
+    [
+        ((4, 3, 3, 3), 1, (6, 7), 1, 1, 1),
+        ((4, 3, 3, 3), 1, (9, 8), 0, 2, 1),
+        ((4, 3, 1, 1), 1, (5, 5), 0, 1, 1),
+        ((4, 3, 1, 1), 1, (5, 6), 0, 2, 1),
+        ((4, 2, 3, 3), 2, (7, 7), 2, 2, 2),
+        ((6, 1, 3, 3), 6, (5, 5), 1, 1, 1),
+        ((3, 2, 3), 1, (9,), 1, 2, 1),
+        ((2, 2, 2, 2, 2), 1, (4, 3, 4), 0, 1, 1),
+    ],
+)
+def test_moments_of_a_convolution(
+    shape: tuple[int, ...], group: int, spatial: tuple[int, ...], pads: int, stride: int, dilation: int
+) -> None:
+    rank, channels = len(spatial), shape[1] * group
+    attributes = (
+        f"group={group}, pads={[pads] * 2 * rank}, strides={[stride] * rank}, dilations={[dilation] * rank}"
+    )
+    model = convolution(shape, attributes, spatial, channels)
+    x = np.random.default_rng(1).standard_normal((5, channels, *spatial)).astype(np.float32)
+    (layer,) = discover(gs.import_onnx(model), {})
+    data = open_data(
+        {"x": x}, [InputSpec("x", np.dtype(np.float32), (None, channels, *spatial))], samples=None
+    )
+    ((found, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None)
+    expected = windows(x, layer, pads, stride, dilation)
+    assert found is layer
+    assert moments.gram.shape[1] == columns(layer)
+    assert moments.count == expected.shape[2]
+    np.testing.assert_allclose(moments.gram, expected @ expected.transpose(0, 2, 1), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(moments.mean, expected.mean(axis=2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("op", "turned"), [("MatMul", False), ("Gemm", False), ("Gemm", True)])
+def test_moments_of_a_matrix_product(op: str, turned: bool) -> None:
+    attributes = "<transB = 1>" if turned else ""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 13]> g (float[n, 4] x) => (float[n, 3] y) {{ y = {op} {attributes} (x, w) }}'
+    )
+    weight = np.ones((3, 4) if turned else (4, 3), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = np.random.default_rng(2).standard_normal((7, 4)).astype(np.float32)
+    (layer,) = discover(gs.import_onnx(model), {})
+    data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 4))], samples=None)
+    ((_, moments),) = input_moments(CPU, model, [layer], data, 3, lambda _done, _total: None)
+    np.testing.assert_allclose(moments.gram[0], x.T @ x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(moments.mean[0], x.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
+    x = np.random.default_rng(3).standard_normal((2, 3, 50)) + 1
+    moments = Moments(x @ x.transpose(0, 2, 1), x.mean(axis=2), 50)
+    centred = x - x.mean(axis=2, keepdims=True)
+    np.testing.assert_allclose(moments.covariance(), centred @ centred.transpose(0, 2, 1), atol=1e-9)
+
+
+def test_emitting_changes_nothing_else() -> None:
+    model = convolution((4, 3, 3, 3), "pads=[1, 1, 1, 1]", (6, 6), 3)
+    tapped = check_pass(EmitGram({"w": 1}), model, kind="exposing")
+    assert gram_name("w") in {o.name for o in tapped.graph.output}
+    assert not EmitGram({"w": 1})(gs.import_onnx(tapped))
+    assert not EmitGram({"other": 1})(gs.import_onnx(model))
+
+
+def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
+    small = Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
+    large = Layer("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
+    assert step(small, 64) == 1
+    assert step(large, 16) > 3
+    assert 16 * (512 // step(large, 16)) ** 2 >= 32 * columns(large)
+
+
+def test_what_no_matrix_is_made_for() -> None:
+    assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 512, 3, 3), 0))
+    assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, weights_only=True))
+    assert not has_moments(Layer("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))

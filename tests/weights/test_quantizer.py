@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from onnxmpq.errors import OptionError
+from onnxmpq.weights.quantizer import Floats, code_range, fit_scale, quantize, round_to_codes
+
+WEIGHTS = arrays(
+    np.float32, array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-8, 8, width=32)
+)
+BITS = st.integers(1, 8)
+
+
+@settings(deadline=None)
+@given(WEIGHTS, BITS, st.data())
+def test_codes_stay_in_range_and_scales_are_positive(weight: Floats, bits: int, data: st.DataObject) -> None:
+    axis = data.draw(st.integers(0, weight.ndim - 1))
+    stored = quantize(weight, axis, bits)
+    low, high = code_range(bits)
+    assert stored.codes.dtype == np.int8
+    assert stored.codes.shape == weight.shape
+    assert low <= stored.codes.min() <= stored.codes.max() <= high
+    assert bits > 1 or set(np.unique(stored.codes)) <= {-1, 1}
+    assert stored.scale.shape == (weight.shape[axis],)
+    assert (stored.scale > 0).all()
+
+
+@settings(deadline=None)
+@given(WEIGHTS)
+def test_eight_bits_are_within_half_a_step(weight: Floats) -> None:
+    stored = quantize(weight, 0, 8)
+    step = stored.scale.reshape(-1, *[1] * (weight.ndim - 1))
+    inside = np.abs(weight) <= step * 127
+    assert (np.abs(stored.dequantize() - weight) <= step * 0.5001 + 1e-7)[inside].all()
+
+
+def test_more_bits_never_err_more() -> None:
+    weight = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    errors = [float(np.square(quantize(weight, 0, bits).dequantize() - weight).sum()) for bits in range(1, 9)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_the_scale_is_the_best_of_a_fine_search() -> None:
+    weight = np.random.default_rng(1).standard_t(4, (8, 200)).astype(np.float32)
+    for bits in (2, 3, 4):
+        best = np.full(8, np.inf)
+        full = np.abs(weight).max(axis=1) / (2 ** (bits - 1) - 1)
+        for shrink in np.linspace(0.1, 1.0, 2000, dtype=np.float32):
+            codes = round_to_codes(weight, full * shrink, 0, bits)
+            best = np.minimum(best, np.square(codes * (full * shrink)[:, None] - weight).sum(axis=1))
+        found = np.square(quantize(weight, 0, bits).dequantize() - weight).sum(axis=1)
+        assert (found <= best * 1.03).all()
+
+
+def test_one_bit_is_the_sign_and_the_mean_magnitude() -> None:
+    weight = np.array([[0.5, -1.5, 0.0, 2.0]], np.float32)
+    stored = quantize(weight, 0, 1)
+    assert stored.codes.tolist() == [[1, -1, 1, 1]]
+    assert stored.scale.tolist() == [1.0]
+
+
+def test_a_channel_of_zeros_is_exact() -> None:
+    weight = np.zeros((2, 3), np.float32)
+    weight[1] = 1.0
+    for bits in range(2, 9):
+        assert quantize(weight, 0, bits).dequantize()[0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_blocks_do_not_show() -> None:
+    weight = np.random.default_rng(2).standard_normal((4, 40_000)).astype(np.float32)
+    rows = np.concatenate([fit_scale(weight[i : i + 1], 0, 4) for i in range(4)])
+    assert np.array_equal(fit_scale(weight, 0, 4), rows)
+
+
+@pytest.mark.parametrize("bits", [0, 9, -1])
+def test_other_widths_are_refused(bits: int) -> None:
+    with pytest.raises(OptionError, match="1 to 8"):
+        quantize(np.ones((2, 2), np.float32), 0, bits)
