@@ -1,56 +1,56 @@
-"""Error-compensated rounding: each column's rounding error is made up for by the columns not yet rounded.
+"""Rounding a layer against what it sees: scales, codes and bias that disturb its output least.
 
-GPTQ (Frantar et al. 2022, arXiv 2210.17323), the fixed-order form of optimal brain quantization (Frantar and
-Alistarh 2022, arXiv 2208.11580). For the rows w of a layer and H = sum x x^T of its inputs it walks the columns
-j in order of falling H[j,j] and, with U the upper Cholesky factor of the damped H^-1,
-
-    q_j = round(w_j / s) s,     w_k -= (w_j - q_j) U[j,k] / U[j,j]   for all k > j
-
-All widths of a layer are rounded together: they share H, its factor and the order. Where the layer has a bias,
-the bias takes up the mean of the error (Nagel et al. 2019, arXiv 1906.04721, section 4.2) and H is centred.
+Each channel is walked (GPTQ) at a few scales around that of least squared error, the best one is kept, and
+coordinate descent over codes and scales takes it further. Where the layer has a bias, the bias takes up the
+mean of the error (Nagel et al. 2019, arXiv 1906.04721, section 4.2) and the moments are centred.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.spec import Layer
-from onnxmpq.weights.gram import Doubles, Moments
-from onnxmpq.weights.quantizer import Codes, Floats, QuantizedWeight, code_range, fit_scale
+from onnxmpq.weights.descend import descend
+from onnxmpq.weights.gram import Moments
+from onnxmpq.weights.quantizer import Floats, QuantizedWeight, code_range, fit_scale
+from onnxmpq.weights.rows import Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
+from onnxmpq.weights.walk import Curvature, curvature, walk
 
-_DAMPING = (0.01, 0.1, 1.0)  # of the mean diagonal of H: the first that leaves it positive definite
-_BLOCK = 64  # columns whose errors are carried on at once
-
-Stack = NDArray[np.float32]  # [group, rows, D], the rows of all widths one after another
+# Of the scale of least squared error; 1 comes first, so that it wins where nothing tells them apart.
+_TRIALS = np.array([1, 0.7, 0.8, 0.87, 0.94, 1.06, 1.13, 1.2], np.float32)
+_STACK_BYTES = 8 << 20  # of rows that are walked at once
 
 
 def compensate(
     weight: Floats, layer: Layer, moments: Moments, widths: Sequence[int]
 ) -> Mapping[int, QuantizedWeight]:
-    """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least.
-
-    Scales are those of least squared error.
-    """
+    """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least."""
     if not widths:
         return {}
-    gram = moments.gram if layer.bias is None else moments.covariance()
-    rows = to_rows(weight, layer)
-    scales = {bits: fit_scale(weight, layer.axis, bits) for bits in widths}
-    stack = np.concatenate([rows] * len(widths), axis=1)
-    steps = np.concatenate([_row_scales(scales[bits], layer, rows.shape[1]) for bits in widths], axis=1)
-    bounds = np.array([code_range(bits) for bits in widths], np.float32).repeat(rows.shape[1], axis=0)
+    scales = np.stack([row_scales(fit_scale(weight, layer.axis, bits), layer) for bits in widths], axis=1)
+    bounds = np.array([code_range(bits) for bits in widths], np.float32)
     with threadpool_limits(
         limits=1
     ):  # BLAS adds up in another order on more threads: other bits, other codes
-        codes = _walk(stack, steps, bounds[None, :, 0], bounds[None, :, 1], gram)
-    split = np.split(codes, len(widths), axis=1)
+        curved = curvature(moments.gram if layer.bias is None else moments.covariance())
+        rows = curved.ordered(to_rows(weight, layer))
+        parts = [
+            _rounded(rows[:, some], scales[:, :, some], bounds, curved, layer)
+            for some in _portions(layer, rows, len(widths))
+        ]
+    codes = np.concatenate([codes for codes, _ in parts], axis=2)
+    steps = np.concatenate([steps for _, steps in parts], axis=2)
     return {
-        bits: QuantizedWeight(from_rows(part, layer), scales[bits], layer.axis, bits)
-        for bits, part in zip(widths, split, strict=True)
+        bits: QuantizedWeight(
+            from_rows(curved.restored(codes[:, i]), layer),
+            channel_scales(steps[:, i], layer),
+            layer.axis,
+            bits,
+        )
+        for i, bits in enumerate(widths)
     }
 
 
@@ -60,66 +60,35 @@ def bias_shift(weight: Floats, rounded: Floats, layer: Layer, moments: Moments) 
     return lost.reshape(-1).astype(np.float32)
 
 
-def to_rows(weight: Floats, layer: Layer) -> Stack:
-    """The weight as [group, rows, D]: a row for every output channel of a group (ConvTranspose: and tap)."""
-    group = layer.group
-    if layer.op == "Conv":
-        return weight.reshape(group, layer.shape[0] // group, -1)
-    if layer.op == "ConvTranspose":
-        return weight.reshape(group, layer.shape[0] // group, -1).transpose(0, 2, 1)
-    return np.moveaxis(weight, layer.axis, 0)[None]
+def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
+    """Slices of the rows, all rows that share a scale in one, that stay in the cache when they are stacked."""
+    channel = rows[:, : taps(layer)].nbytes * widths * len(_TRIALS)
+    size = max(1, _STACK_BYTES // channel) * taps(layer)
+    return (slice(start, start + size) for start in range(0, rows.shape[1], size))
 
 
-def from_rows(rows: Stack, layer: Layer) -> Codes:
-    """The inverse of `to_rows`, as codes."""
-    if layer.op == "ConvTranspose":
-        rows = rows.transpose(0, 2, 1)
-    elif layer.op != "Conv":
-        rows = np.moveaxis(rows[0], 0, layer.axis)
-    return np.ascontiguousarray(rows.reshape(layer.shape)).astype(np.int8)
+def _rounded(
+    rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer
+) -> tuple[Stack, Stack]:
+    """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D]."""
+    group, count, size = rows.shape
+    widths = scales.shape[1]
 
+    def stacked(versions: int) -> tuple[Stack, Stack, Stack]:
+        """The rows once for every version, and the lowest and highest code of each of their rows."""
+        low, high = bounds.repeat(versions // widths * count, axis=0).T
+        return np.concatenate([rows] * versions, axis=1), low, high
 
-def _row_scales(scale: Floats, layer: Layer, rows: int) -> Stack:
-    """[group, rows] of scales; a ConvTranspose's groups share their channels' scales."""
-    if layer.op == "ConvTranspose":
-        return np.broadcast_to(scale.repeat(rows // len(scale)), (layer.group, rows))
-    return scale.reshape(layer.group, rows) if layer.op == "Conv" else scale[None]
+    def pool(values: Stack) -> Stack:
+        return pooled(values.reshape(group, -1, count), layer).reshape(values.shape)
 
-
-def _walk(stack: Stack, steps: Stack, low: Stack, high: Stack, gram: Doubles) -> Stack:
-    """Codes [group, rows, D] as float32, by the recursion above."""
-    diagonal = np.einsum("gii->gi", gram)
-    order = np.argsort(-diagonal, axis=1, kind="stable")
-    ordered = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2)
-    factor = _factor(ordered)
-    left = np.take_along_axis(stack, order[:, None, :], 2).astype(np.float32)
-    codes = np.empty_like(left)
-    size = left.shape[2]
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
-        errors = np.empty((*left.shape[:2], stop - start), np.float32)
-        for j in range(start, stop):
-            column = left[:, :, j]
-            codes[:, :, j] = np.clip(np.rint(column / steps), low, high)
-            error = (column - codes[:, :, j] * steps) / factor[:, j, j][:, None]
-            left[:, :, j:stop] -= error[:, :, None] * factor[:, None, j, j:stop]
-            errors[:, :, j - start] = error
-        left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    return np.take_along_axis(codes, np.argsort(order, axis=1)[:, None, :], 2)
-
-
-def _factor(gram: Doubles) -> Stack:
-    """Upper Cholesky factor of the damped inverse, float32 [group, D, D].
-
-    Fewer windows than columns leave a matrix singular; more damping then brings it closer to nearest rounding.
-    """
-    scale = np.einsum("gii->gi", gram).mean(axis=1)
-    scale = np.where(scale > 0, scale, 1.0)[:, None, None]
-    for damping in _DAMPING:
-        try:
-            inverse = np.linalg.inv(gram / scale + damping * np.eye(gram.shape[1]))
-            factor = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
-        except np.linalg.LinAlgError:
-            continue
-        return factor.transpose(0, 2, 1).astype(np.float32)
-    return np.broadcast_to(np.eye(gram.shape[1], dtype=np.float32), gram.shape)
+    trials = (scales[:, :, None, :] * _TRIALS[:, None]).reshape(group, -1, count)
+    many, low, high = stacked(trials.shape[1])
+    codes, cost = walk(many, trials.reshape(group, -1), low, high, curved)
+    by_trial = (group, widths, len(_TRIALS), count)
+    best = pool(cost).reshape(by_trial).argmin(axis=2, keepdims=True)
+    chosen = np.take_along_axis(codes.reshape(*by_trial, size), best[..., None], 2)
+    steps = np.take_along_axis(trials.reshape(by_trial), best, 2)
+    few, low, high = stacked(widths)
+    codes, steps = descend(few, chosen.reshape(few.shape), steps.reshape(group, -1), low, high, curved, pool)
+    return codes.reshape(group, widths, count, size), steps.reshape(group, widths, count)

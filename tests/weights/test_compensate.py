@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.spec import Layer
-from onnxmpq.weights.compensate import bias_shift, compensate, from_rows, to_rows
+from onnxmpq.weights.compensate import bias_shift, compensate
 from onnxmpq.weights.gram import Moments
 from onnxmpq.weights.quantizer import Floats, code_range, quantize
+from onnxmpq.weights.rows import from_rows, to_rows
 
 SHAPES = {
     "Conv": ((6, 4, 3, 3), 0, 1),
@@ -82,7 +83,7 @@ def test_comes_close_to_the_best_of_all_roundings() -> None:
         )
         worse.append(output_error(weight, stored.dequantize(), layer, x) / best)
     nearest = np.median(worse)
-    assert nearest < 6
+    assert nearest < 1.5
 
 
 @settings(max_examples=20, deadline=None)
@@ -114,4 +115,5 @@ def test_inputs_that_never_fire_do_no_harm() -> None:
     layer = layer_of("Gemm")
     weight = np.random.default_rng(7).standard_normal(layer.shape).astype(np.float32)
     silent = Moments(np.zeros((1, 5, 5)), np.zeros((1, 5)), 10)
-    assert np.array_equal(compensate(weight, layer, silent, [4])[4].codes, quantize(weight, 1, 4).codes)
+    ours, nearest = compensate(weight, layer, silent, [4])[4], quantize(weight, 1, 4)
+    assert np.square(weight - ours.dequantize()).sum() <= np.square(weight - nearest.dequantize()).sum()
