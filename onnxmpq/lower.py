@@ -58,6 +58,13 @@ def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
     prove(runtime, raised, prepared.sample, reference, RAISED_DB, f"raising its opset to {opset}")
 
 
+def simulate(prepared: Prepared, activations: Activations) -> onnx.ModelProto:
+    """The model with Q/DQ pairs where activations are int8 and all weights in float."""
+    graph = import_graph(prepared.model)
+    InsertQdq(activations.ranges, activations.placement.float_sources)(graph)
+    return export_model(graph, prepared.model)
+
+
 def lower(
     prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
 ) -> onnx.ModelProto:

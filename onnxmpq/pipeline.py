@@ -6,7 +6,7 @@ model -> prepare -> layers -> sensitivity -> costs -> allocate -> plan -> lower 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
-from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
+from onnxmpq.lower import Activations, lower, opset_of, prove_opset, simulate, without_dead_channels
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
 from onnxmpq.model.outfile import require_writable
 from onnxmpq.model.shapes import Shape
@@ -37,9 +37,10 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
-from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function
+from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function, mean_loss
 from onnxmpq.weights.candidates import ROUNDINGS, Candidates
 from onnxmpq.weights.gram import input_moments
+from onnxmpq.weights.settle import Settler, settled
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else
@@ -134,6 +135,12 @@ def compile_model(
                 session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
             ),
         )  # fmt: skip
+    if rounding == "compensated" and any(option.is_quantized for option in plan.options.values()):
+        with stages("settle"):
+            candidates = settle(
+                runtime, prepared, plan, candidates, quantized, measuring, stages,
+                lambda some: lower(prepared, plan, some, quantized, consumer),
+            )  # fmt: skip
     with stages("write"):
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
         final = lowered(plan)
@@ -247,6 +254,33 @@ def rounded(
     for layer, moments in found:
         candidates.fit(layer, moments, widths[layer.name])
     return candidates
+
+
+def settle(
+    runtime: Runtime,
+    prepared: Prepared,
+    plan: Plan,
+    candidates: Candidates,
+    quantized: Activations,
+    data: Dataset,
+    stages: Stages,
+    lowered: Callable[[Candidates], onnx.ModelProto],
+) -> Candidates:
+    """The plan's layers rounded once more, each against what it really gets, if the network is the better for it."""
+    network = simulate(prepared, quantized)
+    settler = Settler(runtime, prepared.model, network, prepared.traced, data, prepared.batch_size)
+    after = settled(settler, prepared.layers, plan, candidates, stages.observer.progress)
+    reference = runtime.session(prepared.model)
+    losses = [
+        mean_loss(reference, runtime.session(lowered(some)), data, prepared.metric, prepared.batch_size)
+        for some in (candidates, after)
+    ]
+    better = losses[1] < losses[0]
+    stages.note(
+        f"rounded again behind quantized layers: {prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on the "
+        f"calibration samples{'' if better else ', so the first rounding is kept'}"
+    )
+    return after if better else candidates
 
 
 def divide(evidence: Evidence, budgets: Sequence[Budget], seed: int) -> tuple[Dataset, Dataset]:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -33,10 +33,15 @@ class EmitGram:
     them, 3 every third one in each direction.
 
     D counts a window tap by tap: tap t of channel c of the group is number t * channels + c. A weight that
-    several nodes read gets the sum of theirs. Exposing: what the graph gave before stays bit-equal.
+    several nodes read gets the sum of theirs.
+
+    `targets` names a tensor of the shape of a layer's output: `cross_name(weight)`, float32 [group, rows, D + 1],
+    is then the sum of t x^T over the same windows, t being the target at each one's place (Conv, Gemm and MatMul
+    that one node reads). Exposing: what the graph gave before stays bit-equal.
     """
 
     weights: Mapping[str, int]
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     name: ClassVar[str] = "emit-gram"
 
@@ -44,6 +49,7 @@ class EmitGram:
         """Edit `graph` in place; True if it changed."""
         present = {tensor.name for tensor in graph.outputs}
         builder = builders(graph)[0]
+        tensors = graph.tensors() if self.targets else {}
         changed = False
         for weight, step in self.weights.items():
             readers = [n for n in graph.nodes if _reads(n, weight)]
@@ -52,18 +58,35 @@ class EmitGram:
             if len({_shape(node) for node in readers}) > 1:
                 _LOGGER.debug("no second moments for %s: its readers differ in their windows", weight)
                 continue
+            target = tensors.get(self.targets.get(weight, ""))
             try:
-                grams = [_gram(builder, node, step) for node in readers]
+                self._expose(graph, builder, readers, step, target)
             except NoMatch as reason:
                 _LOGGER.debug("no Gram matrix for %s: %s", weight, reason)
                 continue
-            output = gs.Variable(gram_name(weight), np.float32, _shape(readers[0]))
-            builder.into(output, "Sum", grams)
-            graph.outputs.append(output)
             changed = True
         if changed:
             graph.toposort()
         return changed
+
+    @staticmethod
+    def _expose(
+        graph: gs.Graph, builder: NodeBuilder, readers: Sequence[gs.Node], step: int, target: gs.Tensor | None
+    ) -> None:
+        weight = readers[0].inputs[1].name
+        require(target is None or len(readers) == 1, "a target is for a weight that one node reads")
+        places = None if target is None else _places(builder, readers[0], target, step)
+        columns = [_columns(builder, node, step) for node in readers]
+        turned = [builder.node("Transpose", [c], "gram", {"perm": [0, 2, 1]}) for c in columns]
+        products = [builder.node("MatMul", pair, "gram") for pair in zip(columns, turned, strict=True)]
+        output = gs.Variable(gram_name(weight), np.float32, _shape(readers[0]))
+        builder.into(output, "Sum", products)
+        graph.outputs.append(output)
+        if places is not None:
+            group, _, width = _shape(readers[0])
+            cross = gs.Variable(cross_name(weight), np.float32, (group, None, width))
+            builder.into(cross, "MatMul", [places, turned[0]])
+            graph.outputs.append(cross)
 
 
 def _reads(node: gs.Node, weight: str) -> bool:
@@ -75,6 +98,11 @@ def _reads(node: gs.Node, weight: str) -> bool:
 def gram_name(weight: str) -> str:
     """The name of the graph output that holds the Gram matrix of a weight's layer."""
     return f"{weight}/gram"
+
+
+def cross_name(weight: str) -> str:
+    """The name of the graph output that holds the products of a layer's target and its inputs."""
+    return f"{weight}/cross"
 
 
 def _shape(node: gs.Node) -> tuple[int, int, int]:
@@ -89,12 +117,25 @@ def _shape(node: gs.Node) -> tuple[int, int, int]:
     return group, int(size) + 1, int(size) + 1
 
 
-def _gram(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
-    """[group, D + 1, D + 1] of one node."""
+def _columns(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
+    """What one node's windows hold, and a 1: [group, D + 1, n]."""
     read = {"Conv": _windows, "ConvTranspose": _channels, "Gemm": _rows, "MatMul": _rows}[node.op]
-    columns = _with_ones(builder, read(builder, node, step))
-    turned = builder.node("Transpose", [columns], "gram", {"perm": [0, 2, 1]})
-    return builder.node("MatMul", [columns, turned], "gram")
+    return _with_ones(builder, read(builder, node, step))
+
+
+def _places(builder: NodeBuilder, node: gs.Node, target: gs.Tensor, step: int) -> gs.Variable:
+    """The target where the windows are: [group, rows, n]."""
+    weight = node.inputs[1]
+    require(node.op != "ConvTranspose", "the outputs of a ConvTranspose are sums over several windows")
+    if node.op != "Conv":
+        rows = int(weight.shape[0 if node.attrs.get("transB", 0) else 1])
+        shape = builder.constant("gram_shape", np.array([1, -1, rows], np.int64))
+        flat = builder.node("Reshape", [_float(builder, target), shape], "gram")
+        return builder.node("Transpose", [flat], "gram", {"perm": [0, 2, 1]})
+    rank, group = len(weight.shape) - 2, int(node.attrs.get("group", 1))
+    ones = [1] * rank
+    taken = _tap(builder, _float(builder, target), [0] * rank, ones, [step] * rank, ones)
+    return _gathered(builder, [taken], group, int(weight.shape[0]) // group)
 
 
 def _with_ones(builder: NodeBuilder, columns: gs.Variable) -> gs.Variable:

@@ -87,6 +87,17 @@ def descendants(nodes: Sequence[onnx.NodeProto], starts: Iterable[int], stop: in
     return found
 
 
+def ancestors(nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> list[onnx.NodeProto]:
+    """Nodes that the named tensors depend on, in order."""
+    wanted = set(names)
+    found = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(names_read(node))
+            found.append(node)
+    return found[::-1]
+
+
 def _free_value(name: str, traced: Mapping[str, Traced]) -> onnx.ValueInfoProto:
     """An input of the traced dtype and rank, all dimensions free."""
     shape = [f"{name}_{axis}" for axis in range(len(traced[name].shape))]

@@ -147,3 +147,13 @@ def loss_of_function(
     if before.top1 is not None and after.top1 is not None:
         return max(before.top1 - after.top1, 0.0)
     return 1.0 - (after.agreement or 0.0)
+
+
+def mean_loss(reference: Session, model: Session, data: Dataset, metric: Metric, batch_size: int) -> float:
+    """The metric's loss of a model over the data, in its own units."""
+    distance = weight = np.zeros(len(metric.kinds))
+    for batch in data.batches(batch_size):
+        expected = reference.run(batch.feeds)
+        weight = weight + metric.weight(expected)
+        distance = distance + metric.distance(expected, model.run(batch.feeds))
+    return metric.loss(distance, weight)

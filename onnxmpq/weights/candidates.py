@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ ROUNDINGS = ("compensated", "nearest")
 Array = NDArray[Any]
 
 
+@dataclass
 class Candidates:
     """Rounded weights by layer and width; memory is a byte a weight and width.
 
@@ -28,21 +30,35 @@ class Candidates:
     takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel.
     """
 
-    def __init__(self, model: onnx.ModelProto, rounding: str = ROUNDINGS[0]) -> None:
-        self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in model.graph.initializer}
-        self._round = quantize if rounding == "nearest" else quantize_balanced
-        self._made: dict[tuple[str, int], QuantizedWeight] = {}
-        self._shifts: dict[tuple[str, int], Floats] = {}
+    model: onnx.ModelProto
+    rounding: str = ROUNDINGS[0]
+    _made: dict[tuple[str, int], QuantizedWeight] = field(default_factory=dict)
+    _shifts: dict[tuple[str, int], Floats] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in self.model.graph.initializer}
+        self._round = quantize if self.rounding == "nearest" else quantize_balanced
+
+    def copy(self) -> Candidates:
+        """The same roundings, to settle without losing these."""
+        return replace(self, _made=dict(self._made), _shifts=dict(self._shifts))
 
     def fit(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> None:
         """Round a layer at these widths against the moments of its inputs."""
         weight = self._single(layer)
-        made = dict(compensate(weight, layer, moments, [b for b in widths if b > 1]))
+        gram = moments.gram if layer.bias is None else moments.covariance()
+        made = compensate(weight, layer, gram, [b for b in widths if b > 1])
         for bits in widths:
             rounded = made.get(bits) or self._round(weight, layer.axis, bits)
             self._made[layer.name, bits] = rounded
             if layer.bias is not None:
                 self._shifts[layer.name, bits] = bias_shift(weight, rounded.dequantize(), layer, moments)
+
+    def settle(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
+        """Let a rounding and what its bias gains stand for the layer at that width."""
+        self._made[layer.name, rounded.bits] = rounded
+        if shift is not None:
+            self._shifts[layer.name, rounded.bits] = shift
 
     def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:
         """The codes and scales of a layer at a width of 1 to 8 bits."""

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxmpq.spec import Layer
 from onnxmpq.weights.descend import descend
-from onnxmpq.weights.gram import Moments
+from onnxmpq.weights.gram import Doubles, Moments
 from onnxmpq.weights.quantizer import Floats, QuantizedWeight, code_range, fit_scale
 from onnxmpq.weights.rows import Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
 from onnxmpq.weights.walk import Curvature, curvature, walk
@@ -25,9 +25,12 @@ _STACK_BYTES = 8 << 20  # of rows that are walked at once
 
 
 def compensate(
-    weight: Floats, layer: Layer, moments: Moments, widths: Sequence[int]
+    weight: Floats, layer: Layer, gram: Doubles, widths: Sequence[int]
 ) -> Mapping[int, QuantizedWeight]:
-    """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least."""
+    """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least.
+
+    `gram` [group, D, D] are the second moments of the layer's inputs, centred where a bias takes up the mean.
+    """
     if not widths:
         return {}
     scales = np.stack([row_scales(fit_scale(weight, layer.axis, bits), layer) for bits in widths], axis=1)
@@ -35,7 +38,7 @@ def compensate(
     with threadpool_limits(
         limits=1
     ):  # BLAS adds up in another order on more threads: other bits, other codes
-        curved = curvature(moments.gram if layer.bias is None else moments.covariance())
+        curved = curvature(gram)
         rows = curved.ordered(to_rows(weight, layer))
         parts = [
             _rounded(rows[:, some], scales[:, :, some], bounds, curved, layer)
@@ -45,7 +48,7 @@ def compensate(
     steps = np.concatenate([steps for _, steps in parts], axis=2)
     return {
         bits: QuantizedWeight(
-            from_rows(curved.restored(codes[:, i]), layer),
+            from_rows(curved.restored(codes[:, i]), layer).astype(np.int8),
             channel_scales(steps[:, i], layer),
             layer.axis,
             bits,

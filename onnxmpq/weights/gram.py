@@ -53,10 +53,14 @@ def has_moments(layer: Layer) -> bool:
     return layer.reason is None and not layer.weights_only and columns(layer) <= _LARGEST
 
 
+def enough(layer: Layer) -> int:
+    """How many windows a layer's matrix needs to be known by."""
+    return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
+
+
 def step(layer: Layer, samples: int) -> int:
     """Every how manieth window along each axis still gives enough of them."""
-    enough = max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
-    surplus = samples * math.prod(layer.positions) / enough
+    surplus = samples * math.prod(layer.positions) / enough(layer)
     return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
 
 
@@ -84,7 +88,8 @@ def input_moments(
             total = sums.pop(gram_name(layer.weight), None)
             # Fewer windows than columns would be fitted and not learned from; none, or an overflow, tell nothing.
             if total is not None and total[0, -1, -1] >= columns(layer) and np.isfinite(total).all():
-                yield layer, _moments(_channel_major(total, layer))
+                order = channel_major(layer)
+                yield layer, _moments(total[:, order][:, :, order])
 
 
 def _summed(
@@ -118,13 +123,13 @@ def _moments(total: Doubles) -> Moments:
     return Moments(total[:, :-1, :-1], total[:, -1, :-1] / count, count)
 
 
-def _channel_major(total: Doubles, layer: Layer) -> Doubles:
-    """Windows reordered from tap by tap to channel by channel, the 1 kept last."""
-    if layer.op != "Conv":
-        return total
-    windows = np.arange(total.shape[1] - 1).reshape(-1, layer.shape[1]).T.ravel()
-    order = np.append(windows, total.shape[1] - 1)
-    return total[:, order][:, :, order]
+def channel_major(layer: Layer) -> NDArray[np.intp]:
+    """Where the entries of a window are that was counted tap by tap, channel by channel, the 1 kept last."""
+    size = columns(layer)
+    windows = np.arange(size)
+    if layer.op == "Conv":
+        windows = windows.reshape(-1, layer.shape[1]).T.ravel()
+    return np.append(windows, size)
 
 
 def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.spec import Layer
-from onnxmpq.weights.quantizer import Codes, Floats
+from onnxmpq.weights.quantizer import Floats
 
 Stack = NDArray[np.float32]  # [group, rows, D]
 
@@ -27,13 +27,13 @@ def to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
     return np.moveaxis(weight, layer.axis, 0)[None]
 
 
-def from_rows(rows: Stack, layer: Layer) -> Codes:
-    """The inverse of `to_rows`, as codes."""
+def from_rows(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """The inverse of `to_rows`."""
     if layer.op == "ConvTranspose":
         rows = rows.transpose(0, 2, 1)
     elif layer.op != "Conv":
         rows = np.moveaxis(rows[0], 0, layer.axis)
-    return np.ascontiguousarray(rows.reshape(layer.shape)).astype(np.int8)
+    return np.ascontiguousarray(rows.reshape(layer.shape))
 
 
 def taps(layer: Layer) -> int:

@@ -70,7 +70,7 @@ def _factor(gram: Doubles) -> tuple[Doubles, Doubles]:
             factor = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
         except np.linalg.LinAlgError:
             continue
-        return damped, factor.transpose(0, 2, 1)
+        return damped, factor.transpose(0, 2, 1).astype(np.float64)
     plain = np.broadcast_to(identity, gram.shape)
     return plain, plain
 

@@ -129,3 +129,23 @@ def test_what_no_matrix_is_made_for() -> None:
     assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 512, 3, 3), 0))
     assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, weights_only=True))
     assert not has_moments(Layer("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))
+
+
+@pytest.mark.parametrize(("group", "pads", "stride", "taken"), [(1, 1, 1, 1), (3, 0, 2, 1), (1, 1, 1, 2)])
+def test_products_of_a_target_and_the_windows(group: int, pads: int, stride: int, taken: int) -> None:
+    model = convolution(
+        (6, 3 // group, 3, 3), f"group = {group}, pads = [{pads},{pads},{pads},{pads}], strides = [{stride},{stride}]", (7, 9), 3
+    )  # fmt: skip
+    graph = gs.import_onnx(model)
+    assert EmitGram({"w": taken}, {"w": "y"})(graph)
+    x = np.random.default_rng(4).standard_normal((2, 3, 7, 9)).astype(np.float32)
+    found = CPU.session(gs.export_onnx(graph)).run({"x": x})
+    layer = Layer("c", "Conv", ("c",), "w", (6, 3 // group, 3, 3), 0, group)
+    seen = windows(x, layer, pads, stride * taken, 1)
+    order = np.arange(9 * (3 // group)).reshape(3 // group, 9).T.ravel()  # tap by tap, as the pass counts
+    target = found["y"][:, :, ::taken, ::taken]
+    target = target.reshape(2, group, 6 // group, -1).transpose(1, 2, 0, 3).reshape(group, 6 // group, -1)
+    assert np.allclose(
+        found["w/cross"][:, :, :-1], target @ seen.transpose(0, 2, 1)[:, :, order], rtol=1e-3, atol=1e-3
+    )
+    assert np.allclose(found["w/cross"][:, :, -1], target.sum(axis=2), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,187 @@
+"""The last rounding: each layer in turn against what it really gets, once all widths are known.
+
+Behind quantized layers a layer's inputs x' are no longer those x that it was trained for. Its rows are first
+fitted to give what the float network gives there, from what the quantized one feeds it,
+
+    W' = argmin sum |t - W' x'|^2 + damping |W' - W|^2 = (sum t x'^T + damping W) (sum x' x'^T + damping)^-1
+
+and W' is rounded against x'. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's
+output only goes into a sum with a shortcut, t also makes up for what the shortcut lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from threadpoolctl import threadpool_limits
+
+from onnxmpq.data import Dataset
+from onnxmpq.engine import Array, Runtime, Session
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.subgraph import ancestors, extract, names_read
+from onnxmpq.model.trace import Traced
+from onnxmpq.passes.emit_gram import EmitGram, cross_name, gram_name
+from onnxmpq.plan import Plan
+from onnxmpq.spec import Layer
+from onnxmpq.weights.aim import Aim, find_aim
+from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.compensate import compensate
+from onnxmpq.weights.gram import Doubles, Progress, channel_major, columns, enough, has_moments, step
+from onnxmpq.weights.quantizer import Floats, QuantizedWeight
+from onnxmpq.weights.rows import from_rows, to_rows
+
+_DAMPING = 0.01  # of the mean diagonal
+_SAMPLES = 256  # at the least: windows of one image are too much alike to learn from
+_TARGET = "settle/target"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], their means."""
+
+    gram: Doubles
+    cross: Doubles
+    mean_input: Doubles  # [group, D]
+    mean_target: Doubles  # [group, rows]
+    count: float
+
+    def centred(self) -> Fit:
+        """Without the means, which a bias takes up."""
+        outer = self.mean_input[:, :, None] * self.mean_input[:, None, :]
+        mixed = self.mean_target[:, :, None] * self.mean_input[:, None, :]
+        gram, cross = self.gram - self.count * outer, self.cross - self.count * mixed
+        return Fit(gram, cross, self.mean_input, self.mean_target, self.count)
+
+
+def settled(
+    settler: Settler, layers: Sequence[Layer], plan: Plan, candidates: Candidates, progress: Progress
+) -> Candidates:
+    """The candidates with every layer of the plan rounded once more, in execution order."""
+    after = candidates.copy()
+    for done, layer in enumerate(layers):
+        bits = plan[layer.name].weight_bits
+        found = settler.settle(layer, bits) if 1 < bits <= 8 and has_moments(layer) else None
+        if found is not None:
+            after.settle(layer, *found)
+        if layer.reason is None:
+            settler.fix(after.constants(layer, bits))
+        progress(done + 1, len(layers))
+    return after
+
+
+class Settler:
+    """The float network and the quantized one side by side, the latter's layers settled so far."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: onnx.ModelProto,
+        quantized: onnx.ModelProto,
+        traced: Mapping[str, Traced],
+        data: Dataset,
+        batch_size: int,
+    ) -> None:
+        """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float."""
+        self._runtime, self._traced, self._data, self._batch_size = runtime, traced, data, batch_size
+        self._float = model
+        self._quantized = onnx.ModelProto()
+        self._quantized.CopyFrom(quantized)
+        self._constants = {i.name: i for i in self._quantized.graph.initializer}
+
+    def settle(self, layer: Layer, bits: int) -> tuple[QuantizedWeight, Floats | None] | None:
+        """The layer's rounding at a width and what its bias gains; None where nothing can be fitted."""
+        aim = find_aim(layer, self._float, self._quantized, self._traced)
+        fit = self._fit(layer, aim) if aim is not None else None
+        if aim is None or fit is None:
+            return None
+        weight = self._value(layer.weight).astype(np.float32)
+        with threadpool_limits(limits=1):
+            centred = fit.centred() if layer.bias is not None else fit
+            wanted = from_rows(_solved(to_rows(weight, layer), centred), layer).astype(np.float32)
+        rounded = compensate(wanted, layer, centred.gram, [bits])[bits]
+        if layer.bias is None:
+            return rounded, None
+        reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)
+        shift = (fit.mean_target - reached).reshape(-1)
+        if aim.includes_bias:
+            shift -= self._value(layer.bias)
+        return rounded, shift.astype(np.float32)
+
+    def fix(self, constants: Mapping[str, Array]) -> None:
+        """Let the quantized network compute with these constants from now on."""
+        for name, value in constants.items():
+            self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
+
+    def _value(self, name: str) -> Array:
+        value: Array = numpy_helper.to_array(next(i for i in self._float.graph.initializer if i.name == name))
+        return value
+
+    def _fit(self, layer: Layer, aim: Aim) -> Fit | None:
+        data = self._samples(layer)
+        expected = self._loaded(
+            extract(
+                self._float, ancestors(self._float.graph.node, [aim.target]), [aim.target], self._traced
+            ).model
+        )
+        found = self._loaded(self._tapped(layer, aim, data.count))
+        total: list[Doubles] = []
+        names = [gram_name(layer.weight), cross_name(layer.weight)]
+        for batch in data.batches(self._batch_size):
+            target = expected.run(_fed(expected, batch.feeds))[aim.target]
+            outputs = found.run(_fed(found, {**batch.feeds, _TARGET: target}), names)
+            sums = [outputs[name].astype(np.float64) for name in names]
+            total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
+        return _checked(layer, *total)
+
+    def _samples(self, layer: Layer) -> Dataset:
+        """As many samples as hold enough windows."""
+        wanted = max(_SAMPLES, math.ceil(enough(layer) / max(1, math.prod(layer.positions))))
+        return self._data if wanted >= self._data.count else self._data.take(range(wanted))
+
+    def _tapped(self, layer: Layer, aim: Aim, samples: int) -> onnx.ModelProto:
+        """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
+        nodes = list(self._quantized.graph.node)
+        reader = next(n for n in nodes if layer.weight in names_read(n))
+        wanted = [*reader.output, *([aim.less] if aim.less else [])]
+        types = {**self._traced, _TARGET: self._traced[aim.target]}
+        minus = helper.make_node(
+            "Sub" if aim.less else "Identity",
+            [_TARGET, *([aim.less] if aim.less else [])],
+            [f"{_TARGET}/left"],
+        )
+        part = extract(self._quantized, [*ancestors(nodes, wanted), minus], [minus.output[0]], types)
+        graph = import_graph(part.model)
+        EmitGram({layer.weight: step(layer, samples)}, {layer.weight: minus.output[0]})(graph)
+        graph.outputs = graph.outputs[1:]
+        return export_model(graph, part.model)
+
+    def _loaded(self, model: onnx.ModelProto) -> Session:
+        return self._runtime.session(model, spin=False)
+
+
+def _fed(session: Session, values: Mapping[str, Array]) -> dict[str, Array]:
+    return {spec.name: values[spec.name] for spec in session.inputs}
+
+
+def _checked(layer: Layer, gram: Doubles, cross: Doubles) -> Fit | None:
+    """The sums as a fit; None where they come from too few windows or are not finite."""
+    count = float(gram[0, -1, -1])
+    if count < columns(layer) or not (np.isfinite(gram).all() and np.isfinite(cross).all()):
+        return None
+    order = channel_major(layer)
+    gram, cross = gram[:, order][:, :, order], cross[:, :, order]
+    return Fit(gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1] / count, cross[:, :, -1] / count, count)
+
+
+def _solved(rows: Floats, fit: Fit) -> Doubles:
+    """The rows that give the target best, held to those they come from by the damping."""
+    diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
+    damping = _DAMPING * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
+    damped = fit.gram + damping * np.eye(fit.gram.shape[1])
+    solved = np.linalg.solve(damped, (fit.cross + damping * rows).transpose(0, 2, 1))
+    return solved.transpose(0, 2, 1).astype(np.float64)

@@ -1,0 +1,137 @@
+"""Rounding behind quantized layers: the fit is that of least squares, and it makes up for what came before."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxmpq.data import Dataset, open_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.discover import discover
+from onnxmpq.engine import Array, Runtime
+from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.trace import Traced, trace
+from onnxmpq.plan import Plan
+from onnxmpq.spec import Layer, Option
+from onnxmpq.weights.aim import find_aim
+from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.gram import input_moments
+from onnxmpq.weights.settle import Settler, settled
+
+CPU = Runtime("cpu", threads=1)
+RESIDUAL = """
+<ir_version: 8, opset_import: ["" : 13]>
+net (float[n, 4, 8, 8] x) => (float[n, 6, 8, 8] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, wa, ba)
+    r = Relu (a)
+    b = Conv <pads = [1, 1, 1, 1]> (r, wb, bb)
+    s = Conv (r, ws)
+    y = Add (b, s)
+}
+"""
+SHAPES = {"wa": (6, 4, 3, 3), "ba": (6,), "wb": (6, 6, 3, 3), "bb": (6,), "ws": (6, 6, 1, 1)}
+GEMM = """
+<ir_version: 8, opset_import: ["" : 13]>
+net (float[n, 12] x) => (float[n, 5] y) {
+    h = Gemm <transB = 1> (x, w1, b1)
+    r = Relu (h)
+    y = MatMul (r, w2)
+}
+"""
+GEMM_SHAPES = {"w1": (10, 12), "b1": (10,), "w2": (10, 5)}
+
+
+def network(text: str, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        model.graph.initializer.append(
+            numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    return model
+
+
+def layers_of(model: onnx.ModelProto, traced: dict[str, Traced]) -> tuple[Layer, ...]:
+    return tuple(discover(import_graph(model), {name: t.shape for name, t in traced.items()}))
+
+
+def samples(*shape: int) -> Dataset:
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((64, *shape)) @ rng.standard_normal((shape[-1], shape[-1]))
+    spec = InputSpec("x", np.dtype(np.float32), (None, *shape))
+    return open_data({"x": values.astype(np.float32)}, [spec], samples=64)
+
+
+def outputs(model: onnx.ModelProto, data: Dataset, constants: dict[str, Array]) -> Array:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for initializer in changed.graph.initializer:
+        if initializer.name in constants:
+            initializer.CopyFrom(numpy_helper.from_array(constants[initializer.name], initializer.name))
+    session = CPU.session(changed)
+    return np.concatenate([session.run(b.feeds)["y"] for b in data.batches(16)])
+
+
+def rounded(
+    model: onnx.ModelProto, data: Dataset, bits: int
+) -> tuple[tuple[Layer, ...], Candidates, Candidates]:
+    """The layers, their candidates rounded one by one, and the same settled."""
+    traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
+    layers = layers_of(model, traced)
+    candidates = Candidates(model)
+    for layer, moments in input_moments(CPU, model, layers, data, 16, lambda _a, _b: None):
+        candidates.fit(layer, moments, [bits])
+    settler = Settler(CPU, model, model, traced, data, 16)
+    plan = Plan({layer.name: Option(bits) for layer in layers})
+    return layers, candidates, settled(settler, layers, plan, candidates, lambda _a, _b: None)
+
+
+def constants(layers: tuple[Layer, ...], candidates: Candidates, bits: int) -> dict[str, Array]:
+    return {name: value for layer in layers for name, value in candidates.constants(layer, bits).items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "inputs"),
+    [(RESIDUAL, SHAPES, (4, 8, 8)), (GEMM, GEMM_SHAPES, (12,))],
+    ids=["residual", "gemm"],
+)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_the_network_is_closer_to_its_float_self(
+    text: str, shapes: dict[str, tuple[int, ...]], inputs: tuple[int, ...], bits: int
+) -> None:
+    model, data = network(text, shapes), samples(*inputs)
+    layers, before, after = rounded(model, data, bits)
+    reference = outputs(model, data, {})
+    errors = [
+        np.square(outputs(model, data, constants(layers, some, bits)) - reference).sum()
+        for some in (before, after)
+    ]
+    assert errors[1] < errors[0]
+
+
+def test_the_first_roundings_stay() -> None:
+    model, data = network(RESIDUAL, SHAPES), samples(4, 8, 8)
+    layers, before, after = rounded(model, data, 3)
+    kept = {layer.name: before.quantized(layer, 3).codes.copy() for layer in layers}
+    assert any(not np.array_equal(kept[la.name], after.quantized(la, 3).codes) for la in layers)
+    assert all(np.array_equal(kept[la.name], before.quantized(la, 3).codes) for la in layers)
+
+
+def test_the_aim_of_a_layer_before_a_sum() -> None:
+    model, data = network(RESIDUAL, SHAPES), samples(4, 8, 8)
+    traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
+    aims = {la.weight: find_aim(la, model, model, traced) for la in layers_of(model, traced)}
+    found = {weight: (a.target, a.less, a.includes_bias) for weight, a in aims.items() if a is not None}
+    assert found == {"wa": ("a", None, True), "wb": ("y", "s", True), "ws": ("y", "b", False)}
+
+
+def test_no_aim_where_a_gemm_scales_or_a_weight_is_shared() -> None:
+    scaled = GEMM.replace("<transB = 1>", "<transB = 1, alpha = 2.0>")
+    model = network(scaled, GEMM_SHAPES)
+    traced = trace(CPU, model, {"x": np.ones((1, 12), np.float32)})
+    first = next(la for la in layers_of(model, traced) if la.weight == "w1")
+    assert find_aim(first, model, model, traced) is None
+    shared = network(RESIDUAL.replace("Conv (r, ws)", "Conv <pads = [1, 1, 1, 1]> (r, wb)"), SHAPES)
+    traced = trace(CPU, shared, {"x": np.ones((1, 4, 8, 8), np.float32)})
+    layer = next(la for la in layers_of(shared, traced) if la.weight == "wb")
+    assert find_aim(layer, shared, shared, traced) is None
