@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from enum import StrEnum
 
 from onnxmpq.errors import BudgetError
@@ -27,6 +28,7 @@ class Kind(StrEnum):
     DROP = "loss of function"
 
 
+_DIGITS = 4  # of a limit that is said
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _BOPS = {"kbops": 1e3, "mbops": 1e6, "gbops": 1e9, "tbops": 1e12}
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?|\.\d+)"
@@ -50,6 +52,22 @@ class Budget:
 
     def __str__(self) -> str:
         return self.text
+
+    def spell(self, value: float) -> str:
+        """The tightest budget, to four digits, that allows `value` (in the units of `limit`): in the unit asked.
+
+        What it returns parses, and allows no less.
+        """
+        number = re.search(_NUMBER, self.text)
+        if number is None or value <= 0:
+            return f"{value:g}"
+        before, after = self.text[: number.start()], self.text[number.end() :]
+        one = self.parse(f"{before}1{after}").limit
+        shrinks = after.lower() == "x"  # more of it allows less
+        context = Context(prec=_DIGITS, rounding=ROUND_FLOOR if shrinks else ROUND_CEILING)
+        # Twelve digits first: a sum of products is a little off the number that it stands for.
+        amount = context.create_decimal(f"{one / value if shrinks else value / one:.12g}").normalize()
+        return f"{before}{amount:f}{after}"
 
     @classmethod
     def parse(cls, text: str) -> Budget:

@@ -6,18 +6,19 @@ model -> prepare -> layers -> sensitivity -> costs -> allocate -> plan -> lower 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.placement import Placement, place_activations
-from onnxmpq.allocation.allocate import check_feasible, forced_choice
-from onnxmpq.allocation.choose import choose_plan, rows_of, to_plan
+from onnxmpq.allocation.allocate import check_feasible
+from onnxmpq.allocation.choose import FileSize, choose_plan, forced_plan, least_rows
 from onnxmpq.allocation.constrain import Options
-from onnxmpq.allocation.keep import Keep, options_of
+from onnxmpq.allocation.keep import Keep, looser_options, options_of
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.data.preprocess import Preprocess
@@ -111,7 +112,10 @@ def compile_model(
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
         placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
-        forced = check_budgets(asked, prepared, options, stages)
+        looser = partial(looser_options, prepared.layers, widths, activation_bits, keeps, consumer.widths)
+        sums = [b for b in asked if b.kind is not Kind.FILE]
+        check_budgets(sums, prepared, options, looser(), lambda _: 0)
+        forced = forced_options(asked, prepared, options, None, stages)
     with stages("calibrate"):
         quantized = calibrated(runtime, prepared, placement, evidence, stages)
         prepared = without_dead_channels(prepared, quantized)
@@ -122,14 +126,18 @@ def compile_model(
     def lowered(plan: Plan) -> onnx.ModelProto:
         return lower(prepared, plan, candidates, quantized, consumer)
 
+    def file_size(plan: Plan) -> int:
+        return int(lowered(plan).ByteSize())
+
     with stages("sensitivity"):
+        check_budgets(asked, prepared, options, looser(), file_size)
+        forced = forced or forced_options(asked, prepared, options, file_size, stages)
         costs = unmeasured(prepared, options, forced) if forced else cost_table(
             measure, runtime, prepared, options, candidates, measuring, seed, stages
         )  # fmt: skip
     with stages("allocate"):
         plan = choose_plan(
-            costs, prepared.layers, options, asked,
-            lambda plan: lowered(plan).ByteSize(),
+            costs, prepared.layers, forced or options, asked, file_size,
             lambda plan: loss_of_function(
                 session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
             ),
@@ -192,22 +200,38 @@ def check_function(
 
 
 def check_budgets(
-    budgets: Sequence[Budget], prepared: Prepared, options: Options, stages: Stages
+    budgets: Sequence[Budget],
+    prepared: Prepared,
+    options: Options,
+    looser: Iterable[tuple[str, Options]],
+    file_size: FileSize,
+) -> None:
+    """Raise InfeasibleError where no plan meets a budget, naming what of `looser` would help.
+
+    A loss budget is not looked at: nothing is measured here but bytes.
+    """
+    rows = partial(least_rows, budgets, prepared.layers, file_size=file_size)
+    others = ((words, rows(placed(prepared, more)[1])) for words, more in looser)
+    check_feasible(rows(options), others)
+
+
+def forced_options(
+    budgets: Sequence[Budget],
+    prepared: Prepared,
+    options: Options,
+    file_size: FileSize | None,
+    stages: Stages,
 ) -> Options | None:
     """The options of the only sensible plan, whatever the layers' costs; None where the budgets leave a choice.
 
-    Raises InfeasibleError where no plan meets a budget that is a sum over layers.
+    None too where that takes the bytes of a file, and there is no `file_size` yet.
     """
-    rows = rows_of([b for b in budgets if b.kind is not Kind.FILE], prepared.layers, options, 0.0)
-    check_feasible(rows)
-    if any(b.kind in (Kind.FILE, Kind.DROP) for b in budgets):
-        return None  # not known before the file is written or the loss is measured
-    choice = forced_choice([[0.0] * len(options[layer.name]) for layer in prepared.layers], rows)
-    if choice is None:
+    plan = forced_plan(budgets, prepared.layers, options, file_size)
+    if plan is None:
         return None
     if any(len(choices) > 1 for choices in options.values()):
         stages.note("sensitivity is not measured: the budget leaves one sensible plan only")
-    return {name: (option,) for name, option in to_plan(prepared.layers, options, choice).options.items()}
+    return {name: (option,) for name, option in plan.options.items()}
 
 
 def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:

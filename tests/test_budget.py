@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.errors import BudgetError, OnnxmpqError
@@ -54,6 +56,33 @@ def test_refuses_with_three_that_parse(text: str) -> None:
 def test_refuses_nothing(text: str) -> None:
     with pytest.raises(BudgetError, match="allows nothing"):
         Budget.parse(text)
+
+
+@given(
+    st.sampled_from(
+        ["4bit-avg", "350kB", "2.5MiB", "70B", "25%", "8x", "13.6X", "900MBOPs", "2.1GBOPs", "1gb"]
+    ),
+    st.floats(1e-4, 1e12),
+)
+def test_spells_the_least_in_the_unit_asked(text: str, value: float) -> None:
+    spelled = Budget.parse(text).spell(value)
+    assert spelled.lstrip("0123456789.") == text.lstrip("0123456789.")
+    assert value * (1 - 1e-9) <= Budget.parse(spelled).limit <= value * 1.002
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "spelled"),
+    [
+        ("13.6x", 1 / 12.1, "12.1x"),
+        ("1bit-avg", 2.000000000000001, "2bit-avg"),
+        ("350kB", 412_345, "412.4kB"),
+        ("1MiB", 3 * 2**19, "1.5MiB"),
+        ("22MBOPs", 1.5e9, "1500MBOPs"),
+        ("25%", 0.3, "30%"),
+    ],
+)
+def test_spells_as_it_would_be_typed(text: str, value: float, spelled: str) -> None:
+    assert Budget.parse(text).spell(value) == spelled
 
 
 def test_errors_are_of_the_family_and_builtins() -> None:

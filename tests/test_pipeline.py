@@ -112,11 +112,28 @@ def test_a_budget_that_decides_alone_measures_nothing(small: Compile) -> None:
     assert all(layer.sensitivity is None for layer in report.layers)
 
 
+def test_a_file_budget_that_holds_the_widest_plan_measures_nothing(small: Compile) -> None:
+    report = small("200kB", activations="int8", rounding="compensated")
+    assert set(widths(report).values()) == {8}
+    assert any("sensitivity is not measured" in note for note in report.notes)
+    edge = small(f"{report.file_bytes}B", activations="int8", rounding="compensated")
+    assert edge.file_bytes == report.file_bytes
+    assert any("sensitivity is not measured" in note for note in edge.notes)
+
+
 def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path) -> None:
-    with pytest.raises(InfeasibleError, match="the least possible is 4"):
+    with pytest.raises(InfeasibleError, match="the smallest this model gets is 4bit-avg"):
         small("3bit-avg")
-    with pytest.raises(InfeasibleError, match=r"the least possible is 6\.1"):
+    with pytest.raises(
+        InfeasibleError, match=r"gets is 6\.\d+bit-avg; without --keep 'stage3/\*=8' it is 4bit-avg"
+    ):
         small("5bit-avg", keep=["stage3/*=8"])
+    with pytest.raises(InfeasibleError, match=r"gets is [\d.]+x; with 1 among --bits it is 2\d\.\d+x$"):
+        small("13x")
+    with pytest.raises(
+        InfeasibleError, match=r"30KiB cannot be met: the smallest this model gets is 57[.\d]*KiB"
+    ):
+        small("30KiB")
     assert not digits.with_name("digits.mpq.onnx").exists()
 
 
