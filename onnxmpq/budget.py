@@ -40,6 +40,19 @@ _FORMS: tuple[tuple[str, Callable[[float, str], tuple[Kind, float]]], ...] = (
     (rf"{_NUMBER}%", lambda n, _: (Kind.RATIO, n / 100)),
     (rf"{_NUMBER}x", lambda n, _: (Kind.RATIO, 1 / n)),
 )
+# What people write, without spaces, and what they mean.
+_MISSPELT = (
+    (rf"{_NUMBER}-?b(its?)?(-?(avg|average|mean))?", "{number}bit-avg"),
+    (rf"(avg|average|mean)[-=:]?{_NUMBER}-?(b(its?)?)?", "{number}bit-avg"),
+    (rf"(drop|loss)[-=:]?{_NUMBER}(%|pp|points?)?", "drop={number}%"),
+    (rf"{_NUMBER}(%|pp|points?)?[-=:]?(drop|loss)", "drop={number}%"),
+    (rf"{_NUMBER}(?P<unit>[kmgt])-?b(it)?-?ops?", "{number}{unit}BOPs"),
+    (rf"{_NUMBER}(?P<unit>[kmg]i?)(b|bytes?)?", "{number}{unit}B"),
+    (rf"{_NUMBER}(bytes?)", "{number}B"),
+    (rf"{_NUMBER}(%|percent)", "{number}%"),
+    (rf"{_NUMBER}(x|times)", "{number}x"),
+    (rf"(x|1/){_NUMBER}", "{number}x"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,19 @@ class Budget:
                 raise BudgetError(f"budget {text!r} allows nothing; give a number above zero")
             kind, limit = read(number, match.groupdict().get("unit", "").lower())
             return cls(kind, limit, word)
+        meant = _meant(word)
         raise BudgetError(
-            f"budget {text!r} was not understood; write for example 4bit-avg, 1.5MB or drop=0.5% "
-            "(also 25%, 8x, 2.1GBOPs)"
+            f"budget {text!r} was not understood; {f'did you mean {meant}? Else ' if meant else ''}write for example "
+            "4bit-avg, 1.5MB or drop=0.5% (also 25%, 8x, 2.1GBOPs)"
         )
+
+
+def _meant(word: str) -> str:
+    """The right spelling of a word that is nearly one, "" where it is far from any."""
+    close = "".join(word.replace(",", ".").split()).lower()
+    for pattern, spelling in _MISSPELT:
+        match = re.fullmatch(pattern, close)
+        if match is not None:
+            unit = match.groupdict().get("unit", "")
+            return spelling.format(number=match["number"], unit=unit if unit == "k" else unit.capitalize())
+    return ""

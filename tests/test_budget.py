@@ -13,6 +13,7 @@ from onnxmpq.errors import BudgetError, OnnxmpqError
         ("4.5bit-avg", Kind.BITS, 4.5),
         ("1.5MB", Kind.FILE, 1.5e6),
         ("350kB", Kind.FILE, 350e3),
+        ("350KB", Kind.FILE, 350e3),
         ("2MiB", Kind.FILE, 2 * 2**20),
         ("8KiB", Kind.FILE, 8192.0),
         ("25%", Kind.RATIO, 0.25),
@@ -49,6 +50,39 @@ def test_parses_and_prints_back(text: str, kind: Kind, limit: float) -> None:
 )
 def test_refuses_with_three_that_parse(text: str) -> None:
     with pytest.raises(BudgetError, match=r"4bit-avg, 1\.5MB or drop=0\.5%"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("4bit", "4bit-avg"),
+        ("4bits", "4bit-avg"),
+        ("4-bit-avg", "4bit-avg"),
+        ("4.5 bits average", "4.5bit-avg"),
+        ("avg=4", "4bit-avg"),
+        ("2 GBOP", "2GBOPs"),
+        ("2.1gbop", "2.1GBOPs"),
+        ("drop=0.5", "drop=0.5%"),
+        ("0.5%drop", "drop=0.5%"),
+        ("drop 0,5 %", "drop=0.5%"),
+        ("350k", "350kB"),
+        ("1.5 MB", "1.5MB"),
+        ("2 mib", "2MiB"),
+        ("25 percent", "25%"),
+        ("x8", "8x"),
+        ("1/8", "8x"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_set_right(text: str, meant: str) -> None:
+    with pytest.raises(BudgetError, match=rf"did you mean {meant}\? "):
+        Budget.parse(text)
+    assert str(Budget.parse(meant)) == meant
+
+
+@pytest.mark.parametrize("text", ["", "4", "much", "-4bit-avg", "1e3B", "GBOPs"])
+def test_a_word_far_from_any_gets_no_guess(text: str) -> None:
+    with pytest.raises(BudgetError, match="not understood; write for example"):
         Budget.parse(text)
 
 
