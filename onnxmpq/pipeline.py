@@ -18,7 +18,7 @@ from onnxmpq.activations.placement import Placement, place_activations
 from onnxmpq.allocation.allocate import check_feasible
 from onnxmpq.allocation.choose import FileSize, choose_plan, forced_plan, least_rows
 from onnxmpq.allocation.constrain import Options
-from onnxmpq.allocation.keep import Keep, looser_options, options_of
+from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.data.preprocess import Preprocess
@@ -112,9 +112,10 @@ def compile_model(
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
         placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
+        for useless in overridden(prepared.layers, keeps):
+            stages.note(f"--keep '{useless}' changes nothing: later patterns match all that it does")
         looser = partial(looser_options, prepared.layers, widths, activation_bits, keeps, consumer.widths)
-        sums = [b for b in asked if b.kind is not Kind.FILE]
-        check_budgets(sums, prepared, options, looser(), lambda _: 0)
+        check_budgets(asked, prepared, options, looser(), None)
         forced = forced_options(asked, prepared, options, None, stages)
     with stages("calibrate"):
         quantized = calibrated(runtime, prepared, placement, evidence, stages)
@@ -157,7 +158,7 @@ def compile_model(
 
 def protected(source: Path, *data: DataSource | None) -> list[Path]:
     """The files that a compile reads and must never write over."""
-    siblings = [source.with_name(f"{source.stem}.{role}.npz") for role in ("calib", "eval")]
+    siblings = [source.parent / f"{source.stem}.{role}.npz" for role in ("calib", "eval")]
     named = [
         str(d).rpartition(":")[0] if ".py:" in str(d) else d for d in data if isinstance(d, str | os.PathLike)
     ]
@@ -204,11 +205,11 @@ def check_budgets(
     prepared: Prepared,
     options: Options,
     looser: Iterable[tuple[str, Options]],
-    file_size: FileSize,
+    file_size: FileSize | None,
 ) -> None:
     """Raise InfeasibleError where no plan meets a budget, naming what of `looser` would help.
 
-    A loss budget is not looked at: nothing is measured here but bytes.
+    A loss budget is not looked at: nothing is measured here but bytes, and those only where `file_size` is known.
     """
     rows = partial(least_rows, budgets, prepared.layers, file_size=file_size)
     others = ((words, rows(placed(prepared, more)[1])) for words, more in looser)

@@ -71,12 +71,13 @@ def rows_of(
 
 
 def least_rows(
-    budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, file_size: FileSize
+    budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, file_size: FileSize | None
 ) -> list[Row]:
-    """As `rows_of`, with what the smallest file holds besides codes and scales."""
+    """As `rows_of`, with what the smallest file holds besides codes and scales; without `file_size`, no file's row."""
     files = any(budget.kind is Kind.FILE for budget in budgets)
-    least = _bytes_besides(layers, cheapest(layers, options), file_size) if files else 0.0
-    return rows_of(budgets, layers, options, least)
+    if files and file_size:
+        return rows_of(budgets, layers, options, _bytes_besides(layers, cheapest(layers, options), file_size))
+    return rows_of([b for b in budgets if b.kind is not Kind.FILE], layers, options, 0.0)
 
 
 def forced_plan(

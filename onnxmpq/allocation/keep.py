@@ -62,6 +62,12 @@ def options_of(
     return {layer.name: _options(layer, widths, activation_bits, keeps) for layer in layers}
 
 
+def overridden(layers: Sequence[Layer], keeps: Sequence[Keep]) -> list[Keep]:
+    """Patterns that decide no layer, since a later one matches every layer that they match."""
+    last = [next((k for k in reversed(keeps) if k.matches(layer)), None) for layer in layers]
+    return [keep for keep in keeps if not any(keep is decides for decides in last)]
+
+
 def looser_options(
     layers: Sequence[Layer],
     widths: Sequence[int],
