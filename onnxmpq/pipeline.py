@@ -35,12 +35,13 @@ from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Option
+from onnxmpq.spec import HALF_BITS, Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
 from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function
 from onnxmpq.weights.candidates import ROUNDINGS, Candidates
 from onnxmpq.weights.gram import input_moments
+from onnxmpq.weights.halves import check_halves
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else
@@ -112,8 +113,7 @@ def compile_model(
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
         placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
-        for useless in overridden(prepared.layers, keeps):
-            stages.note(f"--keep '{useless}' changes nothing: later patterns match all that it does")
+        check_keeps(prepared, options, keeps, stages)
         looser = partial(looser_options, prepared.layers, widths, activation_bits, keeps, consumer.widths)
         check_budgets(asked, prepared, options, looser(), None)
         forced = forced_options(asked, prepared, options, None, stages)
@@ -198,6 +198,15 @@ def check_function(
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
     for data in () if force else (evidence.evaluation, evidence.calibration):
         check_labels(session, data, prepared.metric, prepared.batch_size)
+
+
+def check_keeps(prepared: Prepared, options: Options, keeps: Sequence[Keep], stages: Stages) -> None:
+    """Say which patterns decide nothing, and raise OptionError where half precision cannot hold a layer."""
+    for keep in overridden(prepared.layers, keeps):
+        stages.note(f"--keep '{keep}' changes nothing: later patterns match all that it does")
+    halves = [la for la in prepared.layers if options[la.name][0].weight_bits == HALF_BITS < la.float_bits]
+    for note in check_halves(prepared.model, halves):
+        stages.note(note)
 
 
 def check_budgets(

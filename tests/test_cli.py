@@ -395,6 +395,18 @@ def test_nothing_to_do_is_a_usage_error(run: Command, model: Path) -> None:
     assert "nonsense" in refused(run, model.parent, "nonsense", code=2)
 
 
+def test_weights_beyond_half_precision(run: Command, model: Path) -> None:
+    large = onnx.load(model)
+    weight = numpy_helper.to_array(large.graph.initializer[0]) * 1e6
+    large.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight.astype(np.float32), "w"))
+    onnx.save(large, model)
+    error = refused(
+        run, model.parent, "compile", model, "--budget", "16bit-avg", "--keep", "op:Conv=fp16", code=2
+    )
+    assert "layer 'h' cannot be kept in fp16: its largest weight is" in error
+    assert "65,504" in error
+
+
 def test_paths_that_name_no_model(run: Command, tmp_path: Path) -> None:
     assert "empty path" in refused(run, tmp_path, "compile", "", *BUDGET, code=2)
     for folder in (".", "/", tmp_path):
