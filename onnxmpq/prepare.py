@@ -107,7 +107,9 @@ def prepare(
     outputs = {
         o.name: traced[o.name].shape
         for o in model.graph.output
-        if o.name in traced and traced[o.name].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        if o.name in traced
+        and not traced[o.name].containers
+        and traced[o.name].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     }
     return Prepared(
         original,
