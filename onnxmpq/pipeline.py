@@ -6,7 +6,7 @@ model -> prepare -> layers -> sensitivity -> costs -> allocate -> plan -> lower 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.discover import layer_names
 from onnxmpq.engine import Runtime, Session, resolve_runtime
-from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
+from onnxmpq.errors import DataError, ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
@@ -116,10 +117,10 @@ def compile_model(
         check_keeps(prepared, options, keeps, stages)
         looser = partial(looser_options, prepared.layers, widths, activation_bits, keeps, consumer.widths)
         check_budgets(asked, prepared, options, looser(), None)
-        forced = forced_options(asked, prepared, options, None, stages)
     with stages("calibrate"):
-        quantized = calibrated(runtime, prepared, placement, evidence, stages)
+        quantized, options = calibrated(runtime, prepared, placement, options, evidence, stages)
         prepared = without_dead_channels(prepared, quantized)
+        forced = forced_options(asked, prepared, options, None, stages)
     measuring, selection = divide(evidence, asked, seed)
     with stages("round"):
         candidates = rounded(runtime, prepared, forced or options, measuring, rounding, stages)
@@ -151,7 +152,7 @@ def compile_model(
         stages("verify"),
     ):
         compiled = Compiled(
-            source, destination, prepared, placement, plan, costs, evidence, part, loaded.ByteSize()
+            source, destination, prepared, quantized.placement, plan, costs, evidence, part, loaded.ByteSize()
         )
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
 
@@ -256,14 +257,39 @@ def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:
 
 
 def calibrated(
-    runtime: Runtime, prepared: Prepared, placement: Placement, evidence: Evidence, stages: Stages
-) -> Activations:
-    """The range of each tensor that gets a Q/DQ pair, over the calibration data."""
+    runtime: Runtime,
+    prepared: Prepared,
+    placement: Placement,
+    options: Options,
+    evidence: Evidence,
+    stages: Stages,
+) -> tuple[Activations, Options]:
+    """The range of each tensor that gets a Q/DQ pair, over the calibration data, and the options that are left.
+
+    A layer whose input is empty in all samples computes in float. Raises DataError where none can be spared.
+    """
     if not placement.tensors:
-        return Activations(placement, {})
+        return Activations(placement, {}), options
     progress = stages.observer.progress
     ranges = calibrate(runtime, prepared.model, placement, evidence.calibration, progress=progress)
-    return Activations(placement, ranges)
+    unseen = set(placement.tensors) - ranges.keys()
+    if not unseen:
+        return Activations(placement, ranges), options
+    blind = readers_of(prepared, unseen) & set(placement.integer_layers)
+    if not blind:
+        raise DataError(
+            f"tensor {min(unseen)!r} is empty in all calibration samples: give others, or use --activations fp32"
+        )
+    stages.note(f"no calibration sample reaches {', '.join(sorted(blind))}: activations there stay in float")
+    fewer = {n: tuple(Option(o.weight_bits) for o in c) if n in blind else c for n, c in options.items()}
+    return calibrated(runtime, prepared, *placed(prepared, fewer), evidence, stages)
+
+
+def readers_of(prepared: Prepared, tensors: Collection[str]) -> set[str]:
+    """The layers that read one of these tensors."""
+    nodes = layer_names(import_graph(prepared.model))
+    reading = {name for node, name, _ in nodes if any(t.name in tensors for t in node.inputs)}
+    return {layer.name for layer in prepared.layers if reading.intersection(layer.nodes)}
 
 
 def rounded(

@@ -114,8 +114,9 @@ def _windows(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
     strides = [s * step for s in node.attrs.get("strides", [1] * rank)]
     dilations = list(node.attrs.get("dilations", [1] * rank))
     padded = _pad(builder, _float(builder, node.inputs[0]), list(node.attrs.get("pads", [0] * 2 * rank)))
+    turned = _channels_first(builder, padded, rank)
     taps = [
-        _tap(builder, padded, index, kernel, strides, dilations)
+        _tap(builder, turned, index, kernel, strides, dilations)
         for index in itertools.product(*(range(k) for k in kernel))
     ]
     return _gathered(builder, taps, int(node.attrs.get("group", 1)), int(weight.shape[1]))
@@ -126,7 +127,8 @@ def _channels(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
     group = int(node.attrs.get("group", 1))
     rank = len(node.inputs[1].shape) - 2
     ones = [1] * rank
-    taken = _tap(builder, _float(builder, node.inputs[0]), [0] * rank, ones, [step] * rank, ones)
+    turned = _channels_first(builder, _float(builder, node.inputs[0]), rank)
+    taken = _tap(builder, turned, [0] * rank, ones, [step] * rank, ones)
     return _gathered(builder, [taken], group, int(node.inputs[1].shape[0]) // group)
 
 
@@ -146,6 +148,11 @@ def _float(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Tensor:
     if tensor.dtype == np.float32:
         return tensor
     return builder.node("Cast", [tensor], "gram", {"to": _FLOAT})
+
+
+def _channels_first(builder: NodeBuilder, tensor: gs.Tensor, rank: int) -> gs.Variable:
+    """[channels, N, *positions]: turned once, before the taps multiply its size."""
+    return builder.node("Transpose", [tensor], "gram", {"perm": [1, 0, *range(2, 2 + rank)]})
 
 
 def _pad(builder: NodeBuilder, tensor: gs.Tensor, pads: Sequence[int]) -> gs.Tensor:
@@ -176,10 +183,7 @@ def _tap(
 
 
 def _gathered(builder: NodeBuilder, taps: Sequence[gs.Tensor], group: int, channels: int) -> gs.Variable:
-    """Taps [N, group * channels, *positions] as [group, taps * channels, N * positions]."""
-    shape = builder.constant("gram_shape", np.array([0, group, channels, -1], np.int64))
+    """Taps [group * channels, N, *positions] as [group, taps * channels, N * positions]; N may be zero."""
+    shape = builder.constant("gram_shape", np.array([group, channels, -1], np.int64))
     split = [builder.node("Reshape", [tap, shape], "gram") for tap in taps]
-    joined = builder.node("Concat", split, "gram", {"axis": 2})
-    turned = builder.node("Transpose", [joined], "gram", {"perm": [1, 2, 0, 3]})
-    flat = builder.constant("gram_shape", np.array([group, channels * len(taps), -1], np.int64))
-    return builder.node("Reshape", [turned, flat], "gram")
+    return builder.node("Concat", split, "gram", {"axis": 1})

@@ -102,6 +102,26 @@ def test_moments_of_a_matrix_product(op: str, turned: bool) -> None:
     np.testing.assert_allclose(moments.mean[0], x.mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
+def test_nothing_to_see_adds_nothing() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[n, 3, 6, 6] x, bool[n] some) => (float[m, 4, 4, 4] y)
+      { taken = Compress <axis = 0> (x, some) y = Conv (taken, w) }"""
+    model = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = np.random.default_rng(1).standard_normal((6, 3, 6, 6)).astype(np.float32)
+    some = np.array([False, False, True, True, False, False])  # whole batches of two without a window
+    (layer,) = discover(gs.import_onnx(model), {})
+    specs = [
+        InputSpec("x", np.dtype(np.float32), (None, 3, 6, 6)),
+        InputSpec("some", np.dtype(np.bool_), (None,)),
+    ]
+    data = open_data({"x": x, "some": some}, specs, samples=None)
+    ((_, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None)
+    expected = windows(x[some], layer, 0, 1, 1)
+    assert moments.count == expected.shape[2]
+    np.testing.assert_allclose(moments.gram, expected @ expected.transpose(0, 2, 1), rtol=1e-4, atol=1e-3)
+
+
 def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
     x = np.random.default_rng(3).standard_normal((2, 3, 50)) + 1
     moments = Moments(x @ x.transpose(0, 2, 1), x.mean(axis=2), 50)
