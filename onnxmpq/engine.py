@@ -49,6 +49,9 @@ class Session:
         self._session = session
         self.provider = provider
         self.inputs = tuple(_tensor_info(i) for i in session.get_inputs())
+        self.defaults = frozenset(
+            i.name for i in session.get_overridable_initializers()
+        )  # listed as inputs too
         self.outputs = tuple(o.name for o in session.get_outputs())
         self.types = {
             o.name: str(o.type) for o in session.get_outputs()

@@ -11,7 +11,7 @@ from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Session
-from onnxmpq.errors import OptionError
+from onnxmpq.errors import DataError, OptionError
 from onnxmpq.model.shapes import Shape, apply_shapes, guess_shapes, is_batchable
 
 SYNTHETIC_SAMPLES = 16
@@ -59,7 +59,9 @@ def gather(
 
     def read(source: DataSource, count: int | None) -> Dataset:
         steps = preprocess if holds_images(source) else None
-        return open_data(source, specs, samples=count, preprocess=steps, seed=seed)
+        opened = open_data(source, specs, samples=count, preprocess=steps, seed=seed)
+        check_names(opened, session, note)
+        return opened
 
     if data is None:
         specs = resolved(session, specs, note)
@@ -75,6 +77,20 @@ def gather(
         )
     calibration, judge = everything.split(HELD_BACK, seed)
     return _evidence(session, specs, calibration, judge, f"{judge.description}, held back from calibration")
+
+
+def check_names(data: Dataset, session: Session, note: Note) -> None:
+    """Say which array feeds an input of another name; DataError where that is the name of an initializer."""
+    for spec, array in data.source.fed.items():
+        if array in session.defaults:
+            raise DataError(
+                f"array {array!r} of {data.source.name} has the name of one of the model's own weights, not of its "
+                f"input {spec!r}; save the samples as {spec!r}"
+            )
+        if array != spec:
+            note(
+                f"array {array!r} of {data.source.name} feeds the graph input {spec!r}: there is one of each"
+            )
 
 
 def resolved(session: Session, specs: Sequence[InputSpec], note: Note) -> tuple[InputSpec, ...]:
