@@ -75,6 +75,28 @@ def test_what_the_runtime_refuses_is_cured_by_explicit_pads() -> None:
     assert cured.graph.node[0].attribute
 
 
+def test_implicit_pads_of_known_sizes_become_explicit() -> None:
+    model = filled(
+        """
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[n, 3, 8, 9] x) => (float[n, 4, a, b] y, float[n, 4, c, d] z)
+        {
+          h = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w)
+          y = MaxPool <auto_pad = "SAME_LOWER", kernel_shape = [2, 2], strides = [2, 2]> (h)
+          z = Conv <auto_pad = "VALID"> (x, v)
+        }
+        """,
+        w=(4, 3, 3, 3), v=(4, 3, 3, 3),
+    )  # fmt: skip
+    sample = one_sample(apply_shapes(CPU.session(model).inputs, {}))
+    prepared = prepare(CPU, model, sample, integer=False, batchable=True)
+    attributes = {a.name: a for node in prepared.model.graph.node for a in node.attribute}
+    assert "auto_pad" not in attributes
+    assert [list(a.ints) for n in prepared.model.graph.node[:1] for a in n.attribute if a.name == "pads"] == [
+        [0, 1, 1, 1]
+    ]
+
+
 def test_what_nothing_cures_keeps_the_runtimes_message() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y) { y = Nonsense (x) }'

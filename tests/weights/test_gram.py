@@ -86,6 +86,30 @@ def test_moments_of_a_convolution(
     np.testing.assert_allclose(moments.mean, expected.mean(axis=2), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"), [(3, 2, 8), (3, 2, 7), (2, 1, 6), (5, 3, 11), (1, 2, 6), (4, 1, 5)]
+)
+def test_implicit_pads_are_those_of_the_runtime(auto_pad: str, kernel: int, stride: int, size: int) -> None:
+    """A free size: the moments then give the energy of what a Conv of the same windows gives."""
+    text = f"""<ir_version: 8, opset_import: ["" : 13]> g (float[n, 2, h, w_] x) => (float[n, 1, a, b] y)
+      {{ y = Conv <auto_pad = "{auto_pad}", strides = [{stride}, {stride}]> (x, w) }}"""
+    model = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((1, 2, kernel, kernel)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = np.random.default_rng(1).standard_normal((20, 2, size, size + 1)).astype(np.float32)
+    (layer,) = discover(gs.import_onnx(model), {})
+    data = open_data(
+        {"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 2, size, size + 1))], samples=None
+    )
+    ((_, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None)
+    y = CPU.session(model).run({"x": x})["y"].astype(np.float64)
+    row = weight.reshape(-1).astype(np.float64)
+    assert moments.count == y.size
+    assert row @ moments.gram[0] @ row == pytest.approx(np.square(y).sum(), rel=1e-4)
+    assert row @ moments.mean[0] == pytest.approx(y.mean(), rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize(("op", "turned"), [("MatMul", False), ("Gemm", False), ("Gemm", True)])
 def test_moments_of_a_matrix_product(op: str, turned: bool) -> None:
     attributes = "<transB = 1>" if turned else ""
