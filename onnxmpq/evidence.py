@@ -24,7 +24,7 @@ Note = Callable[[str], None]
 class Evidence:
     """`calibration` chooses, `evaluation` only judges; `sample` is one sample's feeds.
 
-    `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
+    Where the graph demands several samples at a time, `sample` holds `samples_a_run` of them (else 1). `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
     """
 
     calibration: Dataset
@@ -32,6 +32,7 @@ class Evidence:
     judged_on: str
     sample: Mapping[str, Array]
     batchable: bool
+    samples_a_run: int = 1
 
 
 def gather(
@@ -130,10 +131,11 @@ def _synthetic(
 def _evidence(
     session: Session, specs: Sequence[InputSpec], calibration: Dataset, judge: Dataset, judged_on: str
 ) -> Evidence:
-    sample = next(iter(calibration.batches(1))).feeds
+    first = next(iter(calibration.batches(1)))
+    sample = first.feeds
     seen = tuple(InputSpec(s.name, s.dtype, _keep_batch(s.shape, sample[s.name].shape)) for s in specs)
     batchable = is_batchable(session, seen)
-    return Evidence(calibration, judge, judged_on, sample, batchable)
+    return Evidence(calibration, judge, judged_on, sample, batchable, first.count)
 
 
 def _keep_batch(declared: tuple[int | None, ...], seen: Shape) -> tuple[int | None, ...]:

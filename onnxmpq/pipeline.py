@@ -111,10 +111,11 @@ def compile_model(
         prepared = prepare(
             runtime, original, evidence.sample,
             integer=activation_bits is not None, batchable=evidence.batchable, metric=metric,
+            samples=evidence.samples_a_run,
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
         placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
-        check_keeps(prepared, options, keeps, stages)
+        check_options(asked, prepared, options, keeps, stages)
         looser = partial(looser_options, prepared.layers, widths, activation_bits, keeps, consumer.widths)
         check_budgets(asked, prepared, options, looser(), None)
     with stages("calibrate"):
@@ -201,8 +202,16 @@ def check_function(
         check_labels(session, data, prepared.metric, prepared.batch_size)
 
 
-def check_keeps(prepared: Prepared, options: Options, keeps: Sequence[Keep], stages: Stages) -> None:
-    """Say which patterns decide nothing, and raise OptionError where half precision cannot hold a layer."""
+def check_options(
+    budgets: Sequence[Budget], prepared: Prepared, options: Options, keeps: Sequence[Keep], stages: Stages
+) -> None:
+    """Say what was asked in vain or in part, and raise OptionError where half precision cannot hold a layer."""
+    uncounted = [layer.name for layer in prepared.layers if layer.params and not layer.macs]
+    if uncounted and any(b.kind is Kind.BOPS for b in budgets):
+        stages.note(
+            f"the BOPs leave out {', '.join(uncounted)}: how often control flow runs a layer is not known, nor "
+            "how one works that no sample reaches"
+        )
     for keep in overridden(prepared.layers, keeps):
         stages.note(f"--keep '{keep}' changes nothing: later patterns match all that it does")
     halves = [la for la in prepared.layers if options[la.name][0].weight_bits == HALF_BITS < la.float_bits]

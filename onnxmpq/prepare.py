@@ -86,10 +86,11 @@ def prepare(
     integer: bool,
     batchable: bool,
     metric: str | None = None,
+    samples: int = 1,
 ) -> Prepared:
     """Normalise a model and discover its layers.
 
-    `sample` is one sample's feeds; `integer` says that activations will be int8 (a half-precision graph is
+    `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says that activations will be int8 (a half-precision graph is
     then widened, for want of integer kernels between half floats); `metric` as `choose_metric` takes it.
     Raises ModelError where a pass changed the result, or nothing can be quantized.
     """
@@ -105,7 +106,7 @@ def prepare(
     model = export_model(graph, original)
     prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
     traced = trace(runtime, model, sample)
-    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()})
+    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
     check_layers(layers)
     outputs = {
         o.name: traced[o.name].shape

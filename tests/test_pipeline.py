@@ -147,6 +147,45 @@ def test_every_width_takes_its_real_size(small: Compile, bits: int) -> None:
     assert report.average_weight_bits == bits
 
 
+# Operations
+
+
+def operations(tmp_path: Path, batch: str, body: str, inputs: str = "") -> tuple[Report, float]:
+    text = f"""<ir_version: 8, opset_import: ["" : 13]>
+      g (float[{batch}, 3, 8, 8] x{inputs}) => (float[{batch}, 5] y) {{
+        a = Conv (x, w)
+        p = GlobalAveragePool (a)
+        f = Flatten (p)
+        {body}
+      }}"""
+    model, rng = parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w": (4, 3, 3, 3), "v": (4, 5)}.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    report = onnxmpq.compile_model(
+        tmp_path / "m.onnx", ["1GBOPs"], bits=(8,), activations="fp32", verify=False
+    )
+    (budget,) = report.budgets
+    assert budget.reached is not None
+    return report, budget.reached
+
+
+@pytest.mark.parametrize("batch", ["1", "4"])
+def test_operations_are_those_of_one_sample(tmp_path: Path, batch: str) -> None:
+    _, reached = operations(tmp_path, batch, "y = MatMul (f, v)")
+    assert reached == (108 * 36 + 20) * 8 * 32
+
+
+def test_operations_that_are_not_known_are_said(tmp_path: Path) -> None:
+    body = """y = If (flag) <
+      then_branch = t () => (float[1, 5] u) { u = MatMul (f, v) },
+      else_branch = e () => (float[1, 5] o) { m = MatMul (f, v) o = Neg (m) }>"""
+    report, reached = operations(tmp_path, "1", body, ", bool[1] flag")
+    assert reached == 108 * 36 * 8 * 32
+    assert any(note.startswith("the BOPs leave out u:") for note in report.notes)
+
+
 # Layers that no sample reaches
 
 ROI = """

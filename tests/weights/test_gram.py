@@ -1,6 +1,7 @@
 """Emitted second moments against NumPy, window by window."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
+from onnxmpq.evidence import gather
+from onnxmpq.model.modelfile import import_graph, load_model
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
+from onnxmpq.prepare import prepare, runnable
 from onnxmpq.spec import Layer
 from onnxmpq.testing import check_pass
 from onnxmpq.weights.gram import Moments, columns, has_moments, input_moments, step
@@ -144,6 +148,28 @@ def test_nothing_to_see_adds_nothing() -> None:
     expected = windows(x[some], layer, 0, 1, 1)
     assert moments.count == expected.shape[2]
     np.testing.assert_allclose(moments.gram, expected @ expected.transpose(0, 2, 1), rtol=1e-4, atol=1e-3)
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "robustness"
+IMPLICIT = ("bodypix_mnv1_050_s16", "candy_style", "face_landmark", "mnist_cntk")  # that hold auto_pad
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_every_layer_of_an_export_with_implicit_pads_has_moments(name: str) -> None:
+    path = SHARED / f"{name}.onnx"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    original, session = runnable(CPU, load_model(path))
+    evidence = gather(
+        session, path, None, None, shapes={}, samples=1, preprocess=None, seed=0, note=lambda _: None
+    )
+    prepared = prepare(CPU, original, evidence.sample, integer=False, batchable=False)
+    wanted = [layer for layer in prepared.layers if has_moments(layer)]
+    graph = import_graph(prepared.model)
+    EmitGram({layer.weight: 1 for layer in wanted})(graph)
+    emitted = {output.name for output in graph.outputs}
+    assert {layer.name for layer in wanted if gram_name(layer.weight) not in emitted} == set()
 
 
 def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
