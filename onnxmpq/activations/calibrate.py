@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -15,13 +15,13 @@ from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import DataError
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.observer import Progress
 from onnxmpq.passes.matching import read
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
 
 __all__ = ["ActivationRange", "calibrate"]
 
 Doubles = NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 _REDUCTIONS = ("ReduceMin", "ReduceMax")
 
