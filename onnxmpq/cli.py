@@ -156,13 +156,13 @@ def compile_command(
     **options: Any,
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
-    from onnxmpq.pipeline import compile_model, protected
+    from onnxmpq.pipeline import compile_model, default_output, protected
 
     inputs = protected(model, options["data"], options["evaluation"])
     if report is not None:
         require_writable(report, inputs)
-        if options["output"] is not None and report.resolve() == options["output"].resolve():
-            raise OptionError(f"--report and -o both name {report}; give two files")
+        if report.resolve() == (options["output"] or default_output(model)).resolve():
+            raise OptionError(f"{report} would hold the compiled model and the report; give two files")
     with ConsoleObserver(quiet=as_json) as observer:
         result = compile_model(
             model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options

@@ -91,7 +91,7 @@ def compile_model(
         runtime = resolve_runtime(provider)
         stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
         loaded = load_model(source)
-        destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
+        destination = Path(output) if output is not None else default_output(source)
         if loaded.producer_name == "onnxmpq":
             raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
         inputs = protected(source, data, evaluation)
@@ -156,6 +156,11 @@ def compile_model(
             source, destination, prepared, quantized.placement, plan, costs, evidence, part, loaded.ByteSize()
         )
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
+
+
+def default_output(source: Path) -> Path:
+    """Where the file goes if nothing else is said: `MODEL.mpq.onnx` beside `MODEL.onnx`."""
+    return source.parent / f"{source.stem}.mpq.onnx"
 
 
 def protected(source: Path, *data: DataSource | None) -> list[Path]:

@@ -438,6 +438,10 @@ def test_report_and_model_in_one_file(run: Command, model: Path) -> None:
     both = model.with_name("both")
     error = refused(run, model.parent, "compile", model, *BUDGET, "-o", both, "--report", both, code=2)
     assert "give two files" in error
+    default = model.with_name("m.mpq.onnx")
+    assert "give two files" in refused(
+        run, model.parent, "compile", model, *BUDGET, "--report", default, code=2
+    )
 
 
 def test_output_folder_that_is_not_there(run: Command, model: Path) -> None:
