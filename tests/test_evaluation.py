@@ -54,6 +54,12 @@ def test_a_file_that_onnxruntime_runs_only_when_cured(tmp_path: Path) -> None:
     assert evaluate_model(tmp_path / "a.onnx", {"x": np.ones((3, 1, 8, 8), np.float32)}).score.samples == 3
 
 
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    model = save(tmp_path / "a.onnx", "y = Identity (x)")
+    with pytest.raises(DataError, match=r"go up to 4, but output 'y' has 4 classes, 0 to 3"):
+        evaluate_model(model, {**DATA, "labels": DATA["labels"] + 1})
+
+
 def test_models_whose_inputs_differ_in_shape_or_dtype(tmp_path: Path) -> None:
     model = save(tmp_path / "a.onnx", "y = Identity (x)", "float[1, 4] x", "float[1, 4] y")
     free = save(tmp_path / "b.onnx", "y = Identity (x)")
