@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from enum import StrEnum
 
 from onnxmpq.errors import BudgetError
@@ -27,6 +28,7 @@ class Kind(StrEnum):
     DROP = "loss of function"
 
 
+_DIGITS = 4  # of a limit that is said
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _BOPS = {"kbops": 1e3, "mbops": 1e6, "gbops": 1e9, "tbops": 1e12}
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?|\.\d+)"
@@ -37,6 +39,19 @@ _FORMS: tuple[tuple[str, Callable[[float, str], tuple[Kind, float]]], ...] = (
     (rf"{_NUMBER}(?P<unit>[kmgt]bops)", lambda n, unit: (Kind.BOPS, n * _BOPS[unit])),
     (rf"{_NUMBER}%", lambda n, _: (Kind.RATIO, n / 100)),
     (rf"{_NUMBER}x", lambda n, _: (Kind.RATIO, 1 / n)),
+)
+# What people write, without spaces, and what they mean.
+_MISSPELT = (
+    (rf"{_NUMBER}-?b(its?)?(-?(avg|average|mean))?", "{number}bit-avg"),
+    (rf"(avg|average|mean)[-=:]?{_NUMBER}-?(b(its?)?)?", "{number}bit-avg"),
+    (rf"(drop|loss)[-=:]?{_NUMBER}(%|pp|points?)?", "drop={number}%"),
+    (rf"{_NUMBER}(%|pp|points?)?[-=:]?(drop|loss)", "drop={number}%"),
+    (rf"{_NUMBER}(?P<unit>[kmgt])-?b(it)?-?ops?", "{number}{unit}BOPs"),
+    (rf"{_NUMBER}(?P<unit>[kmg]i?)(b|bytes?)?", "{number}{unit}B"),
+    (rf"{_NUMBER}(bytes?)", "{number}B"),
+    (rf"{_NUMBER}(%|percent)", "{number}%"),
+    (rf"{_NUMBER}(x|times)", "{number}x"),
+    (rf"(x|1/){_NUMBER}", "{number}x"),
 )
 
 
@@ -50,6 +65,22 @@ class Budget:
 
     def __str__(self) -> str:
         return self.text
+
+    def spell(self, value: float) -> str:
+        """The tightest budget, to four digits, that allows `value` (in the units of `limit`): in the unit asked.
+
+        What it returns parses, and allows no less.
+        """
+        number = re.search(_NUMBER, self.text)
+        if number is None or value <= 0:
+            return f"{value:g}"
+        before, after = self.text[: number.start()], self.text[number.end() :]
+        one = self.parse(f"{before}1{after}").limit
+        shrinks = after.lower() == "x"  # more of it allows less
+        context = Context(prec=_DIGITS, rounding=ROUND_FLOOR if shrinks else ROUND_CEILING)
+        # Twelve digits first: a sum of products is a little off the number that it stands for.
+        amount = context.create_decimal(f"{one / value if shrinks else value / one:.12g}").normalize()
+        return f"{before}{amount:f}{after}"
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -67,7 +98,19 @@ class Budget:
                 raise BudgetError(f"budget {text!r} allows nothing; give a number above zero")
             kind, limit = read(number, match.groupdict().get("unit", "").lower())
             return cls(kind, limit, word)
+        meant = _meant(word)
         raise BudgetError(
-            f"budget {text!r} was not understood; write for example 4bit-avg, 1.5MB or drop=0.5% "
-            "(also 25%, 8x, 2.1GBOPs)"
+            f"budget {text!r} was not understood; {f'did you mean {meant}? Else ' if meant else ''}write for example "
+            "4bit-avg, 1.5MB or drop=0.5% (also 25%, 8x, 2.1GBOPs)"
         )
+
+
+def _meant(word: str) -> str:
+    """The right spelling of a word that is nearly one, "" where it is far from any."""
+    close = "".join(word.replace(",", ".").split()).lower()
+    for pattern, spelling in _MISSPELT:
+        match = re.fullmatch(pattern, close)
+        if match is not None:
+            unit = match.groupdict().get("unit", "")
+            return spelling.format(number=match["number"], unit=unit if unit == "k" else unit.capitalize())
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -50,12 +51,30 @@ def parse_bits(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
+def parse_input(text: str) -> str:
+    """A path or reference that is not empty."""
+    if not text.strip():
+        raise OptionError("an empty path was given; name a file")
+    return text
+
+
+def parse_output(text: str) -> Path:
+    """The path of a file to write. Raises OptionError for what names none: nothing, `-` or a folder."""
+    if text == "-":
+        raise OptionError("nothing is written to standard output; name a file (./- for one of that name)")
+    if parse_input(text).endswith(("/", os.sep)):
+        raise OptionError(f"{text!r} names a folder; name the file in it")
+    return Path(text)
+
+
 BUDGET = Parsed("budget", Budget.parse)
 KEEP = Parsed("glob=bits", Keep.parse)
 PREPROCESS = Parsed("preprocess", Preprocess.parse)
 SHAPE = Parsed("name=dims", parse_shape)
 BITS = Parsed("bits", parse_bits)
-FILE = click.Path(path_type=Path)
+FILE = Parsed("path", lambda text: Path(parse_input(text)))
+SOURCE = Parsed("path", parse_input)
+OUTPUT = Parsed("path", parse_output)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,12 +93,16 @@ def cli() -> None:
     required=True,
     help="4bit-avg, 1.5MB, 25%, 8x, 2.1GBOPs or drop=0.5%; several hold at once.",
 )
-@click.option("--data", help="Calibration data: .npz, folder or .zip of images, file.py:callable.")
-@click.option("--eval", "evaluation", help="Data the verdict is measured on, never used to choose.")
+@click.option(
+    "--data", type=SOURCE, help="Calibration data: .npz, folder or .zip of images, file.py:callable."
+)
+@click.option(
+    "--eval", "evaluation", type=SOURCE, help="Data the verdict is measured on, never used to choose."
+)
 @click.option(
     "--preprocess", type=PREPROCESS, help="For images, e.g. imagenet,resize=256,crop=224; or a file."
 )
-@click.option("-o", "--output", type=FILE, help="Written file.  [default: MODEL.mpq.onnx]")
+@click.option("-o", "--output", type=OUTPUT, help="Written file.  [default: MODEL.mpq.onnx]")
 @click.option(
     "--activations", type=click.Choice(["int8", "fp32"]), help="[default: int8 with real data, else fp32]"
 )
@@ -119,7 +142,7 @@ def cli() -> None:
     help="Where the compile itself runs.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--report", type=FILE, help="Write everything that was measured as JSON.")
+@click.option("--report", type=OUTPUT, help="Write everything that was measured as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the table.")
 @click.option("--no-verify", is_flag=True, help="Do not check, score or time the written file.")
 @click.option("--force", is_flag=True, help="Go on where the fp32 model does no better than chance.")
@@ -133,13 +156,13 @@ def compile_command(
     **options: Any,
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
-    from onnxmpq.pipeline import compile_model, protected
+    from onnxmpq.pipeline import compile_model, default_output, protected
 
     inputs = protected(model, options["data"], options["evaluation"])
     if report is not None:
         require_writable(report, inputs)
-        if options["output"] is not None and report.resolve() == options["output"].resolve():
-            raise OptionError(f"--report and -o both name {report}; give two files")
+        if report.resolve() == (options["output"] or default_output(model)).resolve():
+            raise OptionError(f"{report} would hold the compiled model and the report; give two files")
     with ConsoleObserver(quiet=as_json) as observer:
         result = compile_model(
             model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options
@@ -171,7 +194,10 @@ def inspect_command(model: Path, as_json: bool) -> None:
 @cli.command("eval")
 @click.argument("model", type=FILE)
 @click.option(
-    "--data", required=True, help="Data as for compile: .npz, folder or .zip of images, file.py:callable."
+    "--data",
+    type=SOURCE,
+    required=True,
+    help="Data as for compile: .npz, folder or .zip of images, file.py:callable.",
 )
 @click.option("--reference", type=FILE, help="The fp32 model to compare with.")
 @click.option("--preprocess", type=PREPROCESS, help="For images, as for compile.")

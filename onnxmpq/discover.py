@@ -19,10 +19,11 @@ _WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BIT
 Shapes = Mapping[str, Sequence[int]]
 
 
-def discover(graph: gs.Graph, shapes: Shapes) -> tuple[Layer, ...]:
+def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, ...]:
     """All layers in execution order, those that cannot be quantized with their reason.
 
-    `shapes` are traced shapes of the graph's tensors at one sample (empty: MACs are left at 0).
+    `shapes` are traced shapes of the graph's tensors in a run on so many `samples`: one, or as many as the graph
+    demands. MACs are those of one sample, 0 where no shape is known: without `shapes`, and in control-flow bodies.
     """
     names = layer_names(graph)
     users: dict[int, list[tuple[gs.Node, str, bool]]] = {}
@@ -36,7 +37,7 @@ def discover(graph: gs.Graph, shapes: Shapes) -> tuple[Layer, ...]:
         users.setdefault(id(weight), []).append((node, name, nested))
         weights[id(weight)] = weight
     outputs = {id(tensor) for tensor in graph.outputs}
-    layers = [_layer(weights[key], nodes, shapes, outputs) for key, nodes in users.items()]
+    layers = [_layer(weights[key], nodes, shapes, samples, outputs) for key, nodes in users.items()]
     layers += [_computed(node, name) for node, name, _ in skipped if _has_computed_weight(node)]
     order = {name: i for i, (_, name, _) in enumerate(names)}
     return tuple(sorted(layers, key=lambda layer: order[layer.name]))
@@ -93,6 +94,7 @@ def _layer(
     weight: gs.Constant,
     users: list[tuple[gs.Node, str, bool]],
     shapes: Shapes,
+    samples: int,
     outputs: Collection[int],
 ) -> Layer:
     node, name, _ = users[0]
@@ -107,7 +109,7 @@ def _layer(
         axis=output_axis(node, weight) if len(shape) > 1 else 0,
         group=int(node.attrs.get("group", 1)),
         positions=_positions(node, shapes),
-        macs=sum(_macs(node, weight, shapes) for node, _, _ in users),
+        macs=sum(_macs(node, weight, shapes) for node, _, _ in users) // samples,
         float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
         bias=_own_bias(node, shape, outputs) if len(users) == 1 and not users[0][2] else None,
         weights_only=any(nested for _, _, nested in users),
@@ -147,13 +149,13 @@ def _positions(node: gs.Node, shapes: Shapes) -> tuple[int, ...]:
 
 
 def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
-    """Multiply-accumulates of one sample: weights times the positions each of them is used at."""
+    """Multiply-accumulates of one run: weights times the positions each of them is used at."""
     tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
     shape = shapes.get(tensor.name)
     if shape is None:
         return 0
     if node.op in {"Conv", "ConvTranspose"}:
-        return int(math.prod(weight.shape) * math.prod(shape[2:]))
+        return int(math.prod(weight.shape) * shape[0] * math.prod(shape[2:]))
     columns = int(weight.shape[output_axis(node, weight)]) if len(weight.shape) > 1 else 1
     stacked = math.prod(weight.shape[:-2]) if node.op == "MatMul" else 1
     return int(math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1))

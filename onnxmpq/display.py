@@ -94,7 +94,7 @@ def show_report(report: Report) -> None:
     if report.is_broken:
         _line(
             console,
-            "LOST: this file no longer does what the model did; do not ship it. Allow more bits",
+            "LOST: this file no longer does what the model did; do not ship it. Allow more bits, and check the data",
             "bold red",
         )
 
@@ -120,7 +120,7 @@ def show_evaluation(result: Evaluation) -> None:
     latency = result.latency
     if result.reference is None:
         top1 = [("top-1", _percent(result.score.top1))] if result.score.top1 is not None else []
-        size = [("bytes", f"{result.file_bytes:,}"), ("latency, batch 1", _milliseconds(latency.model))]
+        size = [("bytes", f"{result.file_bytes:,}"), ("latency, batch 1", _duration(latency.model))]
         _show_rows(console, [*top1, *size])
         return
     _show_rows(
@@ -243,9 +243,7 @@ def _sizes(before: int, after: int) -> str:
 def _speed(latency: Latency) -> str:
     faster = "faster" if latency.speedup >= 1 else "slower"
     ratio = max(latency.speedup, 1 / latency.speedup)
-    return (
-        f"{_milliseconds(latency.reference)} -> {_milliseconds(latency.model)} ({ratio:.2f}x {faster} here)"
-    )
+    return f"{_duration(latency.reference)} -> {_duration(latency.model)} ({ratio:.2f}x {faster} here)"
 
 
 def _reached(budget: BudgetReport) -> str:
@@ -266,8 +264,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms"
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
 def _decibels(sqnr: float) -> str:

@@ -49,7 +49,13 @@ class Session:
         self._session = session
         self.provider = provider
         self.inputs = tuple(_tensor_info(i) for i in session.get_inputs())
+        self.defaults = frozenset(
+            i.name for i in session.get_overridable_initializers()
+        )  # listed as inputs too
         self.outputs = tuple(o.name for o in session.get_outputs())
+        self.types = {
+            o.name: str(o.type) for o in session.get_outputs()
+        }  # `tensor(float)`, `seq(tensor(float))`
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; feeds are contiguous arrays of the inputs' dtypes.
@@ -158,6 +164,16 @@ def silence_native_stderr() -> Iterator[None]:
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+
+
+def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:
+    """(containers around the tensors, outermost first: "seq" or "optional"; their dtype) of a runtime's type.
+
+    The dtype is object for strings and for what holds no tensors, such as a map.
+    """
+    *containers, _tensor, element = text.rstrip(")").split("(") if "tensor(" in text else ("tensor", "")
+    known = f"tensor({element})"
+    return tuple(containers), np.dtype(_DTYPES.get(known, "object"))
 
 
 def _tensor_info(node: Any) -> TensorInfo:

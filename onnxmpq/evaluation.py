@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from onnxmpq.data import DataSource, open_data
+from onnxmpq.data import Dataset, DataSource, open_data
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.engine import Array, Session, resolve_runtime
+from onnxmpq.engine import Array, Session, TensorInfo, resolve_runtime
 from onnxmpq.errors import DataError
-from onnxmpq.metrics import choose_metric
+from onnxmpq.metrics import Metric, OutputKind, choose_metric
 from onnxmpq.model.modelfile import load_model
 from onnxmpq.model.shapes import is_batchable
 from onnxmpq.prepare import runnable
 from onnxmpq.verdict.latency import Latency, measure_latency
-from onnxmpq.verdict.score import Score, compare
+from onnxmpq.verdict.score import Score, classifier_output, compare
 
 _BATCH = 32
 
@@ -58,10 +59,12 @@ def evaluate_model(
     dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
     sample = next(iter(dataset.batches(1))).feeds
     size = _batch_size(judge, sample)
-    shapes = {
-        n: v.shape for n, v in judge.run(sample).items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"
-    }
-    before, after = compare(judge, session, dataset, choose_metric(original, shapes), size)
+    expected = judge.run(sample)
+    shapes = {n: v.shape for n, v in expected.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+    metric = choose_metric(original, shapes)
+    check_same_results(session.run(sample), expected, metric)
+    check_label_range(dataset, expected, metric)
+    before, after = compare(judge, session, dataset, metric, size)
     return Evaluation(
         str(model),
         None if reference is None else str(reference),
@@ -75,13 +78,56 @@ def evaluate_model(
 
 
 def check_same_interface(session: Session, reference: Session, model: Path, other: Path) -> None:
-    """Raise DataError unless both models take and give the same tensors."""
+    """Raise DataError unless both models take the same tensors and give tensors of the same names."""
     for what, ours, theirs in (
         ("inputs", [i.name for i in session.inputs], [i.name for i in reference.inputs]),
         ("outputs", list(session.outputs), list(reference.outputs)),
     ):
         if ours != theirs:
             raise DataError(f"{model} and {other} cannot be compared: {what} {ours} against {theirs}")
+    for mine, its in zip(session.inputs, reference.inputs, strict=True):
+        if mine.dtype != its.dtype or not _agree(mine.shape, its.shape):
+            raise DataError(
+                f"{model} and {other} cannot be compared: input {mine.name!r} is {_text(mine)} against {_text(its)}"
+            )
+
+
+def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Array], metric: Metric) -> None:
+    """Raise DataError where one sample's results differ in dtype or rank, or in their number of classes."""
+    for name, theirs in reference.items():
+        ours = outputs[name]
+        if getattr(theirs, "dtype", None) is None or getattr(ours, "dtype", None) is None:  # sequences
+            continue
+        fixed = metric.kinds.get(name, OutputKind.VALUES) is not OutputKind.VALUES
+        if ours.dtype != theirs.dtype or (ours.shape != theirs.shape if fixed else ours.ndim != theirs.ndim):
+            raise DataError(
+                f"the models cannot be compared: output {name!r} is {ours.dtype} {list(ours.shape)} against "
+                f"{theirs.dtype} {list(theirs.shape)}"
+            )
+
+
+def check_label_range(data: Dataset, outputs: Mapping[str, Array], metric: Metric) -> None:
+    """Raise DataError for a label that no class of the model can be."""
+    name = classifier_output(metric)
+    if name is None or data.labels is None:
+        return
+    classes = outputs[name].shape[1]
+    if data.labels.max() >= classes:
+        raise DataError(
+            f"the labels of {data.source.name} go up to {data.labels.max()}, but output {name!r} has {classes} classes, "
+            f"0 to {classes - 1}; save class indices in the model's own order"
+        )
+
+
+def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool:
+    """Equal but for dimensions that one of them leaves free."""
+    return len(ours) == len(theirs) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)
+    )
+
+
+def _text(info: TensorInfo) -> str:
+    return f"{info.dtype} {'x'.join('?' if d is None else str(d) for d in info.shape)}"
 
 
 def _specs(session: Session) -> list[InputSpec]:

@@ -11,7 +11,7 @@ from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Session
-from onnxmpq.errors import OptionError
+from onnxmpq.errors import DataError, OptionError
 from onnxmpq.model.shapes import Shape, apply_shapes, guess_shapes, is_batchable
 
 SYNTHETIC_SAMPLES = 16
@@ -24,7 +24,7 @@ Note = Callable[[str], None]
 class Evidence:
     """`calibration` chooses, `evaluation` only judges; `sample` is one sample's feeds.
 
-    `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
+    Where the graph demands several samples at a time, `sample` holds `samples_a_run` of them (else 1). `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
     """
 
     calibration: Dataset
@@ -32,6 +32,7 @@ class Evidence:
     judged_on: str
     sample: Mapping[str, Array]
     batchable: bool
+    samples_a_run: int = 1
 
 
 def gather(
@@ -59,7 +60,9 @@ def gather(
 
     def read(source: DataSource, count: int | None) -> Dataset:
         steps = preprocess if holds_images(source) else None
-        return open_data(source, specs, samples=count, preprocess=steps, seed=seed)
+        opened = open_data(source, specs, samples=count, preprocess=steps, seed=seed)
+        check_names(opened, session, note)
+        return opened
 
     if data is None:
         specs = resolved(session, specs, note)
@@ -75,6 +78,20 @@ def gather(
         )
     calibration, judge = everything.split(HELD_BACK, seed)
     return _evidence(session, specs, calibration, judge, f"{judge.description}, held back from calibration")
+
+
+def check_names(data: Dataset, session: Session, note: Note) -> None:
+    """Say which array feeds an input of another name; DataError where that is the name of an initializer."""
+    for spec, array in data.source.fed.items():
+        if array in session.defaults:
+            raise DataError(
+                f"array {array!r} of {data.source.name} has the name of one of the model's own weights, not of its "
+                f"input {spec!r}; save the samples as {spec!r}"
+            )
+        if array != spec:
+            note(
+                f"array {array!r} of {data.source.name} feeds the graph input {spec!r}: there is one of each"
+            )
 
 
 def resolved(session: Session, specs: Sequence[InputSpec], note: Note) -> tuple[InputSpec, ...]:
@@ -114,10 +131,11 @@ def _synthetic(
 def _evidence(
     session: Session, specs: Sequence[InputSpec], calibration: Dataset, judge: Dataset, judged_on: str
 ) -> Evidence:
-    sample = next(iter(calibration.batches(1))).feeds
+    first = next(iter(calibration.batches(1)))
+    sample = first.feeds
     seen = tuple(InputSpec(s.name, s.dtype, _keep_batch(s.shape, sample[s.name].shape)) for s in specs)
     batchable = is_batchable(session, seen)
-    return Evidence(calibration, judge, judged_on, sample, batchable)
+    return Evidence(calibration, judge, judged_on, sample, batchable, first.count)
 
 
 def _keep_batch(declared: tuple[int | None, ...], seen: Shape) -> tuple[int | None, ...]:

@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
-from onnxmpq.model.modelfile import import_graph, load_model
+from onnxmpq.model.modelfile import import_graph, load_model, opset_version
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.readback import StoredWeight, read_weights
@@ -45,8 +45,9 @@ def inspect_model(path: Path) -> Inspection:
     model = load_model(path)
     stored = read_weights(model)
     layers = _stored_layers(model, stored) if stored else _float_layers(model)
-    opset = next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    return Inspection(str(path), opset, model.producer_name, path.stat().st_size, bool(stored), tuple(layers))
+    return Inspection(
+        str(path), opset_version(model), model.producer_name, path.stat().st_size, bool(stored), tuple(layers)
+    )
 
 
 def _float_layers(model: onnx.ModelProto) -> list[InspectedLayer]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxmpq.activations.placement import Placement
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Runtime
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.modelfile import export_model, import_graph, opset_version
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.replace_constants import ReplaceConstants
@@ -44,12 +44,12 @@ def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepa
 def opset_of(plan: Plan, prepared: Prepared, target: Target) -> int:
     """The lowest opset, from the model's own up, that has every type the plan stores."""
     widths = {option.weight_bits for option in plan.options.values() if option.is_quantized}
-    return max(_opset(prepared.model), required_opset(widths, native2=target.int2_tensors))
+    return max(opset_version(prepared.model), required_opset(widths, native2=target.int2_tensors))
 
 
 def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
     """Raise ModelError unless the float model at that opset gives what it gives at its own."""
-    if opset == _opset(prepared.model):
+    if opset == opset_version(prepared.model):
         return
     graph = import_graph(prepared.model)
     raise_graph(graph, opset)
@@ -81,10 +81,6 @@ def lower(
     }
     PackWeights(stored, native2=target.int2_tensors)(graph)
     return export_model(graph, prepared.original)
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(o.version) for o in model.opset_import if not o.domain)
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:

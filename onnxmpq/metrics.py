@@ -110,6 +110,8 @@ def _maker(model: onnx.ModelProto, tensor: str) -> str:
 
 def kl_divergence(reference: Array, output: Array, kind: OutputKind) -> Sums:
     """KL(reference || output) of each sample in nats, float64 [N], from arrays [N, classes, 1...]."""
+    if not reference.size:
+        return np.zeros(len(reference))
     p, q = (_log_probabilities(a.reshape(len(a), -1).astype(np.float64), kind) for a in (reference, output))
     p, q = (np.maximum(values, math.log(_TINY)) for values in (p, q))  # masked logits are -inf
     divergence = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(reference), -1).sum(axis=1)

@@ -6,23 +6,25 @@ model -> prepare -> layers -> sensitivity -> costs -> allocate -> plan -> lower 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.placement import Placement, place_activations
-from onnxmpq.allocation.allocate import check_feasible, forced_choice
-from onnxmpq.allocation.choose import choose_plan, rows_of, to_plan
+from onnxmpq.allocation.allocate import check_feasible
+from onnxmpq.allocation.choose import FileSize, choose_plan, forced_plan, least_rows
 from onnxmpq.allocation.constrain import Options
-from onnxmpq.allocation.keep import Keep, options_of
+from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.discover import layer_names
 from onnxmpq.engine import Runtime, Session, resolve_runtime
-from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
+from onnxmpq.errors import DataError, ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, simulate, without_dead_channels
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
@@ -34,12 +36,13 @@ from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Option
+from onnxmpq.spec import HALF_BITS, Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
 from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function, mean_loss
 from onnxmpq.weights.candidates import ROUNDINGS, Candidates
 from onnxmpq.weights.gram import input_moments
+from onnxmpq.weights.halves import check_halves
 from onnxmpq.weights.settle import Settler, settled
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
@@ -47,7 +50,7 @@ SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure n
 SENSITIVITY_SAMPLES = 128  # a layer's rank among the others settles long before its calibration does
 
 
-def compile_model(
+def compile_model(  # noqa: PLR0915
     model: str | os.PathLike[str],
     budgets: Sequence[Budget | str],
     data: DataSource | None = None,
@@ -89,7 +92,7 @@ def compile_model(
         runtime = resolve_runtime(provider)
         stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
         loaded = load_model(source)
-        destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
+        destination = Path(output) if output is not None else default_output(source)
         if loaded.producer_name == "onnxmpq":
             raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
         inputs = protected(source, data, evaluation)
@@ -109,13 +112,17 @@ def compile_model(
         prepared = prepare(
             runtime, original, evidence.sample,
             integer=activation_bits is not None, batchable=evidence.batchable, metric=metric,
+            samples=evidence.samples_a_run,
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
         placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
-        forced = check_budgets(asked, prepared, options, stages)
+        check_options(asked, prepared, options, keeps, stages)
+        looser = partial(looser_options, prepared.layers, widths, activation_bits, keeps, consumer.widths)
+        check_budgets(asked, prepared, options, looser(), None)
     with stages("calibrate"):
-        quantized = calibrated(runtime, prepared, placement, evidence, stages)
+        quantized, options = calibrated(runtime, prepared, placement, options, evidence, stages)
         prepared = without_dead_channels(prepared, quantized)
+        forced = forced_options(asked, prepared, options, None, stages)
     measuring, selection = divide(evidence, asked, seed)
     with stages("round"):
         candidates = rounded(runtime, prepared, forced or options, measuring, rounding, stages)
@@ -123,14 +130,18 @@ def compile_model(
     def lowered(plan: Plan) -> onnx.ModelProto:
         return lower(prepared, plan, candidates, quantized, consumer)
 
+    def file_size(plan: Plan) -> int:
+        return int(lowered(plan).ByteSize())
+
     with stages("sensitivity"):
+        check_budgets(asked, prepared, options, looser(), file_size)
+        forced = forced or forced_options(asked, prepared, options, file_size, stages)
         costs = unmeasured(prepared, options, forced) if forced else cost_table(
             measure, runtime, prepared, options, candidates, measuring, seed, stages
         )  # fmt: skip
     with stages("allocate"):
         plan = choose_plan(
-            costs, prepared.layers, options, asked,
-            lambda plan: lowered(plan).ByteSize(),
+            costs, prepared.layers, forced or options, asked, file_size,
             lambda plan: loss_of_function(
                 session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
             ),
@@ -149,14 +160,19 @@ def compile_model(
         stages("verify"),
     ):
         compiled = Compiled(
-            source, destination, prepared, placement, plan, costs, evidence, part, loaded.ByteSize()
+            source, destination, prepared, quantized.placement, plan, costs, evidence, part, loaded.ByteSize()
         )
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
 
 
+def default_output(source: Path) -> Path:
+    """Where the file goes if nothing else is said: `MODEL.mpq.onnx` beside `MODEL.onnx`."""
+    return source.parent / f"{source.stem}.mpq.onnx"
+
+
 def protected(source: Path, *data: DataSource | None) -> list[Path]:
     """The files that a compile reads and must never write over."""
-    siblings = [source.with_name(f"{source.stem}.{role}.npz") for role in ("calib", "eval")]
+    siblings = [source.parent / f"{source.stem}.{role}.npz" for role in ("calib", "eval")]
     named = [
         str(d).rpartition(":")[0] if ".py:" in str(d) else d for d in data if isinstance(d, str | os.PathLike)
     ]
@@ -198,23 +214,56 @@ def check_function(
         check_labels(session, data, prepared.metric, prepared.batch_size)
 
 
+def check_options(
+    budgets: Sequence[Budget], prepared: Prepared, options: Options, keeps: Sequence[Keep], stages: Stages
+) -> None:
+    """Say what was asked in vain or in part, and raise OptionError where half precision cannot hold a layer."""
+    uncounted = [layer.name for layer in prepared.layers if layer.params and not layer.macs]
+    if uncounted and any(b.kind is Kind.BOPS for b in budgets):
+        stages.note(
+            f"the BOPs leave out {', '.join(uncounted)}: how often control flow runs a layer is not known, nor "
+            "how one works that no sample reaches"
+        )
+    for keep in overridden(prepared.layers, keeps):
+        stages.note(f"--keep '{keep}' changes nothing: later patterns match all that it does")
+    halves = [la for la in prepared.layers if options[la.name][0].weight_bits == HALF_BITS < la.float_bits]
+    for note in check_halves(prepared.model, halves):
+        stages.note(note)
+
+
 def check_budgets(
-    budgets: Sequence[Budget], prepared: Prepared, options: Options, stages: Stages
+    budgets: Sequence[Budget],
+    prepared: Prepared,
+    options: Options,
+    looser: Iterable[tuple[str, Options]],
+    file_size: FileSize | None,
+) -> None:
+    """Raise InfeasibleError where no plan meets a budget, naming what of `looser` would help.
+
+    A loss budget is not looked at: nothing is measured here but bytes, and those only where `file_size` is known.
+    """
+    rows = partial(least_rows, budgets, prepared.layers, file_size=file_size)
+    others = ((words, rows(placed(prepared, more)[1])) for words, more in looser)
+    check_feasible(rows(options), others)
+
+
+def forced_options(
+    budgets: Sequence[Budget],
+    prepared: Prepared,
+    options: Options,
+    file_size: FileSize | None,
+    stages: Stages,
 ) -> Options | None:
     """The options of the only sensible plan, whatever the layers' costs; None where the budgets leave a choice.
 
-    Raises InfeasibleError where no plan meets a budget that is a sum over layers.
+    None too where that takes the bytes of a file, and there is no `file_size` yet.
     """
-    rows = rows_of([b for b in budgets if b.kind is not Kind.FILE], prepared.layers, options, 0.0)
-    check_feasible(rows)
-    if any(b.kind in (Kind.FILE, Kind.DROP) for b in budgets):
-        return None  # not known before the file is written or the loss is measured
-    choice = forced_choice([[0.0] * len(options[layer.name]) for layer in prepared.layers], rows)
-    if choice is None:
+    plan = forced_plan(budgets, prepared.layers, options, file_size)
+    if plan is None:
         return None
     if any(len(choices) > 1 for choices in options.values()):
         stages.note("sensitivity is not measured: the budget leaves one sensible plan only")
-    return {name: (option,) for name, option in to_plan(prepared.layers, options, choice).options.items()}
+    return {name: (option,) for name, option in plan.options.items()}
 
 
 def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:
@@ -229,14 +278,39 @@ def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:
 
 
 def calibrated(
-    runtime: Runtime, prepared: Prepared, placement: Placement, evidence: Evidence, stages: Stages
-) -> Activations:
-    """The range of each tensor that gets a Q/DQ pair, over the calibration data."""
+    runtime: Runtime,
+    prepared: Prepared,
+    placement: Placement,
+    options: Options,
+    evidence: Evidence,
+    stages: Stages,
+) -> tuple[Activations, Options]:
+    """The range of each tensor that gets a Q/DQ pair, over the calibration data, and the options that are left.
+
+    A layer whose input is empty in all samples computes in float. Raises DataError where none can be spared.
+    """
     if not placement.tensors:
-        return Activations(placement, {})
+        return Activations(placement, {}), options
     progress = stages.observer.progress
     ranges = calibrate(runtime, prepared.model, placement, evidence.calibration, progress=progress)
-    return Activations(placement, ranges)
+    unseen = set(placement.tensors) - ranges.keys()
+    if not unseen:
+        return Activations(placement, ranges), options
+    blind = readers_of(prepared, unseen) & set(placement.integer_layers)
+    if not blind:
+        raise DataError(
+            f"tensor {min(unseen)!r} is empty in all calibration samples: give others, or use --activations fp32"
+        )
+    stages.note(f"no calibration sample reaches {', '.join(sorted(blind))}: activations there stay in float")
+    fewer = {n: tuple(Option(o.weight_bits) for o in c) if n in blind else c for n, c in options.items()}
+    return calibrated(runtime, prepared, *placed(prepared, fewer), evidence, stages)
+
+
+def readers_of(prepared: Prepared, tensors: Collection[str]) -> set[str]:
+    """The layers that read one of these tensors."""
+    nodes = layer_names(import_graph(prepared.model))
+    reading = {name for node, name, _ in nodes if any(t.name in tensors for t in node.inputs)}
+    return {layer.name for layer in prepared.layers if reading.intersection(layer.nodes)}
 
 
 def rounded(

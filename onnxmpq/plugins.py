@@ -36,7 +36,8 @@ def load_attribute(text: str) -> Any:
     except Exception as error:  # whatever the user's code raises
         raise OptionError(f"{place} does not load: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
-        raise OptionError(f"{place} has no {name!r}; {nearest(name, vars(module)) or 'define it there'}")
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise OptionError(f"{place} has no {name!r}; {nearest(name, public) or 'define it there'}")
     return getattr(module, name)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmpq.discover import discover
+from onnxmpq.discover import LAYER_OPS, discover
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics import Metric, choose_metric, signal_to_noise
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.subgraph import names_read
 from onnxmpq.model.trace import Traced, trace
 from onnxmpq.passes.drop_noops import DropNoops
 from onnxmpq.passes.fold_affine import FoldAffine
@@ -35,6 +36,8 @@ _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 LOWEST_OPSET = 13  # DequantizeLinear per axis
 RAISED_DB = 90.0  # rewritten operators reorder no arithmetic
 _FOLDED_DB = 60.0  # folded constants are rounded once more
+_PARTED = 0.01  # of integers that ties may change
+_SHAPE_READERS = ("Shape", "Size")
 _HALF_DB = 50.0  # half precision rounds every tensor to 11 bits
 
 _BATCH_BYTES = 256 << 20  # of all activations of a batch together
@@ -83,10 +86,11 @@ def prepare(
     integer: bool,
     batchable: bool,
     metric: str | None = None,
+    samples: int = 1,
 ) -> Prepared:
     """Normalise a model and discover its layers.
 
-    `sample` is one sample's feeds; `integer` says that activations will be int8 (a half-precision graph is
+    `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says that activations will be int8 (a half-precision graph is
     then widened, for want of integer kernels between half floats); `metric` as `choose_metric` takes it.
     Raises ModelError where a pass changed the result, or nothing can be quantized.
     """
@@ -102,12 +106,14 @@ def prepare(
     model = export_model(graph, original)
     prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
     traced = trace(runtime, model, sample)
-    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()})
+    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
     check_layers(layers)
     outputs = {
         o.name: traced[o.name].shape
         for o in model.graph.output
-        if o.name in traced and traced[o.name].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        if o.name in traced
+        and not traced[o.name].containers
+        and traced[o.name].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     }
     return Prepared(
         original,
@@ -136,6 +142,7 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
         DropNoops(),
         FoldBatchNorm(),
         FoldAffine(),
+        MakePadsExplicit(),
         FoldPad(),
         PoolGlobalMeans(),
     )
@@ -151,18 +158,43 @@ def prove(
     decibels: float,
     what: str,
 ) -> None:
-    """Raise ModelError unless the model gives the reference's outputs on the sample, to `decibels` of SQNR."""
+    """Raise ModelError unless the model gives the reference's outputs on the sample, to `decibels` of SQNR.
+
+    Integers must be equal, shapes too. Only where they are decided by what a layer computed (an ArgMax, the
+    indices of detections) may one in a hundred differ: rounding in another order parts what was nearly a tie.
+    """
     outputs = runtime.session(model, optimize=False).run(sample)
     for name, expected in reference.items():
         if getattr(expected, "dtype", None) is None:  # a sequence or an optional
             continue
         wanted = min(decibels, _HALF_DB) if expected.dtype == np.float16 else decibels
         found = signal_to_noise(expected, outputs[name])
-        if found < wanted:
+        if found < wanted and not (_nearly_equal(expected, outputs[name]) and _is_decided(model, name)):
             raise ModelError(
                 f"{what} changed output {name!r} of the model ({found:.0f} dB, wanted {wanted:.0f}); "
                 "this is a fault of onnxmpq: please report it with the model"
             )
+
+
+def _nearly_equal(expected: Array, found: Array) -> bool:
+    """True where integers or booleans of one shape differ in few elements."""
+    alike = expected.dtype == found.dtype and expected.shape == found.shape and expected.dtype.kind != "f"
+    return alike and float(np.mean(expected != found)) <= _PARTED
+
+
+def _is_decided(model: onnx.ModelProto, name: str) -> bool:
+    """True where the values of a layer's result, not its shape alone, reach this tensor."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    seen, waiting = set(), [name]
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen or tensor not in made or made[tensor].op_type in _SHAPE_READERS:
+            continue
+        if made[tensor].op_type in LAYER_OPS:
+            return True
+        seen.add(tensor)
+        waiting.extend(names_read(made[tensor]))
+    return False
 
 
 def check_float(model: onnx.ModelProto) -> None:

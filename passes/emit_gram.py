@@ -134,7 +134,8 @@ def _places(builder: NodeBuilder, node: gs.Node, target: gs.Tensor, step: int) -
         return builder.node("Transpose", [flat], "gram", {"perm": [0, 2, 1]})
     rank, group = len(weight.shape) - 2, int(node.attrs.get("group", 1))
     ones = [1] * rank
-    taken = _tap(builder, _float(builder, target), [0] * rank, ones, [step] * rank, ones)
+    turned = _channels_first(builder, _float(builder, target), rank)
+    taken = _tap(builder, turned, [0] * rank, ones, [step] * rank, ones)
     return _gathered(builder, [taken], group, int(weight.shape[0]) // group)
 
 
@@ -151,12 +152,12 @@ def _windows(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
     weight = node.inputs[1]
     kernel = list(weight.shape[2:])
     rank = len(kernel)
-    require(node.attrs.get("auto_pad", "NOTSET") in {"NOTSET", "VALID"}, "its pads are implicit")
     strides = [s * step for s in node.attrs.get("strides", [1] * rank)]
     dilations = list(node.attrs.get("dilations", [1] * rank))
-    padded = _pad(builder, _float(builder, node.inputs[0]), list(node.attrs.get("pads", [0] * 2 * rank)))
+    padded = _padded(builder, node, kernel, dilations)
+    turned = _channels_first(builder, padded, rank)
     taps = [
-        _tap(builder, padded, index, kernel, strides, dilations)
+        _tap(builder, turned, index, kernel, strides, dilations)
         for index in itertools.product(*(range(k) for k in kernel))
     ]
     return _gathered(builder, taps, int(node.attrs.get("group", 1)), int(weight.shape[1]))
@@ -167,7 +168,8 @@ def _channels(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
     group = int(node.attrs.get("group", 1))
     rank = len(node.inputs[1].shape) - 2
     ones = [1] * rank
-    taken = _tap(builder, _float(builder, node.inputs[0]), [0] * rank, ones, [step] * rank, ones)
+    turned = _channels_first(builder, _float(builder, node.inputs[0]), rank)
+    taken = _tap(builder, turned, [0] * rank, ones, [step] * rank, ones)
     return _gathered(builder, [taken], group, int(node.inputs[1].shape[0]) // group)
 
 
@@ -189,12 +191,47 @@ def _float(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Tensor:
     return builder.node("Cast", [tensor], "gram", {"to": _FLOAT})
 
 
-def _pad(builder: NodeBuilder, tensor: gs.Tensor, pads: Sequence[int]) -> gs.Tensor:
+def _channels_first(builder: NodeBuilder, tensor: gs.Tensor, rank: int) -> gs.Variable:
+    """[channels, N, *positions]: turned once, before the taps multiply its size."""
+    return builder.node("Transpose", [tensor], "gram", {"perm": [1, 0, *range(2, 2 + rank)]})
+
+
+def _padded(
+    builder: NodeBuilder, node: gs.Node, kernel: Sequence[int], dilations: Sequence[int]
+) -> gs.Tensor:
+    """The input of a Conv with its pads around it."""
+    tensor, rank = _float(builder, node.inputs[0]), len(kernel)
+    if node.attrs.get("auto_pad", "NOTSET").startswith("SAME"):
+        windows = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        return builder.node("Pad", [tensor, _same_pads(builder, node, tensor, windows)], "gram")
+    pads = list(node.attrs.get("pads", [0] * 2 * rank))
     if not any(pads):
         return tensor
-    rank = len(pads) // 2
     full = np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64)
     return builder.node("Pad", [tensor, builder.constant("gram_pads", full)], "gram")
+
+
+def _same_pads(builder: NodeBuilder, node: gs.Node, tensor: gs.Tensor, windows: Sequence[int]) -> gs.Variable:
+    """Pads, for Pad-13, that depend on the size of the input (Conv-11, SAME_UPPER and SAME_LOWER).
+
+    Along an axis of n: max(0, floor((n - 1) / stride) * stride + window - n), the odd one at the end for UPPER.
+    """
+
+    def values(*numbers: int) -> gs.Constant:
+        return builder.constant("gram_pads", np.array(numbers, np.int64))
+
+    def node_of(op: str, *inputs: gs.Tensor) -> gs.Variable:
+        return builder.node(op, list(inputs), "gram")
+
+    strides = values(*node.attrs.get("strides", [1] * len(windows)))
+    size = node_of("Slice", node_of("Shape", tensor), values(2), values(_TO_THE_END))
+    last = node_of("Mul", node_of("Div", node_of("Sub", size, values(1)), strides), strides)
+    total = node_of("Max", node_of("Sub", node_of("Add", last, values(*windows)), size), values(0))
+    less = node_of("Div", total, values(2))
+    more = node_of("Sub", total, less)
+    first, second = (less, more) if node.attrs["auto_pad"] == "SAME_UPPER" else (more, less)
+    pads = [values(0, 0), first, values(0, 0), second]
+    return builder.node("Concat", pads, "gram", {"axis": 0})
 
 
 def _tap(
@@ -217,10 +254,7 @@ def _tap(
 
 
 def _gathered(builder: NodeBuilder, taps: Sequence[gs.Tensor], group: int, channels: int) -> gs.Variable:
-    """Taps [N, group * channels, *positions] as [group, taps * channels, N * positions]."""
-    shape = builder.constant("gram_shape", np.array([0, group, channels, -1], np.int64))
+    """Taps [group * channels, N, *positions] as [group, taps * channels, N * positions]; N may be zero."""
+    shape = builder.constant("gram_shape", np.array([group, channels, -1], np.int64))
     split = [builder.node("Reshape", [tap, shape], "gram") for tap in taps]
-    joined = builder.node("Concat", split, "gram", {"axis": 2})
-    turned = builder.node("Transpose", [joined], "gram", {"perm": [1, 2, 0, 3]})
-    flat = builder.constant("gram_shape", np.array([group, channels * len(taps), -1], np.int64))
-    return builder.node("Reshape", [turned, flat], "gram")
+    return builder.node("Concat", split, "gram", {"axis": 1})

@@ -96,6 +96,51 @@ def test_only_what_comes_behind_is_run() -> None:
     assert len(tails["w3"].model.graph.node) < len(model.graph.node) - 2
 
 
+def test_sequences_and_optionals_cross_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "_LAYERS_A_PART", 1)
+    monkeypatch.setattr(chain, "_REST_BYTES", 0)
+    text = """
+    <ir_version: 8, opset_import: ["" : 18]>
+    g (float[n, 4, 6, 6] x) => (float[n, 4, 6, 6] y)
+    {
+      zero = Constant <value_int = 0> ()
+      one = Constant <value_int = 1> ()
+      none = SequenceEmpty <dtype = 1> ()
+      a = Conv <pads = [1, 1, 1, 1]> (x, w0)
+      pair = SequenceConstruct (x, a)
+      maybe = Optional (a)
+      b = Conv <pads = [1, 1, 1, 1]> (a, w1)
+      three = SequenceInsert (pair, b)
+      both = SequenceInsert (none, b)
+      c = Conv <pads = [1, 1, 1, 1]> (b, w2)
+      second = SequenceAt (three, one)
+      first = SequenceAt (both, zero)
+      held = OptionalGetElement (maybe)
+      y = Sum (c, second, first, held)
+    }
+    """
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(4)
+    for name in ("w0", "w1", "w2"):
+        values = rng.standard_normal((4, 4, 3, 3)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    feeds = {"x": rng.standard_normal((2, 4, 6, 6)).astype(np.float32)}
+    layers, traced = load(model, {"x": feeds["x"][:1]})
+    walked = Chain(CPU, model, layers, traced)
+    np.testing.assert_allclose(
+        walked.outputs(feeds)["y"], CPU.session(model).run(feeds)["y"], rtol=1e-4, atol=1e-4
+    )
+    steps = 0
+    for step in walked.walk(feeds):
+        weight = rng.standard_normal(step.layer.shape).astype(np.float32)
+        whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)["y"]
+        np.testing.assert_allclose(
+            step.outputs({step.layer.weight: weight})["y"], whole, rtol=1e-3, atol=1e-3
+        )
+        steps += 1
+    assert steps == 3
+
+
 def test_control_flow_bodies_are_followed() -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 13]>

@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -318,10 +319,25 @@ def test_budget_that_does_not_parse(run: Command, model: Path, word: str) -> Non
         assert "4bit-avg, 1.5MB or drop=0.5%" in error
 
 
-@pytest.mark.parametrize(("word", "least"), [("1bit-avg", "2"), ("10B", ""), ("99x", ""), ("1kBOPs", "")])
+@pytest.mark.parametrize(
+    ("word", "least"),
+    [
+        ("1bit-avg", "2bit-avg"),
+        ("10B", r"\d{3}B"),
+        ("99x", r"10\.\d+x; with 1 among --bits it is 1\d\.\d+x$"),
+        ("1kBOPs", r"\d+\.?\d*kBOPs"),
+    ],
+)
 def test_budget_that_cannot_be_met(run: Command, model: Path, word: str, least: str) -> None:
     error = refused(run, model.parent, "compile", model, "--budget", word)
-    assert f"the least possible is {least}" in error
+    assert re.search(rf"{word} cannot be met: the smallest this model gets is {least}", error)
+
+
+def test_a_pattern_that_decides_nothing_is_said(run: Command, model: Path) -> None:
+    outcome = run("compile", model, *BUDGET, "--no-verify", "--keep", "h=4", "--keep", "op:Conv=8")
+    assert outcome.code == 0
+    assert "--keep 'h=4' changes nothing: later patterns match all that it does" in outcome.err
+    assert "'op:Conv=8'" not in outcome.err
 
 
 def test_drop_of_a_model_that_is_no_classifier(run: Command, tmp_path: Path) -> None:
@@ -359,6 +375,12 @@ def test_keep_that_matches_nothing(run: Command, tmp_path: Path) -> None:
         ("--metric", "nonsense"),
         ("--provider", "nonsense"),
         ("--preprocess", "imagenet"),
+        ("--data", ""),
+        ("--eval", ""),
+        ("-o", ""),
+        ("-o", "-"),
+        ("-o", "somedir/"),
+        ("--report", "-"),
         ("--nonsense",),
     ],
     ids="=".join,
@@ -371,6 +393,35 @@ def test_nothing_to_do_is_a_usage_error(run: Command, model: Path) -> None:
     assert "--budget" in refused(run, model.parent, "compile", model, code=2)
     assert "MODEL" in refused(run, model.parent, "compile", *BUDGET, code=2)
     assert "nonsense" in refused(run, model.parent, "nonsense", code=2)
+
+
+def test_weights_beyond_half_precision(run: Command, model: Path) -> None:
+    large = onnx.load(model)
+    weight = numpy_helper.to_array(large.graph.initializer[0]) * 1e6
+    large.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight.astype(np.float32), "w"))
+    onnx.save(large, model)
+    error = refused(
+        run, model.parent, "compile", model, "--budget", "16bit-avg", "--keep", "op:Conv=fp16", code=2
+    )
+    assert "layer 'h' cannot be kept in fp16: its largest weight is" in error
+    assert "65,504" in error
+
+
+def test_paths_that_name_no_model(run: Command, tmp_path: Path) -> None:
+    assert "empty path" in refused(run, tmp_path, "compile", "", *BUDGET, code=2)
+    for folder in (".", "/", tmp_path):
+        assert "is a folder" in refused(run, tmp_path, "compile", folder, *BUDGET)
+        assert "is a folder" in refused(run, tmp_path, "inspect", folder)
+
+
+def test_odd_names_of_files(run: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "dir \u00fc [x] %s"
+    folder.mkdir()
+    model = save(CLASSIFIER, folder / "a model.v2.onnx")
+    (tmp_path / "link.onnx").symlink_to(model)
+    for source in (model, tmp_path / "link.onnx"):
+        assert run("compile", source, *BUDGET).code == 0
+        assert source.with_name(f"{source.stem}.mpq.onnx").is_file()  # a link's result lies beside the link
 
 
 # Where it is written
@@ -387,6 +438,10 @@ def test_report_and_model_in_one_file(run: Command, model: Path) -> None:
     both = model.with_name("both")
     error = refused(run, model.parent, "compile", model, *BUDGET, "-o", both, "--report", both, code=2)
     assert "give two files" in error
+    default = model.with_name("m.mpq.onnx")
+    assert "give two files" in refused(
+        run, model.parent, "compile", model, *BUDGET, "--report", default, code=2
+    )
 
 
 def test_output_folder_that_is_not_there(run: Command, model: Path) -> None:

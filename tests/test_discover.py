@@ -43,6 +43,15 @@ def test_finds_every_layer_in_order_with_its_macs() -> None:
     assert "ConstantOfShape" in computed.reason
 
 
+def test_macs_are_those_of_one_sample() -> None:
+    """Of a batch that the graph fixes, and of maps that are batches within a sample."""
+    shapes = {"x": (4, 4, 6, 6), "a": (4, 6, 4, 4), "h": (4, 3), "h16": (4, 3)}
+    macs = {layer.weight: layer.macs for layer in discover(graph(), shapes, samples=4)}
+    assert (macs["conv"], macs["head"]) == (108 * 16, 18)
+    macs = {layer.weight: layer.macs for layer in discover(graph(), shapes)}
+    assert (macs["conv"], macs["head"]) == (4 * 108 * 16, 4 * 18)
+
+
 def one(body: str, initializers: str) -> gs.Graph:
     text = f'<ir_version: 8, opset_import: ["" : 13]> g (float[2, 3, 4] x) => (float[a, b, c] y) <{initializers}> {{ {body} }}'
     return gs.import_onnx(onnx.parser.parse_model(text))

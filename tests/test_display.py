@@ -54,6 +54,11 @@ def shown(report: Report, capsys: Capture) -> str:
     return printed.out
 
 
+def test_short_times_are_microseconds(capsys: Capture) -> None:
+    fast = replace(REPORT, latency=(Latency(1, 1.2e-3, 0.00004, 30.0),))
+    assert "1.20 ms -> 40 µs (30.00x faster here)" in shown(fast, capsys)
+
+
 def test_a_report(capsys: Capture) -> None:
     text = shown(REPORT, capsys)
     for words in (

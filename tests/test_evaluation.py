@@ -54,6 +54,36 @@ def test_a_file_that_onnxruntime_runs_only_when_cured(tmp_path: Path) -> None:
     assert evaluate_model(tmp_path / "a.onnx", {"x": np.ones((3, 1, 8, 8), np.float32)}).score.samples == 3
 
 
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    model = save(tmp_path / "a.onnx", "y = Identity (x)")
+    with pytest.raises(DataError, match=r"go up to 4, but output 'y' has 4 classes, 0 to 3"):
+        evaluate_model(model, {**DATA, "labels": DATA["labels"] + 1})
+
+
+def test_models_whose_inputs_differ_in_shape_or_dtype(tmp_path: Path) -> None:
+    model = save(tmp_path / "a.onnx", "y = Identity (x)", "float[1, 4] x", "float[1, 4] y")
+    free = save(tmp_path / "b.onnx", "y = Identity (x)")
+    assert evaluate_model(model, DATA, reference=free).score.agreement == 1.0
+    wide = save(tmp_path / "c.onnx", "y = Identity (x)", "float[N, 5] x", "float[N, 5] y")
+    with pytest.raises(DataError, match=r"input 'x' is float32 1x4 against float32 \?x5"):
+        evaluate_model(model, DATA, reference=wide)
+    half = save(tmp_path / "d.onnx", "y = Cast <to = 1> (x)", "float16[N, 4] x")
+    with pytest.raises(DataError, match=r"input 'x' is float32 1x4 against float16 \?x4"):
+        evaluate_model(model, DATA, reference=half)
+
+
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [("y = Concat <axis = 1> (x, x)", "float[N, 8] y"), ("y = Cast <to = 11> (x)", "double[N, 4] y")],
+)
+def test_models_whose_results_differ_in_shape_or_dtype(tmp_path: Path, body: str, output: str) -> None:
+    model = save(tmp_path / "a.onnx", "y = Identity (x)")
+    with pytest.raises(
+        DataError, match=r"output 'y' is float32 \[1, 4\] against float(32 \[1, 8\]|64 \[1, 4\])"
+    ):
+        evaluate_model(model, DATA, reference=save(tmp_path / "b.onnx", body, output=output))
+
+
 @pytest.mark.parametrize(
     ("text", "output"), [("float[N, 4] z", "float[N, 4] y"), ("float[N, 4] x", "float[N, 4] z")]
 )

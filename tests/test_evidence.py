@@ -3,11 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from onnxmpq.data import DataSource
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.engine import Runtime, Session
-from onnxmpq.errors import OptionError
+from onnxmpq.errors import DataError, OptionError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.testing import model_of
 
@@ -93,3 +94,24 @@ def test_shapes_come_from_the_data_and_batches_are_tried() -> None:
 def test_preprocessing_without_images() -> None:
     with pytest.raises(OptionError, match="--preprocess is for images"):
         collect({"x": X}, preprocess=Preprocess.parse("imagenet"))
+
+
+def test_an_array_of_another_name_is_said() -> None:
+    found, notes = collect({"image": X})
+    assert found.calibration.count == 40
+    assert notes == ["array 'image' of the given arrays feeds the graph input 'x': there is one of each"]
+
+
+def test_an_array_named_like_a_weight_is_refused(tmp_path: Path) -> None:
+    model = model_of(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N, 3, H, W] x) => (float[?] y) { y = Conv (x, w) }',
+        w=np.ones((4, 3, 3, 3), np.float32),
+    )
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3, 3, 3]))
+    listed = Runtime("cpu", 1).session(model)
+    np.savez(tmp_path / "d.npz", w=X)
+    with pytest.raises(
+        DataError, match=r"'w' of .*d\.npz has the name of one of the model's own weights.* 'x'"
+    ):
+        collect(tmp_path / "d.npz", session=listed)
+    assert collect({"x": X}, session=listed)[1] == []

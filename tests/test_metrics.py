@@ -77,3 +77,8 @@ def test_batches_add_up(name: str) -> None:
 def test_an_output_of_zeros_does_not_count() -> None:
     assert Metric.loss(np.array([1.0, 2.0]), np.array([0.0, 4.0])) == 0.5
     assert Metric.loss(np.array([0.0]), np.array([0.0])) == 0.0
+
+
+@pytest.mark.parametrize("kind", list(OutputKind))
+def test_no_samples_have_no_divergence(kind: OutputKind) -> None:
+    assert kl_divergence(np.zeros((0, 3)), np.zeros((0, 3)), kind).shape == (0,)

@@ -112,11 +112,28 @@ def test_a_budget_that_decides_alone_measures_nothing(small: Compile) -> None:
     assert all(layer.sensitivity is None for layer in report.layers)
 
 
+def test_a_file_budget_that_holds_the_widest_plan_measures_nothing(small: Compile) -> None:
+    report = small("200kB", activations="int8", rounding="compensated")
+    assert set(widths(report).values()) == {8}
+    assert any("sensitivity is not measured" in note for note in report.notes)
+    edge = small(f"{report.file_bytes}B", activations="int8", rounding="compensated")
+    assert edge.file_bytes == report.file_bytes
+    assert any("sensitivity is not measured" in note for note in edge.notes)
+
+
 def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path) -> None:
-    with pytest.raises(InfeasibleError, match="the least possible is 4"):
+    with pytest.raises(InfeasibleError, match="the smallest this model gets is 4bit-avg"):
         small("3bit-avg")
-    with pytest.raises(InfeasibleError, match=r"the least possible is 6\.1"):
+    with pytest.raises(
+        InfeasibleError, match=r"gets is 6\.\d+bit-avg; without --keep 'stage3/\*=8' it is 4bit-avg"
+    ):
         small("5bit-avg", keep=["stage3/*=8"])
+    with pytest.raises(InfeasibleError, match=r"gets is [\d.]+x; with 1 among --bits it is 2\d\.\d+x$"):
+        small("13x")
+    with pytest.raises(
+        InfeasibleError, match=r"30KiB cannot be met: the smallest this model gets is 57[.\d]*KiB"
+    ):
+        small("30KiB")
     assert not digits.with_name("digits.mpq.onnx").exists()
 
 
@@ -128,6 +145,85 @@ def test_every_width_takes_its_real_size(small: Compile, bits: int) -> None:
     # Everything but codes and scales: biases, the graph, the unpacking.
     assert report.file_bytes < report.weight_bytes + 25_000
     assert report.average_weight_bits == bits
+
+
+# Operations
+
+
+def operations(tmp_path: Path, batch: str, body: str, inputs: str = "") -> tuple[Report, float]:
+    text = f"""<ir_version: 8, opset_import: ["" : 13]>
+      g (float[{batch}, 3, 8, 8] x{inputs}) => (float[{batch}, 5] y) {{
+        a = Conv (x, w)
+        p = GlobalAveragePool (a)
+        f = Flatten (p)
+        {body}
+      }}"""
+    model, rng = parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w": (4, 3, 3, 3), "v": (4, 5)}.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    report = onnxmpq.compile_model(
+        tmp_path / "m.onnx", ["1GBOPs"], bits=(8,), activations="fp32", verify=False
+    )
+    (budget,) = report.budgets
+    assert budget.reached is not None
+    return report, budget.reached
+
+
+@pytest.mark.parametrize("batch", ["1", "4"])
+def test_operations_are_those_of_one_sample(tmp_path: Path, batch: str) -> None:
+    _, reached = operations(tmp_path, batch, "y = MatMul (f, v)")
+    assert reached == (108 * 36 + 20) * 8 * 32
+
+
+def test_operations_that_are_not_known_are_said(tmp_path: Path) -> None:
+    body = """y = If (flag) <
+      then_branch = t () => (float[1, 5] u) { u = MatMul (f, v) },
+      else_branch = e () => (float[1, 5] o) { m = MatMul (f, v) o = Neg (m) }>"""
+    report, reached = operations(tmp_path, "1", body, ", bool[1] flag")
+    assert reached == 108 * 36 * 8 * 32
+    assert any(note.startswith("the BOPs leave out u:") for note in report.notes)
+
+
+# Layers that no sample reaches
+
+ROI = """
+<ir_version: 8, opset_import: ["" : 18]>
+g (float[n, 4, 6, 6] x) => (float[n, 4, 6, 6] y, float[m, 4, 6, 6] found, float[m, 3] classes) {
+  a = Conv <pads = [1, 1, 1, 1]> (x, w0)
+  r = Relu (a)
+  mean = ReduceMean <keepdims = 0> (r, axes)
+  chosen = Greater (mean, large)
+  some = Compress <axis = 0> (r, chosen)
+  b = Conv <pads = [1, 1, 1, 1]> (some, w1)
+  found = Relu (b)
+  p = GlobalAveragePool (found)
+  f = Flatten (p)
+  classes = Gemm <transB = 1> (f, w3)
+  y = Conv <pads = [1, 1, 1, 1]> (r, w2)
+}"""
+
+
+@pytest.mark.parametrize("activations", ["fp32", "int8"])
+@pytest.mark.parametrize("method", ["measured", "size"])
+def test_a_detector_that_finds_nothing(tmp_path: Path, activations: str, method: str) -> None:
+    model, rng = parse_model(ROI), np.random.default_rng(0)
+    shapes = {"w0": (4, 4, 3, 3), "w1": (4, 4, 3, 3), "w2": (4, 4, 3, 3), "w3": (3, 4)}
+    constants = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    constants |= {"axes": np.array([1, 2, 3]), "large": np.array(1e3, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
+    onnx.save(model, tmp_path / "roi.onnx")
+    data = {"x": rng.standard_normal((40, 4, 6, 6)).astype(np.float32)}
+    report = onnxmpq.compile_model(
+        tmp_path / "roi.onnx", ["5bit-avg"], data, activations=activations, method=method
+    )
+    acts = {layer.name: layer.activation_bits for layer in report.layers}
+    reached = 8 if activations == "int8" else None
+    assert acts == {"a": reached, "y": reached, "b": None, "classes": None}
+    said = any(note.startswith("no calibration sample reaches b, classes") for note in report.notes)
+    assert said == (activations == "int8")
+    assert report.metrics["compiled"].sqnr is not None
 
 
 # Options

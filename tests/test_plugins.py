@@ -53,3 +53,11 @@ def test_what_does_not_load(tmp_path: Path) -> None:
         load_attribute(f"{file}:f")
     with pytest.raises(OptionError, match="ModuleNotFoundError"):
         load_attribute("no_such_module:f")
+
+
+def test_a_name_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("import os\ndef frames(): ...\n")
+    with pytest.raises(OptionError, match="has no 'frmes'; nearest: frames"):
+        load_attribute(f"{tmp_path / 'm.py'}:frmes")
+    with pytest.raises(OptionError, match="has no 'builtins'; define it there"):
+        load_attribute(f"{tmp_path / 'm.py'}:builtins")

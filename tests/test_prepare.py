@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.engine import Runtime
+from onnxmpq.engine import Array, Runtime
 from onnxmpq.errors import EngineError, ModelError
 from onnxmpq.model.shapes import apply_shapes, one_sample
 from onnxmpq.prepare import prepare, prove, runnable
@@ -75,6 +75,28 @@ def test_what_the_runtime_refuses_is_cured_by_explicit_pads() -> None:
     assert cured.graph.node[0].attribute
 
 
+def test_implicit_pads_of_known_sizes_become_explicit() -> None:
+    model = filled(
+        """
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[n, 3, 8, 9] x) => (float[n, 4, a, b] y, float[n, 4, c, d] z)
+        {
+          h = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w)
+          y = MaxPool <auto_pad = "SAME_LOWER", kernel_shape = [2, 2], strides = [2, 2]> (h)
+          z = Conv <auto_pad = "VALID"> (x, v)
+        }
+        """,
+        w=(4, 3, 3, 3), v=(4, 3, 3, 3),
+    )  # fmt: skip
+    sample = one_sample(apply_shapes(CPU.session(model).inputs, {}))
+    prepared = prepare(CPU, model, sample, integer=False, batchable=True)
+    attributes = {a.name: a for node in prepared.model.graph.node for a in node.attribute}
+    assert "auto_pad" not in attributes
+    assert [list(a.ints) for n in prepared.model.graph.node[:1] for a in n.attribute if a.name == "pads"] == [
+        [0, 1, 1, 1]
+    ]
+
+
 def test_what_nothing_cures_keeps_the_runtimes_message() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y) { y = Nonsense (x) }'
@@ -105,6 +127,44 @@ def test_a_pass_that_changed_the_result_is_caught() -> None:
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
     with pytest.raises(ModelError, match="changed output 'y'"):
         prove(CPU, model, sample, reference, 90, "replacing the weight")
+
+
+def labelled(
+    body: str, changed: int, of: int = 200
+) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, Array]]:
+    """A model that gives integers [1, of], its sample, and a reference that differs in `changed` of them."""
+    model = filled(
+        f'<ir_version: 8, opset_import: ["" : 13]> g (float[1, 4, {of}] x) => (y) {{ {body} }}', w=(4, 4, 1)
+    )
+    sample = {"x": np.random.default_rng(1).standard_normal((1, 4, of)).astype(np.float32)}
+    reference = {name: value.copy() for name, value in CPU.session(model).run(sample).items()}
+    reference["y"].reshape(-1)[:changed] += 1
+    return model, sample, reference
+
+
+def test_ties_may_part_a_few_integers_behind_a_layer() -> None:
+    body = "h = Conv (x, w) \n y = ArgMax <axis = 1, keepdims = 0> (h)"
+    prove(CPU, *labelled(body, 2), 90, "reordering")
+    with pytest.raises(ModelError, match="changed output 'y'"):
+        prove(CPU, *labelled(body, 3), 90, "reordering")
+    with pytest.raises(ModelError, match="changed output 'y'"):  # few in all: each counts
+        prove(CPU, *labelled(body, 1, of=20), 90, "reordering")
+    model, sample, reference = labelled(body, 0)
+    with pytest.raises(ModelError, match="changed output 'y'"):
+        prove(CPU, model, sample, {"y": reference["y"][:, :-1]}, 90, "reordering")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = ArgMax <axis = 1, keepdims = 0> (x)",  # of the input itself: nothing is rounded
+        "h = Conv (x, w) \n s = Shape (h) \n y = ConstantOfShape <value = int64[1] {7}> (s)",
+    ],
+)
+def test_integers_that_no_layer_decides_are_exact(body: str) -> None:
+    prove(CPU, *labelled(body, 0), 90, "reordering")
+    with pytest.raises(ModelError, match="changed output 'y'"):
+        prove(CPU, *labelled(body, 1), 90, "reordering")
 
 
 def test_quantized_activations_are_refused_and_quantized_weights_left_alone() -> None:

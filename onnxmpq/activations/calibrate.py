@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -15,13 +15,13 @@ from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import DataError
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.observer import Progress
 from onnxmpq.passes.matching import read
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
 
 __all__ = ["ActivationRange", "calibrate"]
 
 Doubles = NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 _REDUCTIONS = ("ReduceMin", "ReduceMax")
 
@@ -35,7 +35,9 @@ def calibrate(
     deviations: float = 3.0,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
-    """The range of every tensor of `placement` over the samples of `dataset`.
+    """The range of every tensor of `placement` over the samples of `dataset` that hold any values of it.
+
+    A tensor that is empty in all of them (a detector that finds nothing) gets none.
 
     A tensor's smallest and largest value in each sample are taken by the runtime; its range goes from the mean
     of the smallest less `deviations` standard deviations to the mean of the largest plus as many, but never
@@ -55,14 +57,15 @@ def calibrate(
         TapTensors(measured, _REDUCTIONS)(graph)
         session = runtime.session(export_model(graph, model), spin=False)
         ends = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
-        ranges |= {name: range_of(*map(float, pair)) for name, pair in zip(measured, ends.T, strict=True)}
-    return {name: ranges[leader] for name, leader in leaders.items()}
+        seen = zip(measured, ends.T, strict=True)
+        ranges |= {name: range_of(*map(float, pair)) for name, pair in seen if np.isfinite(pair).all()}
+    return {name: ranges[leader] for name, leader in leaders.items() if leader in ranges}
 
 
 def _extremes(
     session: Session, tensors: Sequence[str], dataset: Dataset, progress: Progress
 ) -> Iterator[Doubles]:
-    """The smallest and the largest value of each tensor, [2, tensors], sample by sample."""
+    """The smallest and the largest value of each tensor, [2, tensors], sample by sample; inf and -inf where empty."""
     taps = [tap_name(tensor, reduction) for reduction in _REDUCTIONS for tensor in tensors]
     done = 0
     for batch in dataset.batches(1):
@@ -75,23 +78,32 @@ def _extremes(
 
 
 def _require_finite(values: Doubles, tensors: Sequence[str]) -> None:
-    for tensor, column in zip(tensors, values.T, strict=True):
-        if not np.isfinite(column).all():
+    empty = _is_empty(values)
+    for tensor, column, is_empty in zip(tensors, values.T, empty, strict=True):
+        if not (is_empty or np.isfinite(column).all()):
             raise DataError(
                 f"tensor {tensor!r} reached {column[0]} to {column[1]} on a calibration sample; "
                 "check the preprocessing, or keep the activations in float (--activations fp32)"
             )
 
 
+def _is_empty(values: Doubles) -> NDArray[np.bool_]:
+    """[tensors]: what the runtime's ReduceMin and ReduceMax give for no values at all."""
+    empty: NDArray[np.bool_] = (values[0] == np.inf) & (values[1] == -np.inf)
+    return empty
+
+
 def _typical_extremes(stream: Iterable[Doubles], deviations: float) -> Doubles:
-    """Lower and upper end per tensor, [2, tensors], by Welford's running mean and variance."""
-    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    """Lower and upper end per tensor, [2, tensors], by Welford's running mean and variance; inf, -inf if never seen."""
+    count, mean, squares = np.zeros(()), np.zeros(()), np.zeros(())
     lowest, highest = np.array(np.inf), np.array(-np.inf)
     for values in stream:
-        count += 1
-        step = values - mean
-        mean = mean + step / count
-        squares = squares + step * (values - mean)
+        seen = ~_is_empty(values)
+        count = count + seen
+        known = np.where(seen, values, mean)
+        step = known - mean
+        mean = mean + step / np.maximum(count, 1)
+        squares = squares + step * (known - mean)
         lowest, highest = np.minimum(lowest, values[0]), np.maximum(highest, values[1])
-    spread = deviations * np.sqrt(squares / count)
+    spread = deviations * np.sqrt(squares / np.maximum(count, 1))
     return np.stack([np.maximum(mean[0] - spread[0], lowest), np.minimum(mean[1] + spread[1], highest)])

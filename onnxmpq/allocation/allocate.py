@@ -9,7 +9,7 @@ The multiple-choice knapsack: one option per group, least total cost, every budg
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,22 @@ SLACK = 1e-9  # relative; sums of thousands of exact products must not fail by a
 Table = Sequence[Sequence[float]]
 
 
+def amount(value: float) -> str:
+    """A number a reader can check: whole from a thousand up."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One budget as numbers: what each option of each group uses, and how much all may use together."""
+    """One budget as numbers: what each option of each group uses, and how much all may use together.
+
+    `spell` says such a number in the unit that the budget was asked in.
+    """
 
     name: str
     use: tuple[tuple[float, ...], ...]
     limit: float
+    spell: Callable[[float], str] = amount
 
     def least(self) -> float:
         """What the cheapest option of every group uses together."""
@@ -56,26 +65,26 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     if chosen is None:
         raise InfeasibleError(
             "the budgets cannot be met together, though each can alone: "
-            + "; ".join(
-                f"{row.name} asks for at most {amount(row.limit)} (least: {amount(row.least())})"
-                for row in rows
-            )
+            + "; ".join(f"{row.name} (the smallest is {row.spell(row.least())})" for row in rows)
         )
     return chosen
 
 
-def check_feasible(rows: Sequence[Row]) -> None:
-    """Raise InfeasibleError if some row cannot be met even by the cheapest options."""
-    for row in rows:
-        if row.least() > row.limit * (1 + SLACK):
-            raise InfeasibleError(
-                f"{row.name} cannot be met: at most {amount(row.limit)} was asked, the least possible is {amount(row.least())}"
-            )
+def check_feasible(rows: Sequence[Row], looser: Iterable[tuple[str, Sequence[Row]]] = ()) -> None:
+    """Raise InfeasibleError if some row cannot be met even by the cheapest options.
 
-
-def amount(value: float) -> str:
-    """A number a reader can check: whole from a thousand up."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+    `looser` are the same rows with more options, and in words what would allow them; it is read only where a row
+    fails, and the message names those that would make the row smaller.
+    """
+    for index, row in enumerate(rows):
+        least = row.least()
+        if least <= row.limit * (1 + SLACK):
+            continue
+        would_be = ((words, others[index].least()) for words, others in looser)
+        remedies = [f"; {words} it is {row.spell(less)}" for words, less in would_be if less < least]
+        raise InfeasibleError(
+            f"{row.name} cannot be met: the smallest this model gets is {row.spell(least)}{''.join(remedies)}"
+        )
 
 
 def forced_choice(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnxmpq.allocation.allocate import Row, Table, allocate, check_feasible
+from onnxmpq.allocation.allocate import Row, Table, allocate, check_feasible, forced_choice
 from onnxmpq.allocation.constrain import Options, constraint, stored_bytes, weight_bytes
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.errors import InfeasibleError
@@ -57,12 +57,51 @@ def cheapest(layers: Sequence[Layer], options: Options) -> Plan:
     return Plan({la.name: min(options[la.name], key=lambda o, la=la: stored_bytes(la, o)) for la in layers})  # type: ignore[misc]
 
 
+def widest(layers: Sequence[Layer], options: Options) -> Plan:
+    """The plan of the most precise options."""
+    return Plan({layer.name: options[layer.name][-1] for layer in layers})
+
+
 def rows_of(
     budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, overhead: float
 ) -> list[Row]:
     """Every budget that is a sum over layers."""
     rows = (constraint(budget, layers, options, overhead=overhead) for budget in budgets)
     return [row for row in rows if row is not None]
+
+
+def least_rows(
+    budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, file_size: FileSize | None
+) -> list[Row]:
+    """As `rows_of`, with what the smallest file holds besides codes and scales; without `file_size`, no file's row."""
+    files = any(budget.kind is Kind.FILE for budget in budgets)
+    if files and file_size:
+        return rows_of(budgets, layers, options, _bytes_besides(layers, cheapest(layers, options), file_size))
+    return rows_of([b for b in budgets if b.kind is not Kind.FILE], layers, options, 0.0)
+
+
+def forced_plan(
+    budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, file_size: FileSize | None
+) -> Plan | None:
+    """The only sensible plan, whatever the layers' costs; None where the budgets leave a choice or a loss decides.
+
+    So it is as long as no `file_size` tells what a budget on the file's bytes allows.
+    """
+    files = any(budget.kind is Kind.FILE for budget in budgets)
+    if any(budget.kind is Kind.DROP for budget in budgets) or (files and file_size is None):
+        return None
+    most = widest(layers, options)
+    known = _bytes_besides(layers, most, file_size) if files and file_size else 0.0
+    rows = rows_of(budgets, layers, options, known)
+    choice = forced_choice([[0.0] * len(options[layer.name]) for layer in layers], rows)
+    plan = None if choice is None else to_plan(layers, options, choice)
+    # Of files only the widest plan's bytes are known here.
+    return None if files and plan != most else plan
+
+
+def _bytes_besides(layers: Sequence[Layer], plan: Plan, file_size: FileSize) -> float:
+    """Bytes of a plan's file that are neither codes nor scales."""
+    return float(file_size(plan) - weight_bytes(layers, plan))
 
 
 def _within_file(
@@ -78,7 +117,7 @@ def _within_file(
         return to_plan(layers, options, allocate(table, [*rows_of(budgets, layers, options, 0.0), *extra]))
     limit = min(budget.limit for budget in files)
     least = cheapest(layers, options)
-    known = float(file_size(least) - weight_bytes(layers, least))
+    known = _bytes_besides(layers, least, file_size)
     check_feasible([*rows_of(budgets, layers, options, known), *extra])
     for _ in range(_FILE_ROUNDS):
         try:

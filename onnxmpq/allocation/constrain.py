@@ -54,7 +54,7 @@ def constraint(
     else:
         use = [[float(stored_bytes(layer, o)) for o in options[layer.name]] for layer in layers]
         use[0] = [bytes_ + overhead for bytes_ in use[0]]
-    return Row(f"budget {budget} ({budget.kind})", tuple(map(tuple, use)), budget.limit)
+    return Row(f"budget {budget}", tuple(map(tuple, use)), budget.limit, budget.spell)
 
 
 def reached(budget: Budget, layers: Sequence[Layer], plan: Plan, file_bytes: int) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxmpq.errors import DataError, OptionError, nearest
@@ -34,6 +34,9 @@ class Keep:
             raise OptionError(f"--keep {text!r} was not understood; write GLOB=BITS, for example 'head/*=8'")
         return cls(pattern, option, width.endswith("/fp32"))
 
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.option}{'/fp32' if self.computes_float else ''}"
+
     def matches(self, layer: Layer) -> bool:
         if self.pattern.startswith("op:"):
             return fnmatch.fnmatchcase(layer.op, self.pattern[3:])
@@ -57,6 +60,29 @@ def options_of(
                 f"--keep {keep.pattern!r} matches no layer; {nearest(keep.pattern, set(names)) or 'see onnxmpq inspect'}"
             )
     return {layer.name: _options(layer, widths, activation_bits, keeps) for layer in layers}
+
+
+def overridden(layers: Sequence[Layer], keeps: Sequence[Keep]) -> list[Keep]:
+    """Patterns that decide no layer, since a later one matches every layer that they match."""
+    last = [next((k for k in reversed(keeps) if k.matches(layer)), None) for layer in layers]
+    return [keep for keep in keeps if not any(keep is decides for decides in last)]
+
+
+def looser_options(
+    layers: Sequence[Layer],
+    widths: Sequence[int],
+    activation_bits: int | None,
+    keeps: Sequence[Keep],
+    storable: Sequence[int],
+) -> Iterator[tuple[str, dict[str, tuple[Option, ...]]]]:
+    """What layers could be given if less were fixed, each with the change in words; `storable` are all widths."""
+    for keep in keeps:
+        others = [k for k in keeps if k is not keep]
+        yield f"without --keep '{keep}'", options_of(layers, widths, activation_bits, others)
+    narrowest = min(storable)
+    if narrowest < min(widths):
+        more = options_of(layers, [narrowest, *widths], activation_bits, keeps)
+        yield f"with {narrowest} among --bits", more
 
 
 def _options(

@@ -204,7 +204,7 @@ def _open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec]) -> So
         return pick(fed, 0, positions)
 
     labels = as_labels(values[LABELS], name) if bound.labelled else None
-    return Source(name, tuple(inputs), bound.count, bound.step, labels, read)
+    return Source(name, tuple(inputs), bound.count, bound.step, labels, read, fed=bound.names)
 
 
 def _choose(source: Source, positions: Positions) -> Dataset:

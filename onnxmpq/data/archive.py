@@ -23,6 +23,8 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except OnnxmpqError:
         raise
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
     except _DAMAGE as error:
         raise DataError(
             f"{path} cannot be read ({error}): it is truncated, damaged or not a zip file"

@@ -30,6 +30,7 @@ from onnxmpq.data.samples import (
 from onnxmpq.errors import DataError
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_SHOWN = 8  # suffixes of files that are no images
 _SEPARATORS = {"labels.txt": None, "labels.csv": ","}  # None: white space
 
 Read = Callable[[str], bytes]
@@ -46,7 +47,9 @@ def open_images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess 
         files = _list_files(path)
         images = [name for name in files if PurePosixPath(name).suffix.lower() in _SUFFIXES]
         if not images:
-            raise DataError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
+            raise DataError(
+                f"{path} holds no images: {_found(files)}; read are {', '.join(sorted(_SUFFIXES))}"
+            )
         labels = _read_labels(read, files, images, path)
         first = _decode(read, images[0], spec, prepared, path)
 
@@ -98,6 +101,17 @@ def _list_files(path: Path) -> list[str]:
         with open_zip(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
     return sorted(name for name in names if not any(map(_is_hidden, PurePosixPath(name).parts)))
+
+
+def _found(files: Sequence[str]) -> str:
+    """What a folder without images holds, in words."""
+    if not files:
+        return "it is empty"
+    suffixes = sorted({PurePosixPath(name).suffix.lower() or "no suffix" for name in files})
+    more = ", ..." if len(suffixes) > _SHOWN else ""
+    return (
+        f"found {len(files)} other file{'s' if len(files) > 1 else ''} ({', '.join(suffixes[:_SHOWN])}{more})"
+    )
 
 
 def _is_hidden(part: str) -> bool:

@@ -60,7 +60,7 @@ def open_npz(path: Path, inputs: Sequence[InputSpec]) -> Source:
         return _read_rows(path, fed, positions)
 
     labels = _read_labels(path, members[LABELS]) if bound.labelled else None
-    return Source(str(path), tuple(inputs), bound.count, bound.step, labels, read)
+    return Source(str(path), tuple(inputs), bound.count, bound.step, labels, read, fed=bound.names)
 
 
 def _read_members(path: Path) -> dict[str, _Member]:

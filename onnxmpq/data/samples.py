@@ -7,7 +7,7 @@ first axis is the input's batch axis) or rank r + 1 (every entry is a full input
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class Source:
     """All samples of one form of data, before any choice among them.
 
     `read(positions)` starts over at every call and yields the samples at those ascending positions. `step` is
-    the batch that the graph demands, None where it is free.
+    the batch that the graph demands, None where it is free. `fed` names the array behind each graph input, where
+    arrays have names.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Source:
     labels: Labels | None
     read: Callable[[Positions], Iterator[Sample]]
     synthetic: bool = False
+    fed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,8 +54,9 @@ def _noise(rng: np.random.Generator, dtype: np.dtype[Any], shape: Shape, rank: i
     """One sample: an image, features, a signal, integers 0 or 1, or booleans, as dtype and rank suggest."""
     if dtype.kind != "f":
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
-    if rank == 4:
-        return _image(rng, shape).astype(dtype)
+    if rank == 4:  # one image, or as many as a full input holds
+        images = [_image(rng, shape[-3:]) for _ in range(math.prod(shape[:-3]))]
+        return np.stack(images).reshape(shape).astype(dtype)
     return np.asarray(rng.standard_normal(shape) * (1.0 if rank > 2 else _SPEECH)).astype(dtype)
 
 

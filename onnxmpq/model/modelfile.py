@@ -233,6 +233,11 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
             yield from attribute.tensors
 
 
+def opset_version(model: onnx.ModelProto) -> int:
+    """The opset of the ONNX domain that a model imports."""
+    return next(int(o.version) for o in model.opset_import if o.domain in _DEFAULT_DOMAIN)
+
+
 def initializers_listed_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the graph inputs that have a default value, in order; in an imported graph they are constants."""
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -46,7 +46,9 @@ def require_writable(path: Path, protect: Sequence[Path] = ()) -> None:
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
     if path.exists() and not path.is_file():
-        raise OutputError(f"{path} cannot be written: it is not a regular file; name a file with -o")
+        raise OutputError(
+            f"{path} cannot be written: it is {'a folder' if path.is_dir() else 'no regular file'}; name another file"
+        )
     if not os.access(path.parent, os.W_OK):
         raise OutputError(
             f"{path} cannot be written: folder {path.parent} is read-only for you; name another folder with -o"

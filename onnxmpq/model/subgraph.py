@@ -99,6 +99,11 @@ def ancestors(nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> list[onn
 
 
 def _free_value(name: str, traced: Mapping[str, Traced]) -> onnx.ValueInfoProto:
-    """An input of the traced dtype and rank, all dimensions free."""
-    shape = [f"{name}_{axis}" for axis in range(len(traced[name].shape))]
-    return helper.make_tensor_value_info(name, traced[name].elem_type, shape)
+    """An input of the traced dtype and rank, all dimensions free; tensors in a container may be of any rank."""
+    known = traced[name]
+    shape = None if known.containers else [f"{name}_{axis}" for axis in range(len(known.shape))]
+    kind = helper.make_tensor_type_proto(known.elem_type, shape)
+    for container in reversed(known.containers):
+        wrap = helper.make_sequence_type_proto if container == "seq" else helper.make_optional_type_proto
+        kind = wrap(kind)
+    return helper.make_value_info(name, kind)

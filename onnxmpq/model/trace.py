@@ -4,36 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxmpq.engine import Array, Runtime
+from onnxmpq.engine import Array, Runtime, read_type
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What a tensor was in one run: its onnx element type and its shape."""
+    """What a value was in one run: its onnx element type and its shape.
+
+    `containers` are what its tensors come in, outermost first: "seq" or "optional" (a plain tensor: none). The
+    shape of such a value is ().
+    """
 
     elem_type: int
     shape: tuple[int, ...]
+    containers: tuple[str, ...] = ()
 
 
 def trace(runtime: Runtime, model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Traced]:
-    """Element type and shape of every tensor of the main graph in a run on `feeds`.
+    """Element type and shape of every value of the main graph in a run on `feeds`.
 
-    Sequences and optionals are left out. Raises EngineError where the runtime cannot run the model.
+    Strings and maps are left out. Raises EngineError where the runtime cannot run the model.
     """
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     known = {o.name for o in model.graph.output}
     names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
     tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    outputs = runtime.session(tapped, optimize=False).run(feeds)
-    values = {**feeds, **outputs}
-    return {
-        name: Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in values.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    session = runtime.session(tapped, optimize=False)
+    seen = {
+        name: _seen(value, session.types.get(name, ""))
+        for name, value in {**feeds, **session.run(feeds)}.items()
     }
+    return {name: traced for name, traced in seen.items() if traced is not None}
+
+
+def _seen(value: Any, runtime_type: str) -> Traced | None:
+    containers, dtype = read_type(runtime_type)
+    if containers and dtype.kind in "fiub" and set(containers) <= {"seq", "optional"}:
+        return Traced(helper.np_dtype_to_tensor_dtype(dtype), (), containers)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and not containers:
+        return Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+    return None

@@ -19,6 +19,7 @@ from onnxmpq.budget import Budget, Kind
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import VerifyError
 from onnxmpq.evidence import Evidence
+from onnxmpq.model.modelfile import opset_version
 from onnxmpq.observer import Stages
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared
@@ -74,11 +75,12 @@ def report_on(
     scores: Mapping[str, Score] = {}
     latency: tuple[Latency, ...] = ()
     kernels: Mapping[str, str] | None = None
+    written = onnx.load(compiled.file)
     if verify:
-        session = verify_file(compiled.file, prepared, plan, candidates, runtime)
+        session = verify_file(compiled.file, written, prepared, plan, candidates, runtime)
         scores = _scores(compiled, reference, session)
         latency = _latencies(compiled, reference, session)
-        kernels = _kernels(compiled, runtime)
+        kernels = _kernels(compiled, written, runtime)
     size = compiled.file.stat().st_size
     return Report(
         model=str(compiled.source),
@@ -94,7 +96,7 @@ def report_on(
         evaluated_on=compiled.evidence.judged_on,
         latency=latency,
         provider=runtime.provider,
-        opset=next(o.version for o in onnx.load(compiled.file).opset_import if not o.domain),
+        opset=opset_version(written),
         method=compiled.costs.method,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
@@ -131,14 +133,13 @@ def _repeat(sample: Mapping[str, Array], count: int) -> dict[str, Array]:
     return dict(sample) if count == 1 else {n: np.concatenate([v] * count) for n, v in sample.items()}
 
 
-def _kernels(compiled: Compiled, runtime: Runtime) -> dict[str, str] | None:
+def _kernels(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime) -> dict[str, str] | None:
     """The integer kernel of each layer that has one, off the graph that the CPU provider made of the file."""
     if runtime.provider != "cpu":
         return None
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         runtime.session(compiled.file, save_optimized=optimized)
-        written = onnx.load(compiled.file)
         return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
 
 

@@ -115,7 +115,7 @@ def _decibels(noise: float) -> float:
 
 def classes(values: Array) -> Array:
     """Top-1 class of each sample of [N, classes, 1...]."""
-    top: Array = values.reshape(len(values), -1).argmax(axis=1)
+    top: Array = values.reshape(len(values), math.prod(values.shape[1:])).argmax(axis=1)
     return top
 
 

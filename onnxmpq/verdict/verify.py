@@ -18,14 +18,20 @@ from onnxmpq.weights.candidates import Candidates
 
 
 def verify_file(
-    path: Path, prepared: Prepared, plan: Plan, candidates: Candidates, runtime: Runtime
+    path: Path,
+    model: onnx.ModelProto,
+    prepared: Prepared,
+    plan: Plan,
+    candidates: Candidates,
+    runtime: Runtime,
 ) -> Session:
     """Check the file with onnx.checker, load and run it, and compare its codes with the plan's.
 
+    `model` is what was read back from `path`; the runtime reads the file itself.
+
     Raises VerifyError with the first difference.
     """
-    model = onnx.load(path)
-    _check_valid(path, prepared.original)
+    _check_valid(model, prepared.original)
     _check_interface(model, prepared.original)
     _check_weights(model, prepared, plan, candidates)
     try:
@@ -37,10 +43,10 @@ def verify_file(
     return session
 
 
-def _check_valid(path: Path, original: onnx.ModelProto) -> None:
+def _check_valid(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
     """onnx.checker must accept the file, unless it quarrels with the original, which the runtime runs, too."""
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         try:
             onnx.checker.check_model(original)

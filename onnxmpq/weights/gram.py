@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
 from onnxmpq.spec import Layer
 
 Doubles = NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 _BYTES_A_PASS = 512 << 20
 _WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many

@@ -25,13 +25,14 @@ from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.model.subgraph import ancestors, extract, names_read
 from onnxmpq.model.trace import Traced
+from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, cross_name, gram_name
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer
 from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.gram import Doubles, Progress, channel_major, columns, enough, has_moments, step
+from onnxmpq.weights.gram import Doubles, channel_major, columns, enough, has_moments, step
 from onnxmpq.weights.quantizer import Floats, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 

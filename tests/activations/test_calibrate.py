@@ -113,6 +113,26 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
         ranges(rows, place("x"))
 
 
+def test_samples_in_which_a_tensor_is_empty_do_not_count() -> None:
+    model = model_of(
+        """g (float[n, 4] x) => (float[n, 4] y) {
+          m = ReduceMax <axes = [1], keepdims = 0> (x)
+          chosen = Greater (m, k)
+          a = Compress <axis = 0> (x, chosen)
+          y = Relu (x)
+          b = Compress <axis = 0> (x, never)
+        }""",
+        k=np.array(0.5, np.float32),
+        never=np.array([False]),
+    )
+    rows = np.stack([noise(1, seed)[0] * scale for seed, scale in enumerate((0.01, 1, 0.02, 2, 1))])
+    stream = cast("Dataset", Stream(rows))
+    found = calibrate(RUNTIME, model, place("x", "a", "b"), stream)
+    assert found.keys() == {"x", "a"}  # b never held anything
+    chosen = cast("Dataset", Stream(rows[rows.max(axis=1) > 0.5]))
+    assert found["a"] == calibrate(RUNTIME, model, place("a"), chosen)["a"]
+
+
 def test_the_model_is_left_alone() -> None:
     before = MODEL.SerializeToString()
     ranges(noise(2), place("a"))

@@ -65,8 +65,23 @@ def test_every_row_holds() -> None:
 
 
 def test_says_the_least_that_can_be_met() -> None:
-    with pytest.raises(InfeasibleError, match=r"at most 5 was asked, the least possible is 6"):
+    with pytest.raises(InfeasibleError, match=r"bytes cannot be met: the smallest this model gets is 6$"):
         check_feasible([row([[2, 4]] * 3, 5)])
+
+
+def test_names_what_would_help_and_nothing_else() -> None:
+    looser = [
+        ("without this", [row([[1, 2]] * 3, 5)]),
+        ("without that", [row([[2, 2]] * 3, 5)]),
+    ]
+    with pytest.raises(InfeasibleError, match=r"gets is 6; without this it is 3$"):
+        check_feasible([row([[2, 4]] * 3, 5)], looser)
+
+
+def test_what_would_help_is_not_looked_for_in_vain() -> None:
+    looser = iter([("without this", [row([[1, 2]] * 3, 5)])])
+    check_feasible([row([[2, 4]] * 3, 6)], looser)
+    assert len(list(looser)) == 1
 
 
 def test_says_when_budgets_contradict_each_other() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxmpq.allocation.choose import choose_plan
+from onnxmpq.allocation.choose import choose_plan, forced_plan, widest
 from onnxmpq.allocation.constrain import weight_bytes
 from onnxmpq.budget import Budget
 from onnxmpq.errors import InfeasibleError
@@ -38,8 +38,23 @@ def test_the_real_file_stays_within_its_budget(limit: int) -> None:
 
 
 def test_a_file_too_small_says_the_least() -> None:
-    with pytest.raises(InfeasibleError, match=r"at most 2,000 was asked, the least possible is 2,092"):
+    with pytest.raises(
+        InfeasibleError, match=r"budget 2000B cannot be met: the smallest this model gets is 2092B"
+    ):
         choose("2000B")
+
+
+def forced(*budgets: str) -> Plan | None:
+    return forced_plan([Budget.parse(b) for b in budgets], LAYERS, OPTIONS, file_size)
+
+
+def test_a_file_that_holds_the_widest_plan_leaves_no_choice() -> None:
+    most = widest(LAYERS, OPTIONS)
+    assert forced(f"{file_size(most)}B") == most
+    assert forced(f"{file_size(most) - 1}B") is None
+    assert forced("100kB", "4bit-avg") is None
+    assert forced("100kB", "2bit-avg") is None  # the narrowest plan's file was not looked at
+    assert forced("100kB", "drop=1%") is None
 
 
 def test_several_budgets_hold_at_once() -> None:

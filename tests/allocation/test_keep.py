@@ -1,6 +1,6 @@
 import pytest
 
-from onnxmpq.allocation.keep import Keep, options_of
+from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
 from onnxmpq.errors import OptionError
 from onnxmpq.spec import Layer, Option
 
@@ -37,6 +37,24 @@ def test_a_pattern_fixes_what_it_matches(text: str, name: str, option: Option) -
 def test_the_last_pattern_counts() -> None:
     keeps = [Keep.parse("*=8"), Keep.parse("head=fp32")]
     assert options_of(LAYERS, (2,), None, keeps)["head"] == (Option(32),)
+
+
+def test_a_pattern_that_decides_nothing_is_found() -> None:
+    keeps = [Keep.parse(text) for text in ("stem=8", "op:Gemm=4", "*=4", "head=fp32")]
+    assert overridden(LAYERS, keeps) == keeps[:2]
+    assert overridden(LAYERS, keeps[2:]) == []
+
+
+def test_what_would_allow_more_is_told_in_words() -> None:
+    keeps = [Keep.parse("stem=8/fp32"), Keep.parse("head=fp16")]
+    looser = dict(looser_options(LAYERS, (2, 4), 8, keeps, (1, 2, 4, 8)))
+    assert list(looser) == [
+        "without --keep 'stem=8/fp32'", "without --keep 'head=fp16'", "with 1 among --bits",
+    ]  # fmt: skip
+    assert looser["without --keep 'stem=8/fp32'"]["stem"] == (Option(2, 8), Option(4, 8))
+    assert looser["without --keep 'stem=8/fp32'"]["head"] == (Option(16),)
+    assert looser["with 1 among --bits"]["body/conv1"][0] == Option(1, 8)
+    assert list(looser_options(LAYERS, (1, 2), 8, (), (1, 2, 4, 8))) == []
 
 
 def test_float_activations_stay_float() -> None:

@@ -101,7 +101,11 @@ def test_a_list_of_labels_comes_before_folder_names(
         ({"a.png": picture(1), "labels.csv": b"path,label\na.png,1\n"}, "line 1 of labels.csv"),
         ({"a.png": picture(1), "labels.txt": b"a.png\n"}, "line 1 of labels.txt"),
         ({"a.png": picture(1), "labels.txt": b"", "labels.csv": b""}, "several"),
-        ({"notes.md": b""}, "no images"),
+        (
+            {"notes.md": b"", "b.heic": b""},
+            r"holds no images: found 2 other files \(.heic, .md\); read are .bmp,",
+        ),
+        ({".hidden": b""}, "holds no images: it is empty"),
         ({"a.png": b"not an image"}, "image a.png of .* cannot be used"),
         ({"a.png": picture(1, (5, 5))}, "image a.png of .* 5x5, smaller than crop=6"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import tracemalloc
 import zipfile
@@ -173,3 +174,13 @@ def test_any_damage_is_a_data_error(
     except DataError:
         return
     assert found.shape[1:] == (3, 8, 8)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = write(tmp_path / "d.npz", x=floats(2, 3, 8, 8))
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(DataError, match=r"d\.npz cannot be read: Permission denied; check its permissions"):
+        open_data(path, [SPEC], samples=None)

@@ -51,6 +51,14 @@ def test_inputs_without_a_common_batch_axis_are_fed_whole() -> None:
     assert [array.shape for array in batches[0].feeds.values()] == [(1, 8), (2, 1, 4), ()]
 
 
+def test_several_images_fed_whole() -> None:
+    inputs = [InputSpec("x", F32, (4, 3, 8, 8)), InputSpec("flag", np.dtype(np.bool_), (1,))]
+    (batch,) = synthetic_data(inputs, samples=1, seed=0).batches(1)
+    assert batch.count == 1
+    assert batch.feeds["x"].shape == (4, 3, 8, 8)
+    assert not np.array_equal(batch.feeds["x"][0], batch.feeds["x"][1])
+
+
 def test_what_noise_cannot_fill() -> None:
     with pytest.raises(DataError, match="'text' takes object"):
         synthetic_data([InputSpec("text", np.dtype(object), (None,))], samples=1, seed=0)

@@ -462,7 +462,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path, spelling: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nowhere/out.onnx", "there is no folder"), (".", "not a regular file")]
+    ("name", "message"), [("nowhere/out.onnx", "there is no folder"), (".", "it is a folder")]
 )
 def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(OutputError, match=message):

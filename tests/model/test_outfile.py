@@ -46,6 +46,6 @@ def test_what_can_be_told_beforehand(tmp_path: Path) -> None:
         require_writable(tmp_path / "alias", [tmp_path / "in"])
     with pytest.raises(OutputError, match="no folder"):
         require_writable(tmp_path / "x" / "y")
-    with pytest.raises(OutputError, match="not a regular file"):
+    with pytest.raises(OutputError, match="it is a folder"):
         require_writable(tmp_path)
     require_writable(tmp_path / "out", [tmp_path / "in", tmp_path / "gone"])

@@ -50,7 +50,8 @@ Check = Callable[[onnx.ModelProto], None]
 def check(prepared: Prepared, candidates: Candidates, tmp_path: Path) -> Check:
     def verify(model: onnx.ModelProto) -> None:
         onnx.save(model, tmp_path / "m.onnx")
-        verify_file(tmp_path / "m.onnx", prepared, PLAN, candidates, RUNTIME)
+        path = tmp_path / "m.onnx"
+        verify_file(path, onnx.load(path), prepared, PLAN, candidates, RUNTIME)
 
     return verify
 

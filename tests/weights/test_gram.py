@@ -1,6 +1,7 @@
 """Emitted second moments against NumPy, window by window."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
+from onnxmpq.evidence import gather
+from onnxmpq.model.modelfile import import_graph, load_model
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
+from onnxmpq.prepare import prepare, runnable
 from onnxmpq.spec import Layer
 from onnxmpq.testing import check_pass
 from onnxmpq.weights.gram import Moments, columns, has_moments, input_moments, step
@@ -86,6 +90,30 @@ def test_moments_of_a_convolution(
     np.testing.assert_allclose(moments.mean, expected.mean(axis=2), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"), [(3, 2, 8), (3, 2, 7), (2, 1, 6), (5, 3, 11), (1, 2, 6), (4, 1, 5)]
+)
+def test_implicit_pads_are_those_of_the_runtime(auto_pad: str, kernel: int, stride: int, size: int) -> None:
+    """A free size: the moments then give the energy of what a Conv of the same windows gives."""
+    text = f"""<ir_version: 8, opset_import: ["" : 13]> g (float[n, 2, h, w_] x) => (float[n, 1, a, b] y)
+      {{ y = Conv <auto_pad = "{auto_pad}", strides = [{stride}, {stride}]> (x, w) }}"""
+    model = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((1, 2, kernel, kernel)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = np.random.default_rng(1).standard_normal((20, 2, size, size + 1)).astype(np.float32)
+    (layer,) = discover(gs.import_onnx(model), {})
+    data = open_data(
+        {"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 2, size, size + 1))], samples=None
+    )
+    ((_, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None)
+    y = CPU.session(model).run({"x": x})["y"].astype(np.float64)
+    row = weight.reshape(-1).astype(np.float64)
+    assert moments.count == y.size
+    assert row @ moments.gram[0] @ row == pytest.approx(np.square(y).sum(), rel=1e-4)
+    assert row @ moments.mean[0] == pytest.approx(y.mean(), rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize(("op", "turned"), [("MatMul", False), ("Gemm", False), ("Gemm", True)])
 def test_moments_of_a_matrix_product(op: str, turned: bool) -> None:
     attributes = "<transB = 1>" if turned else ""
@@ -100,6 +128,48 @@ def test_moments_of_a_matrix_product(op: str, turned: bool) -> None:
     ((_, moments),) = input_moments(CPU, model, [layer], data, 3, lambda _done, _total: None)
     np.testing.assert_allclose(moments.gram[0], x.T @ x, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(moments.mean[0], x.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_to_see_adds_nothing() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[n, 3, 6, 6] x, bool[n] some) => (float[m, 4, 4, 4] y)
+      { taken = Compress <axis = 0> (x, some) y = Conv (taken, w) }"""
+    model = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = np.random.default_rng(1).standard_normal((6, 3, 6, 6)).astype(np.float32)
+    some = np.array([False, False, True, True, False, False])  # whole batches of two without a window
+    (layer,) = discover(gs.import_onnx(model), {})
+    specs = [
+        InputSpec("x", np.dtype(np.float32), (None, 3, 6, 6)),
+        InputSpec("some", np.dtype(np.bool_), (None,)),
+    ]
+    data = open_data({"x": x, "some": some}, specs, samples=None)
+    ((_, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None)
+    expected = windows(x[some], layer, 0, 1, 1)
+    assert moments.count == expected.shape[2]
+    np.testing.assert_allclose(moments.gram, expected @ expected.transpose(0, 2, 1), rtol=1e-4, atol=1e-3)
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "robustness"
+IMPLICIT = ("bodypix_mnv1_050_s16", "candy_style", "face_landmark", "mnist_cntk")  # that hold auto_pad
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_every_layer_of_an_export_with_implicit_pads_has_moments(name: str) -> None:
+    path = SHARED / f"{name}.onnx"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    original, session = runnable(CPU, load_model(path))
+    evidence = gather(
+        session, path, None, None, shapes={}, samples=1, preprocess=None, seed=0, note=lambda _: None
+    )
+    prepared = prepare(CPU, original, evidence.sample, integer=False, batchable=False)
+    wanted = [layer for layer in prepared.layers if has_moments(layer)]
+    graph = import_graph(prepared.model)
+    EmitGram({layer.weight: 1 for layer in wanted})(graph)
+    emitted = {output.name for output in graph.outputs}
+    assert {layer.name for layer in wanted if gram_name(layer.weight) not in emitted} == set()
 
 
 def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:

@@ -1,0 +1,29 @@
+"""What `import onnxmpq` promises: every name, at once where it is asked for and not before."""
+
+import subprocess
+import sys
+
+import pytest
+
+import onnxmpq
+
+
+@pytest.mark.parametrize("name", onnxmpq.__all__)
+def test_every_exported_name_resolves(name: str) -> None:
+    found = getattr(onnxmpq, name)
+    assert found.__name__ == name
+    assert found.__module__ == f"onnxmpq.{onnxmpq._HOMES[name]}"
+
+
+def test_no_name_is_missing_or_left_over() -> None:
+    assert sorted(onnxmpq.__all__) == sorted(onnxmpq._HOMES)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = onnxmpq.nothing
+
+
+def test_importing_loads_no_runtime() -> None:
+    script = (
+        "import sys, onnxmpq; print(sorted({'onnxruntime', 'onnx', 'numpy', 'cvxpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
