@@ -90,7 +90,8 @@ def show_report(report: Report) -> None:
     _show_rows(console, [("wrote", report.output), *_verdict(report)])
     for budget in report.budgets:
         if budget.met is False:
-            _line(console, f"MISSED: budget {budget.asked} does not hold on the data judged on", "bold red")
+            where = "on the data judged on" if budget.kind == Kind.DROP else "as measured on the written file"
+            _line(console, f"MISSED: budget {budget.asked} does not hold {where}", "bold red")
     if report.is_broken:
         _line(
             console,
@@ -259,6 +260,8 @@ def _reached(budget: BudgetReport) -> str:
         Kind.FILE: f"{budget.reached:,.0f} bytes",
         Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / max(budget.reached, 1e-9):.2f}x)",
         Kind.BOPS: f"{budget.reached / 1e9:.4g} GBOPs",
+        Kind.LATENCY: f"{budget.reached:.3f} of fp32's time, batch 1",
+        Kind.MILLISECONDS: f"{budget.reached:.3f} ms, batch 1",
     }[Kind(budget.kind)]
 
 

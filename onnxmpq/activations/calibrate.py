@@ -35,7 +35,7 @@ def calibrate(
     deviations: float = 3.0,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
-    """The range of every tensor of `placement` over the samples of `dataset`.
+    """The range of every tensor of `placement` over the samples of `dataset`, each its own (see `Placement.shared`).
 
     A tensor's smallest and largest value in each sample are taken by the runtime; its range goes from the mean
     of the smallest less `deviations` standard deviations to the mean of the largest plus as many, but never
@@ -45,18 +45,19 @@ def calibrate(
     Memory is that of one run, whatever the number of samples. `progress` hears (samples done, samples in all).
     Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model.
     """
-    leaders = placement.leaders()
     graph = import_graph(model)
     known = graph.tensors()
-    constants = {name: read(known[name]) for name in leaders if isinstance(known[name], gs.Constant)}
+    constants = {
+        name: read(known[name]) for name in placement.tensors if isinstance(known[name], gs.Constant)
+    }
     ranges = {name: range_of(float(v.min()), float(v.max())) for name, v in constants.items()}
-    measured = tuple(name for name in dict.fromkeys(leaders.values()) if name not in constants)
+    measured = tuple(name for name in placement.tensors if name not in constants)
     if measured:
         TapTensors(measured, _REDUCTIONS)(graph)
         session = runtime.session(export_model(graph, model), spin=False)
         ends = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
         ranges |= {name: range_of(*map(float, pair)) for name, pair in zip(measured, ends.T, strict=True)}
-    return {name: ranges[leader] for name, leader in leaders.items()}
+    return {name: ranges[name] for name in placement.tensors}
 
 
 def _extremes(

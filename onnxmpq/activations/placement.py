@@ -13,6 +13,7 @@ from itertools import chain
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.passes.matching import attribute, is_constant, is_standard, optional_input, read
 from onnxmpq.spec import FLOAT_BITS, Layer
 
@@ -50,9 +51,10 @@ class Placement:
     integer_layers: tuple[str, ...]
     float_layers: Mapping[str, str]
 
-    def leaders(self) -> dict[str, str]:
-        """For every tensor the one whose range it takes: the first of its group, or itself."""
-        return {t: t for t in self.tensors} | {t: group[0] for group in self.same_scale for t in group}
+    def shared(self, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+        """The range of every tensor, given each tensor's own: that of the first of its group."""
+        leaders = {t: t for t in self.tensors} | {t: group[0] for group in self.same_scale for t in group}
+        return {name: ranges[leader] for name, leader in leaders.items()}
 
 
 @dataclass(frozen=True, slots=True)

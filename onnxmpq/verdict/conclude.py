@@ -14,7 +14,7 @@ import onnx
 
 from onnxmpq.activations.placement import Placement
 from onnxmpq.allocation.allocate import SLACK
-from onnxmpq.allocation.constrain import average_bits, reached, stored_bytes, weight_bytes
+from onnxmpq.allocation.constrain import MEASURED, average_bits, reached, stored_bytes, weight_bytes
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import VerifyError
@@ -88,7 +88,7 @@ def report_on(
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
         fp32_file_bytes=compiled.source_bytes or compiled.source.stat().st_size,
-        budgets=tuple(_budget(b, compiled, size, scores) for b in budgets),
+        budgets=tuple(_budget(b, compiled, size, scores, latency) for b in budgets),
         layers=tuple(_layer(layer, compiled, kernels) for layer in prepared.layers),
         metrics=scores,
         evaluated_on=compiled.evidence.judged_on,
@@ -142,14 +142,24 @@ def _kernels(compiled: Compiled, runtime: Runtime) -> dict[str, str] | None:
         return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
 
 
-def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping[str, Score]) -> BudgetReport:
+def _budget(
+    budget: Budget,
+    compiled: Compiled,
+    file_bytes: int,
+    scores: Mapping[str, Score],
+    latency: Sequence[Latency],
+) -> BudgetReport:
     value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
     if budget.kind is Kind.DROP and scores:
         before, after = scores["fp32"], scores["compiled"]
         labelled = before.top1 is not None and after.top1 is not None
         value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
+    if latency and budget.kind is Kind.LATENCY:
+        value = 1 / latency[0].speedup
+    elif latency and budget.kind is Kind.MILLISECONDS:
+        value = 1e3 * latency[0].model
     met = None if value is None else value <= budget.limit * (1 + SLACK)
-    if met is False and budget.kind is not Kind.DROP:
+    if met is False and budget.kind not in MEASURED:
         raise VerifyError(f"the written file does not hold budget {budget}: it reached {value:,.6g}")
     return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
 

@@ -6,6 +6,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.discover import discover
 from onnxmpq.testing import model_of
 
@@ -140,7 +141,9 @@ def test_operators_that_move_values_share_a_scale() -> None:
         y = Conv (q, u)
     """)
     assert placement.same_scale == (("a", "p", "q"),)
-    assert placement.leaders() == {"x": "x", "a": "a", "p": "a", "q": "a", "y": "y"}
+    own = {name: ActivationRange(float(i), 0) for i, name in enumerate(placement.tensors)}
+    leaders = {"x": "x", "a": "a", "p": "a", "q": "a", "y": "y"}
+    assert placement.shared(own) == {name: own[leader] for name, leader in leaders.items()}
 
 
 def test_a_clamp_behind_a_pool_leads_what_comes_before_it() -> None:

@@ -59,7 +59,7 @@ def compile_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Layer, 
     placement = place_activations(graph, layers, {layer.name for layer in layers})
     ranges = calibrate(RUNTIME, model, placement, samples_for(model))
     ZeroDeadChannels(ranges)(graph)
-    InsertQdq(ranges, placement.float_sources)(graph)
+    InsertQdq(placement.shared(ranges), placement.float_sources)(graph)
     SplitGemmBias(placement.split_biases)(graph)
     for layer in layers:
         if layer.name in placement.integer_layers:
