@@ -34,8 +34,15 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     values = {name.strip(): value.strip() for name, value in fields.items()}
-    vnni = "with" if "avx512_vnni" in values.get("flags", "") else "without"
+    vnni = "with" if has_vnni() else "without"
     return f"{values.get('model name', platform.machine())} ({vnni} AVX512-VNNI)"
+
+
+def has_vnni() -> bool:
+    """True where the processor sums products of uint8 and int8 without saturating (x86 with AVX-VNNI)."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
+    return not words.isdisjoint({"avx512_vnni", "avx_vnni"})
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
