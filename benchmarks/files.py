@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from machine import has_vnni
 from networks import Network, calibration, open_samples
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
@@ -22,6 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import onnxmpq
 from onnxmpq.engine import Array
+from onnxmpq.verdict.machine import has_vnni
 
 FP32, STATIC = "fp32", "ORT int8"
 INT8_BITS = (8, 4, 3)  # averages of our files with int8 activations

@@ -26,6 +26,7 @@ from onnxmpq.report import BudgetReport, LayerReport, Report
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.kernels import integer_kernels
 from onnxmpq.verdict.latency import Latency, measure_latency
+from onnxmpq.verdict.machine import processor
 from onnxmpq.verdict.score import Score, compare
 from onnxmpq.verdict.verify import verify_file
 from onnxmpq.weights.candidates import Candidates
@@ -33,7 +34,7 @@ from onnxmpq.weights.candidates import Candidates
 UNMEASURED = "none: one plan only"  # a cost table's method where nothing was measured
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0
-_LARGE_BATCH = 16
+_LEAST_SPEEDUP = 1.02  # less is within what two measurements differ by
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def report_on(
         metrics=scores,
         evaluated_on=compiled.evidence.judged_on,
         latency=latency,
+        is_faster=any(times.speedup >= _LEAST_SPEEDUP for times in latency) if latency else None,
         provider=runtime.provider,
+        processor=processor(),
         opset=next(o.version for o in onnx.load(compiled.file).opset_import if not o.domain),
         method=compiled.costs.method,
         metric=prepared.metric.name,
@@ -123,7 +126,7 @@ def _scores(compiled: Compiled, reference: Session, session: Session) -> dict[st
 
 def _latencies(compiled: Compiled, reference: Session, session: Session) -> tuple[Latency, ...]:
     sample = compiled.prepared.sample
-    sizes = [1] if compiled.prepared.batch_size == 1 else [1, min(_LARGE_BATCH, compiled.prepared.batch_size)]
+    sizes = dict.fromkeys([1, compiled.prepared.batch_size])
     return tuple(measure_latency(reference, session, _repeat(sample, size), size) for size in sizes)
 
 
@@ -184,7 +187,10 @@ def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | No
     """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
     if not compiled.placement.tensors or layer.name in (kernels or {}):
         return None
-    unseen = None if kernels is None else "ONNX Runtime chose no integer kernel"
+    offered = compiled.costs.costs[layer.name]
+    if compiled.plan[layer.name].activation_bits is None and any(o.activation_bits for o in offered):
+        return "the better choice under the budgets"
+    unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
     return compiled.placement.float_layers.get(layer.name) or unseen
 
 
