@@ -6,6 +6,7 @@ the plan's file is measured and the row's limit moved by what the sum was wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -17,7 +18,7 @@ from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer, Option
 
-_ROUNDS = 5
+_ROUNDS = 8
 _MARGIN = 0.98  # of the limit is aimed at: the next measurement of a file differs by a percent or two
 
 Solve = Callable[[Sequence[Row]], Plan]
@@ -60,19 +61,23 @@ def time_row(budgets: Sequence[Budget], layers: Sequence[Layer], options: Option
 def within_time(solve: Solve, row: Row, latency: Callable[[Plan], float]) -> Plan:
     """The plan that `solve` gives under a row whose limit its file keeps; the fastest tried where none does.
 
-    `latency` measures a plan's file, in seconds. A plan far below the limit is tried again under a wider one.
+    `latency` measures a plan's file, in seconds. The row's limit is moved by what its sum was wrong, and halfway
+    to a limit known to be too wide or too narrow where that leads beyond it.
     """
+    target = row.limit * _MARGIN
     tried: list[tuple[Plan, float]] = []
-    limit = row.limit * _MARGIN
+    limit, low, high = max(target, row.least()), row.least(), math.inf
     for _ in range(_ROUNDS):
-        limit = max(limit, row.least())
         plan = solve((replace(row, limit=limit),))
-        if any(plan == before for before, _ in tried):
+        seconds = next((known for before, known in tried if before == plan), None)
+        if seconds is None:
+            seconds = latency(plan)
+            tried.append((plan, seconds))
+        if target * _MARGIN <= seconds <= target:
             break
-        seconds = latency(plan)
-        tried.append((plan, seconds))
-        if row.limit * _MARGIN**2 <= seconds <= row.limit * _MARGIN:
-            break
-        limit *= row.limit * _MARGIN / seconds
-    kept = [entry for entry in tried if entry[1] <= row.limit * _MARGIN]
+        low, high = (limit, high) if seconds <= target else (low, limit)
+        limit *= target / seconds
+        if not low < limit < high:
+            limit = (low + high) / 2
+    kept = [entry for entry in tried if entry[1] <= target]
     return max(kept, key=itemgetter(1))[0] if kept else min(tried, key=itemgetter(1))[0]

@@ -1,9 +1,12 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onnxmpq.activations.placement import Placement, place_activations
 from onnxmpq.activations.ranges import ActivationRange
@@ -260,3 +263,17 @@ def test_the_graph_is_only_read() -> None:
     before.CopyFrom(gs.export_onnx(graph))
     place_activations(graph, discover(graph, {}), {"a", "y"})
     assert gs.export_onnx(graph) == before
+
+
+DIGITS = onnx.load(Path(__file__).parents[2] / "models" / "digits.onnx")
+LAYERS = discover(gs.import_onnx(DIGITS), {})
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.sampled_from([layer.name for layer in LAYERS])))
+def test_fewer_integer_layers_quantize_no_other_tensors(integer: set[str]) -> None:
+    """So the ranges that were calibrated for all layers do for every plan."""
+    everything = place_activations(gs.import_onnx(DIGITS), LAYERS, {layer.name for layer in LAYERS})
+    some = place_activations(gs.import_onnx(DIGITS), LAYERS, integer)
+    assert set(some.tensors) <= set(everything.tensors)
+    assert set(some.integer_layers) == integer & set(everything.integer_layers)
