@@ -13,6 +13,7 @@ from onnxmpq.activations.placement import Placement, place_activations
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.passes.clip_pools import ClipPools
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.replace_constants import ReplaceConstants
@@ -74,6 +75,7 @@ def lower(
     ReplaceConstants(_biases(prepared, plan, candidates))(graph)
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
+    ClipPools()(graph)
     SplitGemmBias(placement.split_biases)(graph)
     stored = {
         layer.weight: _stored(layer, plan, candidates, placement)
