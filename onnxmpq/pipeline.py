@@ -15,6 +15,7 @@ import onnx
 
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.allocate import check_feasible, forced_choice
 from onnxmpq.allocation.choose import choose_plan, rows_of, to_plan
 from onnxmpq.allocation.constrain import MEASURED, Options
@@ -36,6 +37,7 @@ from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS, Method, find_method
+from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Option
 from onnxmpq.target import Target, find_target
@@ -128,7 +130,7 @@ def compile_model(
 
     with stages("sensitivity"):
         costs = unmeasured(prepared, options, forced) if forced else cost_table(
-            measure, runtime, prepared, options, candidates, measuring, seed, stages
+            measure, runtime, prepared, options, candidates, quantized, measuring, seed, stages
         )  # fmt: skip
     times = None
     if any(map(is_timed, asked)):
@@ -280,11 +282,15 @@ def cost_table(
     prepared: Prepared,
     options: Options,
     candidates: Candidates,
+    quantized: Activations,
     data: Dataset,
     seed: int,
     stages: Stages,
 ) -> CostTable:
-    """The cost of every option of every layer, measured where a layer has a choice."""
+    """The cost of every option of every layer, measured where a layer has a choice.
+
+    Where that choice is between integers and float, the cost of integers holds that of the rounded input.
+    """
     own = {layer.name: layer.float_bits for layer in prepared.layers}
     if data.count > SENSITIVITY_SAMPLES:
         data = data.split(SENSITIVITY_SAMPLES / data.count, seed)[1]
@@ -309,7 +315,19 @@ def cost_table(
             f"the method {measure.__name__} gave a {type(measured).__name__}; wanted a CostTable"
         )
     flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
-    return replace(measured, costs={n: {**free, **measured.costs.get(n, {})} for n, free in flat.items()})
+    table = replace(measured, costs={n: {**free, **measured.costs.get(n, {})} for n, free in flat.items()})
+    read = float_rivals(prepared, options, quantized) if table.metric == prepared.metric.name else {}
+    return with_noise(table, activation_losses(probe, read)) if read else table
+
+
+def float_rivals(
+    prepared: Prepared, options: Options, quantized: Activations
+) -> dict[str, tuple[str, ActivationRange]]:
+    """What each layer that may compute in integers or in float reads: the tensor, and its range as int8."""
+    ranges = quantized.placement.shared(quantized.ranges)
+    inputs = {node.input[1]: node.input[0] for node in prepared.model.graph.node if len(node.input) > 1}
+    free = [la for la in prepared.layers if len({o.activation_bits for o in options[la.name]}) > 1]
+    return {layer.name: (inputs[layer.weight], ranges[inputs[layer.weight]]) for layer in free}
 
 
 def time_table(
