@@ -71,7 +71,7 @@ def write_static(network: Network, samples: int, scratch: Path, target: Path) ->
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
-        # Symbolic shapes would need sympy; the file comes out byte for byte the same without them.
+        # Symbolic shapes would need sympy; nodes and constants come out the same without them.
         quant_pre_process(network.model, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, _Samples(network, samples, scratch), quant_format=QuantFormat.QDQ, per_channel=True,
