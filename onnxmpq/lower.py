@@ -16,6 +16,7 @@ from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.passes.clip_pools import ClipPools
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
+from onnxmpq.passes.pad_codes import PadCodes
 from onnxmpq.passes.replace_constants import ReplaceConstants
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
@@ -76,6 +77,7 @@ def lower(
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
     ClipPools()(graph)
+    PadCodes()(graph)
     SplitGemmBias(placement.split_biases)(graph)
     stored = {
         layer.weight: _stored(layer, plan, candidates, placement)

@@ -23,7 +23,7 @@ _RESCALING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "Le
 _REDUCING = frozenset({"Add", "AveragePool", "GlobalAveragePool", "Mul"})
 # Operators that only choose or move values: they run on the codes where all their tensors share one scale.
 _MOVING = frozenset({
-    "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "ReduceMax",
+    "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "Pad", "ReduceMax",
     "ReduceMin", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -294,9 +294,18 @@ def _refusal(node: gs.Node) -> str | None:
         return _no_kernel(f"Resize in mode {node.attrs['mode']}")
     if node.op == "AveragePool" and set(attribute(node, "dilations", [1])) != {1}:
         return _no_kernel("a dilated AveragePool")
+    if node.op == "Pad" and not _pads_zeros(node):
+        return _no_kernel("a Pad with anything but constant zeros")
     if node.op == "MaxPool" and len(node.outputs) > 1:
         return _no_kernel("MaxPool with indices")
     return None
+
+
+def _pads_zeros(node: gs.Node) -> bool:
+    """True for a Pad-11 or later whose zeros become the zero point's code (see `PadCodes`)."""
+    value = optional_input(node, 2)
+    zeros = value is None or (is_constant(value) and not read(value).any())
+    return zeros and len(node.inputs) > 1 and attribute(node, "mode", "constant") == "constant"
 
 
 def _quantized(units: Sequence[_Unit]) -> frozenset[str]:
