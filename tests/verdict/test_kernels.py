@@ -16,11 +16,11 @@ from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.metrics import signal_to_noise
 from onnxmpq.model.modelfile import export_model, import_graph, load_model
-from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq.passes.clip_pools import ClipPools
+from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq.passes.insert_qdq import InsertQdq
-from onnxmpq.passes.pad_codes import PadCodes
 from onnxmpq.passes.matching import redirect
+from onnxmpq.passes.pad_codes import PadCodes
 from onnxmpq.passes.pool_global_means import PoolGlobalMeans
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
