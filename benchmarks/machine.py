@@ -8,6 +8,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from onnxmpq.verdict.machine import processor
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime", "onnx", "numpy", "cvxpy")
@@ -22,20 +24,9 @@ def header() -> str:
         except metadata.PackageNotFoundError:
             continue
     return (
-        f"{dt.datetime.now(dt.UTC).date()}, {_processor()}, {os.cpu_count()} cores, "
+        f"{dt.datetime.now(dt.UTC).date()}, {processor()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {', '.join(versions)}."
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    values = {name.strip(): value.strip() for name, value in fields.items()}
-    vnni = "with" if "avx512_vnni" in values.get("flags", "") else "without"
-    return f"{values.get('model name', platform.machine())} ({vnni} AVX512-VNNI)"
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

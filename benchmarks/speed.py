@@ -1,18 +1,20 @@
 """What a compile costs in time and memory, and how fast its files are.
 
-    python benchmarks/speed.py [--models resnet56 ...] [--only sensitivity|memory|latency ...] [--samples 512]
+    python benchmarks/speed.py [--models resnet56 ...] [--only memory|loading|sensitivity|latency ...] [--samples 512]
                                [--threads 0] [--tune] [--output docs/speed_table.md]
 
 memory        peak of a whole compile in a fresh process, with few and with many samples
 sensitivity   seconds of the stage against (layers x widths) plain fp32 forwards of the same samples
-latency       fp32 against the weight-only and the int8 file, interleaved, by batch and threads
+loading       making a session of each of the files below, and of one with 25 million weights
+latency       bytes and speed of fp32, onnxruntime's own static int8 file and ours, interleaved, by batch and threads
 
-Without --models, memory runs on MobileNetV2, sensitivity on ResNet-56 and latency on all networks.
+Without --models, memory and loading run on MobileNetV2, sensitivity on ResNet-56 and latency on all networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -23,6 +25,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from files import FP32, INT8_BITS, STATIC, WEIGHT_ONLY, comparable_files, ours, write_wide
+from loading import load_cost
 from machine import ROOT, SHARED, header, table
 from networks import Network, calibration, networks, open_samples
 
@@ -36,14 +40,24 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 
 _BUDGET = "4bit-avg"
-_SECTIONS = ("memory", "sensitivity", "latency")
+_SECTIONS = ("memory", "loading", "sensitivity", "latency")
 _FEW, _MANY = 100, 1000  # samples whose peaks are compared
 _PAUSE = 0.05  # seconds after which the threads of other sessions no longer spin
 _FORWARDS = 5  # plain forwards of a batch, beside the sensitivity of that batch
 _BATCHES, _PARTS = (16, 32, 64, 128), (2, 4, 6, 9, 12)  # what --tune tries
-_ROUNDS = 30
-_SECONDS = 10.0  # at most, for the rounds of one row
-_WARM_UP = 2
+_ROUNDS, _FEWEST = 50, 7
+_SECONDS = 10.0  # at most, for the rounds of one row beyond the fewest
+_SAMPLES = 64  # that the files whose speed is compared are calibrated on
+_LOADS = 7
+_WIDE_BITS = (5, 6, 7)
+_CHEAP = (
+    f"Ours are compiled with {_SAMPLES} samples, widths by the sizes of layers and weights rounded to nearest: speed "
+    "does not hang on which codes a file holds."
+)
+# Limits that the project set itself.
+_TO_STATIC, _TO_FP32, _WEIGHT_ONLY_TO_FP32 = 1.02, 1.0, 1.03
+_LOAD_RATIO, _LOAD_MORE = 1.5, 0.08  # seconds
+_WIDE_SECONDS, _WIDE_BYTES = 1.0, 20.0
 
 
 def main() -> None:
@@ -62,11 +76,13 @@ def main() -> None:
     sections = []
     if "memory" in options.only:  # first: see `peak_bytes`
         sections.append(memory(_chosen(options.models, "mobilenetv2")))
+    if "loading" in options.only:
+        sections.append(loading(_chosen(options.models, "mobilenetv2"), _SAMPLES))
     if "sensitivity" in options.only:
         chosen = _chosen(options.models, "resnet56")
         sections.append(sensitivity(chosen, options.samples, options.threads, tune=options.tune))
     if "latency" in options.only:
-        sections.append(latency(networks(options.models), options.samples))
+        sections.append(latency(networks(options.models), _SAMPLES))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("\n\n".join(["# Speed", header(), *sections]), encoding="utf-8")
 
@@ -180,50 +196,124 @@ def stage_cells(network: Network, probe: Probe) -> list[str]:
 
 
 def latency(chosen: Sequence[Network], samples: int) -> str:
-    """The section on the speed of the files."""
-    rows: list[list[str]] = []
+    """The section on the speed of the files, beside onnxruntime's own int8 file."""
+    times: list[list[str]] = []
+    ratios: list[list[str]] = []
+    sizes: list[list[str]] = []
     for network in chosen:
         with tempfile.TemporaryDirectory() as scratch:
-            files = compiled_files(network, samples, Path(scratch))
+            files = comparable_files(network, samples, Path(scratch))
+            sizes.append([network.name, *(f"{file.stat().st_size:,}" for file in files.values())])
             for batch in (1, 32):
                 data = open_samples(network, calibration(network, Path(scratch)), samples=batch)
                 feeds = next(data.batches(batch)).feeds
                 for threads in (1, 2):
-                    sessions = [Runtime("cpu", threads).session(file) for file in files]
-                    _add(rows, [network.name, str(batch), str(threads), *latency_cells(sessions, feeds)])
-    columns = [
-        "model", "batch", "threads", "fp32 ms", "weight-only ms", "int8 ms", "weight-only / fp32", "int8 / fp32",
-    ]  # fmt: skip
+                    sessions = [Runtime("cpu", threads).session(file) for file in files.values()]
+                    rounds = interleaved_rounds(sessions, feeds)
+                    place = [network.name, str(batch), str(threads)]
+                    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+                    _add(times, [*place, str(len(rounds)), *(f"{1e3 * seconds:.2f}" for seconds in medians)])
+                    _add(ratios, [*place, *ratio_cells(list(files), rounds)])
+    names = [FP32, STATIC, *map(ours, INT8_BITS), WEIGHT_ONLY]
+    limits = [f"{ours(bits)} / {STATIC}" for bits in INT8_BITS]
+    limits += [f"{ours(bits)} / {FP32}" for bits in INT8_BITS] + [f"{WEIGHT_ONLY} / {FP32}"]
     return (
-        f"## Latency at {_BUDGET}\n\nMedians of up to {_ROUNDS} interleaved rounds, and medians of the rounds' "
-        f"ratios (below 1: faster than fp32).\n\n{table(columns, rows)}"
+        f"## Files\n\nBytes. {_CHEAP}\n\n{table(['model', *names], sizes)}\n"
+        f"## Latency\n\nMedians of interleaved rounds, in ms; before each timed run goes one that is not, since the "
+        f"threads of the file before are still spinning.\n\n"
+        f"{table(['model', 'batch', 'threads', 'rounds', *names], times)}\n"
+        "Medians of the rounds' ratios (below 1: faster), each with its limit where one is set; **beyond** it in "
+        f"bold.\n\n{table(['model', 'batch', 'threads', *limits], ratios)}"
     )
 
 
-def compiled_files(network: Network, samples: int, scratch: Path) -> list[Path]:
-    """The fp32 file, the weight-only one and the int8 one."""
-    files = [network.model]
-    for activations in ("fp32", "int8"):
-        files.append(scratch / f"{activations}.onnx")
-        onnxmpq.compile_model(
-            network.model, [_BUDGET], calibration(network, scratch), output=files[-1], activations=activations,
-            preprocess=network.decoding, samples=samples, provider="cpu", verify=False,
-        )  # fmt: skip
-    return files
-
-
-def latency_cells(sessions: Sequence[Session], feeds: Mapping[str, Array]) -> list[str]:
-    """Median milliseconds of each session, then the median ratio of each but the first to the first."""
-    for _ in range(_WARM_UP):
-        for session in sessions:
-            session.run(feeds)
+def interleaved_rounds(sessions: Sequence[Session], feeds: Mapping[str, Array]) -> list[list[float]]:
+    """Seconds of a run of each session, round by round."""
     rounds: list[list[float]] = []
     start = time.perf_counter()
-    while len(rounds) < _ROUNDS and (len(rounds) < 3 or time.perf_counter() - start < _SECONDS):
-        rounds.append([_timed(session, feeds) for session in sessions])
-    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-    ratios = [statistics.median(r[i] / r[0] for r in rounds) for i in range(1, len(sessions))]
-    return [*(f"{1e3 * seconds:.2f}" for seconds in medians), *(f"{ratio:.3f}" for ratio in ratios)]
+    while len(rounds) < _ROUNDS and (len(rounds) < _FEWEST or time.perf_counter() - start < _SECONDS):
+        round_ = []
+        for session in sessions:
+            _timed(session, feeds)
+            round_.append(_timed(session, feeds))
+        rounds.append(round_)
+    return rounds
+
+
+def ratio_cells(names: Sequence[str], rounds: Sequence[Sequence[float]]) -> list[str]:
+    """The ratios that a table tells, each with its limit: ours to onnxruntime's own, and to fp32."""
+
+    def ratio(name: str, other: str) -> float:
+        one, two = names.index(name), names.index(other)
+        return statistics.median(seconds[one] / seconds[two] for seconds in rounds)
+
+    cells = [against(ratio(ours(bits), STATIC), _TO_STATIC) for bits in INT8_BITS]
+    cells += [against(ratio(ours(bits), FP32), _TO_FP32) for bits in INT8_BITS]
+    return [*cells, against(ratio(WEIGHT_ONLY, FP32), _WEIGHT_ONLY_TO_FP32)]
+
+
+def against(value: float, limit: float) -> str:
+    """A figure and its limit side by side, in bold where it is beyond."""
+    text = f"{value:.3f} (<= {limit:g})"
+    return text if value <= limit else f"**{text}**"
+
+
+def loading(chosen: Sequence[Network], samples: int) -> str:
+    """The section on making a session of a file."""
+    rows: list[list[str]] = []
+    for network in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            costs = load_costs(comparable_files(network, samples, Path(scratch)))
+            base = costs[FP32][0]
+            limit = _LOAD_RATIO * base + _LOAD_MORE
+            for name, (seconds, peak) in costs.items():
+                cells = [
+                    f"{seconds / base:.2f}",
+                    against(1e3 * seconds, round(1e3 * limit)),
+                    f"{peak / 1e6:.0f}",
+                ]
+                _add(rows, [network.name, name, *cells])
+    wide = wide_rows()
+    return (
+        "## Making a session\n\nMedians of processes of their own, in turn; the limit is 1.5 x fp32 and 80 ms; MB "
+        f"is the process's peak while it makes the session.\n\n"
+        f"{table(['model', 'file', 'to fp32', 'ms', 'MB'], rows)}\n"
+        "A generated chain of wide convolutions, 25 million weights, each at one width: what a session takes more "
+        f"than one of the fp32 file.\n\n{table(['bits', 'activations', 's more', 'bytes a weight more'], wide)}"
+    )
+
+
+def wide_rows() -> list[list[str]]:
+    """Width, activations, and what a session of that file costs above fp32's."""
+    rows: list[list[str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        files = {FP32: scratch / "wide.onnx"}
+        weights = write_wide(files[FP32])
+        for bits, activations in itertools.product(_WIDE_BITS, ("fp32", "int8")):
+            files[f"{bits} {activations}"] = scratch / f"{bits}{activations}.onnx"
+            onnxmpq.compile_model(
+                files[FP32], [f"{bits}bit-avg"], output=files[f"{bits} {activations}"], bits=(bits,),
+                activations=activations, rounding="nearest", provider="cpu", verify=False,
+            )  # fmt: skip
+        costs = load_costs(files)
+    base_seconds, base_peak = costs.pop(FP32)
+    for name, (seconds, peak) in costs.items():
+        more = against(seconds - base_seconds, _WIDE_SECONDS)
+        _add(rows, [*name.split(), more, against((peak - base_peak) / weights, _WIDE_BYTES)])
+    return rows
+
+
+def load_costs(files: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
+    """Median seconds and peak bytes of making a session of each file, in turn."""
+    rounds = [{name: load_cost(file) for name, file in files.items()} for _ in range(_LOADS)]
+    return {
+        name: (
+            statistics.median(costs[name][0] for costs in rounds),
+            statistics.median(costs[name][1] for costs in rounds),
+        )
+        for name in files
+    }
 
 
 def _chosen(names: Sequence[str], usual: str) -> list[Network]:

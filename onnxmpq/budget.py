@@ -5,6 +5,8 @@
 25%  8x                  share of the fp32 weight bytes (codes and scales against 4 bytes a weight)
 2.1GBOPs                 sum of MACs x weight bits x activation bits (32 where float) for one sample
 drop=0.5%                the smallest file whose measured loss stays within it
+latency=0.7x             of the time that fp32 takes for one sample, on this machine and provider
+latency=5ms  800us       time of one sample, on this machine and provider
 """
 
 from __future__ import annotations
@@ -26,15 +28,20 @@ class Kind(StrEnum):
     RATIO = "share of fp32 weight bytes"
     BOPS = "BOPs"
     DROP = "loss of function"
+    LATENCY = "share of fp32 latency"
+    MILLISECONDS = "milliseconds"
 
 
 _DIGITS = 4  # of a limit that is said
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _BOPS = {"kbops": 1e3, "mbops": 1e6, "gbops": 1e9, "tbops": 1e12}
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?|\.\d+)"
 _FORMS: tuple[tuple[str, Callable[[float, str], tuple[Kind, float]]], ...] = (
     (rf"{_NUMBER}bit-avg", lambda n, _: (Kind.BITS, n)),
     (rf"drop={_NUMBER}%", lambda n, _: (Kind.DROP, n / 100)),
+    (rf"latency={_NUMBER}x", lambda n, _: (Kind.LATENCY, n)),
+    (rf"latency={_NUMBER}(?P<unit>[um]?s)", lambda n, unit: (Kind.MILLISECONDS, n * _MILLISECONDS[unit])),
     (rf"{_NUMBER}(?P<unit>[kmg]?i?b)", lambda n, unit: (Kind.FILE, n * _BYTES[unit])),
     (rf"{_NUMBER}(?P<unit>[kmgt]bops)", lambda n, unit: (Kind.BOPS, n * _BOPS[unit])),
     (rf"{_NUMBER}%", lambda n, _: (Kind.RATIO, n / 100)),
@@ -57,7 +64,7 @@ _MISSPELT = (
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One limit: `limit` is in bits, bytes, BOPs, or a fraction, as `kind` says; `text` is how it was asked."""
+    """One limit: `limit` is in bits, bytes, BOPs, ms, or a fraction, as `kind` says; `text` is how it was asked."""
 
     kind: Kind
     limit: float
@@ -101,7 +108,7 @@ class Budget:
         meant = _meant(word)
         raise BudgetError(
             f"budget {text!r} was not understood; {f'did you mean {meant}? Else ' if meant else ''}write for example "
-            "4bit-avg, 1.5MB or drop=0.5% (also 25%, 8x, 2.1GBOPs)"
+            "4bit-avg, 1.5MB or drop=0.5% (also 25%, 8x, 2.1GBOPs, latency=0.7x)"
         )
 
 

@@ -32,9 +32,13 @@ State = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """One layer on one batch: `outputs(changed)` are the graph's outputs with its weight and bias, by name, changed."""
+    """One layer on one batch, and `inputs`: the tensors that it and what follows it read.
+
+    `outputs(changed)` are the graph's outputs with the layer's weight and bias, and any of `inputs`, by name, changed.
+    """
 
     layer: Layer
+    inputs: State
     outputs: Callable[[State], State]
 
 
@@ -90,7 +94,8 @@ class Chain:
         for segment in self._segments:
             clean = state | segment.tapped.run(state)
             for tail in segment.tails:
-                yield Step(tail.layer, partial(self._changed, tail, clean))
+                inputs = {name: clean[name] for name in tail.link.part.inputs if name in clean}
+                yield Step(tail.layer, inputs, partial(self._changed, tail, clean))
             state = {name: clean[name] for name in segment.kept}
 
     def _changed(self, tail: _Tail, clean: State, constants: State) -> State:

@@ -20,6 +20,8 @@ from onnxmpq.model.outfile import require_writable, write_file
 from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
 
+_FLOATS = {"fp16": 16, "fp32": 32}
+
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 3
@@ -44,11 +46,13 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 def parse_bits(text: str) -> tuple[int, ...]:
     """`2,3,4,8` as widths. Raises OptionError for anything else."""
     words = text.split(",")
-    if not all(word.strip().isdecimal() and 1 <= int(word) <= 8 for word in words):
+    if not all(
+        word.strip() in _FLOATS or (word.strip().isdecimal() and 1 <= int(word) <= 8) for word in words
+    ):
         raise OptionError(
-            f"--bits {text!r} was not understood; write widths from 1 to 8, such as 2,3,4,5,6,8"
+            f"--bits {text!r} was not understood; write widths from 1 to 8, fp16 or fp32, such as 2,3,4,5,6,8"
         )
-    return tuple(int(word) for word in words)
+    return tuple(_FLOATS.get(word.strip()) or int(word) for word in words)
 
 
 def parse_input(text: str) -> str:
@@ -91,7 +95,7 @@ def cli() -> None:
     type=BUDGET,
     multiple=True,
     required=True,
-    help="4bit-avg, 1.5MB, 25%, 8x, 2.1GBOPs or drop=0.5%; several hold at once.",
+    help="4bit-avg, 1.5MB, 25%, 8x, 2.1GBOPs, latency=0.7x or drop=0.5%; several hold at once.",
 )
 @click.option(
     "--data", type=SOURCE, help="Calibration data: .npz, folder or .zip of images, file.py:callable."
@@ -120,7 +124,11 @@ def cli() -> None:
     "--metric", type=click.Choice(["kl", "nse"]), help="Loss of function.  [default: by the outputs]"
 )
 @click.option(
-    "--bits", type=BITS, default="2,3,4,5,6,8", show_default=True, help="Widths that may be used, 1 to 8."
+    "--bits",
+    type=BITS,
+    default="2,3,4,5,6,8",
+    show_default=True,
+    help="Widths that may be used: 1 to 8, fp16, fp32.",
 )
 @click.option(
     "--keep", "keeps", type=KEEP, multiple=True, help="Fix layers: 'head/*=8', 'stem=8/fp32', 'op:Gemm=fp16'."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -88,9 +89,12 @@ def show_report(report: Report) -> None:
     for reason, names in _by_reason(report).items():
         _line(console, f"stays float: {', '.join(names)}: {reason}")
     _show_rows(console, [("wrote", report.output), *_verdict(report)])
+    if report.is_faster is False:
+        _line(console, _size_only(report), "bold")
     for budget in report.budgets:
         if budget.met is False:
-            _line(console, f"MISSED: budget {budget.asked} does not hold on the data judged on", "bold red")
+            where = "on the data judged on" if budget.kind == Kind.DROP else "as measured on the written file"
+            _line(console, f"MISSED: budget {budget.asked} does not hold {where}", "bold red")
     if report.is_broken:
         _line(
             console,
@@ -183,6 +187,27 @@ def _runs_as(layer: LayerReport) -> str:
     return "float" if looked else "-"
 
 
+def _kernels(report: Report) -> str:
+    """How many layers run as which integer kernels."""
+    counts = Counter(layer.kernel for layer in report.layers if layer.kernel is not None)
+    kinds = ", ".join(f"{count} {kernel}" for kernel, count in counts.items())
+    layers = len(report.layers)
+    return f"{counts.total()} of {layers} layers as integer kernels ({kinds}), {layers - counts.total()} in float"
+
+
+def _size_only(report: Report) -> str:
+    """The line that says that nothing but bytes was gained, and why."""
+    speeds = ", ".join(
+        f"{1 / times.speedup:.2f}x fp32's time at batch {times.batch}" for times in report.latency
+    )
+    integer = sum(layer.kernel is not None for layer in report.layers)
+    if all(layer.activation_bits is None for layer in report.layers):
+        why = "activations stay in fp32, so layers compute as before; --activations int8 lets them run in integers"
+    else:
+        why = f"{integer} of {len(report.layers)} layers run as integer kernels, which gains nothing on this machine"
+    return f"SIZE ONLY: this file is smaller but no faster here ({speeds}): {why}"
+
+
 def _by_reason(report: Report) -> dict[str, list[str]]:
     """What stays in float by the reason for it: layers first, then the operators between them."""
     pairs = [(layer.name, layer.reason) for layer in report.layers if layer.reason is not None]
@@ -213,7 +238,10 @@ def _verdict(report: Report) -> Rows:
     if report.metrics:
         rows.append(("judged on", report.evaluated_on))
         rows += _compared(report.metrics["fp32"], report.metrics["compiled"])
+    if any(layer.kernel is not None for layer in report.layers):
+        rows.append(("runs as", _kernels(report)))
     rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
+    rows += [("speeds hold on", report.processor)] if report.latency else []
     seconds = sum(report.seconds.values())
     memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
     return [*rows, ("compile", f"{seconds:.1f} s, {memory}opset {report.opset}, {report.provider}")]
@@ -257,6 +285,8 @@ def _reached(budget: BudgetReport) -> str:
         Kind.FILE: f"{budget.reached:,.0f} bytes",
         Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / max(budget.reached, 1e-9):.2f}x)",
         Kind.BOPS: f"{budget.reached / 1e9:.4g} GBOPs",
+        Kind.LATENCY: f"{budget.reached:.3f} of fp32's time, batch 1",
+        Kind.MILLISECONDS: f"{budget.reached:.3f} ms, batch 1",
     }[Kind(budget.kind)]
 
 

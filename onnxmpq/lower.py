@@ -9,12 +9,14 @@ from typing import Any, Literal
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.activations.placement import Placement
+from onnxmpq.activations.placement import Placement, place_activations
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import export_model, import_graph, opset_version
+from onnxmpq.passes.clip_pools import ClipPools
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
+from onnxmpq.passes.pad_codes import PadCodes
 from onnxmpq.passes.replace_constants import ReplaceConstants
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
@@ -27,16 +29,23 @@ from onnxmpq.weights.candidates import Candidates
 
 @dataclass(frozen=True)
 class Activations:
-    """Where activations are quantized, and each quantized tensor's range."""
+    """Where activations are quantized if every layer computes in integers that can, and each tensor's own range."""
 
     placement: Placement
     ranges: Mapping[str, ActivationRange]
+
+    def of(self, plan: Plan, prepared: Prepared) -> Placement:
+        """Where they are quantized under a plan: of fewer tensors where layers compute in float."""
+        asked = {name for name, option in plan.options.items() if option.activation_bits is not None}
+        if asked == set(self.placement.integer_layers):
+            return self.placement
+        return place_activations(import_graph(prepared.model), prepared.layers, asked)
 
 
 def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepared:
     """The model with the weights zeroed that no integer bias could stand beside (see `ZeroDeadChannels`)."""
     graph = import_graph(prepared.model)
-    if not ZeroDeadChannels(activations.ranges)(graph):
+    if not ZeroDeadChannels(activations.placement.shared(activations.ranges))(graph):
         return prepared
     return replace(prepared, model=export_model(graph, prepared.original))
 
@@ -58,10 +67,11 @@ def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
     prove(runtime, raised, prepared.sample, reference, RAISED_DB, f"raising its opset to {opset}")
 
 
-def simulate(prepared: Prepared, activations: Activations) -> onnx.ModelProto:
-    """The model with Q/DQ pairs where activations are int8 and all weights in float."""
+def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.ModelProto:
+    """The model with the plan's Q/DQ pairs on activations and all weights in float."""
     graph = import_graph(prepared.model)
-    InsertQdq(activations.ranges, activations.placement.float_sources)(graph)
+    placement = activations.of(plan, prepared)
+    InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
     return export_model(graph, prepared.model)
 
 
@@ -72,10 +82,13 @@ def lower(
     graph = import_graph(prepared.model)
     raise_graph(graph, opset_of(plan, prepared, target))
     ReplaceConstants(_biases(prepared, plan, candidates))(graph)
-    InsertQdq(activations.ranges, activations.placement.float_sources)(graph)
-    SplitGemmBias(activations.placement.split_biases)(graph)
+    placement = activations.of(plan, prepared)
+    InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
+    ClipPools()(graph)
+    PadCodes()(graph)
+    SplitGemmBias(placement.split_biases)(graph)
     stored = {
-        layer.weight: _stored(layer, plan, candidates, activations.placement)
+        layer.weight: _stored(layer, plan, candidates, placement)
         for layer in prepared.layers
         if _changes(layer, plan)
     }

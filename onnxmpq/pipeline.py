@@ -15,10 +15,12 @@ import onnx
 
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.allocate import check_feasible
 from onnxmpq.allocation.choose import FileSize, choose_plan, forced_plan, least_rows
-from onnxmpq.allocation.constrain import Options
+from onnxmpq.allocation.constrain import MEASURED, Options
 from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
+from onnxmpq.allocation.timed import TimeTable, is_timed, time_row, within_time
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.data.preprocess import Preprocess
@@ -26,6 +28,7 @@ from onnxmpq.discover import layer_names
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import DataError, ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
+from onnxmpq.layer_times import LayerTimes, layer_times
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, simulate, without_dead_channels
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
 from onnxmpq.model.outfile import require_writable
@@ -35,10 +38,12 @@ from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS, Method, find_method
+from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import HALF_BITS, Option
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
+from onnxmpq.verdict.latency import slowdown
 from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function, mean_loss
 from onnxmpq.weights.candidates import ROUNDINGS, Candidates
 from onnxmpq.weights.gram import input_moments
@@ -137,14 +142,23 @@ def compile_model(  # noqa: PLR0915
         check_budgets(asked, prepared, options, looser(), file_size)
         forced = forced or forced_options(asked, prepared, options, file_size, stages)
         costs = unmeasured(prepared, options, forced) if forced else cost_table(
-            measure, runtime, prepared, options, candidates, measuring, seed, stages
+            measure, runtime, prepared, options, candidates, quantized, measuring, seed, stages
         )  # fmt: skip
+    times = None
+    if any(map(is_timed, asked)):
+        with stages("time"):
+            times = time_table(runtime, prepared, options, lowered)
     with stages("allocate"):
-        plan = choose_plan(
-            costs, prepared.layers, forced or options, asked, file_size,
+        choose = partial(
+            choose_plan, costs, prepared.layers, forced or options, asked, file_size,
             lambda plan: loss_of_function(
                 session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
             ),
+        )  # fmt: skip
+        plan = choose() if times is None else within_time(
+            choose,
+            time_row(asked, prepared.layers, options, times),
+            lambda plan: times.fp32 * slowdown(session, runtime.session(lowered(plan)), prepared.sample),
         )  # fmt: skip
     if rounding == "compensated" and any(option.is_quantized for option in plan.options.values()):
         with stages("settle"):
@@ -160,8 +174,9 @@ def compile_model(  # noqa: PLR0915
         stages("verify"),
     ):
         compiled = Compiled(
-            source, destination, prepared, quantized.placement, plan, costs, evidence, part, loaded.ByteSize()
-        )
+            source, destination, prepared, quantized.of(plan, prepared), plan, costs, evidence, part,
+            loaded.ByteSize(),
+        )  # fmt: skip
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
 
 
@@ -189,12 +204,15 @@ def check_choices(
         raise OptionError(f"rounding {rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
     if activations not in (None, "int8", "fp32"):
         raise OptionError(f"activations {activations!r} are not known; choose int8 or fp32")
-    wrong = [b for b in bits if b not in target.widths]
+    floats = {HALF_BITS, FLOAT_BITS}
+    wrong = [b for b in bits if b not in {*target.widths, *floats}]
     if wrong or not bits:
         raise OptionError(
             f"widths {list(bits)} cannot all be stored for {target.name}; choose from {list(target.widths)}"
         )
-    return tuple(sorted(set(bits)))
+    # Other budgets seldom gain by float layers, and their files would be slower than they must be.
+    may_float = any(b.kind in MEASURED for b in budgets)
+    return tuple(sorted({*bits, *([FLOAT_BITS] if may_float else [])}))
 
 
 def choose_activations(activations: str | None, evidence: Evidence) -> int | None:
@@ -268,11 +286,11 @@ def forced_options(
 
 def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:
     """Where Q/DQ pairs go, and the options as they then really are: float where there is no integer kernel."""
-    asked = [name for name, choices in options.items() if choices[0].activation_bits is not None]
+    asked = [name for name, choices in options.items() if any(o.activation_bits is not None for o in choices)]
     placement = place_activations(import_graph(prepared.model), prepared.layers, asked)
     integer = set(placement.integer_layers)
     return placement, {
-        name: choices if name in integer else tuple(Option(o.weight_bits) for o in choices)
+        name: choices if name in integer else tuple(dict.fromkeys(Option(o.weight_bits) for o in choices))
         for name, choices in options.items()
     }
 
@@ -341,7 +359,7 @@ def settle(
     lowered: Callable[[Candidates], onnx.ModelProto],
 ) -> Candidates:
     """The plan's layers rounded once more, each against what it really gets, if the network is the better for it."""
-    network = simulate(prepared, quantized)
+    network = simulate(prepared, plan, quantized)
     settler = Settler(runtime, prepared.model, network, prepared.traced, data, prepared.batch_size)
     after = settled(settler, prepared.layers, plan, candidates, stages.observer.progress)
     reference = runtime.session(prepared.model)
@@ -371,16 +389,23 @@ def cost_table(
     prepared: Prepared,
     options: Options,
     candidates: Candidates,
+    quantized: Activations,
     data: Dataset,
     seed: int,
     stages: Stages,
 ) -> CostTable:
-    """The cost of every option of every layer, measured where a layer has a choice."""
+    """The cost of every option of every layer, measured where a layer has a choice.
+
+    Where that choice is between integers and float, the cost of integers holds that of the rounded input.
+    """
+    own = {layer.name: layer.float_bits for layer in prepared.layers}
     if data.count > SENSITIVITY_SAMPLES:
         data = data.split(SENSITIVITY_SAMPLES / data.count, seed)[1]
         stages.note(f"sensitivity is measured on {data.count} of the calibration samples")
     probe = Probe(
-        prepared.model, prepared.layers, {n: tuple(o) for n, o in options.items() if len(o) > 1},
+        prepared.model, prepared.layers,
+        # A weight left as it is costs nothing, and there is nothing to measure.
+        {n: tuple(o for o in opts if o.weight_bits < own[n]) for n, opts in options.items() if len(opts) > 1},
         candidates.constants, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
         stages.observer.progress,
     )  # fmt: skip
@@ -397,7 +422,50 @@ def cost_table(
             f"the method {measure.__name__} gave a {type(measured).__name__}; wanted a CostTable"
         )
     flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
-    return replace(measured, costs={**flat, **measured.costs})
+    table = replace(measured, costs={n: {**free, **measured.costs.get(n, {})} for n, free in flat.items()})
+    read = float_rivals(prepared, options, quantized) if table.metric == prepared.metric.name else {}
+    return with_noise(table, activation_losses(probe, read)) if read else table
+
+
+def float_rivals(
+    prepared: Prepared, options: Options, quantized: Activations
+) -> dict[str, tuple[str, ActivationRange]]:
+    """What each layer that may compute in integers or in float reads: the tensor, and its range as int8."""
+    ranges = quantized.placement.shared(quantized.ranges)
+    inputs = {node.input[1]: node.input[0] for node in prepared.model.graph.node if len(node.input) > 1}
+    free = [la for la in prepared.layers if len({o.activation_bits for o in options[la.name]}) > 1]
+    return {layer.name: (inputs[layer.weight], ranges[inputs[layer.weight]]) for layer in free}
+
+
+def time_table(
+    runtime: Runtime, prepared: Prepared, options: Options, lowered: Callable[[Plan], onnx.ModelProto]
+) -> TimeTable:
+    """Seconds of every option of every layer: those of integer kernels where it has integer activations.
+
+    Raises OptionError on a provider that does not tell what its kernels take.
+    """
+    if runtime.provider != "cpu":
+        raise OptionError(
+            f"a latency budget rests on the times of single kernels, which the {runtime.provider.upper()} provider "
+            "does not tell; use --provider cpu, or another budget"
+        )
+    floats = {layer.name: Option(layer.float_bits) for layer in prepared.layers}
+    widest = {
+        n: max(opts, key=lambda o: (o.activation_bits or 0, o.weight_bits)) for n, opts in options.items()
+    }
+
+    def mixed(names: Collection[str]) -> onnx.ModelProto:
+        return lowered(Plan({n: floats[n] if n in names else option for n, option in widest.items()}))
+
+    times = layer_times(runtime, prepared.layers, prepared.sample, prepared.original, mixed)
+    return TimeTable({name: option_times(times, name, opts) for name, opts in options.items()}, times.fp32)
+
+
+def option_times(times: LayerTimes, layer: str, options: Sequence[Option]) -> dict[Option, float]:
+    """Seconds of each option; a layer that has no integer kernel is in float wherever it was timed."""
+    mixed = any(o.activation_bits is not None for o in options)
+    floating = times.floating[layer] if mixed else times.integer[layer]
+    return {o: floating if o.activation_bits is None else times.integer[layer] for o in options}
 
 
 def unmeasured(prepared: Prepared, options: Options, forced: Options) -> CostTable:

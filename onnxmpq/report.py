@@ -55,7 +55,9 @@ class Report:
     metrics: Mapping[str, Score]  # "fp32" and "compiled"
     evaluated_on: str
     latency: tuple[Latency, ...]
+    is_faster: bool | None  # than fp32 at some batch size; None where it was not timed
     provider: str
+    processor: str
     opset: int
     method: str
     metric: str

@@ -22,6 +22,10 @@ from onnxmpq.errors import BudgetError, OnnxmpqError
         ("drop=0%", Kind.DROP, 0.0),
         ("2.1GBOPs", Kind.BOPS, 2.1e9),
         ("900MBOPs", Kind.BOPS, 900e6),
+        ("latency=0.7x", Kind.LATENCY, 0.7),
+        ("latency=5ms", Kind.MILLISECONDS, 5.0),
+        ("latency=800us", Kind.MILLISECONDS, 0.8),
+        ("latency=1.5s", Kind.MILLISECONDS, 1500.0),
     ],
 )
 def test_parses_and_prints_back(text: str, kind: Kind, limit: float) -> None:
@@ -46,6 +50,9 @@ def test_parses_and_prints_back(text: str, kind: Kind, limit: float) -> None:
         "4bit-avg!",
         "1e3B",
         "GBOPs",
+        "latency=5",
+        "latency=x",
+        "latency=5 ms",
     ],
 )
 def test_refuses_with_three_that_parse(text: str) -> None:
@@ -86,7 +93,7 @@ def test_a_word_far_from_any_gets_no_guess(text: str) -> None:
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("text", ["0bit-avg", "0MB", "0x", "0%"])
+@pytest.mark.parametrize("text", ["0bit-avg", "0MB", "0x", "0%", "latency=0x", "latency=0ms"])
 def test_refuses_nothing(text: str) -> None:
     with pytest.raises(BudgetError, match="allows nothing"):
         Budget.parse(text)

@@ -32,7 +32,9 @@ REPORT = Report(
     metrics={"fp32": Score(500, 0.9, 1.0, 0.0, None), "compiled": Score(500, 0.888, 0.95, 0.0123, 20.0)},
     evaluated_on="500 samples of x.npz",
     latency=(Latency(1, 0.002, 0.001, 2.0), Latency(16, 0.01, 0.02, 0.5)),
+    is_faster=True,
     provider="cpu",
+    processor="Fast CPU",
     opset=21,
     method="measured",
     metric="kl",
@@ -66,7 +68,8 @@ def test_a_report(capsys: Capture) -> None:
         "10.512 bits on average", "90.00% -> 88.80% (-1.20 points)", "95.00% same class as fp32, 500 samples",
         "0.0123 nats", "2.00 ms -> 1.00 ms (2.00x faster here)", "(2.00x slower here)", "3.5 s", "123 MB", "opset 21",
         "stays float: block/:up:: no integer kernel", "stays float: loose: its weight is not constant",
-        "stays float: act: HardSwish has no integer kernel", "500 samples of x.npz",
+        "stays float: act: HardSwish has no integer kernel", "500 samples of x.npz", "Fast CPU",
+        "1 of 4 layers as integer kernels (1 QLinearConv), 3 in float",
     ):  # fmt: skip
         assert words in text
     assert "LOST" not in text
@@ -81,6 +84,19 @@ def test_every_layer_is_a_line(capsys: Capture) -> None:
 
 def test_a_broken_result_is_said_in_the_last_line(capsys: Capture) -> None:
     assert shown(replace(REPORT, is_broken=True), capsys).splitlines()[-1].startswith("LOST: ")
+
+
+def test_a_gain_in_size_only_is_said_last_with_its_reason(capsys: Capture) -> None:
+    slow = replace(
+        REPORT, is_faster=False, latency=(Latency(1, 0.002, 0.002, 1.0), Latency(8, 0.01, 0.02, 0.5))
+    )
+    said = shown(slow, capsys).splitlines()[-1]
+    assert said.startswith("SIZE ONLY: ")
+    assert "1.00x fp32's time at batch 1, 2.00x fp32's time at batch 8" in said
+    assert "1 of 4 layers run as integer kernels" in said
+    floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
+    assert "--activations int8" in shown(replace(slow, layers=floats), capsys).splitlines()[-1]
+    assert "SIZE ONLY" not in shown(REPORT, capsys)
 
 
 def test_nothing_measured(capsys: Capture) -> None:
@@ -113,6 +129,8 @@ def test_scores_of_every_kind(score: Score, words: str, capsys: Capture) -> None
         ("drop=1%", 0.004, "0.40% on the data judged on"),
         ("drop=1%", 0.02, "2.00% on the data judged on, more than on the data that chose it"),
         ("drop=1%", None, "not measured"),
+        ("latency=0.7x", 0.6543, "0.654 of fp32's time, batch 1"),
+        ("latency=5ms", 4.5678, "4.568 ms, batch 1"),
     ],
 )
 def test_budgets_of_every_kind(word: str, reached: float | None, words: str, capsys: Capture) -> None:

@@ -22,6 +22,7 @@ import onnxmpq
 from onnxmpq import pipeline
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
+from onnxmpq.layer_times import LayerTimes
 from onnxmpq.report import Report
 from onnxmpq.verdict.readback import read_weights
 
@@ -224,6 +225,27 @@ def test_a_detector_that_finds_nothing(tmp_path: Path, activations: str, method:
     said = any(note.startswith("no calibration sample reaches b, classes") for note in report.notes)
     assert said == (activations == "int8")
     assert report.metrics["compiled"].sqnr is not None
+
+
+def test_a_latency_budget_lets_layers_stay_in_float(small: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [layer.name for layer in small("8bit-avg", activations="int8").layers]
+    times = LayerTimes(dict.fromkeys(names, 0.001), dict.fromkeys(names, 0.002), 0.032, 0.016)
+    monkeypatch.setattr(pipeline, "layer_times", lambda *_: times)
+    monkeypatch.setattr(pipeline, "slowdown", lambda *_: 0.73)
+    report = small("latency=0.75x", "9bit-avg", activations="int8")
+    floats = [layer for layer in report.layers if layer.activation_bits is None]
+    assert 1 <= len(floats) <= 7  # 16 ms, and one more for each, within 24 ms
+    assert all((layer.kernel is None) == (layer in floats) for layer in report.layers)
+    assert {layer.reason for layer in floats} == {"the better choice under the budgets"}
+    assert {layer.weight_bits for layer in floats} == {32}
+    assert report.average_weight_bits <= 9
+    assert report.budgets[0].reached == pytest.approx(1 / report.latency[0].speedup)
+    assert report.metrics["compiled"].agreement == pytest.approx(1, abs=0.02)
+
+
+def test_a_latency_that_no_file_has_says_the_least_measured(small: Compile) -> None:
+    with pytest.raises(InfeasibleError, match=r"the least measured is \d\.\d+x, .* ms against .* ms of fp32"):
+        small("latency=0.001x", activations="int8")
 
 
 # Options

@@ -37,7 +37,8 @@ def calibrate(
 ) -> dict[str, ActivationRange]:
     """The range of every tensor of `placement` over the samples of `dataset` that hold any values of it.
 
-    A tensor that is empty in all of them (a detector that finds nothing) gets none.
+    Each has its own (see `Placement.shared`); a tensor that is empty in all samples (a detector that finds nothing)
+    gets none.
 
     A tensor's smallest and largest value in each sample are taken by the runtime; its range goes from the mean
     of the smallest less `deviations` standard deviations to the mean of the largest plus as many, but never
@@ -47,19 +48,20 @@ def calibrate(
     Memory is that of one run, whatever the number of samples. `progress` hears (samples done, samples in all).
     Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model.
     """
-    leaders = placement.leaders()
     graph = import_graph(model)
     known = graph.tensors()
-    constants = {name: read(known[name]) for name in leaders if isinstance(known[name], gs.Constant)}
+    constants = {
+        name: read(known[name]) for name in placement.tensors if isinstance(known[name], gs.Constant)
+    }
     ranges = {name: range_of(float(v.min()), float(v.max())) for name, v in constants.items()}
-    measured = tuple(name for name in dict.fromkeys(leaders.values()) if name not in constants)
+    measured = tuple(name for name in placement.tensors if name not in constants)
     if measured:
         TapTensors(measured, _REDUCTIONS)(graph)
         session = runtime.session(export_model(graph, model), spin=False)
         ends = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
         seen = zip(measured, ends.T, strict=True)
         ranges |= {name: range_of(*map(float, pair)) for name, pair in seen if np.isfinite(pair).all()}
-    return {name: ranges[leader] for name, leader in leaders.items() if leader in ranges}
+    return {name: ranges[name] for name in placement.tensors if name in ranges}
 
 
 def _extremes(

@@ -13,6 +13,7 @@ from itertools import chain
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.passes.matching import attribute, is_constant, is_standard, optional_input, read
 from onnxmpq.spec import FLOAT_BITS, Layer
 
@@ -22,7 +23,7 @@ _RESCALING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "Le
 _REDUCING = frozenset({"Add", "AveragePool", "GlobalAveragePool", "Mul"})
 # Operators that only choose or move values: they run on the codes where all their tensors share one scale.
 _MOVING = frozenset({
-    "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "ReduceMax",
+    "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "Pad", "ReduceMax",
     "ReduceMin", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -50,9 +51,10 @@ class Placement:
     integer_layers: tuple[str, ...]
     float_layers: Mapping[str, str]
 
-    def leaders(self) -> dict[str, str]:
-        """For every tensor the one whose range it takes: the first of its group, or itself."""
-        return {t: t for t in self.tensors} | {t: group[0] for group in self.same_scale for t in group}
+    def shared(self, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+        """The range of every tensor, given each tensor's own: that of the first of its group."""
+        leaders = {t: t for t in self.tensors} | {t: group[0] for group in self.same_scale for t in group}
+        return {name: ranges[leader] for name, leader in leaders.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +294,18 @@ def _refusal(node: gs.Node) -> str | None:
         return _no_kernel(f"Resize in mode {node.attrs['mode']}")
     if node.op == "AveragePool" and set(attribute(node, "dilations", [1])) != {1}:
         return _no_kernel("a dilated AveragePool")
+    if node.op == "Pad" and not _pads_zeros(node):
+        return _no_kernel("a Pad with anything but constant zeros")
     if node.op == "MaxPool" and len(node.outputs) > 1:
         return _no_kernel("MaxPool with indices")
     return None
+
+
+def _pads_zeros(node: gs.Node) -> bool:
+    """True for a Pad-11 or later whose zeros become the zero point's code (see `PadCodes`)."""
+    value = optional_input(node, 2)
+    zeros = value is None or (is_constant(value) and not read(value).any())
+    return zeros and len(node.inputs) > 1 and attribute(node, "mode", "constant") == "constant"
 
 
 def _quantized(units: Sequence[_Unit]) -> frozenset[str]:

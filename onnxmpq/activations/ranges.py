@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 _CODES = 255  # the highest code; the lowest is 0
 
@@ -28,3 +29,12 @@ def range_of(low: float, high: float) -> ActivationRange:
     if scale < np.finfo(np.float32).tiny:
         return ActivationRange(1.0, 0)
     return ActivationRange(scale, round(-low / scale))
+
+
+def rounded(values: NDArray[np.floating], activation: ActivationRange) -> NDArray[np.floating]:
+    """Values as QuantizeLinear and DequantizeLinear (13, uint8) leave them, in their own dtype."""
+    low, high = -activation.zero_point, _CODES - activation.zero_point
+    scale = values.dtype.type(activation.scale)
+    codes = np.clip(np.rint(values / scale), low, high)
+    result: NDArray[np.floating] = codes * scale
+    return result

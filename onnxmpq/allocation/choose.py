@@ -7,14 +7,15 @@ for a loss budget the smallest plan that keeps it is found by bisection on the b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from onnxmpq.allocation.allocate import Row, Table, allocate, check_feasible, forced_choice
-from onnxmpq.allocation.constrain import Options, constraint, stored_bytes, weight_bytes
+from onnxmpq.allocation.constrain import MEASURED, Options, constraint, stored_bytes, weight_bytes
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import CostTable, Plan
-from onnxmpq.spec import Layer
+from onnxmpq.spec import Layer, Option
 
 _FILE_ROUNDS = 12
 _LOSS_ROUNDS = 8
@@ -30,21 +31,45 @@ def choose_plan(
     budgets: Sequence[Budget],
     file_size: FileSize,
     loss: Loss,
+    rows: Sequence[Row] = (),
 ) -> Plan:
     """The plan of least cost that meets every budget; with a loss budget, the smallest that meets them all.
 
-    `file_size` gives the bytes of a lowered plan, `loss` the measured loss of function in [0, 1].
+    `rows` are limits besides the budgets that can be counted. `file_size` gives the bytes of a lowered plan, `loss` the measured loss of function in [0, 1].
     Raises InfeasibleError with the least that can be reached.
     """
     table = [[costs.costs[layer.name][o] for o in options[layer.name]] for layer in layers]
 
     def solve(extra: Sequence[Row]) -> Plan:
-        return _within_file(table, layers, options, budgets, file_size, extra)
+        return _within_file(table, layers, options, budgets, file_size, [*rows, *extra])
+
+    def solve_quantized(extra: Sequence[Row]) -> Plan:
+        return solve([_no_float(layers, options), *extra])
 
     drops = [budget for budget in budgets if budget.kind is Kind.DROP]
     if not drops:
         return solve(())
-    return _smallest(solve, layers, options, min(drops, key=lambda b: b.limit), loss)
+    tightest = min(drops, key=lambda b: b.limit)
+    try:
+        return _smallest(solve_quantized, layers, options, tightest, loss)
+    except InfeasibleError:  # float layers, where there are any to be had, are the last resort
+        if not any(_is_free(options[layer.name]) for layer in layers):
+            raise
+    return _smallest(solve, layers, options, tightest, loss)
+
+
+def _is_free(options: Sequence[Option]) -> bool:
+    """True for a layer that may be quantized and may stay in float."""
+    return len({option.is_quantized for option in options}) > 1
+
+
+def _no_float(layers: Sequence[Layer], options: Options) -> Row:
+    """A row that keeps every layer quantized that can be."""
+    use = tuple(
+        tuple(float(_is_free(options[layer.name]) and not o.is_quantized) for o in options[layer.name])
+        for layer in layers
+    )
+    return Row("no layer in float", use, 0.5)
 
 
 def to_plan(layers: Sequence[Layer], options: Options, choice: Sequence[int]) -> Plan:
@@ -88,7 +113,7 @@ def forced_plan(
     So it is as long as no `file_size` tells what a budget on the file's bytes allows.
     """
     files = any(budget.kind is Kind.FILE for budget in budgets)
-    if any(budget.kind is Kind.DROP for budget in budgets) or (files and file_size is None):
+    if any(budget.kind in MEASURED for budget in budgets) or (files and file_size is None):
         return None
     most = widest(layers, options)
     known = _bytes_besides(layers, most, file_size) if files and file_size else 0.0
@@ -149,7 +174,7 @@ def _smallest(
             "allow more widths with --bits, or float layers with --keep"
         )
     for _ in range(_LOSS_ROUNDS):
-        middle = (low + high) / 2
+        middle = math.sqrt(low * high)
         try:
             plan = solve((Row(f"{middle:,.0f} weight bytes", use, middle),))
         except InfeasibleError:

@@ -10,6 +10,8 @@ from onnxmpq.budget import Budget, Kind
 from onnxmpq.plan import Plan
 from onnxmpq.spec import FLOAT_BITS, Layer, Option
 
+MEASURED = frozenset({Kind.DROP, Kind.LATENCY, Kind.MILLISECONDS})  # on a file that runs, not counted
+
 Options = Mapping[str, Sequence[Option]]
 
 
@@ -38,12 +40,12 @@ def weight_bytes(layers: Sequence[Layer], plan: Plan) -> int:
 def constraint(
     budget: Budget, layers: Sequence[Layer], options: Options, *, overhead: float = 0.0
 ) -> Row | None:
-    """A budget as one row over the layers' options, in the budget's own units; None for a budget on loss.
+    """A budget as one row over the layers' options, in the budget's own units; None for what is measured.
 
     `overhead` is the bytes of the file besides codes and scales (only file budgets look at it).
     """
     params = sum(layer.params for layer in layers)
-    if budget.kind is Kind.DROP:
+    if budget.kind in MEASURED:
         return None
     if budget.kind is Kind.BITS:
         use = [[layer.params / params * o.weight_bits for o in options[layer.name]] for layer in layers]
@@ -58,8 +60,8 @@ def constraint(
 
 
 def reached(budget: Budget, layers: Sequence[Layer], plan: Plan, file_bytes: int) -> float | None:
-    """What a plan uses of a budget, in the budget's units, `file_bytes` measured; None for loss."""
-    if budget.kind is Kind.DROP:
+    """What a plan uses of a budget, in the budget's units, `file_bytes` measured; None for loss and latency."""
+    if budget.kind in MEASURED:
         return None
     if budget.kind is Kind.FILE:
         return float(file_bytes)

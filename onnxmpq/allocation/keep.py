@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnxmpq.errors import DataError, OptionError, nearest
 from onnxmpq.plan import parse_option
-from onnxmpq.spec import Layer, Option
+from onnxmpq.spec import QUANTIZED_BITS, Layer, Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ def options_of(
     layers: Sequence[Layer], widths: Sequence[int], activation_bits: int | None, keeps: Sequence[Keep]
 ) -> dict[str, tuple[Option, ...]]:
     """What each layer may be given, most frugal first; of several patterns that match, the last one counts.
+
+    Of `widths`, 16 and 32 let a layer stay in half or single precision, and compute in it.
 
     Raises OptionError for a pattern that matches no layer, naming the nearest, or that asks a width of a
     layer that cannot be quantized.
@@ -97,7 +99,9 @@ def _options(
         return (Option(layer.float_bits),)
     computed = None if layer.weights_only else activation_bits
     if not kept:
-        return tuple(Option(bits, computed) for bits in sorted(widths))
+        quantized = [Option(bits, computed) for bits in sorted(widths) if bits in QUANTIZED_BITS]
+        floats = {Option(min(bits, layer.float_bits)) for bits in widths if bits not in QUANTIZED_BITS}
+        return (*quantized, *sorted(floats))
     keep = kept[-1]
     bits = keep.option.weight_bits
     if not keep.option.is_quantized:

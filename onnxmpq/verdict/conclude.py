@@ -14,7 +14,7 @@ import onnx
 
 from onnxmpq.activations.placement import Placement
 from onnxmpq.allocation.allocate import SLACK
-from onnxmpq.allocation.constrain import average_bits, reached, stored_bytes, weight_bytes
+from onnxmpq.allocation.constrain import MEASURED, average_bits, reached, stored_bytes, weight_bytes
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import VerifyError
@@ -27,6 +27,7 @@ from onnxmpq.report import BudgetReport, LayerReport, Report
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.kernels import integer_kernels
 from onnxmpq.verdict.latency import Latency, measure_latency
+from onnxmpq.verdict.machine import processor
 from onnxmpq.verdict.score import Score, compare
 from onnxmpq.verdict.verify import verify_file
 from onnxmpq.weights.candidates import Candidates
@@ -34,7 +35,7 @@ from onnxmpq.weights.candidates import Candidates
 UNMEASURED = "none: one plan only"  # a cost table's method where nothing was measured
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0
-_LARGE_BATCH = 16
+_LEAST_SPEEDUP = 1.02  # less is within what two measurements differ by
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,14 @@ def report_on(
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
         fp32_file_bytes=compiled.source_bytes or compiled.source.stat().st_size,
-        budgets=tuple(_budget(b, compiled, size, scores) for b in budgets),
+        budgets=tuple(_budget(b, compiled, size, scores, latency) for b in budgets),
         layers=tuple(_layer(layer, compiled, kernels) for layer in prepared.layers),
         metrics=scores,
         evaluated_on=compiled.evidence.judged_on,
         latency=latency,
+        is_faster=any(times.speedup >= _LEAST_SPEEDUP for times in latency) if latency else None,
         provider=runtime.provider,
+        processor=processor(),
         opset=opset_version(written),
         method=compiled.costs.method,
         metric=prepared.metric.name,
@@ -125,7 +128,7 @@ def _scores(compiled: Compiled, reference: Session, session: Session) -> dict[st
 
 def _latencies(compiled: Compiled, reference: Session, session: Session) -> tuple[Latency, ...]:
     sample = compiled.prepared.sample
-    sizes = [1] if compiled.prepared.batch_size == 1 else [1, min(_LARGE_BATCH, compiled.prepared.batch_size)]
+    sizes = dict.fromkeys([1, compiled.prepared.batch_size])
     return tuple(measure_latency(reference, session, _repeat(sample, size), size) for size in sizes)
 
 
@@ -143,14 +146,24 @@ def _kernels(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime) -> 
         return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
 
 
-def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping[str, Score]) -> BudgetReport:
+def _budget(
+    budget: Budget,
+    compiled: Compiled,
+    file_bytes: int,
+    scores: Mapping[str, Score],
+    latency: Sequence[Latency],
+) -> BudgetReport:
     value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
     if budget.kind is Kind.DROP and scores:
         before, after = scores["fp32"], scores["compiled"]
         labelled = before.top1 is not None and after.top1 is not None
         value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
+    if latency and budget.kind is Kind.LATENCY:
+        value = 1 / latency[0].speedup
+    elif latency and budget.kind is Kind.MILLISECONDS:
+        value = 1e3 * latency[0].model
     met = None if value is None else value <= budget.limit * (1 + SLACK)
-    if met is False and budget.kind is not Kind.DROP:
+    if met is False and budget.kind not in MEASURED:
         raise VerifyError(f"the written file does not hold budget {budget}: it reached {value:,.6g}")
     return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
 
@@ -175,7 +188,10 @@ def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | No
     """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
     if not compiled.placement.tensors or layer.name in (kernels or {}):
         return None
-    unseen = None if kernels is None else "ONNX Runtime chose no integer kernel"
+    offered = compiled.costs.costs[layer.name]
+    if compiled.plan[layer.name].activation_bits is None and any(o.activation_bits for o in offered):
+        return "the better choice under the budgets"
+    unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
     return compiled.placement.float_layers.get(layer.name) or unseen
 
 

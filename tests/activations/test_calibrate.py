@@ -74,9 +74,11 @@ def test_no_range_exceeds_what_was_seen() -> None:
     assert ranges(noise(1), place("x"))["x"] == range_of(float(noise(1).min()), float(noise(1).max()))
 
 
-def test_a_group_takes_its_leaders_range() -> None:
-    found = ranges(noise(10), place("x", "a", "y", same_scale=(("y", "x", "a"),)))
-    assert found["x"] == found["a"] == found["y"] == ranges(noise(10), place("y"))["y"]
+def test_every_tensor_has_its_own_range_and_shares_that_of_its_groups_leader() -> None:
+    placement = place("x", "a", "y", same_scale=(("y", "x", "a"),))
+    found = ranges(noise(10), placement)
+    assert found["x"] != found["a"]
+    assert placement.shared(found) == dict.fromkeys("xay", ranges(noise(10), place("y"))["y"])
 
 
 def test_constants_have_their_own_range() -> None:

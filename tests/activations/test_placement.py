@@ -1,11 +1,15 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.discover import discover
 from onnxmpq.testing import model_of
 
@@ -140,7 +144,9 @@ def test_operators_that_move_values_share_a_scale() -> None:
         y = Conv (q, u)
     """)
     assert placement.same_scale == (("a", "p", "q"),)
-    assert placement.leaders() == {"x": "x", "a": "a", "p": "a", "q": "a", "y": "y"}
+    own = {name: ActivationRange(float(i), 0) for i, name in enumerate(placement.tensors)}
+    leaders = {"x": "x", "a": "a", "p": "a", "q": "a", "y": "y"}
+    assert placement.shared(own) == {name: own[leader] for name, leader in leaders.items()}
 
 
 def test_a_clamp_behind_a_pool_leads_what_comes_before_it() -> None:
@@ -257,3 +263,17 @@ def test_the_graph_is_only_read() -> None:
     before.CopyFrom(gs.export_onnx(graph))
     place_activations(graph, discover(graph, {}), {"a", "y"})
     assert gs.export_onnx(graph) == before
+
+
+DIGITS = onnx.load(Path(__file__).parents[2] / "models" / "digits.onnx")
+LAYERS = discover(gs.import_onnx(DIGITS), {})
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.sampled_from([layer.name for layer in LAYERS])))
+def test_fewer_integer_layers_quantize_no_other_tensors(integer: set[str]) -> None:
+    """So the ranges that were calibrated for all layers do for every plan."""
+    everything = place_activations(gs.import_onnx(DIGITS), LAYERS, {layer.name for layer in LAYERS})
+    some = place_activations(gs.import_onnx(DIGITS), LAYERS, integer)
+    assert set(some.tensors) <= set(everything.tensors)
+    assert set(some.integer_layers) == integer & set(everything.integer_layers)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.activations.ranges import ActivationRange, range_of
-from onnxmpq.engine import Array
+from onnxmpq.activations.ranges import ActivationRange, range_of, rounded
+from onnxmpq.engine import Array, Runtime
+from onnxmpq.testing import model_of
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 
@@ -34,3 +35,18 @@ def test_one_sided_ranges_have_their_zero_at_an_end(low: float, high: float, zer
 @pytest.mark.parametrize("value", [0.0, 1e-45, -1e-40])
 def test_a_tensor_without_an_extent_gets_a_usable_scale(value: float) -> None:
     assert range_of(value, value) == ActivationRange(1.0, 0)
+
+
+@given(st.floats(-9, 9), st.floats(-9, 9), st.integers(0, 2**32 - 1))
+def test_rounding_is_the_runtimes_own(low: float, high: float, seed: int) -> None:
+    activation = range_of(min(low, high), max(low, high))
+    values = np.random.default_rng(seed).uniform(-12, 12, 64).astype(np.float32)
+    model = model_of(
+        """g (float[64] x) => (float[64] y) {
+            q = QuantizeLinear (x, scale, zero)
+            y = DequantizeLinear (q, scale, zero)
+        }""",
+        scale=np.asarray(activation.scale, np.float32), zero=np.asarray(activation.zero_point, np.uint8),
+    )  # fmt: skip
+    expected = Runtime("cpu", 1).session(model, optimize=False).run({"x": values})["y"]
+    np.testing.assert_array_equal(rounded(values, activation), expected)

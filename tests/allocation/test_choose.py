@@ -74,3 +74,19 @@ def test_a_loss_budget_gives_a_small_plan_that_keeps_it() -> None:
 def test_a_loss_that_no_plan_keeps_says_the_least() -> None:
     with pytest.raises(InfeasibleError, match="the widest plan allowed loses"):
         choose("drop=0.001%")
+
+
+def test_float_layers_are_the_last_resort_of_a_loss_budget() -> None:
+    with_float = {name: (*choices, Option(32)) for name, choices in OPTIONS.items()}
+    costs = CostTable({n: {**c, Option(32): 0.0} for n, c in COSTS.costs.items()}, "kl", "measured", 1)
+
+    def loss_of(plan: Plan) -> float:
+        return sum(costs.costs[name][option] for name, option in plan.options.items())
+
+    def floats(word: str) -> int:
+        plan = choose_plan(costs, LAYERS, with_float, [Budget.parse(word)], file_size, loss_of)
+        assert loss_of(plan) <= Budget.parse(word).limit
+        return sum(option == Option(32) for option in plan.options.values())
+
+    assert floats("drop=20%") == 0
+    assert 0 < floats("drop=0.01%") < len(LAYERS)

@@ -87,3 +87,11 @@ def test_control_flow_bodies_take_weights_only() -> None:
 def test_other_words_are_usage_errors(text: str) -> None:
     with pytest.raises(OptionError, match="--keep"):
         Keep.parse(text)
+
+
+def test_widths_of_16_and_32_let_a_layer_compute_in_float() -> None:
+    options = options_of(LAYERS, (32, 4, 16), 8, [Keep.parse("head=4")])
+    assert options["stem"] == (Option(4, 8), Option(16), Option(32))
+    assert options["head"] == (Option(4, 8),)
+    half = layer("half", float_bits=16)
+    assert options_of((half,), (4, 16, 32), None, ())["half"] == (Option(4), Option(16))

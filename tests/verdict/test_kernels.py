@@ -16,9 +16,11 @@ from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.metrics import signal_to_noise
 from onnxmpq.model.modelfile import export_model, import_graph, load_model
+from onnxmpq.passes.clip_pools import ClipPools
 from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.matching import redirect
+from onnxmpq.passes.pad_codes import PadCodes
 from onnxmpq.passes.pool_global_means import PoolGlobalMeans
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
@@ -59,7 +61,9 @@ def compile_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Layer, 
     placement = place_activations(graph, layers, {layer.name for layer in layers})
     ranges = calibrate(RUNTIME, model, placement, samples_for(model))
     ZeroDeadChannels(ranges)(graph)
-    InsertQdq(ranges, placement.float_sources)(graph)
+    InsertQdq(placement.shared(ranges), placement.float_sources)(graph)
+    ClipPools()(graph)
+    PadCodes()(graph)
     SplitGemmBias(placement.split_biases)(graph)
     for layer in layers:
         if layer.name in placement.integer_layers:
@@ -80,7 +84,7 @@ CONSTANTS: dict[str, Array] = {
     "c8": weight(8, 8, 3, 3), "d8": weight(8, 1, 3, 3), "g8": weight(8, 4, 3, 3), "p8": weight(8, 8, 1, 1),
     "b8": weight(8), "w10": weight(8, 10), "u10": weight(10, 10), "b10": weight(10), "v4": weight(4, 1, 1, 1),
     "zero": np.zeros((), np.float32), "six": np.full((), 6, np.float32), "slope": np.full((8, 1, 1), 0.1, np.float32),
-    "twice": np.array([1, 1, 2, 2], np.float32),
+    "twice": np.array([1, 1, 2, 2], np.float32), "border": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
 }  # fmt: skip
 
 
@@ -233,3 +237,20 @@ def test_every_layer_of_the_real_models_is_integer(name: str, most_float: int, t
     assert integer_kernels(written, optimized, layers).keys() == {layer.name for layer in layers}
     found = operators(optimized)
     assert found["QuantizeLinear"] + found["DequantizeLinear"] <= most_float
+
+
+def test_zeros_are_padded_as_codes(tmp_path: Path) -> None:
+    found = check(parse("a = Conv (x, c8) p = Pad (a, border) y = Conv (p, p8)"), tmp_path)
+    assert found["Pad"] == 1
+    assert found["QuantizeLinear"] == found["DequantizeLinear"] == 1  # the graph's ends
+
+
+def test_a_pool_behind_a_float_layer_stays_in_float(tmp_path: Path) -> None:
+    text = "a = ConvTranspose (x, c8) p = MaxPool <kernel_shape = [2, 2]> (a) y = Conv (p, p8)"
+    model = parse(text)
+    written, layers = compile_int8(model)
+    optimized = optimize(written, tmp_path)
+    pool = next(node for node in optimized.graph.node if node.op_type == "MaxPool")
+    makers = {name: node.op_type for node in optimized.graph.node for name in node.output}
+    assert makers.get(pool.input[0]) != "QuantizeLinear"
+    assert set(integer_kernels(written, optimized, layers).values()) == {"QLinearConv"}

@@ -1,0 +1,51 @@
+"""What int8 activations cost: the loss of the network with one layer's input rounded and all else in float.
+
+Added to the costs of a layer's weights where the layer may also compute in float, so that the two can be
+compared; between widths alone it would change nothing. One forward of what lies behind each layer, no labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from onnxmpq.activations.ranges import ActivationRange, rounded
+from onnxmpq.chain import Chain
+from onnxmpq.metrics import Sums
+from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.probe import Probe
+
+
+def activation_losses(probe: Probe, inputs: Mapping[str, tuple[str, ActivationRange]]) -> dict[str, float]:
+    """The loss, in the metric's own units, for each layer named in `inputs`: the tensor it reads, and its range."""
+    layers = [layer for layer in probe.layers if layer.name in inputs]
+    chain = Chain(probe.runtime, probe.model, layers, probe.traced)
+    distance = {layer.name: np.zeros(len(probe.metric.kinds)) for layer in layers}
+    weight: Sums = np.zeros(len(probe.metric.kinds))
+    total = math.ceil(probe.data.count / probe.batch_size) * len(layers)
+    done = 0
+    for batch in probe.data.batches(probe.batch_size):
+        reference = chain.outputs(batch.feeds)
+        weight += probe.metric.weight(reference)
+        for step in chain.walk(batch.feeds):
+            tensor, activation = inputs[step.layer.name]
+            changed = {tensor: rounded(step.inputs[tensor], activation)}
+            outputs = step.outputs({**probe.candidate(step.layer, step.layer.float_bits), **changed})
+            distance[step.layer.name] += probe.metric.distance(reference, outputs)
+            done += 1
+            probe.progress(done, total)
+    return {name: probe.metric.loss(sums, weight) for name, sums in distance.items()}
+
+
+def with_noise(costs: CostTable, losses: Mapping[str, float]) -> CostTable:
+    """The table with each layer's loss on top of all its options that have integer activations."""
+    return replace(
+        costs,
+        costs={
+            name: {o: c + losses.get(name, 0.0) * (o.activation_bits is not None) for o, c in table.items()}
+            for name, table in costs.costs.items()
+        },
+    )

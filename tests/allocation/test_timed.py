@@ -1,0 +1,90 @@
+"""Latency budgets over made-up times."""
+
+import math
+
+import pytest
+
+from onnxmpq.allocation.choose import choose_plan
+from onnxmpq.allocation.timed import TimeTable, is_timed, time_row, within_time
+from onnxmpq.budget import Budget
+from onnxmpq.errors import InfeasibleError
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.spec import Layer, Option
+
+LAYERS = tuple(Layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(8))
+INTEGER, WIDE, FLOAT = Option(4, 8), Option(8, 8), Option(32)
+OPTIONS = {layer.name: (INTEGER, WIDE, FLOAT) for layer in LAYERS}
+SECONDS = {INTEGER: 0.001, WIDE: 0.001, FLOAT: 0.003}
+TABLE = TimeTable({layer.name: SECONDS for layer in LAYERS}, fp32=0.02)
+COSTS = CostTable(
+    {f"l{i}": {INTEGER: 2.0 + i, WIDE: 1.0 + i / 2, FLOAT: 0.0} for i in range(8)}, "kl", "measured", 1
+)
+
+
+def floats(plan: Plan) -> list[str]:
+    return [name for name, option in plan.options.items() if option == FLOAT]
+
+
+def seconds(plan: Plan) -> float:
+    return sum(SECONDS[option] for option in plan.options.values())
+
+
+def solve(rows: object) -> Plan:
+    return choose_plan(COSTS, LAYERS, OPTIONS, [], lambda _: 0, lambda _: 0.0, rows)  # type: ignore[arg-type]
+
+
+def row(*budgets: str) -> object:
+    return time_row([Budget.parse(b) for b in budgets], LAYERS, OPTIONS, TABLE)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("latency=0.7x", 0.014), ("latency=15ms", 0.015)])
+def test_a_row_is_in_seconds(text: str, limit: float) -> None:
+    found = time_row([Budget.parse("4bit-avg"), Budget.parse(text)], LAYERS, OPTIONS, TABLE)
+    assert found.limit == pytest.approx(limit)
+    assert found.use == ((0.001, 0.001, 0.003),) * 8
+    assert is_timed(Budget.parse(text))
+    assert not is_timed(Budget.parse("4bit-avg"))
+
+
+def test_the_tightest_of_several_counts() -> None:
+    found = time_row(
+        [Budget.parse(b) for b in ("latency=0.7x", "latency=9ms", "latency=1x")], LAYERS, OPTIONS, TABLE
+    )
+    assert found.limit == pytest.approx(0.009)
+
+
+def test_too_little_says_the_least_measured() -> None:
+    with pytest.raises(
+        InfeasibleError, match=r"latency=0\.3x cannot be met: the least measured is 0\.400x, 8\.000 ms"
+    ):
+        row("latency=0.3x")
+
+
+def test_float_goes_where_it_is_worth_most() -> None:
+    plan = within_time(solve, row("latency=0.71x"), seconds)  # type: ignore[arg-type]
+    assert floats(plan) == ["l6", "l7"]  # 8 ms, and 2 ms more for each within 14.2 ms less a margin
+    assert set(plan.options.values()) == {WIDE, FLOAT}
+
+
+def test_a_file_slower_than_its_sum_is_tried_again_with_fewer_float_layers() -> None:
+    tried: list[int] = []
+
+    def slower(plan: Plan) -> float:
+        tried.append(len(floats(plan)))
+        return 1.3 * seconds(plan)
+
+    plan = within_time(solve, row("latency=0.8x"), slower)  # type: ignore[arg-type]
+    assert slower(plan) <= 0.8 * TABLE.fp32
+    assert len(floats(plan)) == max(n for n in range(9) if 1.3 * (8 + 2 * n) <= 0.98 * 16)
+    assert tried[0] > tried[-1]
+
+
+def test_a_file_faster_than_its_sum_may_hold_more_float_layers() -> None:
+    plan = within_time(solve, row("latency=0.6x"), lambda plan: 0.7 * seconds(plan))  # type: ignore[arg-type]
+    assert len(floats(plan)) == max(n for n in range(9) if 0.7 * (8 + 2 * n) <= 0.98 * 12)
+
+
+def test_the_fastest_is_taken_where_no_file_keeps_the_limit() -> None:
+    plan = within_time(solve, row("latency=0.5x"), lambda plan: 2 * seconds(plan))  # type: ignore[arg-type]
+    assert floats(plan) == []
+    assert math.isclose(seconds(plan), 0.008)
