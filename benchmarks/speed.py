@@ -31,7 +31,8 @@ from machine import ROOT, SHARED, header, table
 from networks import Network, calibration, networks, open_samples
 
 import onnxmpq
-from onnxmpq import chain, pipeline
+from onnxmpq import chain
+from onnxmpq.effort import EFFORTS, Effort
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity import METHODS
@@ -144,10 +145,11 @@ def captured_probe(network: Network, samples: int, scratch: Path) -> Probe:
         return size(probe)
 
     METHODS["capture"] = capture
-    pipeline.SENSITIVITY_SAMPLES = samples  # a compile measures on fewer than it calibrates on
+    EFFORTS["capture"] = Effort("capture", sensitivity=samples, trials=0, settle=1)
     onnxmpq.compile_model(
         network.model, [_BUDGET], calibration(network, scratch), output=scratch / "compiled.onnx",
-        preprocess=network.decoding, samples=samples, provider="cpu", method="capture", verify=False,
+        preprocess=network.decoding, samples=samples, provider="cpu", method="capture", effort="capture",
+        verify=False,
     )  # fmt: skip
     return probes[0]
 

@@ -140,6 +140,13 @@ def cli() -> None:
     "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Calibration samples."
 )
 @click.option(
+    "--effort",
+    type=click.Choice(["fast", "balanced", "max"]),
+    default="balanced",
+    show_default=True,
+    help="Samples and trials of the stages that take long.",
+)
+@click.option(
     "--target", default="ort-cpu", show_default=True, help="What will run the file: ort-cpu, ort-cuda."
 )
 @click.option(

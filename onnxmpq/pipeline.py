@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,17 +17,29 @@ from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.placement import Placement, place_activations
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.allocate import check_feasible
-from onnxmpq.allocation.choose import FileSize, choose_plan, forced_plan, least_rows
-from onnxmpq.allocation.constrain import MEASURED, Options
+from onnxmpq.allocation.choose import (
+    FileSize,
+    choose_plan,
+    file_fits,
+    forced_plan,
+    least_rows,
+    rows_of,
+    single,
+)
+from onnxmpq.allocation.constrain import MEASURED, Options, weight_bytes
+from onnxmpq.allocation.improve import Search, improve
 from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
+from onnxmpq.allocation.tidy import tidy
 from onnxmpq.allocation.timed import TimeTable, is_timed, time_row, within_time
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.discover import layer_names
+from onnxmpq.effort import Effort, find_effort
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import DataError, ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
+from onnxmpq.joint import Joint
 from onnxmpq.layer_times import LayerTimes, layer_times
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, simulate, without_dead_channels
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
@@ -36,7 +48,7 @@ from onnxmpq.model.shapes import Shape
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared, prepare, runnable
-from onnxmpq.report import Report
+from onnxmpq.report import Report, SearchReport
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
@@ -44,7 +56,7 @@ from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
 from onnxmpq.verdict.latency import slowdown
-from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function, mean_loss
+from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function
 from onnxmpq.weights.candidates import ROUNDINGS, Candidates
 from onnxmpq.weights.gram import input_moments
 from onnxmpq.weights.halves import check_halves
@@ -52,7 +64,7 @@ from onnxmpq.weights.settle import Settler, settled
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else
-SENSITIVITY_SAMPLES = 128  # a layer's rank among the others settles long before its calibration does
+LEAST_HELD = 32  # fewer samples judge nothing
 
 
 def compile_model(  # noqa: PLR0915
@@ -71,6 +83,7 @@ def compile_model(  # noqa: PLR0915
     keep: Sequence[Keep | str] = (),
     shapes: Mapping[str, Shape] | None = None,
     samples: int = 512,
+    effort: str = "balanced",
     target: str = "ort-cpu",
     provider: str = "auto",
     seed: int = 0,
@@ -90,7 +103,7 @@ def compile_model(  # noqa: PLR0915
     keeps = [k if isinstance(k, Keep) else Keep.parse(k) for k in keep]
     consumer = find_target(target)
     widths = check_choices(asked, bits, activations, rounding, consumer)
-    measure = find_method(method)
+    measure, level = find_method(method), find_effort(effort)
     source = Path(model)
 
     with stages("load"):
@@ -128,9 +141,9 @@ def compile_model(  # noqa: PLR0915
         quantized, options = calibrated(runtime, prepared, placement, options, evidence, stages)
         prepared = without_dead_channels(prepared, quantized)
         forced = forced_options(asked, prepared, options, None, stages)
-    measuring, selection = divide(evidence, asked, seed)
+    shares = divide(evidence.calibration, asked, level, seed)
     with stages("round"):
-        candidates = rounded(runtime, prepared, forced or options, measuring, rounding, stages)
+        candidates = rounded(runtime, prepared, forced or options, shares.rounding, rounding, stages)
 
     def lowered(plan: Plan) -> onnx.ModelProto:
         return lower(prepared, plan, candidates, quantized, consumer)
@@ -142,7 +155,7 @@ def compile_model(  # noqa: PLR0915
         check_budgets(asked, prepared, options, looser(), file_size)
         forced = forced or forced_options(asked, prepared, options, file_size, stages)
         costs = unmeasured(prepared, options, forced) if forced else cost_table(
-            measure, runtime, prepared, options, candidates, quantized, measuring, seed, stages
+            measure, runtime, prepared, options, candidates, quantized, shares.sensitivity, seed, stages
         )  # fmt: skip
     times = None
     if any(map(is_timed, asked)):
@@ -152,7 +165,7 @@ def compile_model(  # noqa: PLR0915
         choose = partial(
             choose_plan, costs, prepared.layers, forced or options, asked, file_size,
             lambda plan: loss_of_function(
-                session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
+                session, runtime.session(lowered(plan)), shares.selection, prepared.metric, prepared.batch_size
             ),
         )  # fmt: skip
         plan = choose() if times is None else within_time(
@@ -160,12 +173,28 @@ def compile_model(  # noqa: PLR0915
             time_row(asked, prepared.layers, options, times),
             lambda plan: times.fp32 * slowdown(session, runtime.session(lowered(plan)), prepared.sample),
         )  # fmt: skip
+    search = None
+    if forced is None and not any(budget.kind in MEASURED for budget in asked):
+        with stages("search"):
+            search = searched(
+                runtime,
+                prepared,
+                plan,
+                costs,
+                options,
+                asked,
+                candidates,
+                quantized,
+                shares.held,
+                level,
+                stages,
+            )
+            plan = search.plan if file_fits(asked, search.plan, file_size) else plan
     if rounding == "compensated" and any(option.is_quantized for option in plan.options.values()):
         with stages("settle"):
             candidates = settle(
-                runtime, prepared, plan, candidates, quantized, measuring, stages,
-                lambda some: lower(prepared, plan, some, quantized, consumer),
-            )  # fmt: skip
+                runtime, prepared, plan, candidates, quantized, shares.rounding, level, stages
+            )
     with stages("write"):
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
         final = lowered(plan)
@@ -175,7 +204,7 @@ def compile_model(  # noqa: PLR0915
     ):
         compiled = Compiled(
             source, destination, prepared, quantized.of(plan, prepared), plan, costs, evidence, part,
-            loaded.ByteSize(),
+            effort, told(search), loaded.ByteSize(),
         )  # fmt: skip
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
 
@@ -348,6 +377,42 @@ def rounded(
     return candidates
 
 
+def searched(
+    runtime: Runtime,
+    prepared: Prepared,
+    plan: Plan,
+    costs: CostTable,
+    options: Options,
+    budgets: Sequence[Budget],
+    candidates: Candidates,
+    quantized: Activations,
+    held: Dataset,
+    level: Effort,
+    stages: Stages,
+) -> Search:
+    """The plan, or a better one of its size by the joint network on samples that it was not made from."""
+    joint = Joint(
+        runtime, prepared.model, simulate(prepared, plan, quantized), prepared.metric, prepared.batch_size
+    )
+    halves = held.split(0.5, 0) if held.count > 1 else (held, held)
+    most = weight_bytes(prepared.layers, plan)
+
+    def losses(some: Plan) -> tuple[float, float]:
+        constants = candidates.under(prepared.layers, some)
+        return joint.loss(constants, halves[0]), joint.loss({}, halves[1])
+
+    def meets(some: Plan) -> bool:
+        rows = rows_of([b for b in budgets if b.kind is not Kind.FILE], prepared.layers, single(some), 0.0)
+        fits = weight_bytes(prepared.layers, some) <= most or not any(b.kind is Kind.FILE for b in budgets)
+        return fits and all(row.holds([0] * len(prepared.layers)) for row in rows)
+
+    progress = stages.observer.progress
+    found = improve(plan, costs, prepared.layers, options, meets, losses, level.trials, progress)
+    if found.is_uniform:
+        stages.note("the uniform plan of this size does better on samples held out, and ships")
+    return found
+
+
 def settle(
     runtime: Runtime,
     prepared: Prepared,
@@ -355,18 +420,17 @@ def settle(
     candidates: Candidates,
     quantized: Activations,
     data: Dataset,
+    level: Effort,
     stages: Stages,
-    lowered: Callable[[Candidates], onnx.ModelProto],
 ) -> Candidates:
     """The plan's layers rounded once more, each against what it really gets, if the network is the better for it."""
     network = simulate(prepared, plan, quantized)
-    settler = Settler(runtime, prepared.model, network, prepared.traced, data, prepared.batch_size)
+    settler = Settler(
+        runtime, prepared.model, network, prepared.traced, data, prepared.batch_size, level.settle
+    )
     after = settled(settler, prepared.layers, plan, candidates, stages.observer.progress)
-    reference = runtime.session(prepared.model)
-    losses = [
-        mean_loss(reference, runtime.session(lowered(some)), data, prepared.metric, prepared.batch_size)
-        for some in (candidates, after)
-    ]
+    joint = Joint(runtime, prepared.model, network, prepared.metric, prepared.batch_size)
+    losses = [joint.loss(some.under(prepared.layers, plan), data) for some in (candidates, after)]
     better = losses[1] < losses[0]
     stages.note(
         f"rounded again behind quantized layers: {prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on the "
@@ -375,12 +439,31 @@ def settle(
     return after if better else candidates
 
 
-def divide(evidence: Evidence, budgets: Sequence[Budget], seed: int) -> tuple[Dataset, Dataset]:
-    """(samples that rounding and sensitivity see, samples that judge a loss budget): disjoint where there is one."""
-    data = evidence.calibration
-    if not any(b.kind is Kind.DROP for b in budgets):
-        return data, data
-    return data.split(SELECTION, seed)
+def told(search: Search | None) -> SearchReport | None:
+    """A search as the report has it."""
+    if search is None:
+        return None
+    return SearchReport(search.before, search.after, search.tried, search.kept, search.is_uniform)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Calibration samples by use: all but `selection` are rounded against; `held` never saw a sensitivity."""
+
+    rounding: Dataset
+    sensitivity: Dataset
+    held: Dataset
+    selection: Dataset
+
+
+def divide(data: Dataset, budgets: Sequence[Budget], level: Effort, seed: int) -> Shares:
+    """Who sees which samples; a budget on loss is judged on samples of its own, and few samples serve all uses."""
+    judged = any(b.kind is Kind.DROP for b in budgets)
+    rounding, selection = data.split(SELECTION, seed) if judged else (data, data)
+    if rounding.count <= level.sensitivity:
+        return Shares(rounding, rounding, rounding, selection)
+    held, sensitivity = rounding.split(level.sensitivity / rounding.count, seed)
+    return Shares(rounding, sensitivity, held if held.count >= LEAST_HELD else rounding, selection)
 
 
 def cost_table(
@@ -399,9 +482,6 @@ def cost_table(
     Where that choice is between integers and float, the cost of integers holds that of the rounded input.
     """
     own = {layer.name: layer.float_bits for layer in prepared.layers}
-    if data.count > SENSITIVITY_SAMPLES:
-        data = data.split(SENSITIVITY_SAMPLES / data.count, seed)[1]
-        stages.note(f"sensitivity is measured on {data.count} of the calibration samples")
     probe = Probe(
         prepared.model, prepared.layers,
         # A weight left as it is costs nothing, and there is nothing to measure.
@@ -423,6 +503,7 @@ def cost_table(
         )
     flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
     table = replace(measured, costs={n: {**free, **measured.costs.get(n, {})} for n, free in flat.items()})
+    table = tidy(table)
     read = float_rivals(prepared, options, quantized) if table.metric == prepared.metric.name else {}
     return with_noise(table, activation_losses(probe, read)) if read else table
 

@@ -40,6 +40,17 @@ class BudgetReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchReport:
+    """What the joint network said of the plan: its loss before and after, other plans tried and kept."""
+
+    before: float
+    after: float
+    tried: int
+    kept: int
+    is_uniform: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The result of one compile. Bytes are real ones, measured on the written file."""
 
@@ -62,6 +73,8 @@ class Report:
     method: str
     metric: str
     calibration: str
+    effort: str
+    search: SearchReport | None  # None where the budgets left one plan, or a file's own loss or time decided
     float_ops: Mapping[str, str]
     notes: tuple[str, ...]
     seconds: Mapping[str, float]

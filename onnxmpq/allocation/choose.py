@@ -77,6 +77,17 @@ def to_plan(layers: Sequence[Layer], options: Options, choice: Sequence[int]) ->
     return Plan({layer.name: options[layer.name][index] for layer, index in zip(layers, choice, strict=True)})
 
 
+def single(plan: Plan) -> Options:
+    """The options of nothing but this plan."""
+    return {name: (option,) for name, option in plan.options.items()}
+
+
+def file_fits(budgets: Sequence[Budget], plan: Plan, file_size: FileSize) -> bool:
+    """True unless the plan's file is larger than a budget on its bytes."""
+    limits = [budget.limit for budget in budgets if budget.kind is Kind.FILE]
+    return not limits or file_size(plan) <= min(limits)
+
+
 def cheapest(layers: Sequence[Layer], options: Options) -> Plan:
     """The plan of the fewest stored bytes."""
     return Plan({la.name: min(options[la.name], key=lambda o, la=la: stored_bytes(la, o)) for la in layers})  # type: ignore[misc]
@@ -164,24 +175,31 @@ def _smallest(
     budget: Budget,
     loss: Loss,
 ) -> Plan:
+    """The least of the plans of least cost that keeps the loss, to half a percent of its bytes."""
     use = tuple(tuple(float(stored_bytes(la, o)) for o in options[la.name]) for la in layers)
     low, high = Row("", use, 0.0).least(), sum(max(row) for row in use)
+
+    def within(limit: float) -> Plan | None:
+        """The plan of least cost of so many weight bytes, if there is one and it keeps the loss."""
+        try:
+            plan = solve((Row(f"{limit:,.0f} weight bytes", use, limit),))
+        except InfeasibleError:
+            return None
+        return plan if loss(plan) <= budget.limit else None
+
     best = solve(())
     reached = loss(best)
     if reached > budget.limit:
         raise InfeasibleError(
-            f"budget {budget} cannot be met: the widest plan allowed loses {reached:.2%}; "
-            "allow more widths with --bits, or float layers with --keep"
+            f"budget {budget} cannot be met: the widest plan allowed may lose {reached:.2%}, one standard error of the "
+            "samples set aside included; judge by more (--samples), allow more widths with --bits, or keep layers "
+            "in float with --keep"
         )
+    least = within(low)
+    if least is not None:
+        return least
     for _ in range(_LOSS_ROUNDS):
         middle = math.sqrt(low * high)
-        try:
-            plan = solve((Row(f"{middle:,.0f} weight bytes", use, middle),))
-        except InfeasibleError:
-            low = middle
-            continue
-        if loss(plan) <= budget.limit:
-            best, high = plan, middle
-        else:
-            low = middle
+        plan = within(middle)
+        best, low, high = (best, middle, high) if plan is None else (plan, low, middle)
     return best

@@ -23,7 +23,7 @@ from onnxmpq.model.modelfile import opset_version
 from onnxmpq.observer import Stages
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared
-from onnxmpq.report import BudgetReport, LayerReport, Report
+from onnxmpq.report import BudgetReport, LayerReport, Report, SearchReport
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.kernels import integer_kernels
 from onnxmpq.verdict.latency import Latency, measure_latency
@@ -51,6 +51,8 @@ class Compiled:
     evidence: Evidence
     written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
 
+    effort: str = "balanced"
+    search: SearchReport | None = None
     source_bytes: int = 0  # with external data; 0: those of the file alone
 
     @property
@@ -103,6 +105,8 @@ def report_on(
         method=compiled.costs.method,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
+        effort=compiled.effort,
+        search=compiled.search,
         float_ops=dict(compiled.placement.float_ops),
         notes=tuple(stages.notes),
         seconds=stages.seconds,

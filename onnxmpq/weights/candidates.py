@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxmpq.plan import Plan
 from onnxmpq.spec import HALF_BITS, QUANTIZED_BITS, Layer
 from onnxmpq.weights.compensate import bias_shift, compensate
 from onnxmpq.weights.gram import Moments
@@ -88,6 +89,15 @@ class Candidates:
             if bias is None or layer.bias is None
             else {layer.weight: weight, layer.bias: bias}
         )
+
+    def under(self, layers: Sequence[Layer], plan: Plan) -> dict[str, Array]:
+        """What all layers that may be quantized compute with under a plan, by name."""
+        free = [layer for layer in layers if layer.reason is None]
+        return {
+            name: value
+            for la in free
+            for name, value in self.constants(la, plan[la.name].weight_bits).items()
+        }
 
     def _single(self, layer: Layer) -> Floats:
         return self._constant(layer.weight).astype(np.float32)

@@ -37,7 +37,6 @@ from onnxmpq.weights.quantizer import Floats, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 
 _DAMPING = 0.01  # of the mean diagonal
-_SAMPLES = 256  # at the least: windows of one image are too much alike to learn from
 _TARGET = "settle/target"
 
 
@@ -86,8 +85,13 @@ class Settler:
         traced: Mapping[str, Traced],
         data: Dataset,
         batch_size: int,
+        samples: int = 256,
     ) -> None:
-        """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float."""
+        """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
+
+        A layer sees at least so many `samples`, more where they hold few windows.
+        """
+        self._least = samples  # windows of few images are too much alike to learn from
         self._runtime, self._traced, self._data, self._batch_size = runtime, traced, data, batch_size
         self._float = model
         self._quantized = onnx.ModelProto()
@@ -141,8 +145,8 @@ class Settler:
 
     def _samples(self, layer: Layer) -> Dataset:
         """As many samples as hold enough windows."""
-        wanted = max(_SAMPLES, math.ceil(enough(layer) / max(1, math.prod(layer.positions))))
-        return self._data if wanted >= self._data.count else self._data.take(range(wanted))
+        wanted = max(self._least, math.ceil(enough(layer) / max(1, math.prod(layer.positions))))
+        return self._data if wanted >= self._data.count else self._data.split(wanted / self._data.count, 0)[1]
 
     def _tapped(self, layer: Layer, aim: Aim, samples: int) -> onnx.ModelProto:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""

@@ -72,7 +72,7 @@ def test_a_loss_budget_gives_a_small_plan_that_keeps_it() -> None:
 
 
 def test_a_loss_that_no_plan_keeps_says_the_least() -> None:
-    with pytest.raises(InfeasibleError, match="the widest plan allowed loses"):
+    with pytest.raises(InfeasibleError, match="the widest plan allowed may lose"):
         choose("drop=0.001%")
 
 

@@ -1,0 +1,110 @@
+"""The last word on a plan has the joint network: costs of layers add up nearly, not quite.
+
+On samples that the costs were not measured on, the plan is compared with the uniform one, and swaps are tried:
+one layer a width down, another one up. What is kept must better the loss on each half of the samples, so that it
+is not their noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from onnxmpq.allocation.constrain import Options
+from onnxmpq.observer import Progress
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.spec import Layer, Option
+
+Meets = Callable[[Plan], bool]
+Losses = Callable[[Plan], tuple[float, float]]  # of the joint network on each half of the samples
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A plan, its loss before and after, how many others were tried and kept, and whether it is the uniform one."""
+
+    plan: Plan
+    before: float
+    after: float
+    tried: int
+    kept: int
+    is_uniform: bool = False
+
+
+def improve(
+    plan: Plan,
+    costs: CostTable,
+    layers: Sequence[Layer],
+    options: Options,
+    meets: Meets,
+    losses: Losses,
+    trials: int,
+    progress: Progress,
+) -> Search:
+    """The best of the plan, the uniform one and `trials` swaps, most promising first, that meet the budgets."""
+    current, first = plan, losses(plan)
+    best, kept, is_uniform = first, 0, False
+    uniform = uniform_plan(layers, options, meets)
+    if uniform is not None and uniform != plan:
+        found = losses(uniform)
+        if sum(found) < sum(first):
+            current, best, is_uniform = uniform, found, True
+    tried: set[tuple[str, Option, str, Option]] = set()
+    while len(tried) < trials:
+        move = next((m for m in moves(current, costs, options, meets) if m not in tried), None)
+        if move is None:
+            break
+        tried.add(move)
+        moved = _moved(current, move)
+        found = losses(moved)
+        if all(new < old for new, old in zip(found, best, strict=True)):
+            current, best, kept = moved, found, kept + 1
+        progress(len(tried), trials)
+    return Search(current, sum(first) / 2, sum(best) / 2, len(tried), kept, is_uniform)
+
+
+def uniform_plan(layers: Sequence[Layer], options: Options, meets: Meets) -> Plan | None:
+    """Every layer at the widest width that meets the budgets for all, or as near below as it may be; None if none."""
+    widths = sorted({o.weight_bits for choices in options.values() for o in choices}, reverse=True)
+    for width in widths:
+        chosen = {}
+        for layer in layers:
+            choices = sorted(options[layer.name])
+            chosen[layer.name] = max((o for o in choices if o.weight_bits <= width), default=choices[0])
+        if meets(Plan(chosen)):
+            return Plan(chosen)
+    return None
+
+
+Move = tuple[str, Option, str, Option]
+
+
+def moves(plan: Plan, costs: CostTable, options: Options, meets: Meets) -> Iterator[Move]:
+    """Swaps within the budgets (a layer, its narrower option, another one, its wider option), cheapest first."""
+    down, up = _steps(plan, costs, options, -1), _steps(plan, costs, options, 1)
+    pairs = [
+        (lost + gained, (name, narrow, other, wide))
+        for (lost, name, narrow), (gained, other, wide) in product(down, up)
+        if name != other
+    ]
+    for _, move in sorted(pairs):
+        if meets(_moved(plan, move)):
+            yield move
+
+
+def _steps(plan: Plan, costs: CostTable, options: Options, direction: int) -> list[tuple[float, str, Option]]:
+    """What the costs say of every layer's next option in a direction: (change, layer, option)."""
+    found = []
+    for name, choices in options.items():
+        ordered = sorted(choices)
+        index = ordered.index(plan[name]) + direction
+        if 0 <= index < len(ordered):
+            table = costs.costs[name]
+            found.append((table[ordered[index]] - table[plan[name]], name, ordered[index]))
+    return found
+
+
+def _moved(plan: Plan, move: Move) -> Plan:
+    name, narrow, other, wide = move
+    return Plan({**plan.options, name: narrow, other: wide})

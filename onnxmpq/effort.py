@@ -1,0 +1,56 @@
+"""How much a compile may cost: samples and trials of the stages that take long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnxmpq.errors import OptionError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """`sensitivity` and `settle` are samples, `trials` joint plans that are tried around the first one.
+
+    Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; the
+    others judge what was chosen by it.
+    """
+
+    name: str
+    sensitivity: int
+    trials: int
+    settle: int
+
+    def forwards(self, samples: int, layers: int, widths: int) -> float:
+        """About how many forwards of a sample a compile takes.
+
+        Half of the network runs again for every layer and width, and for every layer that is settled once in
+        float and once quantized; calibration and moments take as long as some forwards each.
+        """
+        used = [min(samples, count) for count in (self.sensitivity, self.settle)]
+        held = samples - used[0] or used[0]
+        return used[0] * layers * widths / 2 + used[1] * layers + 2 * self.trials * held + 8 * samples
+
+
+EFFORTS = {
+    effort.name: effort
+    for effort in (
+        Effort("fast", sensitivity=64, trials=0, settle=64),
+        Effort("balanced", sensitivity=256, trials=12, settle=256),
+        Effort("max", sensitivity=1024, trials=64, settle=1024),
+    )
+}
+
+
+def find_effort(name: str) -> Effort:
+    """The effort of that name. Raises OptionError with the nearest names for anything else."""
+    if name not in EFFORTS:
+        raise OptionError(f"effort {name!r} is not known; {nearest(name, EFFORTS) or ', '.join(EFFORTS)}")
+    return EFFORTS[name]
+
+
+def spoken(seconds: float) -> str:
+    """A duration as an estimate may be said: `20 s`, `3 min`."""
+    if seconds < 90:
+        return f"{max(1, math.ceil(seconds / 5) * 5 if seconds > 10 else math.ceil(seconds))} s"
+    return f"{round(seconds / 60)} min"
