@@ -111,12 +111,13 @@ class Emitter:
         """The same values in the shape of `like`."""
         return self("Reshape", tensor, self.shape_of(like))
 
-    def expand_like(self, tensor: gs.Tensor, like: gs.Tensor, axes: Sequence[int]) -> gs.Variable:
-        """Repeated along `axes`, where it has size 1, to the sizes of `like`."""
+    def expand_like(self, tensor: gs.Tensor, like: gs.Tensor, axes: Sequence[int] | None) -> gs.Variable:
+        """Repeated along `axes` (None: all), where it has size 1 or is one value, to the sizes of `like`."""
         known = self.known(like)
-        if known is None or any(known[axis] is None for axis in axes):
+        repeated = range(len(known or ())) if axes is None else axes
+        if known is None or any(known[axis] is None for axis in repeated):
             return self("Expand", tensor, self("Shape", like))
-        wanted = {axis % len(known) for axis in axes}
+        wanted = {axis % len(known) for axis in repeated}
         return self("Expand", tensor, self.ints([(s or 0) if i in wanted else 1 for i, s in enumerate(known)]))
 
     def unbroadcast(self, tensor: gs.Tensor, broadcast: gs.Tensor, source: gs.Tensor) -> gs.Tensor:

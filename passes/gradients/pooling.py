@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnxmpq.passes.gradients.convolution import Windows, transposed, windows
 from onnxmpq.passes.gradients.step import Step
@@ -29,7 +33,7 @@ def _spans(step: Step) -> Windows:
     return windows(node, kernel, e.spatial(step.input()), e.spatial(step.output))
 
 
-def _shares(node: gs.Node, spans: Windows) -> np.ndarray:
+def _shares(node: gs.Node, spans: Windows) -> NDArray[np.float64]:
     """1 / how many values each window is the mean of, [*outside]: none of the padding unless that counts."""
     none = (0,) * spans.rank
     begin, end = none, none
@@ -46,7 +50,7 @@ def _shares(node: gs.Node, spans: Windows) -> np.ndarray:
     return 1.0 / functools.reduce(np.multiply.outer, counts)
 
 
-def _dtype(step: Step) -> np.dtype:
+def _dtype(step: Step) -> np.dtype[Any]:
     return np.dtype(step.gradient.dtype)
 
 
@@ -98,33 +102,27 @@ def reduce_mean(step: Step) -> gs.Tensor:
     return _mean_over(step, _kept(step, axes), axes)
 
 
-def _mean_over(step: Step, gradient: gs.Tensor, axes: list[int]) -> gs.Tensor:
-    e, known = step.emit, step.emit.shape(step.input())
-    spread = e.expand_like(gradient, step.input(), axes)
-    if all(known[axis] is not None for axis in axes):
-        number = int(np.prod(e.sizes(step.input(), axes)))
-        return e.expand_like(e("Mul", gradient, 1 / number), step.input(), axes) if number else spread
+def _mean_over(step: Step, gradient: gs.Tensor, axes: Sequence[int] | None) -> gs.Tensor:
+    e, shape = step.emit, step.emit.known(step.input())
+    sizes = None if shape is None else shape if axes is None else [shape[axis] for axis in axes]
+    if sizes is not None and None not in sizes:
+        share = e("Mul", gradient, 1 / math.prod(size or 1 for size in sizes))
+        return e.expand_like(share, step.input(), axes)
     ratio = e("Div", e("Size", step.input()), e("Size", step.output))
-    return e("Div", spread, e("Cast", ratio, to=_onnx_type(step)))
+    return e("Div", e.expand_like(gradient, step.input(), axes), e.cast_like(ratio, gradient))
 
 
-def _onnx_type(step: Step) -> int:
-    return {"float16": 10, "float32": 1, "float64": 11}[_dtype(step).name]
-
-
-def _axes(step: Step) -> list[int]:
-    """The axes that are reduced, from an input or an attribute; all where neither is given."""
+def _axes(step: Step) -> list[int] | None:
+    """The axes that are reduced, from an input or an attribute; None for all of them."""
     given = optional_input(step.node, 1)
-    axes = list(attribute(step.node, "axes", [])) if given is None else read(given).tolist()
-    if not axes and not attribute(step.node, "noop_with_empty_axes", 0):
-        return list(range(step.emit.rank(step.input())))
-    return axes
+    axes: list[int] = list(attribute(step.node, "axes", [])) if given is None else read(given).tolist()
+    return axes if axes or attribute(step.node, "noop_with_empty_axes", 0) else None
 
 
-def _kept(step: Step, axes: list[int]) -> gs.Tensor:
-    """g with the reduced axes back in place, of size 1."""
+def _kept(step: Step, axes: Sequence[int] | None) -> gs.Tensor:
+    """g with the reduced axes back in place, of size 1; of all axes, one value is as good."""
     e = step.emit
-    if attribute(step.node, "keepdims", 1) or not axes:
+    if axes is None or not axes or attribute(step.node, "keepdims", 1):
         return step.gradient
     rank = e.rank(step.input()) if any(a < 0 for a in axes) else 0
     return e("Unsqueeze", step.gradient, e.ints(sorted(a % rank if rank else a for a in axes)))

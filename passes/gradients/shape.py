@@ -74,9 +74,8 @@ def _bounds(step: Step, rank: int) -> dict[int, slice]:
     axes, steps = (optional_input(step.node, index) for index in (3, 4))
     chosen = list(range(len(starts))) if axes is None else read(axes).tolist()
     strides = [1] * len(starts) if steps is None else read(steps).tolist()
-    # To the very start, downwards, is an end below minus the size in ONNX and None in Python.
     return {
-        axis % rank: slice(start, None if stride < 0 and end < -(2**31) else end, stride)
+        axis % rank: slice(start, end, stride)
         for axis, start, end, stride in zip(chosen, starts, ends, strides, strict=True)
     }
 

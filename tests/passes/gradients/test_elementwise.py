@@ -63,7 +63,7 @@ def shapes(draw: st.DrawFn) -> tuple[list[int], list[int]]:
     pair = []
     for _ in range(2):
         own = [draw(st.sampled_from([1, size])) for size in full]
-        pair.append(own[draw(st.integers(0, len(own))) :])
+        pair.append(own[draw(st.integers(0, len(own) - 1)) :])
     return pair[0], pair[1]
 
 

@@ -12,7 +12,7 @@ from onnxmpq.testing import model_of
 ])  # fmt: skip
 def test_matmul(check_gradients: Any, a: list[int], b: list[int]) -> None:
     rank = len(np.matmul(np.zeros(a), np.zeros(b)).shape)
-    y = f"[{', '.join('?' * rank)}]" if rank else "[]"
+    y = f"[{', '.join('?' * rank)}]" if rank else ""
     model = model_of(f"g (double{a} a, double{b} b) => (double{y} y) {{ y = MatMul (a, b) }}")
     check_gradients(model, ["a", "b"], tolerance=1e-9)
 
@@ -21,8 +21,9 @@ def test_matmul(check_gradients: Any, a: list[int], b: list[int]) -> None:
 @pytest.mark.parametrize("bias", [[2], [1, 2], [3, 1], [1], [3, 2], []])
 def test_gemm(check_gradients: Any, turned: tuple[int, int], bias: list[int]) -> None:
     left, right = [[3, 4], [4, 3]][turned[0]], [[4, 2], [2, 4]][turned[1]]
+    c = bias or ""  # a scalar has no brackets
     model = model_of(f"""
-        g (double{left} a, double{right} b, double{bias} c) => (double[3, 2] y) {{
+        g (double{left} a, double{right} b, double{c} c) => (double[3, 2] y) {{
             y = Gemm <alpha = 0.5, beta = -2.0, transA = {turned[0]}, transB = {turned[1]}> (a, b, c)
         }}
     """)

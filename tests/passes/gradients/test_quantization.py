@@ -38,7 +38,7 @@ def test_learned_step_size(kind: str, axis: int | None, with_zero: bool) -> None
     attrs = "" if axis is None else f"<axis = {axis}>"
     operands = "s, z" if with_zero else "s"
     model = model_of(HEADER + f"""
-        g (float[3, 4, 5] x) => (float[] loss) {{
+        g (float[3, 4, 5] x) => (float loss) {{
             q = QuantizeLinear {attrs} (x, {operands})
             y = DequantizeLinear {attrs} (q, {operands})
             w = Mul (y, r)
