@@ -20,7 +20,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.passes.gradients.emitter import Emitter, Shape, Shapes
 from onnxmpq.passes.gradients.rules import find_rule, is_parameter
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, label, remove
+from onnxmpq.passes.matching import NoMatch, is_constant, label, remove
 from onnxmpq.passes.node_builder import builders
 
 _LOGGER = logging.getLogger(__name__)
@@ -182,7 +182,12 @@ def _made_type(node: gs.Node, known: Mapping[str, np.dtype[Any]]) -> np.dtype[An
 
 
 def _expose(graph: gs.Graph, name: str, gradient: gs.Tensor, shape: Sequence[int | None]) -> None:
-    """The gradient under its own name; several tensors may share one gradient."""
-    output = gs.Variable(gradient_name(name), gradient.dtype, list(shape))
-    graph.nodes.append(gs.Node("Identity", name=output.name, inputs=[gradient], outputs=[output]))
-    graph.outputs.append(output)
+    """The gradient as a graph output under its own name."""
+    output = gradient_name(name)
+    is_taken = is_constant(gradient) or any(gradient is other for other in graph.outputs)
+    if is_taken:  # by another tensor with the same gradient
+        copy = gs.Variable(output, gradient.dtype)
+        graph.nodes.append(gs.Node("Identity", name=output, inputs=[gradient], outputs=[copy]))
+        gradient = copy
+    gradient.name, gradient.shape = output, list(shape)
+    graph.outputs.append(gradient)
