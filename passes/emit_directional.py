@@ -80,7 +80,9 @@ class EmitDirectional:
         """[N, count, values of a sample], from `count` values for each of the layer's output."""
         if not self.per_sample:
             return e("Reshape", tensor, e.ints([1, count, -1]))
-        return e("Reshape", tensor, e.ints([-1, count, int(np.prod(e.sizes(output, range(1, e.rank(output)))))]))
+        return e(
+            "Reshape", tensor, e.ints([-1, count, int(np.prod(e.sizes(output, range(1, e.rank(output)))))])
+        )
 
 
 def directional_name(weight: str) -> str:
@@ -90,7 +92,11 @@ def directional_name(weight: str) -> str:
 
 def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
     """The layers of the main graph that multiply by a weight. Raises ModelError where there is none."""
-    found = [n for n in graph.nodes if n.op in _LAYERS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]]
+    found = [
+        n
+        for n in graph.nodes
+        if n.op in _LAYERS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
+    ]
     if not found:
         raise ModelError(
             f"no layer of the main graph reads the weight {weight!r}: gradients do not reach into control-flow "
@@ -104,7 +110,9 @@ def _differentiated(graph: gs.Graph, weight: str) -> list[gs.Node]:
     known = graph.tensors()
     found = [node for node in readers(graph, weight) if gradient_name(node.outputs[0].name) in known]
     if not found:
-        raise ModelError(f"no layer of the weight {weight!r} has a gradient of its output; run emit-gradients first")
+        raise ModelError(
+            f"no layer of the weight {weight!r} has a gradient of its output; run emit-gradients first"
+        )
     return found
 
 
@@ -118,7 +126,7 @@ def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
     operands = []
     for tensor in node.inputs[:2]:
         operands.append(e.constant(change[tensor.name]) if tensor.name in change else tensor)
-    bias = node.inputs[2].name if len(node.inputs) > 2 else None
+    bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
     if bias in change and np.any(change[bias]):
         operands.append(e.constant(change[bias]))
     return e(node.op, *operands, **node.attrs)

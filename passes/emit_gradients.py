@@ -57,12 +57,16 @@ class EmitGradients:
         known = graph.tensors()
         missing = [name for name in (self.loss, *self.tensors) if name not in known]
         if missing:
-            raise ModelError(f"the graph has no tensor {missing[0]!r} to differentiate; take one of its tensors")
+            raise ModelError(
+                f"the graph has no tensor {missing[0]!r} to differentiate; take one of its tensors"
+            )
         wanted = [name for name in self.tensors if gradient_name(name) not in present]
         if not wanted:
             return False
         if graph.opset < _LOWEST_OPSET:
-            raise ModelError(f"gradients need opset {_LOWEST_OPSET}, the graph is of {graph.opset}; raise it first")
+            raise ModelError(
+                f"gradients need opset {_LOWEST_OPSET}, the graph is of {graph.opset}; raise it first"
+            )
         path = _path(graph, known[self.loss], {name: known[name] for name in wanted})
         if self.loss not in path:
             _LOGGER.debug("%s depends on none of %s", self.loss, wanted)
@@ -98,7 +102,9 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
             needed.update(t.name for i, t in enumerate(node.inputs) if not is_parameter(node, i) and t.name)
     path = {name: name for name in wanted if name in needed}
     for node in graph.nodes:
-        sources = [path[t.name] for i, t in enumerate(node.inputs) if t.name in path and not is_parameter(node, i)]
+        sources = [
+            path[t.name] for i, t in enumerate(node.inputs) if t.name in path and not is_parameter(node, i)
+        ]
         if sources:
             path.update((t.name, path.get(t.name, sources[0])) for t in node.outputs if t.name in needed)
     return path

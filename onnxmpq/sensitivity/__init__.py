@@ -15,7 +15,12 @@ from onnxmpq.sensitivity.size import size
 
 Method = Callable[[Probe], CostTable]
 
-METHODS: dict[str, Method] = {"measured": measured, "fisher": fisher, "first-order": FirstOrder(), "size": size}
+METHODS: dict[str, Method] = {
+    "measured": measured,
+    "fisher": fisher,
+    "first-order": FirstOrder(),
+    "size": size,
+}
 
 
 def find_method(name: str) -> Method:

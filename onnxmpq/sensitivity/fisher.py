@@ -79,13 +79,15 @@ def _of_distributions(probe: Probe) -> Objective:
 
 def _tangents(output: NDArray[np.floating], kind: OutputKind, rng: np.random.Generator) -> Floats:
     """A random tangent for each sample, [N, outcomes]."""
-    p = probabilities(output.reshape(len(output), -1), kind)  # [N, classes], or [N, classes, 2] if independent
+    p = probabilities(
+        output.reshape(len(output), -1), kind
+    )  # [N, classes], or [N, classes, 2] if independent
     drawn = random_tangent(p.reshape(-1, p.shape[-1]), rng).reshape(p.shape)
     return drawn if p.ndim == 2 else drawn.transpose(0, 2, 1).reshape(len(output), -1)
 
 
 def random_tangent(p: Floats, rng: np.random.Generator) -> Floats:
-    """v [N, classes] with E[v v^T] = 1 - sqrt(p) sqrt(p)^T, from probabilities p > 0 [N, classes].
+    """Random vectors v [N, classes] with E[v v^T] = 1 - sqrt(p) sqrt(p)^T, from probabilities p > 0 [N, classes].
 
     With classes in falling order and P_k = p_1 + ... + p_k, the basis vector of class k > 1 is
     -sqrt(P_{k-1} / P_k) at k, and sqrt(p_i p_k / (P_{k-1} P_k)) at each i before it.
@@ -110,7 +112,9 @@ def _of_values(probe: Probe) -> Objective:
     lengths = _lengths(probe)
 
     def targets(batch: Batch) -> Targets:
-        return {name: _signs(probe, name, batch, rng) * np.float32(length) for name, length in lengths.items()}
+        return {
+            name: _signs(probe, name, batch, rng) * np.float32(length) for name, length in lengths.items()
+        }
 
     return Objective(Loss.PROJECTION, dict.fromkeys(lengths, OutputKind.VALUES), targets)
 

@@ -9,7 +9,15 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.gradients import convolution, elementwise, normalization, pooling, products, quantization, shape
+from onnxmpq.passes.gradients import (
+    convolution,
+    elementwise,
+    normalization,
+    pooling,
+    products,
+    quantization,
+    shape,
+)
 from onnxmpq.passes.gradients.resize import resize
 from onnxmpq.passes.gradients.step import Rule
 from onnxmpq.passes.matching import is_standard
