@@ -167,8 +167,8 @@ class Emitter:
         """The float type among some tensors, else the type of the first: what they compute together."""
         types = [self.dtypes.get(t.name, t.dtype) for t in tensors]
         known: list[np.dtype[Any]] = [np.dtype(t) for t in types if t is not None and not isinstance(t, int)]
-        floats: list[np.dtype[Any]] = [t for t in known if t.kind == "f"]
-        return (floats or known or [np.dtype(np.float32)])[0]
+        known.sort(key=lambda dtype: dtype.kind != "f")
+        return known[0] if known else np.dtype(np.float32)
 
 
 def _result(op: str, attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
