@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -24,6 +25,7 @@ from onnxmpq.model.trace import common_shapes, trace
 from onnxmpq.passes.emit_directional import Change, EmitDirectional, directional_name, layer_outputs
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
+from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer
 
@@ -31,6 +33,7 @@ Array = NDArray[Any]
 Targets = Mapping[str, Array]  # by output
 Shapes = Mapping[str, tuple[int | None, ...]]
 
+_OPSET = 16  # sums by index, for pools whose windows overlap
 _BYTES_A_PASS = 256 << 20  # of changes that one session holds
 
 
@@ -105,13 +108,20 @@ def _emitted(
     """The model that gives the slopes and nothing else."""
     widths = widths_of(probe)
     changes = {layer.weight: changes_of(probe, layer, widths[layer.name]) for layer in layers}
-    graph = import_graph(probe.model)
+    graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
     EmitGradients(LOSS, layer_outputs(graph, list(changes)), shapes)(graph)
     EmitDirectional(changes, shapes, per_sample=per_sample)(graph)
     kept = {directional_name(weight) for weight in changes}
     graph.outputs = [output for output in graph.outputs if output.name in kept]
     return export_model(graph, probe.model)
+
+
+def differentiable(model: onnx.ModelProto) -> gs.Graph:
+    """The model as a graph of an opset in which every gradient can be written."""
+    graph = import_graph(model)
+    RaiseOpset(_OPSET)(graph)
+    return graph
 
 
 def batch_shapes(probe: Probe, weights: Sequence[str]) -> tuple[Shapes, int]:

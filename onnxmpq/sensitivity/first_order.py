@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from onnxmpq.data import Batch
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import OutputKind, probabilities
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.modelfile import export_model
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss
 from onnxmpq.plan import CostTable
@@ -38,6 +38,7 @@ from onnxmpq.sensitivity.directional import (
     batch_shapes,
     changes_of,
     check_sizes,
+    differentiable,
     fed_targets,
     slopes,
     widths_of,
@@ -173,7 +174,7 @@ def _weight_gradients(
 
 
 def _emitted(probe: Probe, objective: Objective, layers: Sequence[Layer], shapes: Shapes) -> onnx.ModelProto:
-    graph = import_graph(probe.model)
+    graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
     EmitGradients(LOSS, tuple(layer.weight for layer in layers), shapes)(graph)
     kept = {gradient_name(layer.weight) for layer in layers}

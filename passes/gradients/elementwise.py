@@ -80,6 +80,13 @@ def where(step: Step) -> gs.Tensor:
     return e.unbroadcast(chosen, step.output, step.asked)
 
 
+def extreme(step: Step) -> gs.Tensor:
+    """Max and Min: g where the operand is the one chosen; every one of equal operands counts as chosen."""
+    e = step.emit
+    chosen = e("Where", e("Equal", step.asked, step.output), step.gradient, 0.0)
+    return e.unbroadcast(chosen, step.output, step.asked)
+
+
 # Functions of one value
 
 

@@ -86,10 +86,10 @@ def _indices(step: Step) -> gs.Tensor:
 
     A second node tells: asked of the first, it would take the fast kernel from the run forward.
     """
-    indices = gs.Variable(step.emit.builder.name("gradient"), np.int64)
-    largest = step.emit("MaxPool", step.input(), **step.node.attrs)
-    largest.inputs[0].outputs.append(indices)
-    return indices
+    node = step.emit("MaxPool", step.input(), **step.node.attrs).inputs[0]
+    if len(node.outputs) == 1:  # else it served another MaxPool of the same input already
+        node.outputs.append(gs.Variable(step.emit.builder.name("gradient"), np.int64))
+    return node.outputs[1]
 
 
 def reduce_sum(step: Step) -> gs.Tensor:

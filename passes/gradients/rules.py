@@ -107,7 +107,12 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
 }
 
 # Operators that take any number of inputs, all of a kind.
-VARIADIC_RULES: Mapping[str, Rule] = {"Concat": shape.concat, "Sum": elementwise.add}
+VARIADIC_RULES: Mapping[str, Rule] = {
+    "Concat": shape.concat,
+    "Max": elementwise.extreme,
+    "Min": elementwise.extreme,
+    "Sum": elementwise.add,
+}
 
 # Inputs that only say how: whatever they were computed from, no gradient reaches it by them.
 _PARAMETERS: Mapping[str, frozenset[int]] = {

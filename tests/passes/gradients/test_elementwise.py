@@ -106,3 +106,11 @@ def test_casts_between_floats_keep_the_type_of_each_side() -> None:
             d = Relu (c) y = Cast <to = 11> (d) }
     """)
     check_gradients(model, ["x"], feeds((6,), np.float32), step=2**-8, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_largest_and_smallest(op: str) -> None:
+    model = model_of(
+        f"g (double[2, 3] x, double[3] z, double u) => (double[2, 3] y) {{ y = {op} (x, z, u) }}"
+    )
+    check_gradients(model, ["x", "z", "u"], step=1e-6, tolerance=1e-6)

@@ -78,3 +78,12 @@ def test_reductions(op: str, keep: int, axes: list[int]) -> None:
 def test_axes_as_an_attribute() -> None:
     text = "g (double[2, 3, 4] x) => (double[?, ?] y) { y = ReduceMean <keepdims = 0, axes = [-1]> (x) }"
     check_gradients(model_of(text), ["x"], step=0.5)
+
+
+def test_two_pools_of_one_input() -> None:
+    model = model_of("""g (float[1, 2, 4, 4] x) => (float[?, ?, ?, ?] y) {
+        a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+        b = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+        y = Mul (a, b)
+    }""")
+    check_gradients(model, ["x"], distinct([1, 2, 4, 4]), step=2**-6, tolerance=2e-3)
