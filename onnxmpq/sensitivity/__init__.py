@@ -7,13 +7,20 @@ from collections.abc import Callable
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plan import CostTable
 from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.sensitivity.first_order import FirstOrder
+from onnxmpq.sensitivity.fisher import fisher
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 
 Method = Callable[[Probe], CostTable]
 
-METHODS: dict[str, Method] = {"measured": measured, "size": size}
+METHODS: dict[str, Method] = {
+    "measured": measured,
+    "fisher": fisher,
+    "first-order": FirstOrder(),
+    "size": size,
+}
 
 
 def find_method(name: str) -> Method:
