@@ -15,8 +15,9 @@ import onnx
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.placement import Placement, place_activations
 from onnxmpq.allocation.allocate import check_feasible, forced_choice
-from onnxmpq.allocation.choose import choose_plan, rows_of, to_plan
+from onnxmpq.allocation.choose import FileSize, Loss, choose_plan, rows_of, to_plan
 from onnxmpq.allocation.constrain import Options
+from onnxmpq.allocation.follow import follow
 from onnxmpq.allocation.keep import Keep, options_of
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
@@ -25,11 +26,12 @@ from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
+from onnxmpq.metrics import classifier_output
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
 from onnxmpq.model.outfile import require_writable
 from onnxmpq.model.shapes import Shape
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.plan import CostTable, Plan
+from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS, Method, find_method
@@ -37,7 +39,7 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
-from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function
+from onnxmpq.verdict.score import check_labels, loss_of_function
 from onnxmpq.weights.candidates import ROUNDINGS, Candidates
 from onnxmpq.weights.gram import input_moments
 
@@ -123,16 +125,17 @@ def compile_model(
         return lower(prepared, plan, candidates, quantized, consumer)
 
     with stages("sensitivity"):
-        costs = unmeasured(prepared, options, forced) if forced else cost_table(
+        costs: Sensitivity = unmeasured(prepared, options, forced) if forced else sensitivity(
             measure, runtime, prepared, options, candidates, measuring, seed, stages
         )  # fmt: skip
     with stages("allocate"):
-        plan = choose_plan(
-            costs, prepared.layers, options, asked,
-            lambda plan: lowered(plan).ByteSize(),
-            lambda plan: loss_of_function(
-                session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
-            ),
+        file_size: FileSize = lambda plan: lowered(plan).ByteSize()  # noqa: E731
+        loss: Loss = lambda plan: loss_of_function(  # noqa: E731
+            session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
+        )
+        plan = (
+            follow(costs, prepared.layers, asked, file_size, loss) if isinstance(costs, Trajectory)
+            else choose_plan(costs, prepared.layers, options, asked, file_size, loss)
         )  # fmt: skip
     with stages("write"):
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
@@ -257,7 +260,7 @@ def divide(evidence: Evidence, budgets: Sequence[Budget], seed: int) -> tuple[Da
     return data.split(SELECTION, seed)
 
 
-def cost_table(
+def sensitivity(
     measure: Method,
     runtime: Runtime,
     prepared: Prepared,
@@ -266,8 +269,8 @@ def cost_table(
     data: Dataset,
     seed: int,
     stages: Stages,
-) -> CostTable:
-    """The cost of every option of every layer, measured where a layer has a choice."""
+) -> Sensitivity:
+    """The cost of every option of every layer, or a path through them, measured where a layer has a choice."""
     if data.count > SENSITIVITY_SAMPLES:
         data = data.split(SENSITIVITY_SAMPLES / data.count, seed)[1]
         stages.note(f"sensitivity is measured on {data.count} of the calibration samples")
@@ -276,20 +279,22 @@ def cost_table(
         candidates.constants, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
         stages.observer.progress,
     )  # fmt: skip
+    name = getattr(measure, "__name__", type(measure).__name__)
     try:
-        measured = measure(probe)
+        found = measure(probe)
     except OnnxmpqError:
         raise
     except Exception as error:
         if measure in METHODS.values():
             raise
-        raise OptionError(f"the method {measure.__name__} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(measured, CostTable):
-        raise OptionError(
-            f"the method {measure.__name__} gave a {type(measured).__name__}; wanted a CostTable"
-        )
-    flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
-    return replace(measured, costs={**flat, **measured.costs})
+        raise OptionError(f"the method {name} failed: {type(error).__name__}: {error}") from error
+    if isinstance(found, Trajectory):
+        fixed = {layer: choices[0] for layer, choices in options.items() if len(choices) == 1}
+        return replace(found, plans=tuple(Plan({**fixed, **plan.options}) for plan in found.plans))
+    if isinstance(found, CostTable):
+        flat = {layer: dict.fromkeys(choices, 0.0) for layer, choices in options.items()}
+        return replace(found, costs={**flat, **found.costs})
+    raise OptionError(f"the method {name} gave a {type(found).__name__}; wanted a CostTable or a Trajectory")
 
 
 def unmeasured(prepared: Prepared, options: Options, forced: Options) -> CostTable:

@@ -1,4 +1,4 @@
-"""The two values that stages exchange and users save: what each width costs, and which was chosen."""
+"""The values that stages exchange and users save: what each width costs or a search went through, and what was chosen."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class CostTable:
     metric: str
     method: str
     samples: int
+    evaluations: int = 0  # of a changed network on all samples
 
     def __post_init__(self) -> None:
         for layer, options in self.costs.items():
@@ -37,8 +38,7 @@ class CostTable:
 
     def to_json(self) -> str:
         costs = {name: {str(o): c for o, c in options.items()} for name, options in self.costs.items()}
-        fields = {"metric": self.metric, "method": self.method, "samples": self.samples, "costs": costs}
-        return json.dumps(fields, indent=1)
+        return json.dumps({**_origin(self), "costs": costs}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:
@@ -48,7 +48,9 @@ class CostTable:
             name: {parse_option(o): float(c) for o, c in options.items()}
             for name, options in fields["costs"].items()
         }
-        return cls(costs, fields["metric"], fields["method"], int(fields["samples"]))
+        return cls(
+            costs, fields["metric"], fields["method"], int(fields["samples"]), fields.get("evaluations", 0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,46 @@ class Plan:
         return cls({name: parse_option(option) for name, option in fields["plan"].items()})
 
 
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A search's way through the plans, widest first: what a method gives that decides in an order.
+
+    Every plan is over the same layers, and none stores more than the one before it. `losses[i]` is the loss of
+    `plans[i]` as it was measured on the way, in units of `metric`; None where it was not. The allocation takes
+    the first plan that meets every budget.
+    """
+
+    plans: tuple[Plan, ...]
+    losses: tuple[float | None, ...]
+    metric: str
+    method: str
+    samples: int
+    evaluations: int = 0  # of a changed network on all samples
+
+    def __post_init__(self) -> None:
+        if not self.plans or len(self.plans) != len(self.losses):
+            raise DataError(
+                f"the path has {len(self.plans)} plans and {len(self.losses)} losses; it needs a plan, and a loss for each"
+            )
+        if any(plan.options.keys() != self.plans[0].options.keys() for plan in self.plans):
+            raise DataError("the plans of a path differ in their layers; each plan decides all of them")
+
+    def to_json(self) -> str:
+        plans = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
+        return json.dumps({**_origin(self), "plans": plans, "losses": self.losses}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trajectory:
+        """Read `to_json`'s text. Raises DataError when it is not a path of plans."""
+        fields = _read(text, "path of plans", {"metric", "method", "samples", "plans", "losses"})
+        plans = tuple(Plan({n: parse_option(o) for n, o in options.items()}) for options in fields["plans"])
+        origin = (fields[key] for key in ("metric", "method", "samples", "evaluations"))
+        return cls(plans, tuple(fields["losses"]), *origin)
+
+
+Sensitivity = CostTable | Trajectory  # what a method finds out
+
+
 def parse_option(text: str) -> Option:
     """The option that prints as `text`: `4`, `4/8`, `fp16`, `8/fp32`.
 
@@ -83,6 +125,10 @@ def parse_option(text: str) -> Option:
             f"{text!r} is not a width; write 1 to 8, fp16 or fp32, with /8 or /fp32 behind it for activations"
         )
     return Option(widths[weight], int(activation) if activation.isdigit() else None)
+
+
+def _origin(found: CostTable | Trajectory) -> dict[str, Any]:
+    return {key: getattr(found, key) for key in ("metric", "method", "samples", "evaluations")}
 
 
 def _read(text: str, what: str, keys: set[str]) -> dict[str, Any]:

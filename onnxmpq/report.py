@@ -58,6 +58,8 @@ class Report:
     provider: str
     opset: int
     method: str
+    evaluations: int  # of a changed network on all `sensitivity_samples`, that the method made
+    sensitivity_samples: int
     metric: str
     calibration: str
     float_ops: Mapping[str, str]

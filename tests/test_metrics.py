@@ -1,11 +1,12 @@
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 import pytest
 
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics import Metric, OutputKind, choose_metric, kl_divergence
+from onnxmpq.metrics import Metric, OutputKind, choose_metric, classifier_output, kl_divergence
 
 
 def model(op: str) -> onnx.ModelProto:
@@ -77,3 +78,12 @@ def test_batches_add_up(name: str) -> None:
 def test_an_output_of_zeros_does_not_count() -> None:
     assert Metric.loss(np.array([1.0, 2.0]), np.array([0.0, 4.0])) == 0.5
     assert Metric.loss(np.array([0.0]), np.array([0.0])) == 0.0
+
+
+def test_the_output_that_holds_the_classes() -> None:
+    kinds: Mapping[str, OutputKind] = {"y": OutputKind.PROBABILITIES}
+    assert classifier_output(Metric("kl", kinds)) == "y"
+    assert classifier_output(Metric("kl", {**kinds, "z": OutputKind.LOGITS})) is None
+    assert classifier_output(Metric("nse", {"y": OutputKind.VALUES})) is None
+    assert classifier_output(Metric("kl", {"y": OutputKind.INDEPENDENT})) is None
+    assert classifier_output(Metric("nse", {})) is None

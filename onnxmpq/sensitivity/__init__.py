@@ -1,19 +1,20 @@
-"""Sensitivity methods: one file each, one function each, `Probe -> CostTable`."""
+"""Sensitivity methods: one file each, one function each, `Probe -> CostTable`, or a path of plans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from onnxmpq.errors import OptionError, nearest
-from onnxmpq.plan import CostTable
+from onnxmpq.plan import Sensitivity
 from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.sensitivity.greedy import greedy
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 
-Method = Callable[[Probe], CostTable]
+Method = Callable[[Probe], Sensitivity]
 
-METHODS: dict[str, Method] = {"measured": measured, "size": size}
+METHODS: dict[str, Method] = {"measured": measured, "size": size, "greedy": greedy}
 
 
 def find_method(name: str) -> Method:

@@ -45,4 +45,4 @@ def measured(probe: Probe) -> CostTable:
         for row, bits in enumerate(widths[name])
     }
     costs = {name: {o: losses[name, o.weight_bits] for o in probe.options[name]} for name in widths}
-    return CostTable(costs, probe.metric.name, "measured", probe.data.count)
+    return CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses))

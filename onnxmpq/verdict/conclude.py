@@ -20,10 +20,10 @@ from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import VerifyError
 from onnxmpq.evidence import Evidence
 from onnxmpq.observer import Stages
-from onnxmpq.plan import CostTable, Plan
+from onnxmpq.plan import CostTable, Plan, Sensitivity
 from onnxmpq.prepare import Prepared
 from onnxmpq.report import BudgetReport, LayerReport, Report
-from onnxmpq.spec import Layer
+from onnxmpq.spec import Layer, Option
 from onnxmpq.verdict.kernels import integer_kernels
 from onnxmpq.verdict.latency import Latency, measure_latency
 from onnxmpq.verdict.score import Score, compare
@@ -45,7 +45,7 @@ class Compiled:
     prepared: Prepared
     placement: Placement
     plan: Plan
-    costs: CostTable
+    costs: Sensitivity
     evidence: Evidence
     written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
 
@@ -96,6 +96,8 @@ def report_on(
         provider=runtime.provider,
         opset=next(o.version for o in onnx.load(compiled.file).opset_import if not o.domain),
         method=compiled.costs.method,
+        evaluations=compiled.costs.evaluations,
+        sensitivity_samples=compiled.costs.samples,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
         float_ops=dict(compiled.placement.float_ops),
@@ -156,7 +158,6 @@ def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping
 
 def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
     option = compiled.plan[layer.name]
-    measured = compiled.costs.method != UNMEASURED and len(compiled.costs.costs[layer.name]) > 1
     return LayerReport(
         name=layer.name,
         op=layer.op,
@@ -164,10 +165,17 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
         weight_bits=option.weight_bits,
         activation_bits=option.activation_bits,
         stored_bytes=stored_bytes(layer, option),
-        sensitivity=compiled.costs.costs[layer.name][option] if measured else None,
+        sensitivity=_cost(compiled.costs, layer, option),
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),
     )
+
+
+def _cost(found: Sensitivity, layer: Layer, option: Option) -> float | None:
+    """What a layer's width costs alone; a path knows no such thing, and one option was not measured."""
+    if not isinstance(found, CostTable) or found.method == UNMEASURED or len(found.costs[layer.name]) == 1:
+        return None
+    return found.costs[layer.name][option]
 
 
 def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> str | None:
