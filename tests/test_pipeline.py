@@ -151,7 +151,10 @@ def test_kept_layers(small: Compile) -> None:
     assert report.average_weight_bits == pytest.approx(mean)
 
 
-@pytest.mark.parametrize(("method", "metric"), [("measured", "nse"), ("size", "kl"), ("greedy", "kl")])
+@pytest.mark.parametrize(
+    ("method", "metric"),
+    [("measured", "nse"), ("size", "kl"), ("greedy", "kl"), ("ompq", "kl"), ("csmpq", "nse")],
+)
 def test_methods_and_metrics(small: Compile, method: str, metric: str) -> None:
     report = small("6bit-avg", method=method, metric=metric, activations="fp32")
     assert (report.method, report.metric) == (method, metric)

@@ -7,14 +7,22 @@ from collections.abc import Callable
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plan import Sensitivity
 from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.sensitivity.csmpq import csmpq
 from onnxmpq.sensitivity.greedy import greedy
 from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.ompq import ompq
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 
 Method = Callable[[Probe], Sensitivity]
 
-METHODS: dict[str, Method] = {"measured": measured, "size": size, "greedy": greedy}
+METHODS: dict[str, Method] = {
+    "measured": measured,
+    "size": size,
+    "greedy": greedy,
+    "csmpq": csmpq,
+    "ompq": ompq,
+}
 
 
 def find_method(name: str) -> Method:

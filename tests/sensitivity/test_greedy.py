@@ -117,7 +117,7 @@ def test_top1_wants_a_classifier() -> None:
 
 @pytest.mark.slow
 def test_updating_is_at_least_as_good_as_the_frozen_order() -> None:
-    """ResNet-20, calibration images only: mean loss of the two paths over sizes from 2.5 to 6 bits."""
+    """ResNet-20, calibration images only: mean loss of the two paths over sizes from 2.5 to 5.75 bits."""
     model = SHARED / "models" / "resnet20_cifar10.onnx"
     if not model.is_file():
         pytest.skip(f"{model} is not there")
@@ -133,11 +133,12 @@ def test_updating_is_at_least_as_good_as_the_frozen_order() -> None:
 
 
 def mean_loss(path: Trajectory, probe: Probe) -> float:
-    """Of the first plans within each of 15 average widths."""
+    """Of the first plans within each of 14 average widths, all below where the path starts."""
     params = {layer.name: layer.params for layer in probe.layers}
     total = sum(params.values())
     sizes = [sum(params[n] * o.weight_bits for n, o in p.options.items()) / total for p in path.plans]
     first = [
-        next(i for i, size in enumerate(sizes) if size <= budget) for budget in np.arange(2.5, 6.01, 0.25)
+        next(i for i, size in enumerate(sizes) if size <= budget) for budget in np.arange(2.5, 5.76, 0.25)
     ]
-    return float(np.mean([path.losses[i] for i in first]))
+    losses = [path.losses[i] for i in first]
+    return float(np.mean([loss for loss in losses if loss is not None]))
