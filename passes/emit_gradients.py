@@ -1,0 +1,188 @@
+"""Gradients of a scalar loss as additional graph outputs, by reverse-mode differentiation of the graph.
+
+The table of rules, one for each operator and input, is `onnxmpq.passes.gradients.rules`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial, reduce
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxmpq.errors import ModelError
+from onnxmpq.passes.gradients.emitter import Emitter, Shape, Shapes
+from onnxmpq.passes.gradients.rules import find_rule, is_parameter
+from onnxmpq.passes.gradients.step import Step
+from onnxmpq.passes.matching import NoMatch, label, remove
+from onnxmpq.passes.node_builder import builders
+
+_LOGGER = logging.getLogger(__name__)
+_LOWEST_OPSET = 13  # axes of Squeeze, Unsqueeze and ReduceSum are inputs
+
+
+@dataclass(frozen=True, slots=True)
+class EmitGradients:
+    """Add `gradient_name(tensor)`, the gradient of `loss` with respect to each of `tensors`, to the graph outputs.
+
+    `loss` names a float tensor of one value, `tensors` float tensors of the main graph: inputs, constants or
+    values in between. A tensor that the loss does not depend on gets no output. Gradients have the shape and type
+    of their tensors; where the loss is a sum over the samples of a batch they are those of each sample.
+
+    `shapes` are sizes of tensors as they are in a run, None where they differ between runs (the batch). They are
+    needed for strided windows, slices and the like, and make the emitted graph faster everywhere.
+
+    Exposing: what the graph gave before stays bit-equal. Only what the wanted gradients need is emitted, the
+    graph's own values are used again, and nothing is computed twice.
+
+    Raises ModelError for an unknown tensor, an opset below 13, and an operator that no gradient can be found
+    through, by what it is and what needed it; the graph is then as it was.
+    """
+
+    loss: str
+    tensors: tuple[str, ...]
+    shapes: Shapes = field(default_factory=dict)
+
+    name: ClassVar[str] = "emit-gradients"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        present = {output.name for output in graph.outputs}
+        known = graph.tensors()
+        missing = [name for name in (self.loss, *self.tensors) if name not in known]
+        if missing:
+            raise ModelError(f"the graph has no tensor {missing[0]!r} to differentiate; take one of its tensors")
+        wanted = [name for name in self.tensors if gradient_name(name) not in present]
+        if not wanted:
+            return False
+        if graph.opset < _LOWEST_OPSET:
+            raise ModelError(f"gradients need opset {_LOWEST_OPSET}, the graph is of {graph.opset}; raise it first")
+        path = _path(graph, known[self.loss], {name: known[name] for name in wanted})
+        if self.loss not in path:
+            _LOGGER.debug("%s depends on none of %s", self.loss, wanted)
+            return False
+        _check_rules(graph, path, self.loss)
+        before = len(graph.nodes)
+        emit = Emitter(builders(graph)[0], self.shapes, _float_types(graph))
+        try:
+            shapes = {name: _shape(emit, known[name]) for name in wanted if name in path}
+            gradients = _backward(emit, known[self.loss], path)
+        except ModelError:
+            remove(graph, graph.nodes[before:])
+            raise
+        for name in [name for name in shapes if name in gradients]:
+            _expose(graph, name, gradients[name], shapes[name])
+        graph.toposort()
+        return True
+
+
+def gradient_name(tensor: str) -> str:
+    """The name of the graph output that holds the gradient with respect to a tensor."""
+    return f"{tensor}/gradient"
+
+
+Path = Mapping[str, str]  # tensors that lie between wanted ones and the loss -> a wanted one each comes from
+
+
+def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> Path:
+    """The tensors that a gradient must be found for: those made from wanted ones and needed for the loss."""
+    needed = {loss.name}
+    for node in reversed(graph.nodes):
+        if any(tensor.name in needed for tensor in node.outputs):
+            needed.update(t.name for i, t in enumerate(node.inputs) if not is_parameter(node, i) and t.name)
+    path = {name: name for name in wanted if name in needed}
+    for node in graph.nodes:
+        sources = [path[t.name] for i, t in enumerate(node.inputs) if t.name in path and not is_parameter(node, i)]
+        if sources:
+            path.update((t.name, path.get(t.name, sources[0])) for t in node.outputs if t.name in needed)
+    return path
+
+
+def _steps(graph: gs.Graph, path: Path) -> list[tuple[gs.Node, int]]:
+    """Nodes and inputs whose gradients are to be found, the last node first."""
+    return [
+        (node, index)
+        for node in reversed(graph.nodes)
+        if any(tensor.name in path for tensor in node.outputs)
+        for index, tensor in enumerate(node.inputs)
+        if tensor.name in path and not is_parameter(node, index)
+    ]
+
+
+def _check_rules(graph: gs.Graph, path: Path, loss: str) -> None:
+    """Raise ModelError for the first node without a rule."""
+    for node, index in _steps(graph, path):
+        if find_rule(node, index) is None:
+            raise ModelError(
+                f"there is no gradient rule for input {index} of {node.op} {label(node)!r}, which lies between "
+                f"{path[node.inputs[index].name]!r} and {loss!r}; differentiate tensors behind it only, or add a rule"
+            )
+
+
+def _shape(emit: Emitter, tensor: gs.Tensor) -> Shape:
+    try:
+        return emit.shape(tensor)
+    except NoMatch as reason:
+        raise ModelError(f"the gradient of {tensor.name!r} cannot be a graph output: {reason}") from reason
+
+
+def _backward(emit: Emitter, loss: gs.Tensor, path: Path) -> dict[str, gs.Tensor]:
+    """The gradients of the tensors on the path, by name."""
+    parts: dict[str, list[gs.Tensor]] = defaultdict(list)
+    parts[loss.name].append(emit.cast_like(emit.constant(np.ones((), np.float32)), loss))
+    total = partial(_total, emit, parts)
+    for node, index in _steps(emit.builder.graph, path):
+        gradients = tuple(total(tensor.name) for tensor in node.outputs)
+        if all(gradient is None for gradient in gradients):
+            continue
+        rule = find_rule(node, index)
+        try:
+            found = rule(Step(emit, node, gradients, index)) if rule else None
+        except NoMatch as reason:
+            raise ModelError(
+                f"the gradient of {node.op} {label(node)!r}, which {path[node.inputs[index].name]!r} needs, cannot "
+                f"be emitted: {reason}"
+            ) from reason
+        if found is not None:
+            parts[node.inputs[index].name].append(found)
+    return {name: gradient for name in path if (gradient := total(name)) is not None}
+
+
+def _total(emit: Emitter, parts: Mapping[str, list[gs.Tensor]], name: str) -> gs.Tensor | None:
+    """The sum of what came back from all readers of a tensor, None where nothing did."""
+    return reduce(partial(emit, "Add"), parts[name]) if parts.get(name) else None
+
+
+def _float_types(graph: gs.Graph) -> dict[str, np.dtype[Any]]:
+    """The types of tensors: as the graph says, else as its nodes make them of their first float operand."""
+    known: dict[str, np.dtype[Any]] = {}
+    for tensor in graph.tensors().values():
+        if tensor.dtype is not None and not isinstance(tensor.dtype, int):
+            known[tensor.name] = np.dtype(tensor.dtype)
+    for node in graph.nodes:
+        made = _made_type(node, known)
+        if made is not None and node.outputs:
+            known.setdefault(node.outputs[0].name, made)
+            if node.op == "Split":
+                known.update((t.name, made) for t in node.outputs if t.name not in known)
+    return known
+
+
+def _made_type(node: gs.Node, known: Mapping[str, np.dtype[Any]]) -> np.dtype[Any] | None:
+    if node.op == "Cast":
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
+    floats = (known[t.name] for t in node.inputs if t.name in known and known[t.name].kind == "f")
+    return next(floats, None)
+
+
+def _expose(graph: gs.Graph, name: str, gradient: gs.Tensor, shape: Sequence[int | None]) -> None:
+    """The gradient under its own name; several tensors may share one gradient."""
+    output = gs.Variable(gradient_name(name), gradient.dtype, list(shape))
+    graph.nodes.append(gs.Node("Identity", name=output.name, inputs=[gradient], outputs=[output]))
+    graph.outputs.append(output)

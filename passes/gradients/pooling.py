@@ -1,0 +1,128 @@
+"""Pools and reductions."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxmpq.passes.gradients.convolution import Windows, transposed, windows
+from onnxmpq.passes.gradients.step import Step
+from onnxmpq.passes.matching import attribute, optional_input, read, require
+
+
+def average_pool(step: Step) -> gs.Tensor:
+    """Every window's g shared out among the values that it is the mean of."""
+    e, node = step.emit, step.node
+    spans = _spans(step)
+    share = e("Mul", step.gradient, e.constant(_shares(node, spans).astype(_dtype(step))))
+    # One channel at a time: a Conv of group C over [N, C] is one of group 1 over [N C, 1].
+    single = e("Reshape", share, e.ints([-1, 1, *spans.outside]))
+    ones = e.constant(np.ones((1, 1, *spans.kernel), _dtype(step)))
+    return e.reshape_like(transposed(e, single, ones, 1, spans), step.input())
+
+
+def _spans(step: Step) -> Windows:
+    e, node = step.emit, step.node
+    kernel = list(node.attrs["kernel_shape"])
+    return windows(node, kernel, e.spatial(step.input()), e.spatial(step.output))
+
+
+def _shares(node: gs.Node, spans: Windows) -> NDArray[np.float64]:
+    """1 / how many values each window is the mean of, [*outside]: none of the padding unless that counts."""
+    none = (0,) * spans.rank
+    begin, end = none, none
+    if attribute(node, "count_include_pad", 0):
+        is_given = attribute(node, "auto_pad", "NOTSET") == "NOTSET"
+        begin = spans.begin
+        end = tuple(attribute(node, "pads", [*none, *none])[spans.rank :]) if is_given else spans.end
+    counts = []
+    for axis in range(spans.rank):
+        low, high = -begin[axis], spans.inside[axis] + end[axis]
+        starts = np.arange(spans.outside[axis]) * spans.strides[axis] - spans.begin[axis]
+        taps = starts[:, None] + np.arange(spans.kernel[axis]) * spans.dilations[axis]
+        counts.append(((taps >= low) & (taps < high)).sum(axis=1))
+    return 1.0 / functools.reduce(np.multiply.outer, counts)
+
+
+def _dtype(step: Step) -> np.dtype[Any]:
+    return np.dtype(step.gradient.dtype)
+
+
+def global_average_pool(step: Step) -> gs.Tensor:
+    """g shared out over space."""
+    return _mean_over(step, step.gradient, list(range(2, step.emit.rank(step.input()))))
+
+
+def max_pool(step: Step) -> gs.Tensor:
+    """g added where the largest value of each window came from, the first of equal ones."""
+    e, apart = step.emit, _stand_apart(step.node)
+    require(not attribute(step.node, "storage_order", 0), "its indices count columns first")
+    require(apart or e.builder.graph.opset >= 16, "its windows overlap, and sums by index need opset 16")
+    flat = e.ints([-1])
+    size = e("Reshape", e("Size", step.input()), flat)
+    zeros = e("ConstantOfShape", size, value=gs.Constant("zero", np.zeros(1, _dtype(step))))
+    places, values = e("Reshape", _indices(step), flat), e("Reshape", step.gradient, flat)
+    how = {} if apart else {"reduction": "add"}
+    return e.reshape_like(e("ScatterElements", zeros, places, values, axis=0, **how), step.input())
+
+
+def _stand_apart(node: gs.Node) -> bool:
+    """True where no two windows share a value."""
+    kernel = node.attrs["kernel_shape"]
+    strides, dilations = (attribute(node, name, [1] * len(kernel)) for name in ("strides", "dilations"))
+    return all(s > d * (k - 1) for s, d, k in zip(strides, dilations, kernel, strict=True))
+
+
+def _indices(step: Step) -> gs.Tensor:
+    """Where each window's largest value lies, counted over the whole flat tensor.
+
+    A second node tells: asked of the first, it would take the fast kernel from the run forward.
+    """
+    indices = gs.Variable(step.emit.builder.name("gradient"), np.int64)
+    largest = step.emit("MaxPool", step.input(), **step.node.attrs)
+    largest.inputs[0].outputs.append(indices)
+    return indices
+
+
+def reduce_sum(step: Step) -> gs.Tensor:
+    """g repeated over the axes."""
+    axes = _axes(step)
+    return step.emit.expand_like(_kept(step, axes), step.input(), axes)
+
+
+def reduce_mean(step: Step) -> gs.Tensor:
+    """g shared out over the axes."""
+    axes = _axes(step)
+    return _mean_over(step, _kept(step, axes), axes)
+
+
+def _mean_over(step: Step, gradient: gs.Tensor, axes: Sequence[int] | None) -> gs.Tensor:
+    e, shape = step.emit, step.emit.known(step.input())
+    sizes = None if shape is None else shape if axes is None else [shape[axis] for axis in axes]
+    if sizes is not None and None not in sizes:
+        share = e("Mul", gradient, 1 / math.prod(size or 1 for size in sizes))
+        return e.expand_like(share, step.input(), axes)
+    ratio = e("Div", e("Size", step.input()), e("Size", step.output))
+    return e("Div", e.expand_like(gradient, step.input(), axes), e.cast_like(ratio, gradient))
+
+
+def _axes(step: Step) -> list[int] | None:
+    """The axes that are reduced, from an input or an attribute; None for all of them."""
+    given = optional_input(step.node, 1)
+    axes: list[int] = list(attribute(step.node, "axes", [])) if given is None else read(given).tolist()
+    return axes if axes or attribute(step.node, "noop_with_empty_axes", 0) else None
+
+
+def _kept(step: Step, axes: Sequence[int] | None) -> gs.Tensor:
+    """g with the reduced axes back in place, of size 1; of all axes, one value is as good."""
+    e = step.emit
+    if axes is None or not axes or attribute(step.node, "keepdims", 1):
+        return step.gradient
+    rank = e.rank(step.input()) if any(a < 0 for a in axes) else 0
+    return e("Unsqueeze", step.gradient, e.ints(sorted(a % rank if rank else a for a in axes)))

@@ -1,0 +1,90 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.gradients.step import Step
+from onnxmpq.passes.matching import attribute
+
+
+def matmul_left(step: Step) -> gs.Tensor:
+    """g B^T of A B."""
+    e = step.emit
+    gradient, _, right = _as_matrices(step)
+    product = e("MatMul", gradient, _turned(e, right, e.rank(step.input(1))))
+    return _back(step, product, row=True)
+
+
+def matmul_right(step: Step) -> gs.Tensor:
+    """A^T g of A B; of a stack of A and one B, all rows at once."""
+    e = step.emit
+    gradient, left, _ = _as_matrices(step)
+    rank = e.rank(step.input())
+    if rank > 2 and e.rank(step.input(1)) == 2:
+        inner, outer = e.sizes(step.input(1), [0, 1])
+        rows = e("Reshape", left, e.ints([-1, inner]))
+        return e("MatMul", e.transposed(rows, [1, 0]), e("Reshape", gradient, e.ints([-1, outer])))
+    return _back(step, e("MatMul", _turned(e, left, rank), gradient), row=False)
+
+
+def _as_matrices(step: Step) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
+    """(g, A, B) with the axes added that MatMul adds to a vector and takes off its result."""
+    e, gradient, left, right = step.emit, step.gradient, step.input(), step.input(1)
+    if e.rank(right) == 1:
+        gradient, right = e("Unsqueeze", gradient, e.ints([-1])), e("Unsqueeze", right, e.ints([1]))
+    if e.rank(left) == 1:
+        gradient, left = e("Unsqueeze", gradient, e.ints([-2])), e("Unsqueeze", left, e.ints([0]))
+    return gradient, left, right
+
+
+def _turned(e: Emitter, tensor: gs.Tensor, rank: int) -> gs.Tensor:
+    """The last two axes exchanged."""
+    rank = max(rank, 2)
+    return e.transposed(tensor, [*range(rank - 2), rank - 1, rank - 2])
+
+
+def _back(step: Step, product: gs.Tensor, *, row: bool) -> gs.Tensor:
+    """The product summed over the stacks that the asked operand was repeated for, in its shape."""
+    e, asked = step.emit, step.asked
+    shape, other = e.shape(asked), e.shape(step.input(1 - step.index))
+    vector = len(shape) == 1
+    lead, whole = len(shape) - 2 + vector, max(len(shape), len(other), 2) - 2
+    stacks = [
+        i for i in range(whole)
+        if i < whole - lead or (shape[i - whole + lead] == 1 and _size(other, i - whole - 2) != 1)
+    ]  # fmt: skip
+    summed = e.sum(product, stacks)
+    if vector:
+        return e("Squeeze", summed, e.ints([*range(whole), whole + (0 if row else 1)]))
+    return e("Squeeze", summed, e.ints(list(range(whole - lead)))) if whole > lead else summed
+
+
+def _size(shape: tuple[int | None, ...], axis: int) -> int | None:
+    return shape[axis] if -axis <= len(shape) else 1
+
+
+def gemm_left(step: Step) -> gs.Tensor:
+    """alpha g B^T of alpha A B + beta C, A and B turned or not."""
+    e, node, right = step.emit, step.node, step.input(1)
+    scale, flip = attribute(node, "alpha", 1.0), attribute(node, "transB", 0)
+    if attribute(node, "transA", 0):
+        return e("Gemm", right, step.gradient, alpha=scale, transA=flip, transB=1)
+    return e("Gemm", step.gradient, right, alpha=scale, transB=1 - flip)
+
+
+def gemm_right(step: Step) -> gs.Tensor:
+    """alpha A^T g."""
+    e, node, left = step.emit, step.node, step.input()
+    scale, flip = attribute(node, "alpha", 1.0), attribute(node, "transA", 0)
+    if attribute(node, "transB", 0):
+        return e("Gemm", step.gradient, left, alpha=scale, transA=1, transB=flip)
+    return e("Gemm", left, step.gradient, alpha=scale, transA=1 - flip)
+
+
+def gemm_bias(step: Step) -> gs.Tensor:
+    """beta g, summed over the rows that C was repeated for."""
+    e, scale = step.emit, attribute(step.node, "beta", 1.0)
+    scaled = step.gradient if scale == 1.0 else e("Mul", step.gradient, scale)
+    return e.unbroadcast(scaled, step.output, step.asked)

@@ -1,0 +1,84 @@
+"""Resize goes back by a small matrix for each axis: [outside, inside], of which each row makes one value.
+
+Coordinates as in Resize of opset 11 and newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxmpq.passes.gradients.step import Step
+from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
+
+Floats = NDArray[np.float64]
+
+# (place in the output, scale, size outside, size inside) -> place in the input
+_PLACES: dict[str, Callable[[Floats, float, int, int], Floats]] = {
+    "half_pixel": lambda x, scale, _out, _inn: (x + 0.5) / scale - 0.5,
+    "pytorch_half_pixel": lambda x, scale, out, _inn: (x + 0.5) / scale - 0.5 if out > 1 else np.zeros(1),
+    "half_pixel_symmetric": lambda x, scale, out, inn: (
+        inn / 2 * (1 - out / (inn * scale)) + (x + 0.5) / scale - 0.5
+    ),
+    "align_corners": lambda x, _scale, out, inn: x * (inn - 1) / (out - 1) if out > 1 else np.zeros(1),
+    "asymmetric": lambda x, scale, _out, _inn: x / scale,
+}
+_NEAREST: dict[str, Callable[[Floats], Floats]] = {
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def resize(step: Step) -> gs.Tensor:
+    """g times the matrix of every axis whose size changed, turned."""
+    e, result = step.emit, step.gradient
+    rank = e.rank(step.input())
+    scales = _scales(step, rank)
+    for axis, (inside, outside) in enumerate(zip(e.shape(step.input()), e.shape(step.output), strict=True)):
+        if inside == outside and scales.get(axis, 1.0) == 1.0:
+            continue
+        if inside is None or outside is None:
+            raise NoMatch(f"axis {axis} is resized and of free size")
+        matrix = weights(step.node, inside, outside, scales.get(axis, outside / inside))
+        constant = e.constant(matrix.astype(np.dtype(result.dtype)))
+        last_two = [*(i for i in range(rank) if i != axis), axis]
+        turned = e.transposed(result, last_two) if axis != rank - 1 else result
+        product = e("MatMul", turned, constant)
+        result = e.transposed(product, np.argsort(last_two).tolist()) if axis != rank - 1 else product
+    return result
+
+
+def _scales(step: Step, rank: int) -> dict[int, float]:
+    """The scales by axis where they are given, and not the sizes."""
+    scales = optional_input(step.node, 2)
+    if scales is None or (scales.shape is not None and 0 in scales.shape):
+        require("keep_aspect_ratio_policy" not in step.node.attrs, "its sizes keep the aspect ratio")
+        return {}
+    axes = attribute(step.node, "axes", list(range(rank)))
+    return {axis % rank: float(scale) for axis, scale in zip(axes, read(scales), strict=True)}
+
+
+def weights(node: gs.Node, inside: int, outside: int, scale: float) -> Floats:
+    """How much of each input value is in each output value along one axis, float64 [outside, inside]."""
+    mode = attribute(node, "mode", "nearest")
+    transform = attribute(node, "coordinate_transformation_mode", "half_pixel")
+    require(mode in {"nearest", "linear"}, f"its mode is {mode!r}; wanted nearest or linear")
+    require(not attribute(node, "antialias", 0), "it smooths before it shrinks (antialias)")
+    require(transform in _PLACES, f"its coordinates are {transform!r}; wanted one of {', '.join(_PLACES)}")
+    rows = np.arange(outside)
+    places = _PLACES[transform](rows.astype(np.float64), scale, outside, inside)
+    matrix = np.zeros((outside, inside))
+    if mode == "nearest":
+        rounding = _NEAREST[attribute(node, "nearest_mode", "round_prefer_floor")]
+        matrix[rows, np.clip(rounding(places), 0, inside - 1).astype(int)] = 1
+        return matrix
+    places = np.clip(places, 0, inside - 1)
+    lower = np.floor(places).astype(int)
+    np.add.at(matrix, (rows, lower), 1 - (places - lower))
+    np.add.at(matrix, (rows, np.minimum(lower + 1, inside - 1)), places - lower)
+    return matrix

@@ -1,0 +1,126 @@
+"""Operators that move values and compute none: what was moved is moved back."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.gradients.step import Step
+from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
+
+_BEFORE_THE_START = np.iinfo(np.int64).min
+
+
+def reshape(step: Step) -> gs.Tensor:
+    """Reshape, Flatten, Squeeze, Unsqueeze: g in the shape of x."""
+    return step.emit.reshape_like(step.gradient, step.input())
+
+
+def expand(step: Step) -> gs.Tensor:
+    """g summed over what was repeated."""
+    return step.emit.unbroadcast(step.gradient, step.output, step.input())
+
+
+def transpose(step: Step) -> gs.Tensor:
+    """g with its axes turned back."""
+    perm = attribute(step.node, "perm", []) or list(range(step.emit.rank(step.input())))[::-1]
+    return step.emit.transposed(step.gradient, np.argsort(perm).tolist())
+
+
+def concat(step: Step) -> gs.Tensor:
+    """The part of g that the input became."""
+    e, axis = step.emit, step.node.attrs["axis"]
+    before = sum(e.sizes(tensor, [axis])[0] for tensor in step.node.inputs[: step.index])
+    size = e.sizes(step.asked, [axis])[0]
+    return e("Slice", step.gradient, e.ints([before]), e.ints([before + size]), e.ints([axis]))
+
+
+def split(step: Step) -> gs.Tensor:
+    """The parts' gradients side by side, zeros for a part that nothing depends on."""
+    e = step.emit
+    pairs = zip(step.gradients, step.node.outputs, strict=True)
+    parts = [_zeros(step, output) if g is None else g for g, output in pairs]
+    return e("Concat", *parts, axis=attribute(step.node, "axis", 0))
+
+
+def _zeros(step: Step, like: gs.Tensor) -> gs.Tensor:
+    known = next(g for g in step.gradients if g is not None)
+    zero = gs.Constant("zero", np.zeros(1, known.dtype))
+    return step.emit("ConstantOfShape", step.emit("Shape", like), value=zero)
+
+
+def slice_(step: Step) -> gs.Tensor:
+    """g put back where it was cut out, zeros around it and between."""
+    e = step.emit
+    rank = e.rank(step.input())
+    result, shape = step.gradient, list(e.shape(step.output))
+    begin, end = [0] * rank, [0] * rank
+    for axis, bounds in _bounds(step, rank).items():
+        (size,) = e.sizes(step.input(), [axis])
+        taken = range(size)[bounds]
+        require(len(taken) > 0, "it takes nothing")
+        if taken.step < 0:
+            result, taken = _reversed(e, result, axis), taken[::-1]
+        if taken.step > 1:
+            result = _spread(e, result, shape, axis, taken.step)
+        begin[axis], end[axis] = taken[0], size - taken[0] - len(taken) * taken.step
+    return e.padded(result, begin, end)
+
+
+def _bounds(step: Step, rank: int) -> dict[int, slice]:
+    """What is taken along each axis; starts, ends, axes and steps must be constants."""
+    starts, ends = (read(step.input(index)).tolist() for index in (1, 2))
+    axes, steps = (optional_input(step.node, index) for index in (3, 4))
+    chosen = list(range(len(starts))) if axes is None else read(axes).tolist()
+    strides = [1] * len(starts) if steps is None else read(steps).tolist()
+    return {
+        axis % rank: slice(start, end, stride)
+        for axis, start, end, stride in zip(chosen, starts, ends, strides, strict=True)
+    }
+
+
+def _reversed(e: Emitter, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+    """The values along an axis in the opposite order."""
+    return e("Slice", tensor, e.ints([-1]), e.ints([_BEFORE_THE_START]), e.ints([axis]), e.ints([-1]))
+
+
+def _spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, stride: int) -> gs.Tensor:
+    """`stride - 1` zeros behind every value along an axis; `shape`, the tensor's, becomes the result's."""
+    size, behind = shape[axis], shape[axis + 1 :]
+    if size is None or behind.count(None) > 1:
+        raise NoMatch(f"sizes of its output, {shape}, are free")
+    inner = axis + 1
+    apart = e("Unsqueeze", tensor, e.ints([inner]))
+    filled = e.padded(apart, [0] * (len(shape) + 1), [(stride - 1) * (i == inner) for i in range(len(shape) + 1)])
+    shape[axis] = size * stride
+    joined = [0] * axis + [-1 if s is None else s for s in (shape[axis], *behind)]
+    return e("Reshape", filled, e.ints(joined))
+
+
+def pad(step: Step) -> gs.Tensor:
+    """g without the border."""
+    require(attribute(step.node, "mode", "constant") == "constant", "it repeats values of its input")
+    e, rank = step.emit, step.emit.rank(step.input())
+    pads, chosen = read(step.input(1)).tolist(), optional_input(step.node, 3)
+    axes = list(range(rank)) if chosen is None else [a % rank for a in read(chosen).tolist()]
+    begin, end = [0] * rank, [0] * rank
+    for axis, first, last in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        begin[axis], end[axis] = -first, -last
+    return e.padded(step.gradient, begin, end)
+
+
+def depth_to_space(step: Step) -> gs.Tensor:
+    """Blocks of space back into channels."""
+    e, block = step.emit, step.node.attrs["blocksize"]
+    if attribute(step.node, "mode", "DCR") == "DCR":
+        return e("SpaceToDepth", step.gradient, blocksize=block)
+    depth, height, width = e.sizes(step.input(), [1, 2, 3])
+    split_up = e("Reshape", step.gradient, e.ints([0, depth // block**2, height, block, width, block]))
+    turned = e.transposed(split_up, [0, 1, 3, 5, 2, 4])
+    return e("Reshape", turned, e.ints([0, depth, height, width]))
+
+
+def space_to_depth(step: Step) -> gs.Tensor:
+    """Channels back into blocks of space."""
+    return step.emit("DepthToSpace", step.gradient, blocksize=step.node.attrs["blocksize"])

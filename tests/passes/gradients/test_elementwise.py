@@ -1,0 +1,101 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnxmpq.testing import model_of, random_feeds
+
+HEADER = '<ir_version: 10, opset_import: ["": {}]> '
+DOUBLE = [
+    "Relu", "Sigmoid", "Tanh", "Exp", "Abs", "Neg", "Reciprocal", "Identity", "Dropout",
+]  # fmt: skip
+SINGLE = [
+    "LeakyRelu <alpha = 0.3>", "LeakyRelu", "Elu", "Elu <alpha = 1.7>", "HardSigmoid", "HardSigmoid <alpha = 0.7, beta = 0.2>",
+    "HardSwish", "Erf", "Softplus", "Gelu", "Gelu <approximate = \"tanh\">",
+]  # fmt: skip
+
+
+def feeds(shape: tuple[int, ...], dtype: Any, low: float = -2.0) -> dict[str, Any]:
+    """Distinct values, none of them near 0."""
+    values = np.linspace(low, 2.0, int(np.prod(shape)) * 2)[1::2]
+    return {"x": np.random.default_rng(0).permutation(values).reshape(shape).astype(dtype)}
+
+
+@pytest.mark.parametrize("op", DOUBLE)
+def test_functions_of_one_value(check_gradients: Any, op: str) -> None:
+    model = model_of(f"g (double[3, 8] x) => (double[3, 8] y) {{ y = {op} (x) }}")
+    check_gradients(model, ["x"], feeds((3, 8), np.float64), step=1e-6, tolerance=1e-7)
+
+
+@pytest.mark.parametrize("op", ["Sqrt", "Log"])
+def test_functions_of_positive_values(check_gradients: Any, op: str) -> None:
+    model = model_of(f"g (double[3, 8] x) => (double[3, 8] y) {{ y = {op} (x) }}")
+    check_gradients(model, ["x"], feeds((3, 8), np.float64, 0.1), step=1e-6, tolerance=1e-7)
+
+
+@pytest.mark.parametrize("op", SINGLE)
+def test_activations(check_gradients: Any, op: str) -> None:
+    text = f"g (float[3, 16] x) => (float[3, 16] y) {{ a = Mul (x, c) y = {op} (a) }}"
+    model = model_of(HEADER.format(20) + text, c=np.array(2.3, np.float32))
+    check_gradients(model, ["x"], feeds((3, 16), np.float32), step=2**-9, tolerance=2e-3)
+
+
+def test_clip(check_gradients: Any) -> None:
+    bounds = {"low": np.array(-1.03), "high": np.array(0.77)}
+    for operands in ("x, low, high", "x, low", 'x, "", high', "x"):
+        model = model_of(f"g (double[24] x) => (double[24] y) {{ y = Clip ({operands}) }}".replace('""', ""), **bounds)
+        check_gradients(model, ["x"], feeds((24,), np.float64), step=1e-6, tolerance=1e-7)
+
+
+def test_prelu(check_gradients: Any) -> None:
+    for shape in ([3, 1, 1], [1], [2, 3, 2, 2]):
+        model = model_of(f"g (float[2, 3, 2, 2] x, float{shape} s) => (float[2, 3, 2, 2] y) {{ y = PRelu (x, s) }}")
+        values = random_feeds(model) | feeds((2, 3, 2, 2), np.float32)
+        check_gradients(model, ["x", "s"], values, step=2**-6)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[list[int], list[int]]:
+    """Two shapes that broadcast."""
+    full = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    pair = []
+    for _ in range(2):
+        own = [draw(st.sampled_from([1, size])) for size in full]
+        pair.append(own[draw(st.integers(0, len(own) - 1)) :])
+    return pair[0], pair[1]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(op=st.sampled_from(["Add", "Sub", "Mul", "Div", "Sum"]), pair=shapes(), static=st.booleans())
+def test_arithmetic_broadcasts(check_gradients: Any, op: str, pair: Any, static: bool) -> None:
+    whole = ["?"] * max(len(pair[0]), len(pair[1]))
+    model = model_of(
+        f"g (double{pair[0]} a, double{pair[1]} b) => (double[{', '.join(whole)}] y) "
+        f"{{ c = Exp (b) d = Neg (a) y = {op} (d, c) }}"
+    )
+    check_gradients(model, ["a", "b"], step=1e-6, tolerance=1e-6, static=static)
+
+
+def test_power(check_gradients: Any) -> None:
+    model = model_of("g (double[2, 4] x, double[4] p) => (double[2, 4] y) { y = Pow (x, p) }")
+    values = {**feeds((2, 4), np.float64, 0.2), "p": np.array([0.5, 2.0, -1.5, 3.0])}
+    check_gradients(model, ["x", "p"], values, step=1e-6, tolerance=1e-6)
+    square = model_of("g (double[8] x) => (double[8] y) { y = Pow (x, c) }", c=np.array(2.0))
+    check_gradients(square, ["x"], feeds((8,), np.float64), step=1e-6, tolerance=1e-6)  # of negative values too
+
+
+def test_where(check_gradients: Any) -> None:
+    model = model_of("""
+        g (bool[2, 3] c, double[2, 3] x, double[3] z) => (double[2, 3] y) { y = Where (c, x, z) }
+    """)
+    check_gradients(model, ["x", "z"], step=0.5)
+
+
+def test_casts_between_floats_keep_the_type_of_each_side(check_gradients: Any) -> None:
+    model = model_of("""
+        g (float[6] x) => (double[6] y) { a = Cast <to = 11> (x) b = Mul (a, a) c = Cast <to = 1> (b)
+            d = Relu (c) y = Cast <to = 11> (d) }
+    """)
+    check_gradients(model, ["x"], feeds((6,), np.float32), step=2**-8, tolerance=1e-3)

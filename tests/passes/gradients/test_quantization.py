@@ -1,0 +1,66 @@
+"""The straight-through estimator against its formula: differences of a step function tell nothing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxmpq.passes.emit_gradients import EmitGradients
+from onnxmpq.testing import check_pass, model_of, run
+
+HEADER = '<ir_version: 10, opset_import: ["": 21]> '
+RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+
+
+def learned_step(x: Any, scale: Any, zero: Any, low: int, high: int) -> tuple[Any, Any]:
+    """(slope of x, slope of the scale) of LSQ, equation 3 and below, with a zero point."""
+    v = x / scale
+    inside = (v + zero >= low) & (v + zero <= high)
+    clipped = np.where(v + zero > high, high, low) - zero
+    return inside.astype(float), np.where(inside, np.round(v) - v, clipped)
+
+
+@pytest.mark.parametrize("kind", RANGES)
+@pytest.mark.parametrize("axis", [None, 1, 0, 2])
+@pytest.mark.parametrize("with_zero", [True, False])
+def test_learned_step_size(kind: str, axis: int | None, with_zero: bool) -> None:
+    if not with_zero and kind != "uint8":
+        kind = "uint8"
+    rng = np.random.default_rng(0)
+    shape, count = (3, 4, 5), 1 if axis is None else (3, 4, 5)[axis]
+    low, high = RANGES[kind]
+    scale = rng.uniform(0.5, 1.5, count).astype(np.float32)
+    zero = rng.integers(low // 3, high // 3, count) if with_zero else np.zeros(count, int)
+    x = (rng.uniform(1.3 * low, 1.3 * high, shape)).astype(np.float32)
+    r = rng.standard_normal(shape).astype(np.float32)
+    vector = [] if axis is None else [count]
+    constants = {"s": scale.reshape(vector), "z": zero.astype(kind).reshape(vector), "r": r}
+    attrs = "" if axis is None else f"<axis = {axis}>"
+    operands = "s, z" if with_zero else "s"
+    model = model_of(HEADER + f"""
+        g (float[3, 4, 5] x) => (float loss) {{
+            q = QuantizeLinear {attrs} (x, {operands})
+            y = DequantizeLinear {attrs} (q, {operands})
+            w = Mul (y, r)
+            loss = ReduceSum <keepdims = 0> (w)
+        }}
+    """, **constants)
+    shapes = dict.fromkeys(("x", "q", "y", "w"), shape)
+    emitted = check_pass(EmitGradients("loss", ("x", "s"), shapes), model, {"x": x}, kind="exposing")
+    found = run(emitted, {"x": x})
+    beside = [1, 1, 1]
+    if axis is not None:
+        beside[axis] = count
+    slope, by_scale = learned_step(x, scale.reshape(beside), zero.reshape(beside), low, high)
+    np.testing.assert_allclose(found["x/gradient"], r * slope, rtol=1e-5)
+    others = tuple(i for i in range(3) if i != axis)
+    expected = (r * by_scale).sum(axis=others)
+    np.testing.assert_allclose(found["s/gradient"], expected, rtol=1e-4, atol=1e-3 * np.abs(by_scale).max())
+
+
+def test_weights_stored_as_codes_have_a_gradient_for_their_scale(check_gradients: Any) -> None:
+    model = model_of(
+        HEADER + "g (float[2, 3] x) => (float[2, 4] y) { w = DequantizeLinear <axis = 1> (q, s, z) y = MatMul (x, w) }",
+        q=np.arange(12, dtype=np.int8).reshape(3, 4), s=np.ones(4, np.float32), z=np.arange(4, dtype=np.int8),
+    )  # fmt: skip
+    check_gradients(model, ["x", "s"], step=0.5)
