@@ -76,6 +76,7 @@ def cli() -> None:
 )
 @click.option("--data", help="Calibration data: .npz, folder or .zip of images, file.py:callable.")
 @click.option("--eval", "evaluation", help="Data the verdict is measured on, never used to choose.")
+@click.option("--train-data", "training", help="Labelled data for methods that train.  [default: --data]")
 @click.option(
     "--preprocess", type=PREPROCESS, help="For images, e.g. imagenet,resize=256,crop=224; or a file."
 )
@@ -91,7 +92,10 @@ def cli() -> None:
     help="How weights are rounded.",
 )
 @click.option(
-    "--method", default="measured", show_default=True, help="Sensitivity: measured, size, file.py:function."
+    "--method",
+    default="measured",
+    show_default=True,
+    help="Sensitivity: measured, size, greedy, csmpq, ompq, limpq, file.py:function.",
 )
 @click.option(
     "--metric", type=click.Choice(["kl", "nse"]), help="Loss of function.  [default: by the outputs]"
@@ -135,7 +139,7 @@ def compile_command(
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
     from onnxmpq.pipeline import compile_model, protected
 
-    inputs = protected(model, options["data"], options["evaluation"])
+    inputs = protected(model, options["data"], options["evaluation"], options["training"])
     if report is not None:
         require_writable(report, inputs)
         if options["output"] is not None and report.resolve() == options["output"].resolve():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
@@ -24,6 +24,8 @@ Note = Callable[[str], None]
 class Evidence:
     """`calibration` chooses, `evaluation` only judges; `sample` is one sample's feeds.
 
+    `training` is what methods that train were given besides.
+
     `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
     """
 
@@ -32,6 +34,7 @@ class Evidence:
     judged_on: str
     sample: Mapping[str, Array]
     batchable: bool
+    training: Dataset | None = None
 
 
 def gather(
@@ -40,6 +43,7 @@ def gather(
     data: DataSource | None,
     evaluation: DataSource | None,
     *,
+    training: DataSource | None = None,
     shapes: Mapping[str, Shape],
     samples: int,
     preprocess: Preprocess | None,
@@ -54,13 +58,28 @@ def gather(
     specs = apply_shapes(session.inputs, shapes)
     data = data if data is not None else sibling(model, "calib", note)
     evaluation = evaluation if evaluation is not None else sibling(model, "eval", note)
-    if preprocess is not None and not any(s is not None and holds_images(s) for s in (data, evaluation)):
+    sources = (data, evaluation, training)
+    if preprocess is not None and not any(s is not None and holds_images(s) for s in sources):
         raise OptionError("--preprocess is for images, and neither --data nor --eval holds any")
 
     def read(source: DataSource, count: int | None) -> Dataset:
         steps = preprocess if holds_images(source) else None
         return open_data(source, specs, samples=count, preprocess=steps, seed=seed)
 
+    found = _calibration_and_verdict(session, specs, data, evaluation, read, samples, seed, note)
+    return found if training is None else replace(found, training=read(training, None))
+
+
+def _calibration_and_verdict(
+    session: Session,
+    specs: Sequence[InputSpec],
+    data: DataSource | None,
+    evaluation: DataSource | None,
+    read: Callable[[DataSource, int | None], Dataset],
+    samples: int,
+    seed: int,
+    note: Note,
+) -> Evidence:
     if data is None:
         specs = resolved(session, specs, note)
         return _synthetic(session, specs, None if evaluation is None else read(evaluation, None), seed, note)

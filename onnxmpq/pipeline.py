@@ -55,6 +55,7 @@ def compile_model(
     *,
     output: str | os.PathLike[str] | None = None,
     evaluation: DataSource | None = None,
+    training: DataSource | None = None,
     preprocess: Preprocess | None = None,
     activations: str | None = None,
     rounding: str = ROUNDINGS[0],
@@ -73,7 +74,8 @@ def compile_model(
 ) -> Report:
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
 
-    `data` and `evaluation` are what `open_data` takes; `activations` is "int8" or "fp32" (default: int8 with
+    `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
+    `data`. `activations` is "int8" or "fp32" (default: int8 with
     real data, fp32 without). The file is written to `output`, by default `MODEL.mpq.onnx` beside the model.
 
     Raises a subclass of OnnxmpqError; nothing is written then.
@@ -93,7 +95,7 @@ def compile_model(
         destination = Path(output) if output is not None else source.with_name(f"{source.stem}.mpq.onnx")
         if loaded.producer_name == "onnxmpq":
             raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
-        inputs = protected(source, data, evaluation)
+        inputs = protected(source, data, evaluation, training)
         require_writable(destination, inputs)  # rather now than after the work
         listed = initializers_listed_as_inputs(loaded)
         if listed:
@@ -103,7 +105,8 @@ def compile_model(
         original, session = runnable(runtime, loaded)
         evidence = gather(
             session, source, data, evaluation,
-            shapes=shapes or {}, samples=samples, preprocess=preprocess, seed=seed, note=stages.note,
+            training=training, shapes=shapes or {}, samples=samples, preprocess=preprocess, seed=seed,
+            note=stages.note,
         )  # fmt: skip
         activation_bits = choose_activations(activations, evidence)
     with stages("prepare"):
@@ -126,7 +129,7 @@ def compile_model(
 
     with stages("sensitivity"):
         costs: Sensitivity = unmeasured(prepared, options, forced) if forced else sensitivity(
-            measure, runtime, prepared, options, candidates, measuring, seed, stages
+            measure, runtime, prepared, options, candidates, measuring, evidence.training, seed, stages
         )  # fmt: skip
     with stages("allocate"):
         file_size: FileSize = lambda plan: lowered(plan).ByteSize()  # noqa: E731
@@ -267,17 +270,19 @@ def sensitivity(
     options: Options,
     candidates: Candidates,
     data: Dataset,
+    training: Dataset | None,
     seed: int,
     stages: Stages,
 ) -> Sensitivity:
     """The cost of every option of every layer, or a path through them, measured where a layer has a choice."""
+    training = training or data
     if data.count > SENSITIVITY_SAMPLES:
         data = data.split(SENSITIVITY_SAMPLES / data.count, seed)[1]
         stages.note(f"sensitivity is measured on {data.count} of the calibration samples")
     probe = Probe(
         prepared.model, prepared.layers, {n: tuple(o) for n, o in options.items() if len(o) > 1},
         candidates.constants, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
-        stages.observer.progress,
+        training, stages.observer.progress,
     )  # fmt: skip
     name = getattr(measure, "__name__", type(measure).__name__)
     try:

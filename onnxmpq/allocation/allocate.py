@@ -54,7 +54,11 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
         return ()
     kept = [_useful(options, [row.use[g] for row in rows]) for g, options in enumerate(costs)]
     narrowed = [
-        Row(row.name, tuple(tuple(use[i] for i in some) for use, some in zip(row.use, kept, strict=True)), row.limit)
+        Row(
+            row.name,
+            tuple(tuple(use[i] for i in some) for use, some in zip(row.use, kept, strict=True)),
+            row.limit,
+        )
         for row in rows
     ]
     chosen = _solve([[options[i] for i in some] for options, some in zip(costs, kept, strict=True)], narrowed)

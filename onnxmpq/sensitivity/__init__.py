@@ -9,6 +9,7 @@ from onnxmpq.plan import Sensitivity
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.sensitivity.csmpq import csmpq
 from onnxmpq.sensitivity.greedy import greedy
+from onnxmpq.sensitivity.limpq import limpq
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.ompq import ompq
 from onnxmpq.sensitivity.probe import Probe
@@ -22,6 +23,7 @@ METHODS: dict[str, Method] = {
     "greedy": greedy,
     "csmpq": csmpq,
     "ompq": ompq,
+    "limpq": limpq,
 }
 
 

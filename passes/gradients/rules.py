@@ -9,7 +9,15 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.gradients import convolution, elementwise, normalization, pooling, products, quantization, shape
+from onnxmpq.passes.gradients import (
+    convolution,
+    elementwise,
+    normalization,
+    pooling,
+    products,
+    quantization,
+    shape,
+)
 from onnxmpq.passes.gradients.resize import resize
 from onnxmpq.passes.gradients.step import Rule
 from onnxmpq.passes.matching import is_standard
@@ -41,6 +49,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
     "Log": (elementwise.log,),
     "Neg": (elementwise.neg,),
     "Reciprocal": (elementwise.reciprocal,),
+    "Round": (elementwise.pass_on,),  # straight through, as in QuantizeLinear
     "Sqrt": (elementwise.sqrt,),
     # activations
     "Clip": (elementwise.clip,),
