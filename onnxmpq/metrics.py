@@ -112,6 +112,13 @@ def classes(values: Array) -> Array:
     return top
 
 
+def surprise(output: Array, labels: Array, kind: OutputKind) -> Sums:
+    """-log p of each sample's label in nats, float64 [N], from an output [N, classes, 1...]."""
+    logs = _log_probabilities(output.reshape(len(output), -1).astype(np.float64), kind)
+    found: Sums = -np.maximum(logs[np.arange(len(logs)), labels], math.log(_TINY))
+    return found
+
+
 def _maker(model: onnx.ModelProto, tensor: str) -> str:
     """The operator that computes a tensor's values, those that only recast or reshape them passed over."""
     made = {name: node for node in model.graph.node for name in node.output}

@@ -25,6 +25,7 @@ from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
+from onnxmpq.grouping import grouped, with_units
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
 from onnxmpq.metrics import classifier_output
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
@@ -124,25 +125,29 @@ def compile_model(
     with stages("round"):
         candidates = rounded(runtime, prepared, forced or options, measuring, rounding, stages)
 
-    def lowered(plan: Plan) -> onnx.ModelProto:
-        return lower(prepared, plan, candidates, quantized, consumer)
-
     with stages("sensitivity"):
         costs: Sensitivity = unmeasured(prepared, options, forced) if forced else sensitivity(
             measure, runtime, prepared, options, candidates, measuring, evidence.training, seed, stages
         )  # fmt: skip
+    units = costs.layers if isinstance(costs, Trajectory) else ()
+
+    def lowered(plan: Plan) -> onnx.ModelProto:
+        split, parts, merged = grouped(prepared, candidates, units, plan)
+        return lower(split, merged, parts, quantized, consumer)
+
     with stages("allocate"):
         file_size: FileSize = lambda plan: lowered(plan).ByteSize()  # noqa: E731
         loss: Loss = lambda plan: loss_of_function(  # noqa: E731
             session, runtime.session(lowered(plan)), selection, prepared.metric, prepared.batch_size
         )
         plan = (
-            follow(costs, prepared.layers, asked, file_size, loss) if isinstance(costs, Trajectory)
+            follow(costs, with_units(prepared, units), asked, file_size, loss) if isinstance(costs, Trajectory)
             else choose_plan(costs, prepared.layers, options, asked, file_size, loss)
         )  # fmt: skip
     with stages("write"):
+        prepared, candidates, plan = grouped(prepared, candidates, units, plan)
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
-        final = lowered(plan)
+        final = lower(prepared, plan, candidates, quantized, consumer)
     with (
         written_model(final, destination, protect=inputs) as part,
         stages("verify"),

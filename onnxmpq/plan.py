@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxmpq.errors import DataError
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Option
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer, Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ class Trajectory:
 
     Every plan is over the same layers, and none stores more than the one before it. `losses[i]` is the loss of
     `plans[i]` as it was measured on the way, in units of `metric`; None where it was not. The allocation takes
-    the first plan that meets every budget.
+    the first plan that meets every budget. `layers` are what the plans are over where these are not the layers
+    that the method was given: groups of their channels (`Layer.part_of`).
     """
 
     plans: tuple[Plan, ...]
@@ -87,6 +88,7 @@ class Trajectory:
     method: str
     samples: int
     evaluations: int = 0  # of a changed network on all samples
+    layers: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.plans or len(self.plans) != len(self.losses):
@@ -98,15 +100,22 @@ class Trajectory:
 
     def to_json(self) -> str:
         plans = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
-        return json.dumps({**_origin(self), "plans": plans, "losses": self.losses}, indent=1)
+        layers = [asdict(layer) for layer in self.layers]
+        return json.dumps(
+            {**_origin(self), "plans": plans, "losses": self.losses, "layers": layers}, indent=1
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Trajectory:
         """Read `to_json`'s text. Raises DataError when it is not a path of plans."""
         fields = _read(text, "path of plans", {"metric", "method", "samples", "plans", "losses"})
         plans = tuple(Plan({n: parse_option(o) for n, o in options.items()}) for options in fields["plans"])
-        origin = (fields[key] for key in ("metric", "method", "samples", "evaluations"))
-        return cls(plans, tuple(fields["losses"]), *origin)
+        layers = tuple(_layer(layer) for layer in fields.get("layers", []))
+        evaluations = fields.get("evaluations", 0)
+        return cls(
+            plans, tuple(fields["losses"]), fields["metric"], fields["method"], int(fields["samples"]), evaluations,
+            layers,
+        )  # fmt: skip
 
 
 Sensitivity = CostTable | Trajectory  # what a method finds out
@@ -125,6 +134,11 @@ def parse_option(text: str) -> Option:
             f"{text!r} is not a width; write 1 to 8, fp16 or fp32, with /8 or /fp32 behind it for activations"
         )
     return Option(widths[weight], int(activation) if activation.isdigit() else None)
+
+
+def _layer(fields: dict[str, Any]) -> Layer:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Layer(**values)
 
 
 def _origin(found: CostTable | Trajectory) -> dict[str, Any]:

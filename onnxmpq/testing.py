@@ -300,6 +300,9 @@ def _check_found(found: Sensitivity, probe: Probe) -> None:
         _check(given == wanted, f"the table has costs of {given}, wanted {wanted}")
         return
     _check(isinstance(found, Trajectory), f"the method gave {found!r}, wanted a CostTable or a Trajectory")
+    if found.layers:
+        _check_parts(found.layers, probe)
+        wanted = {layer.name: wanted[layer.part_of or layer.name] for layer in found.layers}
     widths = [{name: option.weight_bits for name, option in plan.options.items()} for plan in found.plans]
     for plan in found.plans:
         _check(
@@ -311,6 +314,16 @@ def _check_found(found: Sensitivity, probe: Probe) -> None:
         _check(all(narrow[n] <= wide[n] for n in wide), "a layer grows on the path, which must only narrow")
     narrowest = {name: min(o.weight_bits for o in options) for name, options in wanted.items()}
     _check(widths[-1] == narrowest, "the path ends before every layer has its narrowest option")
+
+
+def _check_parts(parts: Sequence[Layer], probe: Probe) -> None:
+    for layer in [layer for layer in probe.layers if layer.name in probe.options]:
+        own = [part for part in parts if (part.part_of or part.name) == layer.name]
+        channels = sorted(c for part in own for c in (part.part or range(part.channels)))
+        _check(
+            channels == list(range(layer.channels)) and sum(part.params for part in own) == layer.params,
+            f"the groups of layer {layer.name!r} do not hold each of its {layer.channels} channels once: {channels}",
+        )
 
 
 def _check_progress(found: Sensitivity, calls: Sequence[tuple[int, int]]) -> None:

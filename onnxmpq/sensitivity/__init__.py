@@ -13,6 +13,7 @@ from onnxmpq.sensitivity.limpq import limpq
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.ompq import ompq
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.semilayer import semilayer
 from onnxmpq.sensitivity.size import size
 
 Method = Callable[[Probe], Sensitivity]
@@ -24,6 +25,7 @@ METHODS: dict[str, Method] = {
     "csmpq": csmpq,
     "ompq": ompq,
     "limpq": limpq,
+    "semilayer": semilayer,
 }
 
 

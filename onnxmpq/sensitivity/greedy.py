@@ -115,7 +115,7 @@ def _passes(search: _Search, *, updated: bool) -> None:
 def _steps(search: _Search) -> None:
     """One layer by one option at a time, by what it costs for a weight bit saved."""
     total = sum(len(options) - 1 for options in search.options.values()) * len(search.layers)  # at most
-    last = Outcome(0.0, search.judge.top1())
+    last = Outcome(0.0, search.judge.top1(), None)
 
     def price(move: Move, outcome: Outcome) -> tuple[float, float, int]:
         layer, option = move

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from onnxmpq.chain import Chain
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.metrics import Sums, classes, classifier_output
+from onnxmpq.metrics import Sums, classes, classifier_output, surprise
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer
 
@@ -27,10 +27,11 @@ Constants = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a changed network does: its `loss` in the probe's metric, and its top-1 (None without labels)."""
+    """What a changed network does: its `loss` in the probe's metric; with labels, its top-1 and cross-entropy in nats."""
 
     loss: float
     top1: float | None
+    cross_entropy: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Judge:
         chain = Chain(probe.runtime, _with_constants(probe.model, decided), order, probe.traced)
         distance = np.zeros((len(changes), len(probe.metric.kinds)))
         weight: Sums = np.zeros(len(probe.metric.kinds))
-        hits = np.zeros(len(changes))
+        hits, entropy = np.zeros(len(changes)), np.zeros(len(changes))
         rows = {name: [i for i, c in enumerate(changes) if c.layer.name == name] for name in layers}
         for batch in probe.data.batches(probe.batch_size):
             reference = self._float.run(batch.feeds)
@@ -67,11 +68,18 @@ class Judge:
                 for row in rows[step.layer.name]:
                     outputs = step.outputs(dict(changes[row].constants))
                     distance[row] += probe.metric.distance(reference, outputs)
-                    if self._classes is not None:
-                        hits[row] += (classes(outputs[self._classes]) == batch.labels).sum()
+                    if self._classes is not None and batch.labels is not None:
+                        values = outputs[self._classes]
+                        hits[row] += (classes(values) == batch.labels).sum()
+                        entropy[row] += surprise(
+                            values, batch.labels, probe.metric.kinds[self._classes]
+                        ).sum()
         self.evaluations += len(changes)
-        top1 = [None if self._classes is None else float(h) / probe.data.count for h in hits]
-        return [Outcome(probe.metric.loss(d, weight), t) for d, t in zip(distance, top1, strict=True)]
+        losses = [probe.metric.loss(d, weight) for d in distance]
+        if self._classes is None:
+            return [Outcome(loss, None, None) for loss in losses]
+        means = (hits / probe.data.count, entropy / probe.data.count)
+        return [Outcome(loss, float(t), float(e)) for loss, t, e in zip(losses, *means, strict=True)]
 
     def top1(self) -> float | None:
         """The float network's own top-1, None without labels."""

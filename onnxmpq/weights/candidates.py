@@ -28,11 +28,18 @@ class Candidates:
     takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel.
     """
 
-    def __init__(self, model: onnx.ModelProto, rounding: str = ROUNDINGS[0]) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        rounding: str = ROUNDINGS[0],
+        made: Mapping[tuple[str, int], QuantizedWeight] | None = None,
+        shifts: Mapping[tuple[str, int], Floats] | None = None,
+    ) -> None:
         self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in model.graph.initializer}
         self._round = quantize if rounding == "nearest" else quantize_balanced
-        self._made: dict[tuple[str, int], QuantizedWeight] = {}
-        self._shifts: dict[tuple[str, int], Floats] = {}
+        self._rounding = rounding
+        self._made = dict(made or {})
+        self._shifts = dict(shifts or {})
 
     def fit(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> None:
         """Round a layer at these widths against the moments of its inputs."""
@@ -43,6 +50,20 @@ class Candidates:
             self._made[layer.name, bits] = rounded
             if layer.bias is not None:
                 self._shifts[layer.name, bits] = bias_shift(weight, rounded.dequantize(), layer, moments)
+
+    def of_parts(self, model: onnx.ModelProto, layers: Sequence[Layer]) -> Candidates:
+        """The same for a model whose constants were split as these layers say: every channel keeps its codes."""
+        made, shifts = dict(self._made), dict(self._shifts)
+        for layer in [layer for layer in layers if layer.part_of is not None]:
+            channels = list(layer.part)
+            for (name, bits), whole in self._made.items():
+                if name == layer.part_of:
+                    codes = np.ascontiguousarray(whole.codes.take(channels, whole.axis))
+                    made[layer.name, bits] = QuantizedWeight(codes, whole.scale[channels], whole.axis, bits)
+            for (name, bits), shift in self._shifts.items():
+                if name == layer.part_of:
+                    shifts[layer.name, bits] = shift[channels]
+        return Candidates(model, self._rounding, made, shifts)
 
     def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:
         """The codes and scales of a layer at a width of 1 to 8 bits."""
