@@ -95,7 +95,7 @@ def cli() -> None:
     "--method",
     default="measured",
     show_default=True,
-    help="Sensitivity: measured, size, greedy, csmpq, ompq, limpq, semilayer, file.py:function.",
+    help="Sensitivity: measured, fisher, size, greedy, first-order, semilayer, csmpq, ompq, limpq, file.py:function.",
 )
 @click.option(
     "--metric", type=click.Choice(["kl", "nse"]), help="Loss of function.  [default: by the outputs]"

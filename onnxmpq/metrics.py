@@ -136,6 +136,15 @@ def kl_divergence(reference: Array, output: Array, kind: OutputKind) -> Sums:
     return positive
 
 
+def probabilities(values: Array, kind: OutputKind) -> Sums:
+    """What an output [N, classes] of a kind says of each outcome: float64 [N, classes], [N, classes, 2] if independent.
+
+    None is less than 1e-12.
+    """
+    result: Sums = np.exp(np.maximum(_log_probabilities(values.astype(np.float64), kind), math.log(_TINY)))
+    return result
+
+
 def _log_probabilities(values: Sums, kind: OutputKind) -> Sums:
     """Log-probabilities with the outcomes along the last axis."""
     result = values

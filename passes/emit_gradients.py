@@ -20,7 +20,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.passes.gradients.emitter import Emitter, Shape, Shapes
 from onnxmpq.passes.gradients.rules import find_rule, is_parameter
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, label, remove
+from onnxmpq.passes.matching import NoMatch, is_constant, label, remove
 from onnxmpq.passes.node_builder import builders
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,12 +57,16 @@ class EmitGradients:
         known = graph.tensors()
         missing = [name for name in (self.loss, *self.tensors) if name not in known]
         if missing:
-            raise ModelError(f"the graph has no tensor {missing[0]!r} to differentiate; take one of its tensors")
+            raise ModelError(
+                f"the graph has no tensor {missing[0]!r} to differentiate; take one of its tensors"
+            )
         wanted = [name for name in self.tensors if gradient_name(name) not in present]
         if not wanted:
             return False
         if graph.opset < _LOWEST_OPSET:
-            raise ModelError(f"gradients need opset {_LOWEST_OPSET}, the graph is of {graph.opset}; raise it first")
+            raise ModelError(
+                f"gradients need opset {_LOWEST_OPSET}, the graph is of {graph.opset}; raise it first"
+            )
         path = _path(graph, known[self.loss], {name: known[name] for name in wanted})
         if self.loss not in path:
             _LOGGER.debug("%s depends on none of %s", self.loss, wanted)
@@ -98,7 +102,9 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
             needed.update(t.name for i, t in enumerate(node.inputs) if not is_parameter(node, i) and t.name)
     path = {name: name for name in wanted if name in needed}
     for node in graph.nodes:
-        sources = [path[t.name] for i, t in enumerate(node.inputs) if t.name in path and not is_parameter(node, i)]
+        sources = [
+            path[t.name] for i, t in enumerate(node.inputs) if t.name in path and not is_parameter(node, i)
+        ]
         if sources:
             path.update((t.name, path.get(t.name, sources[0])) for t in node.outputs if t.name in needed)
     return path
@@ -182,7 +188,12 @@ def _made_type(node: gs.Node, known: Mapping[str, np.dtype[Any]]) -> np.dtype[An
 
 
 def _expose(graph: gs.Graph, name: str, gradient: gs.Tensor, shape: Sequence[int | None]) -> None:
-    """The gradient under its own name; several tensors may share one gradient."""
-    output = gs.Variable(gradient_name(name), gradient.dtype, list(shape))
-    graph.nodes.append(gs.Node("Identity", name=output.name, inputs=[gradient], outputs=[output]))
-    graph.outputs.append(output)
+    """The gradient as a graph output under its own name."""
+    output = gradient_name(name)
+    is_taken = is_constant(gradient) or any(gradient is other for other in graph.outputs)
+    if is_taken:  # by another tensor with the same gradient
+        copy = gs.Variable(output, gradient.dtype)
+        graph.nodes.append(gs.Node("Identity", name=output, inputs=[gradient], outputs=[copy]))
+        gradient = copy
+    gradient.name, gradient.shape = output, list(shape)
+    graph.outputs.append(gradient)

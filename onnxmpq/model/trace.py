@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,4 +36,18 @@ def trace(runtime: Runtime, model: onnx.ModelProto, feeds: Mapping[str, Array]) 
         name: Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in values.items()
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    }
+
+
+def common_shapes(runs: Sequence[Mapping[str, Traced]]) -> dict[str, tuple[int | None, ...]]:
+    """The shape of every tensor that all runs have with one rank; None for a size in which they differ."""
+    first, *others = runs
+    shapes = {name: traced.shape for name, traced in first.items()}
+    names = [n for n, s in shapes.items() if all(n in o and len(o[n].shape) == len(s) for o in others)]
+    return {
+        name: tuple(
+            size if all(o[name].shape[axis] == size for o in others) else None
+            for axis, size in enumerate(shapes[name])
+        )
+        for name in names
     }

@@ -8,6 +8,8 @@ from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plan import Sensitivity
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.sensitivity.csmpq import csmpq
+from onnxmpq.sensitivity.first_order import FirstOrder
+from onnxmpq.sensitivity.fisher import fisher
 from onnxmpq.sensitivity.greedy import greedy
 from onnxmpq.sensitivity.limpq import limpq
 from onnxmpq.sensitivity.measured import measured
@@ -20,12 +22,14 @@ Method = Callable[[Probe], Sensitivity]
 
 METHODS: dict[str, Method] = {
     "measured": measured,
+    "fisher": fisher,
     "size": size,
     "greedy": greedy,
+    "first-order": FirstOrder(),
+    "semilayer": semilayer,
     "csmpq": csmpq,
     "ompq": ompq,
     "limpq": limpq,
-    "semilayer": semilayer,
 }
 
 

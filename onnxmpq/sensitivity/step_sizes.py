@@ -20,8 +20,8 @@ from onnxmpq.engine import Session
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import OutputKind, classifier_output
 from onnxmpq.model.modelfile import export_model, import_graph
-from onnxmpq.passes.emit_cross_entropy import LOSS, TARGET, EmitCrossEntropy
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
 from onnxmpq.sensitivity.probe import Probe
@@ -31,6 +31,7 @@ Array = NDArray[Any]
 Learned = dict[str, dict[int, float]]  # layer -> width -> step size
 
 _CLIPPED = 1.0  # gradient values, as the authors'
+_TINY = np.float32(1e-12)  # of a probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ class _Learner:
         output = classifier_output(probe.metric)
         assert output is not None
         self.output, self.kind = output, probe.metric.kinds[output]
-        self.outcomes = math.prod(probe.traced[output].shape[1:])
+        self.shape = probe.traced[output].shape[1:]
+        self.outcomes = math.prod(self.shape)
         self.float = probe.runtime.session(probe.model)
         self.widths = sorted({o.weight_bits for some in probe.options.values() for o in some}, reverse=True)
         self.layers, self.session = _trainable(training, probe, self.output, self.kind)
@@ -135,7 +137,9 @@ class _Learner:
         together = [np.full(count, column) for column in range(len(self.widths))]
         for columns in [*together, rng.integers(len(self.widths), size=count)]:
             self._gather(
-                self.session.run({**batch.feeds, TARGET: target, **self._feeds(columns)}), columns, batch
+                self.session.run({**batch.feeds, target_name(self.output): target, **self._feeds(columns)}),
+                columns,
+                batch,
             )
         trained = [*self.steps.values(), *(self.weights.values() if self.training.trains == "all" else ())]
         for parameter in trained:
@@ -188,14 +192,15 @@ class _Learner:
             parameter.value = np.clip(parameter.value, *self.training.limits)
 
     def _target(self, batch: Batch) -> Array:
-        """Probabilities float32 [N, classes]: smoothed labels, or the float network's."""
+        """What the output is compared with, in its own form: the float network's, or the smoothed labels."""
         if self.training.targets == "float" or batch.labels is None:
-            values = self.float.run(batch.feeds, [self.output])[self.output].reshape(batch.count, -1)
-            return values if self.kind is OutputKind.PROBABILITIES else _softmax(values)
+            return self.float.run(batch.feeds, [self.output])[self.output]
         smoothing = np.float32(self.training.smoothing)
         target = np.full((batch.count, self.outcomes), smoothing / self.outcomes, np.float32)
         target[np.arange(batch.count), batch.labels] += 1 - smoothing
-        return target
+        if self.kind is not OutputKind.PROBABILITIES:
+            target = np.log(np.maximum(target, _TINY))  # logits of those probabilities
+        return target.reshape(batch.count, *self.shape)
 
 
 def _trainable(
@@ -205,7 +210,7 @@ def _trainable(
     asked = [layer for layer in probe.layers if layer.name in probe.options]
     graph = import_graph(probe.model)
     LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
-    EmitCrossEntropy(output, are_probabilities=kind is OutputKind.PROBABILITIES)(graph)
+    EmitLoss(Loss.KL, {output: kind})(graph)
     graph = import_graph(export_model(graph, probe.model))  # with the types and shapes of what was added
     inputs = {tensor.name for tensor in graph.inputs}
     layers = [layer for layer in asked if step_input(layer.weight, "weight", "step") in inputs]
@@ -238,9 +243,3 @@ def _first_look(probe: Probe, tensors: Sequence[str], batch: Batch) -> tuple[Arr
     sums = np.array([float(found[tap_name(name, "ReduceL1")]) for name in tensors])
     values = [batch.count * math.prod(probe.traced[name].shape[1:]) for name in tensors]
     return least < 0, sums / np.array(values)
-
-
-def _softmax(values: Array) -> Array:
-    shifted = np.exp(values - values.max(axis=1, keepdims=True))
-    probabilities: Array = shifted / shifted.sum(axis=1, keepdims=True)
-    return probabilities

@@ -154,9 +154,7 @@ def transposed(e: Emitter, gradient: gs.Tensor, weight: gs.Tensor, group: int, s
             return _conv_transpose(e, gradient, weight, spans)
         gradient, spans = _with_zeros_between(e, gradient, spans)
     begin = [r - 1 - b for r, b in zip(spans.reach, spans.begin, strict=True)]
-    back = Windows(
-        spans.kernel, spans.strides, spans.dilations, tuple(begin), spans.outside, spans.inside
-    )
+    back = Windows(spans.kernel, spans.strides, spans.dilations, tuple(begin), spans.outside, spans.inside)
     return e(
         "Conv", *_with_pads(e, gradient, _flipped(e, weight, group), back),
         kernel_shape=list(back.kernel), dilations=list(back.dilations), group=group, pads=_pads(back),
@@ -194,7 +192,7 @@ def _flipped(e: Emitter, weight: gs.Tensor, group: int) -> gs.Tensor:
     shape = [group * inputs, outputs // group, *kernel]
     axes = list(range(2, len(shape)))
     if is_constant(weight):
-        turned = np.flip(read(weight).reshape(split).transpose(perm).reshape(shape), axes)
+        turned = np.flip(read(weight).reshape(split).transpose(perm).reshape(shape), tuple(axes))
         return e.constant(np.ascontiguousarray(turned))
     turned = weight
     if group > 1:
@@ -204,7 +202,12 @@ def _flipped(e: Emitter, weight: gs.Tensor, group: int) -> gs.Tensor:
         turned = e.transposed(turned, [1, 0, *axes])
     minus = [-1] * len(axes)
     return e(
-        "Slice", turned, e.ints(minus), e.ints([np.iinfo(np.int64).min] * len(axes)), e.ints(axes), e.ints(minus)
+        "Slice",
+        turned,
+        e.ints(minus),
+        e.ints([np.iinfo(np.int64).min] * len(axes)),
+        e.ints(axes),
+        e.ints(minus),
     )
 
 
@@ -224,9 +227,7 @@ def _correlated(
         split = e("Reshape", tensor, e.ints([0, group, channels // group, *spans.inside]))
         moved = e.transposed(split, [2, 1, 0, *(a + 1 for a in axes)])
         turned = e("Reshape", moved, e.ints([channels // group, -1, *spans.inside]))
-    swapped = Windows(
-        spans.outside, spans.dilations, spans.strides, spans.begin, spans.inside, spans.kernel
-    )
+    swapped = Windows(spans.outside, spans.dilations, spans.strides, spans.begin, spans.inside, spans.kernel)
     taps = e(
         "Conv", *_with_pads(e, turned, batch_last, swapped),
         kernel_shape=list(spans.outside), strides=list(swapped.strides), dilations=list(swapped.dilations),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +50,7 @@ class Emitter:
 
     def constant(self, values: NDArray[Any]) -> gs.Constant:
         """A constant of these values."""
-        key = (values.dtype.str, values.shape, values.tobytes())
+        key = (values.dtype.str, values.shape, hashlib.blake2b(values.tobytes()).digest())
         if key not in self._constants:
             self._constants[key] = self.builder.constant("gradient_constant", values)
         return self._constants[key]
@@ -118,17 +119,23 @@ class Emitter:
         if known is None or any(known[axis] is None for axis in repeated):
             return self("Expand", tensor, self("Shape", like))
         wanted = {axis % len(known) for axis in repeated}
-        return self("Expand", tensor, self.ints([(s or 0) if i in wanted else 1 for i, s in enumerate(known)]))
+        return self(
+            "Expand", tensor, self.ints([(s or 0) if i in wanted else 1 for i, s in enumerate(known)])
+        )
 
     def unbroadcast(self, tensor: gs.Tensor, broadcast: gs.Tensor, source: gs.Tensor) -> gs.Tensor:
         """A tensor of the shape of `broadcast`, summed to the shape of `source`, which was broadcast to it."""
         whole, part = self.known(broadcast), self.known(source)
-        if whole is None or part is None:
+        if whole is None or part is None or not self._comparable(broadcast, source):
             return self._unbroadcast_in_run(tensor, source)
         lead = len(whole) - len(part)
         axes = [i for i, size in enumerate(part, lead) if size == 1 and whole[i] != 1]
         summed = self.sum(tensor, axes)
         return self.sum(summed, list(range(lead)), keep=False)
+
+    def _comparable(self, *tensors: gs.Tensor) -> bool:
+        """True where sizes that are not known can only be equal: those that vary from run to run all alike."""
+        return all(t.name in self.shapes or None not in (self.known(t) or ()) for t in tensors)
 
     def _unbroadcast_in_run(self, tensor: gs.Tensor, source: gs.Tensor) -> gs.Variable:
         """Sums over every axis along which `source` has size 1 or which it lacks, both read off in the run."""
@@ -159,8 +166,10 @@ class Emitter:
     def _dtype(self, tensors: Sequence[gs.Tensor]) -> np.dtype[Any]:
         """The float type among some tensors, else the type of the first: what they compute together."""
         types = [self.dtypes.get(t.name, t.dtype) for t in tensors]
-        known = [np.dtype(t) for t in types if t is not None and not isinstance(t, int)]
-        return next((t for t in known if t.kind == "f"), known[0] if known else np.dtype(np.float32))
+        known: list[np.dtype[Any]] = [np.dtype(t) for t in types if t is not None and not isinstance(t, int)]
+        floats = [t for t in known if t.kind == "f"]
+        found: np.dtype[Any] = (floats or known or [np.dtype(np.float32)])[0]
+        return found
 
 
 def _result(op: str, attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -47,11 +47,13 @@ def _shares(node: gs.Node, spans: Windows) -> NDArray[np.float64]:
         starts = np.arange(spans.outside[axis]) * spans.strides[axis] - spans.begin[axis]
         taps = starts[:, None] + np.arange(spans.kernel[axis]) * spans.dilations[axis]
         counts.append(((taps >= low) & (taps < high)).sum(axis=1))
-    return 1.0 / functools.reduce(np.multiply.outer, counts)
+    shares: NDArray[np.float64] = 1.0 / functools.reduce(np.multiply.outer, counts)
+    return shares
 
 
 def _dtype(step: Step) -> np.dtype[Any]:
-    return np.dtype(step.gradient.dtype)
+    dtype: np.dtype[Any] = np.dtype(step.gradient.dtype)
+    return dtype
 
 
 def global_average_pool(step: Step) -> gs.Tensor:
@@ -115,8 +117,9 @@ def _mean_over(step: Step, gradient: gs.Tensor, axes: Sequence[int] | None) -> g
 def _axes(step: Step) -> list[int] | None:
     """The axes that are reduced, from an input or an attribute; None for all of them."""
     given = optional_input(step.node, 1)
-    axes: list[int] = list(attribute(step.node, "axes", [])) if given is None else read(given).tolist()
-    return axes if axes or attribute(step.node, "noop_with_empty_axes", 0) else None
+    axes: list[int] = [*attribute(step.node, "axes", [])] if given is None else read(given).tolist()
+    keeps_all = bool(attribute(step.node, "noop_with_empty_axes", 0))
+    return axes if axes or keeps_all else None
 
 
 def _kept(step: Step, axes: Sequence[int] | None) -> gs.Tensor:

@@ -130,9 +130,18 @@ _PARAMETERS: Mapping[str, frozenset[int]] = {
 }
 
 
+# Operators whose output stays the same under small changes of any input.
+_STEPS = frozenset({
+    "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf",
+    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor",
+})  # fmt: skip
+
+
 def is_parameter(node: gs.Node, index: int) -> bool:
     """True for an input that a gradient never reaches."""
-    return is_standard(node) and index in _PARAMETERS.get(node.op, frozenset())
+    if not is_standard(node):
+        return False
+    return node.op in _STEPS or index in _PARAMETERS.get(node.op, frozenset())
 
 
 def find_rule(node: gs.Node, index: int) -> Rule | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial, reduce
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
+from onnxmpq.passes.matching import NoMatch, attribute, is_constant, optional_input, read, require
 
 _BEFORE_THE_START = np.iinfo(np.int64).min
 
@@ -31,9 +34,25 @@ def transpose(step: Step) -> gs.Tensor:
 def concat(step: Step) -> gs.Tensor:
     """The part of g that the input became."""
     e, axis = step.emit, step.node.attrs["axis"]
-    before = sum(e.sizes(tensor, [axis])[0] for tensor in step.node.inputs[: step.index])
-    size = e.sizes(step.asked, [axis])[0]
-    return e("Slice", step.gradient, e.ints([before]), e.ints([before + size]), e.ints([axis]))
+    *before, size = [_size(e, tensor, axis) for tensor in step.node.inputs[: step.index + 1]]
+    start = _sum(e, before)
+    return e("Slice", step.gradient, start, _sum(e, [start, size]), e.ints([axis]))
+
+
+def _sum(e: Emitter, sizes: Sequence[gs.Tensor]) -> gs.Tensor:
+    """The sum of int64 vectors, a constant where all of them are."""
+    if all(is_constant(size) for size in sizes):
+        return e.constant(sum((read(size) for size in sizes), np.zeros(1, np.int64)))
+    return reduce(partial(e, "Add"), sizes)
+
+
+def _size(e: Emitter, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+    """The size along an axis, int64 [1]: a constant where it is known, else found in the run."""
+    known = e.known(tensor)
+    size = None if known is None else known[axis]
+    if size is not None:
+        return e.ints([size])
+    return e("Slice", e("Shape", tensor), e.ints([axis]), e.ints([axis + 1 or np.iinfo(np.int64).max]))
 
 
 def split(step: Step) -> gs.Tensor:
@@ -92,7 +111,9 @@ def _spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, s
         raise NoMatch(f"sizes of its output, {shape}, are free")
     inner = axis + 1
     apart = e("Unsqueeze", tensor, e.ints([inner]))
-    filled = e.padded(apart, [0] * (len(shape) + 1), [(stride - 1) * (i == inner) for i in range(len(shape) + 1)])
+    filled = e.padded(
+        apart, [0] * (len(shape) + 1), [(stride - 1) * (i == inner) for i in range(len(shape) + 1)]
+    )
     shape[axis] = size * stride
     joined = [0] * axis + [-1 if s is None else s for s in (shape[axis], *behind)]
     return e("Reshape", filled, e.ints(joined))

@@ -10,9 +10,10 @@ import pytest
 
 from onnxmpq.allocation.allocate import Row, allocate
 from onnxmpq.errors import DataError, OptionError
+from onnxmpq.metrics import OutputKind
 from onnxmpq.model.modelfile import import_graph
-from onnxmpq.passes.emit_cross_entropy import LOSS, TARGET, EmitCrossEntropy
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, step_input
 from onnxmpq.sensitivity.limpq import Limpq, indicator_costs, limpq, without_labels
 from onnxmpq.sensitivity.probe import Probe
@@ -115,13 +116,13 @@ def test_gradients_of_steps_are_those_of_lsq() -> None:
     """Esser et al., equation 3: round(w / s) - w / s inside the range of codes, the end of the range outside."""
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((6, 4)).astype(np.float32), rng.standard_normal((4, 3)).astype(np.float32)
-    target = np.eye(3, dtype=np.float32)[rng.integers(3, size=6)]
+    labels = rng.integers(3, size=6)
     graph = import_graph(model_of("g (float[N, 4] x) => (float[N, 3] y) { y = MatMul (x, w) }", w=w))
     LearnSteps(("w",))(graph)
-    EmitCrossEntropy("y")(graph)
+    EmitLoss(Loss.CROSS_ENTROPY, {"y": OutputKind.LOGITS})(graph)
     steps = {role: step_input("w", role, "step") for role in ROLES}
     EmitGradients(LOSS, tuple(steps.values()))(graph)
-    feeds = {"x": x, TARGET: target}
+    feeds: dict[str, np.ndarray] = {"x": x, target_name("y"): labels}
     for role, values in {"weight": (0.3, -4, 3), "activation": (0.5, -2, 1)}.items():
         for what, value in zip(("step", "low", "high"), values, strict=True):
             feeds[step_input("w", role, what)] = np.array(value, np.float32)  # type: ignore[arg-type]
@@ -129,7 +130,7 @@ def test_gradients_of_steps_are_those_of_lsq() -> None:
 
     (wq, w_slope), (xq, x_slope) = lsq(w, 0.3, -4, 3), lsq(x, 0.5, -2, 1)
     odds = np.exp(xq @ wq)
-    error = odds / odds.sum(axis=1, keepdims=True) - target
+    error = odds / odds.sum(axis=1, keepdims=True) - np.eye(3)[labels]
     expected = {"weight": ((xq.T @ error) * w_slope).sum(), "activation": ((error @ wq.T) * x_slope).sum()}
     for role in ROLES:
         assert found[gradient_name(steps[role])] == pytest.approx(expected[role], rel=1e-4)

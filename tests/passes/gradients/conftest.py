@@ -62,7 +62,9 @@ def with_loss(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> onnx.ModelP
     graph = own.graph
     for name, values in outputs.items():
         factors = rng.uniform(0.5, 1.5, values.shape) * rng.choice([-1, 1], values.shape)
-        graph.initializer.append(numpy_helper.from_array(np.asarray(factors, values.dtype), f"{name}_factors"))
+        graph.initializer.append(
+            numpy_helper.from_array(np.asarray(factors, values.dtype), f"{name}_factors")
+        )
         graph.node.append(helper.make_node("Mul", [name, f"{name}_factors"], [f"{name}_weighted"]))
         graph.node.append(helper.make_node("ReduceSum", [f"{name}_weighted"], [f"{name}_sum"], keepdims=0))
     graph.node.append(helper.make_node("Sum", [f"{name}_sum" for name in outputs], ["loss"]))

@@ -10,14 +10,18 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.engine import EngineError
+from onnxmpq.errors import EngineError
 from onnxmpq.testing import model_of, run
 
 RNG = np.random.default_rng(0)
 
 
-def conv_model(op: str, x: tuple[int, ...], weight: tuple[int, ...], bias: int, **attrs: Any) -> onnx.ModelProto:
-    fields = ", ".join(f"{k} = {v!r}".replace("'", '"').replace("(", "[").replace(")", "]") for k, v in attrs.items())
+def conv_model(
+    op: str, x: tuple[int, ...], weight: tuple[int, ...], bias: int, **attrs: Any
+) -> onnx.ModelProto:
+    fields = ", ".join(
+        f"{k} = {v!r}".replace("'", '"').replace("(", "[").replace(")", "]") for k, v in attrs.items()
+    )
     free = ", ".join("?" for _ in x)
     return model_of(
         f"g (float{list(x)} x) => (float[{free}] y) {{ y = {op} <{fields}> (x, w, b) }}",
@@ -51,7 +55,14 @@ def convs(draw: st.DrawFn) -> onnx.ModelProto:
 @given(model=convs())
 def test_conv(check_gradients: Any, model: onnx.ModelProto) -> None:
     try:
-        outputs = run(model, {"x": np.zeros([d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim], np.float32)})
+        outputs = run(
+            model,
+            {
+                "x": np.zeros(
+                    [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim], np.float32
+                )
+            },
+        )
     except EngineError:
         assume(False)
     assume(outputs["y"].size > 0)
@@ -72,7 +83,9 @@ def test_conv_transpose(check_gradients: Any, attrs: dict[str, Any], group: int)
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
 def test_rank_one_and_three(check_gradients: Any, op: str) -> None:
     for x, weight in (((2, 3, 5), (3, 3, 2)), ((1, 2, 3, 4, 3), (2, 2, 2, 1, 3))):
-        check_gradients(conv_model(op, x, weight, weight[0], strides=[2] * (len(x) - 2)), ["x", "w", "b"], step=0.5)
+        check_gradients(
+            conv_model(op, x, weight, weight[0], strides=[2] * (len(x) - 2)), ["x", "w", "b"], step=0.5
+        )
 
 
 def test_a_computed_weight_is_flipped_in_the_run(check_gradients: Any) -> None:

@@ -45,13 +45,17 @@ def test_activations(check_gradients: Any, op: str) -> None:
 def test_clip(check_gradients: Any) -> None:
     bounds = {"low": np.array(-1.03), "high": np.array(0.77)}
     for operands in ("x, low, high", "x, low", 'x, "", high', "x"):
-        model = model_of(f"g (double[24] x) => (double[24] y) {{ y = Clip ({operands}) }}".replace('""', ""), **bounds)
+        model = model_of(
+            f"g (double[24] x) => (double[24] y) {{ y = Clip ({operands}) }}".replace('""', ""), **bounds
+        )
         check_gradients(model, ["x"], feeds((24,), np.float64), step=1e-6, tolerance=1e-7)
 
 
 def test_prelu(check_gradients: Any) -> None:
     for shape in ([3, 1, 1], [1], [2, 3, 2, 2]):
-        model = model_of(f"g (float[2, 3, 2, 2] x, float{shape} s) => (float[2, 3, 2, 2] y) {{ y = PRelu (x, s) }}")
+        model = model_of(
+            f"g (float[2, 3, 2, 2] x, float{shape} s) => (float[2, 3, 2, 2] y) {{ y = PRelu (x, s) }}"
+        )
         values = random_feeds(model) | feeds((2, 3, 2, 2), np.float32)
         check_gradients(model, ["x", "s"], values, step=2**-6)
 
@@ -83,7 +87,9 @@ def test_power(check_gradients: Any) -> None:
     values = {**feeds((2, 4), np.float64, 0.2), "p": np.array([0.5, 2.0, -1.5, 3.0])}
     check_gradients(model, ["x", "p"], values, step=1e-6, tolerance=1e-6)
     square = model_of("g (double[8] x) => (double[8] y) { y = Pow (x, c) }", c=np.array(2.0))
-    check_gradients(square, ["x"], feeds((8,), np.float64), step=1e-6, tolerance=1e-6)  # of negative values too
+    check_gradients(
+        square, ["x"], feeds((8,), np.float64), step=1e-6, tolerance=1e-6
+    )  # of negative values too
 
 
 def test_where(check_gradients: Any) -> None:

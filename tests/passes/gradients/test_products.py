@@ -31,6 +31,8 @@ def test_gemm(check_gradients: Any, turned: tuple[int, int], bias: list[int]) ->
 
 
 def test_a_constant_factor_is_turned_before_the_run(check_gradients: Any) -> None:
-    model = model_of("g (float[2, 3, 4] x) => (float[2, 3, 5] y) { y = MatMul (x, w) }", w=np.ones((4, 5), np.float32))
+    model = model_of(
+        "g (float[2, 3, 4] x) => (float[2, 3, 5] y) { y = MatMul (x, w) }", w=np.ones((4, 5), np.float32)
+    )
     emitted = check_gradients(model, ["x"], step=0.5)
     assert "Transpose" not in {node.op_type for node in emitted.graph.node}

@@ -37,14 +37,18 @@ def test_learned_step_size(kind: str, axis: int | None, with_zero: bool) -> None
     constants = {"s": scale.reshape(vector), "z": zero.astype(kind).reshape(vector), "r": r}
     attrs = "" if axis is None else f"<axis = {axis}>"
     operands = "s, z" if with_zero else "s"
-    model = model_of(HEADER + f"""
+    model = model_of(
+        HEADER
+        + f"""
         g (float[3, 4, 5] x) => (float loss) {{
             q = QuantizeLinear {attrs} (x, {operands})
             y = DequantizeLinear {attrs} (q, {operands})
             w = Mul (y, r)
             loss = ReduceSum <keepdims = 0> (w)
         }}
-    """, **constants)
+    """,
+        **constants,
+    )
     shapes = dict.fromkeys(("x", "q", "y", "w"), shape)
     emitted = check_pass(EmitGradients("loss", ("x", "s"), shapes), model, {"x": x}, kind="exposing")
     found = run(emitted, {"x": x})

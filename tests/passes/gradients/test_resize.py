@@ -28,7 +28,9 @@ def test_scales(check_gradients: Any, coordinates: str, mode: str, scales: list[
 @pytest.mark.parametrize("sizes", [[1, 2, 8, 7], [1, 2, 3, 2]])
 @pytest.mark.parametrize("mode", ["linear", "nearest"])
 def test_sizes(check_gradients: Any, sizes: list[int], mode: str) -> None:
-    text = f'g (float[1, 2, 4, 5] x) => (float[?, ?, ?, ?] y) {{ y = Resize <mode = "{mode}"> (x, , , sizes) }}'
+    text = (
+        f'g (float[1, 2, 4, 5] x) => (float[?, ?, ?, ?] y) {{ y = Resize <mode = "{mode}"> (x, , , sizes) }}'
+    )
     check_gradients(model_of(HEADER + text, sizes=np.array(sizes, np.int64)), ["x"], step=0.5)
 
 

@@ -51,7 +51,9 @@ def slices(draw: st.DrawFn) -> tuple[list[int], dict[str, list[int]]]:
     found: dict[str, list[int]] = {"s": [], "e": [], "a": [], "t": []}
     for axis in chosen:
         size, step = shape[axis], draw(st.sampled_from([1, 1, 2, 3, -1, -2]))
-        first, last = sorted((draw(st.integers(0, size - 1)), draw(st.integers(0, size - 1))), reverse=step < 0)
+        first, last = sorted(
+            (draw(st.integers(0, size - 1)), draw(st.integers(0, size - 1))), reverse=step < 0
+        )
         end = last + 1 if step > 0 else (last - 1 if last else draw(st.sampled_from([-size - 1, -(2**63)])))
         far = step > 0 and last == size - 1 and draw(st.booleans())
         found["s"].append(first - size if draw(st.booleans()) else first)
@@ -73,7 +75,9 @@ def test_slice(check_gradients: Any, drawn: tuple[list[int], dict[str, list[int]
 
 @pytest.mark.parametrize("pads", [[0, 1, 2, 1, 0, 3], [0, -1, 2, 1, 0, -2]])
 def test_pad(check_gradients: Any, pads: list[int]) -> None:
-    model = model_of("g (double[2, 3, 4] x) => (double[?, ?, ?] y) { y = Pad (x, p) }", p=np.array(pads, np.int64))
+    model = model_of(
+        "g (double[2, 3, 4] x) => (double[?, ?, ?] y) { y = Pad (x, p) }", p=np.array(pads, np.int64)
+    )
     check_gradients(model, ["x"], step=0.5)
 
 

@@ -1,0 +1,157 @@
+"""How the loss of every sample changes, to first order, with each layer at each width: one backward run a batch.
+
+    slope[n, layer, width] = <dL/dY_n, layer(X_n, candidate - weight)>
+
+Y is the layer's output and X its input in the float network. No gradient of a weight is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxmpq.data import Batch
+from onnxmpq.errors import DataError
+from onnxmpq.metrics import OutputKind
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.trace import common_shapes, trace
+from onnxmpq.passes.emit_directional import Change, EmitDirectional, directional_name, layer_outputs
+from onnxmpq.passes.emit_gradients import EmitGradients
+from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Layer
+
+Array = NDArray[Any]
+Targets = Mapping[str, Array]  # by output
+Shapes = Mapping[str, tuple[int | None, ...]]
+
+_BYTES_A_PASS = 256 << 20  # of changes that one session holds
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A loss, what its outputs hold, and what a batch's outputs are compared with."""
+
+    loss: Loss
+    outputs: Mapping[str, OutputKind]
+    targets: Callable[[Batch], Targets]
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """Of one layer over one batch: `values` float64 [samples, widths]."""
+
+    layer: str
+    values: NDArray[np.float64]
+
+
+def widths_of(probe: Probe) -> dict[str, list[int]]:
+    """The widths that each layer with a choice may take, in order."""
+    return {name: sorted({o.weight_bits for o in options}) for name, options in probe.options.items()}
+
+
+def changes_of(probe: Probe, layer: Layer, widths: Sequence[int]) -> list[Change]:
+    """What each width adds to the layer's weight, and to its bias if it has one of its own."""
+    names = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    constants = {i.name: numpy_helper.to_array(i) for i in probe.model.graph.initializer if i.name in names}
+    candidates = [probe.candidate(layer, bits) for bits in widths]
+    return [{name: made[name] - constants[name] for name in names} for made in candidates]
+
+
+def slopes(probe: Probe, objective: Objective) -> Iterator[Slopes]:
+    """The slopes of every layer with a choice, batch by batch.
+
+    Costs a forward and a backward run, and a product a width; as many layers at once as memory allows. Where a
+    batch cannot be told apart into samples along the first axis of every layer, samples go one by one.
+
+    Raises ModelError where no gradient reaches a layer, DataError for samples of another size than the rest.
+    """
+    chosen = [layer for layer in probe.layers if layer.name in probe.options]
+    groups = list(_groups(probe, chosen))
+    for number, group in enumerate(groups):
+        yield from _slopes(probe, objective, group, number, len(groups))
+
+
+def _slopes(
+    probe: Probe, objective: Objective, layers: Sequence[Layer], number: int, groups: int
+) -> Iterator[Slopes]:
+    shapes, size = batch_shapes(probe, [layer.weight for layer in layers])
+    model = _emitted(probe, objective, layers, shapes, per_sample=size > 1)
+    session = probe.runtime.session(model, spin=False)
+    done = number * probe.data.count
+    for batch in probe.data.batches(size):
+        check_sizes(batch, shapes)
+        values = session.run({**batch.feeds, **fed_targets(objective, batch)})
+        for layer in layers:
+            yield Slopes(layer.name, values[directional_name(layer.weight)].astype(np.float64))
+        done += batch.count
+        probe.progress(done, groups * probe.data.count)
+
+
+def fed_targets(objective: Objective, batch: Batch) -> dict[str, Array]:
+    """The targets of a batch by the names of the graph inputs that take them."""
+    return {target_name(output): values for output, values in objective.targets(batch).items()}
+
+
+def _emitted(
+    probe: Probe, objective: Objective, layers: Sequence[Layer], shapes: Shapes, *, per_sample: bool
+) -> onnx.ModelProto:
+    """The model that gives the slopes and nothing else."""
+    widths = widths_of(probe)
+    changes = {layer.weight: changes_of(probe, layer, widths[layer.name]) for layer in layers}
+    graph = import_graph(probe.model)
+    EmitLoss(objective.loss, objective.outputs)(graph)
+    EmitGradients(LOSS, layer_outputs(graph, list(changes)), shapes)(graph)
+    EmitDirectional(changes, shapes, per_sample=per_sample)(graph)
+    kept = {directional_name(weight) for weight in changes}
+    graph.outputs = [output for output in graph.outputs if output.name in kept]
+    return export_model(graph, probe.model)
+
+
+def batch_shapes(probe: Probe, weights: Sequence[str]) -> tuple[Shapes, int]:
+    """(shapes of all tensors, batch size): None for the axis of samples where a batch can hold several."""
+    if probe.batch_size > 1 and probe.data.count > 1:
+        pair = next(probe.data.batches(2))
+        shapes = common_shapes([probe.traced, trace(probe.runtime, probe.model, pair.feeds)])
+        outputs = layer_outputs(import_graph(probe.model), weights)
+        if all(_counts_samples(shapes.get(name, ())) for name in outputs):
+            return shapes, probe.batch_size
+    return {name: traced.shape for name, traced in probe.traced.items()}, 1
+
+
+def _counts_samples(shape: tuple[int | None, ...]) -> bool:
+    return len(shape) > 0 and shape[0] is None and None not in shape[1:]
+
+
+def check_sizes(batch: Batch, shapes: Shapes) -> None:
+    """Raise DataError for a batch whose inputs are of other sizes than those that the graph was made for."""
+    for name, values in batch.feeds.items():
+        wanted = shapes.get(name, values.shape)
+        if values.ndim != len(wanted) or any(
+            w not in (None, s) for w, s in zip(wanted, values.shape, strict=True)
+        ):
+            raise DataError(
+                f"a sample of input {name!r} has the shape {list(values.shape)}, others {list(wanted)}; gradients "
+                "need samples of one size: crop them, or use --method measured"
+            )
+
+
+def _groups(probe: Probe, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """Layers whose changes fit in memory together."""
+    group: list[Layer] = []
+    size = 0
+    for layer in layers:
+        bytes_ = 4 * layer.params * len(probe.options[layer.name])
+        if group and size + bytes_ > _BYTES_A_PASS:
+            yield group
+            group, size = [], 0
+        group.append(layer)
+        size += bytes_
+    if group:
+        yield group

@@ -1,0 +1,181 @@
+"""First-order Taylor sensitivity (Chauhan, Tiwari, Vikram, ICCV Workshops 2023, pp. 1335-1344).
+
+With g_n the gradient of sample n's cross-entropy with respect to a layer's weight at the float network, and
+D = candidate - weight, the loss of the sample changes by <g_n, D> to first order. The paper's text is not public
+beyond its abstract; what the cost of a width makes of it is one of `FORMS`, the most literal one by default:
+
+    mean-absolute   F1   mean over n of |<g_n, D>|
+    signed          F2   |<mean g, D>|: close to zero at a trained optimum, hence noisy
+    elementwise     F3   sum over weights of |mean g x D|
+    squared         F4   mean over n of <g_n, D>^2, the empirical Fisher form
+    diagonal        F4   sum over weights of mean g^2 x D^2
+    norm            F5   ||mean g|| x ||D||^2
+
+The cost of a layer never rises with its width: where it would, the wider one's counts for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.data import Batch
+from onnxmpq.errors import DataError, OptionError
+from onnxmpq.metrics import OutputKind, probabilities
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss
+from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.directional import (
+    Objective,
+    Shapes,
+    Targets,
+    batch_shapes,
+    changes_of,
+    check_sizes,
+    fed_targets,
+    slopes,
+    widths_of,
+)
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Layer
+
+Floats = NDArray[np.float64]
+
+FORMS = ("mean-absolute", "signed", "elementwise", "squared", "diagonal", "norm")
+LABELS = ("data", "likeliest", "drawn")
+_BY_SAMPLE: Mapping[str, Callable[[Floats], Floats]] = {  # what a form sums over samples of the slopes
+    "mean-absolute": np.abs,
+    "signed": np.asarray,
+    "squared": np.square,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FirstOrder:
+    """The method with its open points: `form` is one of FORMS, `labels` where the classes come from.
+
+    Labels are those of the data, the float network's likeliest class, or one drawn from its probabilities (then
+    "squared" is the true Fisher form); the last two need no labels, and are no longer the paper's.
+    """
+
+    form: str = FORMS[0]
+    labels: str = LABELS[0]
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("form", self.form, FORMS), ("labels", self.labels, LABELS)):
+            if value not in known:
+                raise OptionError(f"first-order's {what} {value!r} is not known; choose {', '.join(known)}")
+
+    def __call__(self, probe: Probe) -> CostTable:
+        """Costs in nats of cross-entropy (squared for "squared" and "diagonal").
+
+        One forward and one backward run of the samples; "diagonal" takes them one by one. Raises OptionError
+        for a network that is no classifier, DataError where labels are wanted and the data have none.
+        """
+        objective = self._objective(probe)
+        by_slope = self.form in _BY_SAMPLE
+        costs = self._by_slopes(probe, objective) if by_slope else self._by_weights(probe, objective)
+        widths = widths_of(probe)
+        falling = {name: np.maximum.accumulate(values[::-1])[::-1] for name, values in costs.items()}
+        table = {
+            name: {o: float(falling[name][bits.index(o.weight_bits)]) for o in probe.options[name]}
+            for name, bits in widths.items()
+        }
+        return CostTable(table, "cross-entropy", "first-order", probe.data.count)
+
+    def _by_slopes(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
+        """F1, F2 and F4, without gradients of weights."""
+        widths = widths_of(probe)
+        totals: dict[str, Floats] = {name: np.zeros(len(bits)) for name, bits in widths.items()}
+        for found in slopes(probe, objective):
+            totals[found.layer] += _BY_SAMPLE[self.form](found.values).sum(axis=0)
+        return {name: np.abs(total) / probe.data.count for name, total in totals.items()}
+
+    def _by_weights(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
+        """F3, F5 and the diagonal of F4, from the gradients of the weights themselves."""
+        layers = [layer for layer in probe.layers if layer.name in probe.options]
+        power = 2 if self.form == "diagonal" else 1
+        totals: dict[str, Floats] = {layer.name: np.zeros(layer.shape) for layer in layers}
+        for name, gradient in _weight_gradients(probe, objective, layers, one_by_one=power == 2):
+            totals[name] += gradient**power
+        return {
+            layer.name: self._form(probe, layer, totals[layer.name] / probe.data.count) for layer in layers
+        }
+
+    def _form(self, probe: Probe, layer: Layer, mean: Floats) -> Floats:
+        """The cost of every width, from the mean of the gradients or of their squares."""
+        widths = widths_of(probe)[layer.name]
+        changes = [change[layer.weight].astype(np.float64) for change in changes_of(probe, layer, widths)]
+        forms: Mapping[str, Callable[[Floats], Any]] = {
+            "elementwise": lambda change: np.abs(mean * change).sum(),
+            "diagonal": lambda change: (mean * change**2).sum(),
+            "norm": lambda change: np.linalg.norm(mean) * (change**2).sum(),
+        }
+        return np.array([float(forms[self.form](change)) for change in changes])
+
+    def _objective(self, probe: Probe) -> Objective:
+        """Cross-entropy with the classes of every batch."""
+        output, kind = _classifier(probe)
+        if self.labels == "data":
+            if not probe.data.has_labels:
+                raise DataError(
+                    f"--method first-order needs labels, and {probe.data.description} have none; give data with "
+                    "labels (an npz with an array `labels`, or a folder for each class), or use --method fisher"
+                )
+            return Objective(Loss.CROSS_ENTROPY, {output: kind}, lambda batch: {output: _given(batch)})
+        rng = np.random.default_rng(probe.seed)
+        session = probe.runtime.session(probe.model, spin=False)
+
+        def targets(batch: Batch) -> Targets:
+            values = session.run(batch.feeds, [output])[output]
+            p = probabilities(values.reshape(len(values), -1), kind)
+            noise = rng.gumbel(size=p.shape) if self.labels == "drawn" else 0.0
+            return {output: np.argmax(np.log(p) + noise, axis=1)}
+
+        return Objective(Loss.CROSS_ENTROPY, {output: kind}, targets)
+
+
+def _given(batch: Batch) -> NDArray[np.int64]:
+    if batch.labels is None:
+        raise DataError("a batch lost its labels; give every sample one")
+    return np.asarray(batch.labels, np.int64)
+
+
+def _classifier(probe: Probe) -> tuple[str, OutputKind]:
+    """The one output that holds classes. Raises OptionError where there is none."""
+    wrong = {OutputKind.VALUES, OutputKind.INDEPENDENT}
+    found = [(name, kind) for name, kind in probe.metric.kinds.items() if kind not in wrong]
+    if len(found) != 1 or len(probe.metric.kinds) != 1:
+        raise OptionError(
+            "--method first-order needs one output of shape [N, classes] for its cross-entropy, and the outputs are "
+            f"{', '.join(f'{name} ({kind})' for name, kind in probe.metric.kinds.items())}; use --method fisher"
+        )
+    return found[0]
+
+
+def _weight_gradients(
+    probe: Probe, objective: Objective, layers: Sequence[Layer], *, one_by_one: bool
+) -> Iterator[tuple[str, Floats]]:
+    """(layer, gradient of its weight summed over a batch), batch by batch."""
+    shapes, size = batch_shapes(probe, [layer.weight for layer in layers])
+    session = probe.runtime.session(_emitted(probe, objective, layers, shapes), spin=False)
+    for batch in probe.data.batches(1 if one_by_one else size):
+        check_sizes(batch, shapes)
+        values = session.run({**batch.feeds, **fed_targets(objective, batch)})
+        for layer in layers:
+            yield layer.name, values[gradient_name(layer.weight)].astype(np.float64)
+
+
+def _emitted(probe: Probe, objective: Objective, layers: Sequence[Layer], shapes: Shapes) -> onnx.ModelProto:
+    graph = import_graph(probe.model)
+    EmitLoss(objective.loss, objective.outputs)(graph)
+    EmitGradients(LOSS, tuple(layer.weight for layer in layers), shapes)(graph)
+    kept = {gradient_name(layer.weight) for layer in layers}
+    graph.outputs = [output for output in graph.outputs if output.name in kept]
+    return export_model(graph, probe.model)

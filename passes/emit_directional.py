@@ -1,0 +1,132 @@
+"""Directional derivatives of a loss along changes of weights, sample by sample, from gradients of layer outputs.
+
+A layer is linear in its weight and bias, so a change D of them changes its output Y by the layer applied to D, and
+the loss of sample n by <dL/dY_n, layer(X_n, D)> to first order: no gradient of a weight is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxmpq.errors import ModelError
+from onnxmpq.passes.emit_gradients import gradient_name
+from onnxmpq.passes.gradients.emitter import Emitter, Shapes
+from onnxmpq.passes.matching import is_standard
+from onnxmpq.passes.node_builder import builders
+
+Array = NDArray[Any]
+Change = Mapping[str, Array]  # by name, what is added to a weight, and to a bias where that changes too
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True, slots=True)
+class EmitDirectional:
+    """Add `directional_name(weight)`, [N, changes], for each weight of `directions`.
+
+    `directions` maps weights of the main graph to changes of them. The graph must have the gradients of the
+    outputs of the nodes that read them (`EmitGradients`, for `layer_outputs`). With `per_sample` the first axis of
+    every layer's output counts samples, and `shapes` hold the sizes of the others; without, N is 1.
+
+    Raises ModelError for a weight that no layer of the main graph reads. Exposing.
+    """
+
+    directions: Mapping[str, Sequence[Change]]
+    shapes: Shapes
+    per_sample: bool = True
+
+    name: ClassVar[str] = "emit-directional"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        present = {output.name for output in graph.outputs}
+        wanted = [weight for weight in self.directions if directional_name(weight) not in present]
+        nodes = {weight: _differentiated(graph, weight) for weight in wanted}
+        emit = Emitter(builders(graph)[0], self.shapes, {})
+        for weight in wanted:
+            known = graph.tensors()
+            parts = [
+                self._of_node(emit, node, weight, known[gradient_name(node.outputs[0].name)])
+                for node in nodes[weight]
+            ]
+            total = emit("Identity", reduce(lambda a, b: emit("Add", a, b), parts))
+            total.name, total.shape = directional_name(weight), [None, len(self.directions[weight])]
+            graph.outputs.append(total)
+        if wanted:
+            graph.toposort()
+        return bool(wanted)
+
+    def _of_node(self, e: Emitter, node: gs.Node, weight: str, gradient: gs.Tensor) -> gs.Tensor:
+        """[N, changes] of one node."""
+        changes = self.directions[weight]
+        if node.op == "Conv" and node.attrs.get("group", 1) == 1:  # one wide Conv is faster than many
+            joined = {name: np.concatenate([c[name] for c in changes]) for name in changes[0]}
+            moved = [_moved(e, node, joined)]
+        else:
+            moved = [_moved(e, node, change) for change in changes]
+        rows = [self._rows(e, m, node.outputs[0], len(changes) // len(moved)) for m in moved]
+        stacked = rows[0] if len(rows) == 1 else e("Concat", *rows, axis=1)
+        column = e("Transpose", self._rows(e, gradient, node.outputs[0], 1), perm=[0, 2, 1])
+        return e("Squeeze", e("MatMul", stacked, column), e.ints([2]))
+
+    def _rows(self, e: Emitter, tensor: gs.Tensor, output: gs.Tensor, count: int) -> gs.Tensor:
+        """[N, count, values of a sample], from `count` values for each of the layer's output."""
+        if not self.per_sample:
+            return e("Reshape", tensor, e.ints([1, count, -1]))
+        return e(
+            "Reshape", tensor, e.ints([-1, count, int(np.prod(e.sizes(output, range(1, e.rank(output)))))])
+        )
+
+
+def directional_name(weight: str) -> str:
+    """The name of the graph output that holds the derivatives along the changes of a weight."""
+    return f"{weight}/directional"
+
+
+def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
+    """The layers of the main graph that multiply by a weight. Raises ModelError where there is none."""
+    found = [
+        n
+        for n in graph.nodes
+        if n.op in _LAYERS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
+    ]
+    if not found:
+        raise ModelError(
+            f"no layer of the main graph reads the weight {weight!r}: gradients do not reach into control-flow "
+            "bodies; use --method measured"
+        )
+    return found
+
+
+def _differentiated(graph: gs.Graph, weight: str) -> list[gs.Node]:
+    """The layers of a weight whose outputs have gradients: not the nodes of the backward graph that read it too."""
+    known = graph.tensors()
+    found = [node for node in readers(graph, weight) if gradient_name(node.outputs[0].name) in known]
+    if not found:
+        raise ModelError(
+            f"no layer of the weight {weight!r} has a gradient of its output; run emit-gradients first"
+        )
+    return found
+
+
+def layer_outputs(graph: gs.Graph, weights: Sequence[str]) -> tuple[str, ...]:
+    """The outputs of all layers that read one of these weights. Raises ModelError as `readers` does."""
+    return tuple(dict.fromkeys(node.outputs[0].name for weight in weights for node in readers(graph, weight)))
+
+
+def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
+    """How far a change moves the node's output: the node applied to it, a bias only where that changes."""
+    operands = []
+    for tensor in node.inputs[:2]:
+        operands.append(e.constant(change[tensor.name]) if tensor.name in change else tensor)
+    bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
+    if bias in change and np.any(change[bias]):
+        operands.append(e.constant(change[bias]))
+    return e(node.op, *operands, **node.attrs)
