@@ -24,8 +24,7 @@ Note = Callable[[str], None]
 class Evidence:
     """`calibration` chooses, `evaluation` only judges; `sample` is one sample's feeds.
 
-    `training` is what methods that train were given besides.
-
+    `training` is what methods that train were given besides (None: they train on what they measure on);
     `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
     """
 

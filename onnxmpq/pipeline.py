@@ -76,8 +76,8 @@ def compile_model(
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
 
     `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
-    `data`. `activations` is "int8" or "fp32" (default: int8 with
-    real data, fp32 without). The file is written to `output`, by default `MODEL.mpq.onnx` beside the model.
+    `data`. `activations` is "int8" or "fp32" (default: int8 with real data, fp32 without). The file is written to
+    `output`, by default `MODEL.mpq.onnx` beside the model.
 
     Raises a subclass of OnnxmpqError; nothing is written then.
     """

@@ -27,9 +27,10 @@ def follow(
     Raises InfeasibleError with the least that the path reaches.
     """
     start = 0
-    for budget in budgets:
+    # Files last: unlike sums over layers, they need not shrink at every step, and so are looked at where they count.
+    for budget in sorted(budgets, key=lambda budget: budget.kind is Kind.FILE):
         if budget.kind is not Kind.DROP:
-            start = max(start, _first(path.plans, layers, budget, file_size))
+            start += _first(path.plans[start:], layers, budget, file_size)
     drops = [budget for budget in budgets if budget.kind is Kind.DROP]
     if not drops:
         return path.plans[start]
@@ -47,7 +48,7 @@ def follow(
 def _first(
     plans: Sequence[Plan], layers: Sequence[Layer], budget: Budget, file_size: Callable[[Plan], int]
 ) -> int:
-    """The index of the first plan within a budget; every plan behind it is."""
+    """The index of the first plan within a budget, as far as bisection tells."""
 
     def use(plan: Plan) -> float:
         bytes_ = file_size(plan) if budget.kind is Kind.FILE else 0
