@@ -144,7 +144,8 @@ class Bench:
         self.candidates = pipeline.rounded(
             self.runtime, self.prepared, self.options, self.data, rounding, self.stages
         )
-        self.session = session
+        self.judged = open_samples(network, evaluation(network), samples=None)
+        self.expected = [session.run(b.feeds)[session.outputs[0]] for b in self.judged.batches(_BATCH)]
         self.before = self.judge(session)
 
     def results(self, method: str, budgets: Sequence[float]) -> Iterator[Result]:
@@ -193,15 +194,13 @@ class Bench:
 
     def judge(self, session: Session) -> tuple[Hits, float]:
         """Whether each held-out image's class is right, and the mean KL to the original in nats."""
-        data = open_samples(self.network, evaluation(self.network), samples=None)
         name = session.outputs[0]
         hits, kl = [], 0.0
-        for batch in data.batches(_BATCH):
+        for expected, batch in zip(self.expected, self.judged.batches(_BATCH), strict=True):
             got = session.run(batch.feeds)[name]
-            expected = got if session is self.session else self.session.run(batch.feeds)[name]
             hits.append(classes(got) == batch.labels)
             kl += float(kl_divergence(expected, got, OutputKind.LOGITS).sum())
-        return np.concatenate(hits), kl / data.count
+        return np.concatenate(hits), kl / self.judged.count
 
 
 def read(path: Path) -> list[Result]:

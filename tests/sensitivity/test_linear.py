@@ -1,5 +1,7 @@
 """One importance a layer, turned into costs and into the relaxed program's path."""
 
+from itertools import pairwise
+
 import pytest
 
 from onnxmpq.sensitivity.linear import by_exact_program, by_relaxed_program
@@ -27,7 +29,5 @@ def test_the_path_goes_from_the_widest_to_the_narrowest_and_never_back(probe: Pr
     assert set(widths[0]) == {8}
     assert set(widths[-1]) == {2}
     assert all(
-        after <= before
-        for one, two in zip(widths, widths[1:], strict=False)
-        for before, after in zip(one, two, strict=True)
+        after <= before for one, two in pairwise(widths) for before, after in zip(one, two, strict=True)
     )
