@@ -155,11 +155,11 @@ def test_slopes_of_a_real_network_are_those_of_its_loss(network: str) -> None:
     for seed in range(3):
         direction = np.random.default_rng(seed).standard_normal(x.shape).astype(np.float32)
         up, down = (
-            float(session.run({**feeds, "input": x + s * direction})[LOSS]) for s in (2**-11, -(2**-11))
+            float(session.run({**feeds, "input": x + s * direction})[LOSS]) for s in (2**-15, -(2**-15))
         )
         gradient = found[gradient_name("input")]
         slope, size = float((gradient * direction).sum()), float(np.linalg.norm(gradient))
-        assert slope == pytest.approx((up - down) * 2**10, abs=0.05 * size)
+        assert slope == pytest.approx((up - down) * 2**14, abs=0.05 * size)
     for weight in weights:
         assert found[gradient_name(weight)].shape == tuple(
             next(i.dims for i in with_loss.graph.initializer if i.name == weight)

@@ -13,7 +13,7 @@ DOUBLE = [
 ]  # fmt: skip
 SINGLE = [
     "LeakyRelu <alpha = 0.3>", "LeakyRelu", "Elu", "Elu <alpha = 1.7>", "HardSigmoid", "HardSigmoid <alpha = 0.7, beta = 0.2>",
-    "HardSwish", "Erf", "Softplus", "Gelu", "Gelu <approximate = \"tanh\">",
+    "HardSwish", "Erf", "Softplus", "Gelu", 'Gelu <approximate = "tanh">',
 ]  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from onnxmpq.testing import model_of
 POOLS = [
     "kernel_shape = [2, 2], strides = [2, 2]", "kernel_shape = [3, 2]", "kernel_shape = [3, 3], strides = [2, 1], pads = [1, 1, 0, 1]",
     "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], ceil_mode = 1", "kernel_shape = [1, 2], strides = [3, 2]",
-    "kernel_shape = [3, 3], strides = [2, 2], auto_pad = \"SAME_UPPER\"", "kernel_shape = [2, 3], auto_pad = \"SAME_LOWER\"",
-    "kernel_shape = [2, 2], strides = [2, 2], auto_pad = \"VALID\"", "kernel_shape = [2, 2], dilations = [2, 1]",
+    'kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"', 'kernel_shape = [2, 3], auto_pad = "SAME_LOWER"',
+    'kernel_shape = [2, 2], strides = [2, 2], auto_pad = "VALID"', "kernel_shape = [2, 2], dilations = [2, 1]",
 ]  # fmt: skip
 
 

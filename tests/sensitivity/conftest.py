@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.data import open_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.engine import Runtime
+from onnxmpq.prepare import prepare
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Option
+from onnxmpq.weights.candidates import Candidates
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@pytest.fixture(scope="session")
+def cifar_probe() -> Probe:
+    """ResNet-56 on 128 labelled training images, nearest rounding, 2 to 8 bits."""
+    runtime = Runtime("cpu", threads=1)
+    model = onnx.load(SHARED / "models" / "resnet56_cifar10.onnx")
+    with np.load(SHARED / "data" / "cifar10_calib_2k.npz") as arrays:
+        images, labels = arrays["images"][:128], arrays["labels"][:128]
+    mean, std = (np.reshape(v, (3, 1, 1)) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    arrays_ = {"input": ((images / 255 - mean) / std).astype(np.float32), "labels": labels}
+    data = open_data(arrays_, [InputSpec("input", np.dtype(np.float32), (None, 3, 32, 32))], samples=None)
+    prepared = prepare(runtime, model, next(data.batches(1)).feeds, integer=False, batchable=True)
+    options = {
+        la.name: tuple(Option(b) for b in (2, 3, 4, 5, 6, 8)) for la in prepared.layers if la.reason is None
+    }
+    return Probe(
+        prepared.model, prepared.layers, options, Candidates(prepared.model, "nearest").constants, data,
+        prepared.metric, runtime, prepared.traced, prepared.batch_size,
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.data import open_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.engine import Runtime
+from onnxmpq.prepare import prepare
+from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.sensitivity.fisher import random_tangent
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Option
+from onnxmpq.weights.candidates import Candidates
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared"
+DIGITS = ROOT / "models" / "digits.onnx"
+BITS = (2, 3, 4, 5, 6, 8)
+
+
+def digits(count: int, metric: str | None = None, batch_size: int = 32) -> Probe:
+    model, runtime = onnx.load(DIGITS), Runtime("cpu", threads=1)
+    (spec,) = runtime.session(model).inputs
+    specs = [InputSpec(spec.name, spec.dtype, (None, *spec.shape[1:]))]
+    data = open_data(DIGITS.with_suffix(".calib.npz"), specs, samples=count)
+    sample = next(data.batches(1)).feeds
+    prepared = prepare(runtime, model, sample, integer=False, batchable=True, metric=metric)
+    options = {
+        layer.name: tuple(Option(b) for b in BITS) for layer in prepared.layers if layer.reason is None
+    }
+    constants = Candidates(prepared.model, "nearest").constants
+    return Probe(
+        prepared.model, prepared.layers, options, constants, data, prepared.metric, runtime, prepared.traced, batch_size
+    )  # fmt: skip
+
+
+def costs(probe: Probe, method: Method) -> np.ndarray:
+    """[layers, widths]"""
+    table = method(probe)
+    return np.array([[table.costs[name][o] for o in options] for name, options in probe.options.items()])
+
+
+def kendall(a: np.ndarray, b: np.ndarray) -> float:
+    rows = np.triu_indices(len(a), 1)
+    return float(np.mean(np.sign(a[:, None] - a)[rows] * np.sign(b[:, None] - b)[rows]))
+
+
+def test_tangents_have_the_covariance_of_the_tangent_plane() -> None:
+    rng = np.random.default_rng(0)
+    p = np.array([0.5, 0.05, 0.3, 0.15])
+    drawn = random_tangent(np.tile(p, (40_000, 1)), rng)
+    np.testing.assert_allclose(drawn @ np.sqrt(p), 0, atol=1e-12)
+    covariance = drawn.T @ drawn / len(drawn)
+    np.testing.assert_allclose(covariance, np.eye(4) - np.sqrt(np.outer(p, p)), atol=0.02)
+    np.testing.assert_allclose((drawn**2).sum(axis=1), 3)  # an orthonormal basis of the plane
+
+
+def test_of_two_classes_nothing_is_left_to_chance() -> None:
+    drawn = random_tangent(np.tile([0.3, 0.7], (10, 1)), np.random.default_rng(0))
+    np.testing.assert_allclose(np.abs(drawn), np.tile(np.sqrt([0.7, 0.3]), (10, 1)))
+
+
+@pytest.mark.parametrize("metric", ["kl", "nse"])
+def test_costs_are_those_of_the_measured_loss(metric: str) -> None:
+    probe = digits(256, metric)
+    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, METHODS["measured"])
+    ratio = np.median(cheap[:, 2:] / measured[:, 2:])  # from 4 bits up
+    assert 0.7 < ratio < 1.4
+    assert kendall(cheap[:, 2:].ravel(), measured[:, 2:].ravel()) > 0.8
+
+
+def test_one_sample_at_a_time_gives_the_same() -> None:
+    together, alone = (costs(digits(16, batch_size=size), METHODS["fisher"]) for size in (32, 1))
+    np.testing.assert_allclose(together.sum(), alone.sum(), rtol=1)  # other draws, the same expectation
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
+def test_ranks_the_layers_of_resnet56_as_measured(cifar_probe: Probe) -> None:
+    cheap, measured = costs(cifar_probe, METHODS["fisher"]), costs(cifar_probe, METHODS["measured"])
+    for column in range(2, len(BITS)):
+        assert kendall(cheap[:, column], measured[:, column]) > 0.8
+        assert 0.8 < np.median(cheap[:, column] / measured[:, column]) < 1.3
