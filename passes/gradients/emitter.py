@@ -167,9 +167,8 @@ class Emitter:
         """The float type among some tensors, else the type of the first: what they compute together."""
         types = [self.dtypes.get(t.name, t.dtype) for t in tensors]
         known: list[np.dtype[Any]] = [np.dtype(t) for t in types if t is not None and not isinstance(t, int)]
-        floats = [t for t in known if t.kind == "f"]
-        found: np.dtype[Any] = (floats or known or [np.dtype(np.float32)])[0]
-        return found
+        floats: list[np.dtype[Any]] = [t for t in known if t.kind == "f"]
+        return (floats or known or [np.dtype(np.float32)])[0]
 
 
 def _result(op: str, attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -61,7 +61,7 @@ def samples(count: int, shape: tuple[int, ...] = (4, 6, 6), **more: Array) -> Da
 def probe_of(
     model: onnx.ModelProto, data: Dataset, shift: Callable[[str, Array], Array], batch_size: int = 3
 ) -> Probe:
-    feeds = {name: values for name, values in next(data.batches(1)).feeds.items()}
+    feeds = next(data.batches(1)).feeds
     prepared = prepare(RUNTIME, model, feeds, integer=False, batchable=True)
     constants = {i.name: numpy_helper.to_array(i) for i in prepared.model.graph.initializer}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cifar_probe import cifar_probe
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -102,11 +103,12 @@ def table(probe: Probe, method: Any) -> NDArray[np.float64]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
-def test_on_resnet56_the_squared_form_falls_fourfold_a_bit_and_ranks_as_measured(cifar_probe: Probe) -> None:
-    squared = table(cifar_probe, FirstOrder("squared"))
+def test_on_resnet56_the_squared_form_falls_fourfold_a_bit_and_ranks_as_measured() -> None:
+    probe = cifar_probe()
+    squared = table(probe, FirstOrder("squared"))
     a_bit = (squared[:, 2] / squared[:, 5]) ** (1 / 4)  # from 4 to 8 bits
     assert 3.2 < np.exp(np.log(a_bit).mean()) < 5
-    loss = table(cifar_probe, measured)
+    loss = table(probe, measured)
     rows = np.triu_indices(len(loss), 1)
     for a, b in zip(squared.T[2:], loss.T[2:], strict=True):  # from 4 bits up
         assert np.mean(np.sign(a[:, None] - a)[rows] * np.sign(b[:, None] - b)[rows]) > 0.7

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cifar_probe import cifar_probe
 
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
@@ -80,8 +81,9 @@ def test_one_sample_at_a_time_gives_the_same() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
-def test_ranks_the_layers_of_resnet56_as_measured(cifar_probe: Probe) -> None:
-    cheap, measured = costs(cifar_probe, METHODS["fisher"]), costs(cifar_probe, METHODS["measured"])
+def test_ranks_the_layers_of_resnet56_as_measured() -> None:
+    probe = cifar_probe()
+    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, METHODS["measured"])
     for column in range(2, len(BITS)):
         assert kendall(cheap[:, column], measured[:, column]) > 0.8
         assert 0.8 < np.median(cheap[:, column] / measured[:, column]) < 1.3

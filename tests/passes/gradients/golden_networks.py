@@ -50,7 +50,11 @@ def residual() -> GoldenNetwork:
         w3=(6, 2, 3, 3), w4=(6, 4, 1, 1), w5=(5, 6), b5=(5,),
     )  # fmt: skip
     weights = {n: v for n, v in drawn.items() if n != "x"}
-    weights |= {"var": np.array([0.5, 1, 2, 1.5], np.float32), "low": np.float32(0), "high": np.float32(1)}
+    weights |= {
+        "var": np.array([0.5, 1, 2, 1.5], np.float32),
+        "low": np.zeros((), np.float32),
+        "high": np.ones((), np.float32),
+    }
     text = """g (float[2, 3, 9, 9] x) => (float[2, 5] y) {
         c1 = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w1, b1)
         n1 = BatchNormalization (c1, scale, shift, mean, var)
@@ -77,7 +81,7 @@ def attention() -> GoldenNetwork:
     drawn = _draw(
         1, x=(2, 3, 4), scale=(4,), shift=(4,), wq=(4, 4), wk=(4, 4), wv=(4, 4), w1=(4, 8), b1=(8,), w2=(8, 4), w3=(12, 3),
     )  # fmt: skip
-    weights = {n: v for n, v in drawn.items() if n != "x"} | {"half": np.float32(0.5)}
+    weights = {n: v for n, v in drawn.items() if n != "x"} | {"half": np.array(0.5, np.float32)}
     text = """g (float[2, 3, 4] x) => (float[2, 3] y) {
         n = LayerNormalization (x, scale, shift)
         q = MatMul (n, wq)

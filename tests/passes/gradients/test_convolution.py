@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from central_differences import check_gradients
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.errors import EngineError
@@ -51,9 +52,9 @@ def convs(draw: st.DrawFn) -> onnx.ModelProto:
     return conv_model("Conv", (2, inputs, *sizes), (outputs, inputs // group, *kernel), outputs, **attrs)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(model=convs())
-def test_conv(check_gradients: Any, model: onnx.ModelProto) -> None:
+def test_conv(model: onnx.ModelProto) -> None:
     try:
         outputs = run(
             model,
@@ -75,20 +76,20 @@ def test_conv(check_gradients: Any, model: onnx.ModelProto) -> None:
     {"strides": [2, 2], "output_shape": [7, 8]},
 ])  # fmt: skip
 @pytest.mark.parametrize("group", [1, 2])
-def test_conv_transpose(check_gradients: Any, attrs: dict[str, Any], group: int) -> None:
+def test_conv_transpose(attrs: dict[str, Any], group: int) -> None:
     model = conv_model("ConvTranspose", (2, 4, 3, 4), (4, 3, 3, 2), 3 * group, group=group, **attrs)
     check_gradients(model, ["x", "w", "b"], step=0.5, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
-def test_rank_one_and_three(check_gradients: Any, op: str) -> None:
+def test_rank_one_and_three(op: str) -> None:
     for x, weight in (((2, 3, 5), (3, 3, 2)), ((1, 2, 3, 4, 3), (2, 2, 2, 1, 3))):
         check_gradients(
             conv_model(op, x, weight, weight[0], strides=[2] * (len(x) - 2)), ["x", "w", "b"], step=0.5
         )
 
 
-def test_a_computed_weight_is_flipped_in_the_run(check_gradients: Any) -> None:
+def test_a_computed_weight_is_flipped_in_the_run() -> None:
     for group in (1, 2):
         model = model_of(f"""
             g (float[2, 4, 4, 3] x, float[4, {4 // group}, 3, 2] w) => (float[?, ?, ?, ?] y) {{
@@ -99,7 +100,7 @@ def test_a_computed_weight_is_flipped_in_the_run(check_gradients: Any) -> None:
         check_gradients(model, ["x", "w"], step=2**-5, tolerance=2e-3)
 
 
-def test_stride_one_needs_no_shapes(check_gradients: Any) -> None:
+def test_stride_one_needs_no_shapes() -> None:
     model = conv_model("Conv", (2, 3, 6, 5), (4, 3, 3, 3), 4, pads=[1, 0, 2, 1], dilations=[1, 2])
     deep = model_of(
         """g (float[2, 3, 6, 5] x) => (float[?, ?, ?, ?] y) {

@@ -2,7 +2,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from central_differences import check_gradients
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.testing import model_of, random_feeds
@@ -24,25 +25,25 @@ def feeds(shape: tuple[int, ...], dtype: Any, low: float = -2.0) -> dict[str, An
 
 
 @pytest.mark.parametrize("op", DOUBLE)
-def test_functions_of_one_value(check_gradients: Any, op: str) -> None:
+def test_functions_of_one_value(op: str) -> None:
     model = model_of(f"g (double[3, 8] x) => (double[3, 8] y) {{ y = {op} (x) }}")
     check_gradients(model, ["x"], feeds((3, 8), np.float64), step=1e-6, tolerance=1e-7)
 
 
 @pytest.mark.parametrize("op", ["Sqrt", "Log"])
-def test_functions_of_positive_values(check_gradients: Any, op: str) -> None:
+def test_functions_of_positive_values(op: str) -> None:
     model = model_of(f"g (double[3, 8] x) => (double[3, 8] y) {{ y = {op} (x) }}")
     check_gradients(model, ["x"], feeds((3, 8), np.float64, 0.1), step=1e-6, tolerance=1e-7)
 
 
 @pytest.mark.parametrize("op", SINGLE)
-def test_activations(check_gradients: Any, op: str) -> None:
+def test_activations(op: str) -> None:
     text = f"g (float[3, 16] x) => (float[3, 16] y) {{ a = Mul (x, c) y = {op} (a) }}"
     model = model_of(HEADER.format(20) + text, c=np.array(2.3, np.float32))
     check_gradients(model, ["x"], feeds((3, 16), np.float32), step=2**-9, tolerance=2e-3)
 
 
-def test_clip(check_gradients: Any) -> None:
+def test_clip() -> None:
     bounds = {"low": np.array(-1.03), "high": np.array(0.77)}
     for operands in ("x, low, high", "x, low", 'x, "", high', "x"):
         model = model_of(
@@ -51,7 +52,7 @@ def test_clip(check_gradients: Any) -> None:
         check_gradients(model, ["x"], feeds((24,), np.float64), step=1e-6, tolerance=1e-7)
 
 
-def test_prelu(check_gradients: Any) -> None:
+def test_prelu() -> None:
     for shape in ([3, 1, 1], [1], [2, 3, 2, 2]):
         model = model_of(
             f"g (float[2, 3, 2, 2] x, float{shape} s) => (float[2, 3, 2, 2] y) {{ y = PRelu (x, s) }}"
@@ -71,9 +72,9 @@ def shapes(draw: st.DrawFn) -> tuple[list[int], list[int]]:
     return pair[0], pair[1]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(op=st.sampled_from(["Add", "Sub", "Mul", "Div", "Sum"]), pair=shapes(), static=st.booleans())
-def test_arithmetic_broadcasts(check_gradients: Any, op: str, pair: Any, static: bool) -> None:
+def test_arithmetic_broadcasts(op: str, pair: Any, static: bool) -> None:
     whole = ["?"] * max(len(pair[0]), len(pair[1]))
     model = model_of(
         f"g (double{pair[0]} a, double{pair[1]} b) => (double[{', '.join(whole)}] y) "
@@ -82,7 +83,7 @@ def test_arithmetic_broadcasts(check_gradients: Any, op: str, pair: Any, static:
     check_gradients(model, ["a", "b"], step=1e-6, tolerance=1e-6, static=static)
 
 
-def test_power(check_gradients: Any) -> None:
+def test_power() -> None:
     model = model_of("g (double[2, 4] x, double[4] p) => (double[2, 4] y) { y = Pow (x, p) }")
     values = {**feeds((2, 4), np.float64, 0.2), "p": np.array([0.5, 2.0, -1.5, 3.0])}
     check_gradients(model, ["x", "p"], values, step=1e-6, tolerance=1e-6)
@@ -92,14 +93,14 @@ def test_power(check_gradients: Any) -> None:
     )  # of negative values too
 
 
-def test_where(check_gradients: Any) -> None:
+def test_where() -> None:
     model = model_of("""
         g (bool[2, 3] c, double[2, 3] x, double[3] z) => (double[2, 3] y) { y = Where (c, x, z) }
     """)
     check_gradients(model, ["x", "z"], step=0.5)
 
 
-def test_casts_between_floats_keep_the_type_of_each_side(check_gradients: Any) -> None:
+def test_casts_between_floats_keep_the_type_of_each_side() -> None:
     model = model_of("""
         g (float[6] x) => (double[6] y) { a = Cast <to = 11> (x) b = Mul (a, a) c = Cast <to = 1> (b)
             d = Relu (c) y = Cast <to = 11> (d) }

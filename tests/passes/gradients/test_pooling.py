@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from central_differences import check_gradients
 
 from onnxmpq.testing import model_of
 
@@ -29,12 +30,12 @@ def distinct(shape: list[int]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("attrs", POOLS)
 @pytest.mark.parametrize("padding", [0, 1])
-def test_average_pool(check_gradients: Any, attrs: str, padding: int) -> None:
+def test_average_pool(attrs: str, padding: int) -> None:
     check_gradients(pool("AveragePool", f"{attrs}, count_include_pad = {padding}"), ["x"], step=0.5)
 
 
 @pytest.mark.parametrize("attrs", POOLS)
-def test_max_pool(check_gradients: Any, attrs: str) -> None:
+def test_max_pool(attrs: str) -> None:
     check_gradients(pool("MaxPool", attrs), ["x"], distinct([2, 3, 5, 7]), step=2**-5)
 
 
@@ -42,11 +43,11 @@ def test_max_pool(check_gradients: Any, attrs: str) -> None:
 @pytest.mark.parametrize(("shape", "attrs"), [
     ([2, 3, 7], "kernel_shape = [3], strides = [2]"), ([1, 2, 4, 3, 5], "kernel_shape = [2, 2, 2], strides = [2, 1, 2]"),
 ])  # fmt: skip
-def test_pools_of_other_ranks(check_gradients: Any, op: str, shape: list[int], attrs: str) -> None:
+def test_pools_of_other_ranks(op: str, shape: list[int], attrs: str) -> None:
     check_gradients(pool(op, attrs, shape), ["x"], distinct(shape), step=2**-5)
 
 
-def test_of_equal_values_the_first_is_the_largest(check_gradients: Any) -> None:
+def test_of_equal_values_the_first_is_the_largest() -> None:
     from onnxmpq.passes.emit_gradients import EmitGradients
     from onnxmpq.testing import check_pass, run
 
@@ -58,14 +59,14 @@ def test_of_equal_values_the_first_is_the_largest(check_gradients: Any) -> None:
 
 
 @pytest.mark.parametrize("static", [True, False])
-def test_global_average_pool(check_gradients: Any, static: bool) -> None:
+def test_global_average_pool(static: bool) -> None:
     check_gradients(pool("GlobalAveragePool", "", [2, 3, 4, 5]), ["x"], step=0.5, static=static)
 
 
 @pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum"])
 @pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("axes", [[1], [-1, 0], [0, 2], []])
-def test_reductions(check_gradients: Any, op: str, keep: int, axes: list[int]) -> None:
+def test_reductions(op: str, keep: int, axes: list[int]) -> None:
     rank = 3 if keep else (3 - len(axes) if axes else 0)
     free = f"[{', '.join('?' * rank)}]" if rank else ""
     operands = "x, axes" if axes else "x"
@@ -74,6 +75,6 @@ def test_reductions(check_gradients: Any, op: str, keep: int, axes: list[int]) -
     check_gradients(model_of('<ir_version: 8, opset_import: ["": 18]> ' + text, **constants), ["x"], step=0.5)
 
 
-def test_axes_as_an_attribute(check_gradients: Any) -> None:
+def test_axes_as_an_attribute() -> None:
     text = "g (double[2, 3, 4] x) => (double[?, ?] y) { y = ReduceMean <keepdims = 0, axes = [-1]> (x) }"
     check_gradients(model_of(text), ["x"], step=0.5)

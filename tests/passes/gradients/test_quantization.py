@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from central_differences import check_gradients
 
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.testing import check_pass, model_of, run
@@ -62,7 +63,7 @@ def test_learned_step_size(kind: str, axis: int | None, with_zero: bool) -> None
     np.testing.assert_allclose(found["s/gradient"], expected, rtol=1e-4, atol=1e-3 * np.abs(by_scale).max())
 
 
-def test_weights_stored_as_codes_have_a_gradient_for_their_scale(check_gradients: Any) -> None:
+def test_weights_stored_as_codes_have_a_gradient_for_their_scale() -> None:
     model = model_of(
         HEADER + "g (float[2, 3] x) => (float[2, 4] y) { w = DequantizeLinear <axis = 1> (q, s, z) y = MatMul (x, w) }",
         q=np.arange(12, dtype=np.int8).reshape(3, 4), s=np.ones(4, np.float32), z=np.arange(4, dtype=np.int8),

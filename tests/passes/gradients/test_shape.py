@@ -1,8 +1,7 @@
-from typing import Any
-
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from central_differences import check_gradients
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.testing import model_of
@@ -20,14 +19,14 @@ INTS = {
     (3, "y = Transpose <perm = [1, 2, 0]> (x)"), (3, "y = Transpose (x)"), (4, "y = Expand (x, wide)"),
     (3, "y = Identity (x)"),
 ])  # fmt: skip
-def test_moves(check_gradients: Any, rank: int, body: str, static: bool) -> None:
+def test_moves(rank: int, body: str, static: bool) -> None:
     free = ", ".join("?" * rank)
     model = model_of(f"g (double[2, 3, 4] x) => (double[{free}] y) {{ {body} }}", **INTS)
     check_gradients(model, ["x"], step=0.5, static=static or "Transpose (x)" in body)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_concat(check_gradients: Any, axis: int) -> None:
+def test_concat(axis: int) -> None:
     model = model_of(f"""
         g (double[2, 3] x, double[2, 3] z) => (double[?, ?] y) {{ a = Exp (z) y = Concat <axis = {axis}> (x, a, x) }}
     """)
@@ -38,7 +37,7 @@ def test_concat(check_gradients: Any, axis: int) -> None:
     "a, b = Split <axis = 1> (x, parts) y = Add (a, b)", "y, b = Split <axis = 1> (x, parts)",
     "a, y = Split <axis = -2> (x, parts)",
 ])  # fmt: skip
-def test_split(check_gradients: Any, body: str) -> None:
+def test_split(body: str) -> None:
     model = model_of(f"g (double[2, 3, 4] x) => (double[?, ?, ?] y) {{ {body} }}", **INTS)
     check_gradients(model, ["x"], step=0.5)
 
@@ -63,9 +62,9 @@ def slices(draw: st.DrawFn) -> tuple[list[int], dict[str, list[int]]]:
     return shape, found
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None)
 @given(drawn=slices())
-def test_slice(check_gradients: Any, drawn: tuple[list[int], dict[str, list[int]]]) -> None:
+def test_slice(drawn: tuple[list[int], dict[str, list[int]]]) -> None:
     shape, bounds = drawn
     free = ", ".join("?" * len(shape))
     values = {name: np.array(v, np.int64) for name, v in bounds.items()}
@@ -74,14 +73,14 @@ def test_slice(check_gradients: Any, drawn: tuple[list[int], dict[str, list[int]
 
 
 @pytest.mark.parametrize("pads", [[0, 1, 2, 1, 0, 3], [0, -1, 2, 1, 0, -2]])
-def test_pad(check_gradients: Any, pads: list[int]) -> None:
+def test_pad(pads: list[int]) -> None:
     model = model_of(
         "g (double[2, 3, 4] x) => (double[?, ?, ?] y) { y = Pad (x, p) }", p=np.array(pads, np.int64)
     )
     check_gradients(model, ["x"], step=0.5)
 
 
-def test_pad_of_some_axes(check_gradients: Any) -> None:
+def test_pad_of_some_axes() -> None:
     text = '<ir_version: 8, opset_import: ["": 18]> g (double[2, 3, 4] x) => (double[?, ?, ?] y) { y = Pad (x, p, , a) }'
     model = model_of(text, p=np.array([1, 2], np.int64), a=np.array([-1], np.int64))
     check_gradients(model, ["x"], step=0.5)
@@ -90,6 +89,6 @@ def test_pad_of_some_axes(check_gradients: Any) -> None:
 @pytest.mark.parametrize("op", [
     'DepthToSpace <blocksize = 2, mode = "DCR">', 'DepthToSpace <blocksize = 2, mode = "CRD">', "SpaceToDepth <blocksize = 2>",
 ])  # fmt: skip
-def test_depth_and_space(check_gradients: Any, op: str) -> None:
+def test_depth_and_space(op: str) -> None:
     model = model_of(f"g (float[2, 8, 2, 4] x) => (float[?, ?, ?, ?] y) {{ y = {op} (x) }}")
     check_gradients(model, ["x"], step=0.5)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import helper, numpy_helper
 
 from onnxmpq.engine import Array, Runtime
@@ -17,40 +16,33 @@ from onnxmpq.testing import check_pass, random_feeds, run
 
 RUNTIME = Runtime("cpu", threads=1)
 
-Check = Callable[..., onnx.ModelProto]
 
-
-@pytest.fixture
-def check_gradients() -> Check:
+def check_gradients(
+    model: onnx.ModelProto,
+    wanted: Sequence[str],
+    feeds: Mapping[str, Array] | None = None,
+    *,
+    step: float = 2**-7,
+    tolerance: float = 1e-3,
+    static: bool = True,
+) -> onnx.ModelProto:
     """Hold the gradients of a random combination of the outputs against central differences.
 
     `wanted` are inputs or constants. `step` is the step of the differences: large for what is linear in each of
     them, where no rounding is seen then. `static` hands the shapes over; without them the pass does what it can.
     """
-
-    def check(
-        model: onnx.ModelProto,
-        wanted: Sequence[str],
-        feeds: Mapping[str, Array] | None = None,
-        *,
-        step: float = 2**-7,
-        tolerance: float = 1e-3,
-        static: bool = True,
-    ) -> onnx.ModelProto:
-        feeds = dict(random_feeds(model) if feeds is None else feeds)
-        model = with_loss(model, feeds)
-        shapes = {name: t.shape for name, t in trace(RUNTIME, model, feeds).items()} if static else {}
-        emitted = check_pass(EmitGradients("loss", tuple(wanted), shapes), model, feeds, kind="exposing")
-        found = run(emitted, feeds)
-        for name in wanted:
-            gradient, expected = found[gradient_name(name)], differences(model, feeds, name, step)
-            assert gradient.dtype == values_of(model, feeds, name).dtype
-            assert gradient.shape == expected.shape
-            scale = max(1.0, float(np.abs(expected).max()))
-            np.testing.assert_allclose(gradient, expected, atol=tolerance * scale, err_msg=name)
-        return emitted
-
-    return check
+    feeds = dict(random_feeds(model) if feeds is None else feeds)
+    model = with_loss(model, feeds)
+    shapes = {name: t.shape for name, t in trace(RUNTIME, model, feeds).items()} if static else {}
+    emitted = check_pass(EmitGradients("loss", tuple(wanted), shapes), model, feeds, kind="exposing")
+    found = run(emitted, feeds)
+    for name in wanted:
+        gradient, expected = found[gradient_name(name)], differences(model, feeds, name, step)
+        assert gradient.dtype == values_of(model, feeds, name).dtype
+        assert gradient.shape == expected.shape
+        scale = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(gradient, expected, atol=tolerance * scale, err_msg=name)
+    return emitted
 
 
 def with_loss(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> onnx.ModelProto:

@@ -1,10 +1,12 @@
+"""The probe of a real network, for the slow tests of methods."""
+
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
@@ -17,7 +19,7 @@ from onnxmpq.weights.candidates import Candidates
 SHARED = Path(__file__).parents[3] / "shared"
 
 
-@pytest.fixture(scope="session")
+@functools.cache
 def cifar_probe() -> Probe:
     """ResNet-56 on 128 labelled training images, nearest rounding, 2 to 8 bits."""
     runtime = Runtime("cpu", threads=1)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.engine import Runtime
+from onnxmpq.errors import ModelError
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.trace import common_shapes, trace
+from onnxmpq.passes.emit_directional import EmitDirectional, directional_name, layer_outputs
+from onnxmpq.passes.emit_gradients import EmitGradients
+from onnxmpq.testing import check_pass, model_of, run
+
+RUNTIME = Runtime("cpu", threads=1)
+RNG = np.random.default_rng(0)
+W, B = RNG.standard_normal((3, 2, 3, 3)).astype(np.float32), RNG.standard_normal(3).astype(np.float32)
+
+
+def differentiated(group: int = 1) -> tuple[onnx.ModelProto, dict[str, tuple[int | None, ...]]]:
+    """Two layers that share one weight; the loss is the sum of squares of what comes out."""
+    model = model_of(
+        f"""g (float[N, 2, 6, 6] x, float[N, 2, 5, 5] z) => (float loss) {{
+            a = Conv <group = {group}> (x, w, b)
+            c = Conv <group = {group}> (z, w, b)
+            d = GlobalAveragePool (a)
+            e = GlobalAveragePool (c)
+            f = Sub (d, e)
+            h = Mul (f, f)
+            loss = ReduceSum <keepdims = 0> (h)
+        }}""",
+        w=W if group == 1 else W[:2, :1], b=B if group == 1 else B[:2],
+    )  # fmt: skip
+    shapes = common_shapes([trace(RUNTIME, model, feeds(n)) for n in (1, 2)])
+    graph = import_graph(model)
+    EmitGradients("loss", layer_outputs(graph, ["w"]), shapes)(graph)
+    return export_model(graph, model), shapes
+
+
+def feeds(count: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(count)
+    return {n: rng.standard_normal((count, 2, s, s)).astype(np.float32) for n, s in (("x", 6), ("z", 5))}
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_a_shared_weight_has_the_slopes_of_all_its_readers(group: int, per_sample: bool) -> None:
+    model, shapes = differentiated(group)
+    w, b = (W, B) if group == 1 else (W[:2, :1], B[:2])
+    changes = [{"w": 0.1 * w**2, "b": 0 * b}, {"w": 0 * w, "b": b}, {"w": -0.1 * w, "b": b}]
+    rewrite = EmitDirectional({"w": changes}, shapes, per_sample=per_sample)
+    emitted = check_pass(rewrite, model, feeds(1), kind="exposing")
+    count = 3 if per_sample else 1
+    found = run(emitted, feeds(count))[directional_name("w")]
+    assert found.shape == (count, 3)
+    for column, change in enumerate(changes):
+        losses = []
+        for step in (2**-6, -(2**-6)):
+            moved = {n: np.asarray(v + step * change[n], np.float32) for n, v in (("w", w), ("b", b))}
+            own = onnx.ModelProto()
+            own.CopyFrom(model)
+            for tensor in own.graph.initializer:
+                if tensor.name in moved:
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(moved[tensor.name], tensor.name))
+            losses.append(float(run(own, feeds(count))["loss"]))
+        assert found[:, column].sum() == pytest.approx((losses[0] - losses[1]) * 2**5, rel=1e-3, abs=1e-4)
+
+
+def test_a_weight_without_a_layer_or_a_gradient_is_refused() -> None:
+    model, shapes = differentiated()
+    with pytest.raises(ModelError, match="no layer of the main graph reads the weight 'v'"):
+        EmitDirectional({"v": []}, shapes)(import_graph(model))
+    bare = model_of("g (float[1, 2, 6, 6] x) => (float[1, 3, 4, 4] y) { y = Conv (x, w) }", w=W)
+    with pytest.raises(ModelError, match="'w' has a gradient of its output; run emit-gradients first"):
+        EmitDirectional({"w": [{"w": W}]}, {})(import_graph(bare))
