@@ -48,10 +48,10 @@ class EmitDirectional:
         """Edit `graph` in place; True if it changed."""
         present = {output.name for output in graph.outputs}
         wanted = [weight for weight in self.directions if directional_name(weight) not in present]
-        nodes = {weight: _differentiated(graph, weight) for weight in wanted}
+        known = graph.tensors()
+        nodes = {weight: _differentiated(graph, known, weight) for weight in wanted}
         emit = Emitter(builders(graph)[0], self.shapes, {})
         for weight in wanted:
-            known = graph.tensors()
             parts = [
                 self._of_node(emit, node, weight, known[gradient_name(node.outputs[0].name)])
                 for node in nodes[weight]
@@ -105,9 +105,8 @@ def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
     return found
 
 
-def _differentiated(graph: gs.Graph, weight: str) -> list[gs.Node]:
+def _differentiated(graph: gs.Graph, known: Mapping[str, gs.Tensor], weight: str) -> list[gs.Node]:
     """The layers of a weight whose outputs have gradients: not the nodes of the backward graph that read it too."""
-    known = graph.tensors()
     found = [node for node in readers(graph, weight) if gradient_name(node.outputs[0].name) in known]
     if not found:
         raise ModelError(

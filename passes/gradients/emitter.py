@@ -167,7 +167,7 @@ class Emitter:
         """The float type among some tensors, else the type of the first: what they compute together."""
         types = [self.dtypes.get(t.name, t.dtype) for t in tensors]
         known: list[np.dtype[Any]] = [np.dtype(t) for t in types if t is not None and not isinstance(t, int)]
-        floats: list[np.dtype[Any]] = [t for t in known if t.kind == "f"]
+        floats = [dtype for dtype in known if dtype.kind == "f"]
         return (floats or known or [np.dtype(np.float32)])[0]
 
 
@@ -176,7 +176,8 @@ def _result(op: str, attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> np.dtype
     if op == "Cast":
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(attrs["to"]))
     if op == "ConstantOfShape":
-        return np.dtype(attrs["value"].dtype)
+        filled: np.dtype[Any] = np.dtype(attrs["value"].dtype)
+        return filled
     if op in _PREDICATES:
         return np.dtype(np.bool_)
     return np.dtype(np.int64) if op in _INTEGERS else dtype
