@@ -33,7 +33,8 @@ def by_relaxed_program(
 ) -> Trajectory:
     """The relaxed program solved for sixteen sizes a mean bit, each rounded to the nearest options.
 
-    A width that was given up at one size is not taken back at a smaller one.
+    A width that was given up at one size is not taken back at a smaller one. Between two sizes one layer after the
+    other goes down, the first of the network first: the authors' search, too, keeps the later ones wide.
     """
     values = _complete(probe, importance)
     params = {layer.name: layer.params for layer in probe.layers}
@@ -41,14 +42,14 @@ def by_relaxed_program(
     options = {name: {o.weight_bits: o for o in probe.options[name]} for name in values}
     low, high = (np.array([pick(bits) for bits in options.values()], np.float64) for pick in (min, max))
     steps = 1 + round(_STEPS_A_BIT * float(np.max(high - low)))
-    widths = list(high.astype(int))
-    plans = []
+    now = {name: max(bits) for name, bits in options.items()}
+    plans = [Plan({name: options[name][bits] for name, bits in now.items()})]
     for budget in np.linspace(sizes @ high / 8, sizes @ low / 8, steps):
         relaxed = relaxed_widths(np.array(list(values.values())), sizes, float(budget), low, high)
-        widths = [
-            min(pair) for pair in zip(widths, nearest_widths(relaxed, list(options.values())), strict=True)
-        ]
-        plans.append(Plan({name: options[name][int(b)] for name, b in zip(options, widths, strict=True)}))
+        for name, bits in zip(options, nearest_widths(relaxed, list(options.values())), strict=True):
+            if bits < now[name]:
+                now[name] = bits
+                plans.append(Plan({**plans[-1].options, name: options[name][bits]}))
     return Trajectory(tuple(plans), (None,) * len(plans), unit, method, samples)
 
 

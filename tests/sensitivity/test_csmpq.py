@@ -63,4 +63,4 @@ def test_batches_change_nothing(probe: Probe) -> None:
 def test_the_published_program_gives_a_path(probe: Probe) -> None:
     found = as_published(probe)
     assert isinstance(found, Trajectory)
-    assert len(found.plans) == 6 * 16 + 1
+    assert len(found.plans) == 1 + 4 * 2  # four layers, each taking two steps

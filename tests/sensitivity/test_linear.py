@@ -26,6 +26,7 @@ def test_the_path_goes_from_the_widest_to_the_narrowest_and_never_back(probe: Pr
     importance = {name: 0.1 * (i + 1) for i, name in enumerate(probe.options)}
     plans = by_relaxed_program(probe, importance, "importance", "m", 5).plans
     widths = [[option.weight_bits for option in plan.options.values()] for plan in plans]
+    assert all(sum(a != b for a, b in zip(one, two, strict=True)) == 1 for one, two in pairwise(widths))
     assert set(widths[0]) == {8}
     assert set(widths[-1]) == {2}
     assert all(
