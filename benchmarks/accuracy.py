@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 import onnxmpq
 from onnxmpq.engine import Runtime
-from onnxmpq.metrics import OutputKind, kl_divergence
-from onnxmpq.verdict.score import classes
+from onnxmpq.metrics import OutputKind, classes, kl_divergence
 
 Hits = NDArray[np.bool_]  # of every image: is its top-1 class the label?
 

@@ -62,6 +62,15 @@ def calibration(network: Network, scratch: Path) -> Path:
     return target
 
 
+def labelled_calibration(network: Network) -> DataSource:
+    """The calibration data with their labels, for methods that ask for them."""
+    path, preprocess = network.calibration, network.preprocess
+    if path.suffix == ".zip" or preprocess is None:
+        return path
+    with np.load(path) as arrays:  # all of them: a stream would give its first ones whatever the seed
+        return {"input": normalise(arrays["images"], preprocess), "labels": arrays["labels"]}
+
+
 def evaluation(network: Network) -> DataSource:
     """The held-out data with labels: for reporting, nothing is chosen on them."""
     path, preprocess = network.evaluation, network.preprocess

@@ -104,6 +104,12 @@ def cli() -> None:
     "--eval", "evaluation", type=SOURCE, help="Data the verdict is measured on, never used to choose."
 )
 @click.option(
+    "--train-data",
+    "training",
+    type=SOURCE,
+    help="Labelled data for methods that train.  [default: --data]",
+)
+@click.option(
     "--preprocess", type=PREPROCESS, help="For images, e.g. imagenet,resize=256,crop=224; or a file."
 )
 @click.option("-o", "--output", type=OUTPUT, help="Written file.  [default: MODEL.mpq.onnx]")
@@ -118,7 +124,10 @@ def cli() -> None:
     help="How weights are rounded.",
 )
 @click.option(
-    "--method", default="measured", show_default=True, help="Sensitivity: measured, size, file.py:function."
+    "--method",
+    default="measured",
+    show_default=True,
+    help="Sensitivity: measured, fisher, size, greedy, first-order, semilayer, csmpq, ompq, limpq, file.py:function.",
 )
 @click.option(
     "--metric", type=click.Choice(["kl", "nse"]), help="Loss of function.  [default: by the outputs]"
@@ -173,7 +182,7 @@ def compile_command(
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
     from onnxmpq.pipeline import compile_model, default_output, protected
 
-    inputs = protected(model, options["data"], options["evaluation"])
+    inputs = protected(model, options["data"], options["evaluation"], options["training"])
     if report is not None:
         require_writable(report, inputs)
         if report.resolve() == (options["output"] or default_output(model)).resolve():

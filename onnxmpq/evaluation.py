@@ -13,12 +13,12 @@ from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Session, TensorInfo, resolve_runtime
 from onnxmpq.errors import DataError
-from onnxmpq.metrics import Metric, OutputKind, choose_metric
+from onnxmpq.metrics import Metric, OutputKind, choose_metric, classifier_output
 from onnxmpq.model.modelfile import load_model
 from onnxmpq.model.shapes import is_batchable
 from onnxmpq.prepare import runnable
 from onnxmpq.verdict.latency import Latency, measure_latency
-from onnxmpq.verdict.score import Score, classifier_output, compare
+from onnxmpq.verdict.score import Score, compare
 
 _BATCH = 32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
@@ -24,7 +24,9 @@ Note = Callable[[str], None]
 class Evidence:
     """`calibration` chooses, `evaluation` only judges; `sample` is one sample's feeds.
 
-    Where the graph demands several samples at a time, `sample` holds `samples_a_run` of them (else 1). `judged_on` says in words what the verdict rests on; `batchable` whether samples may be run together.
+    Where the graph demands several samples at a time, `sample` holds `samples_a_run` of them (else 1). `training` is
+    what methods that train were given besides (None: they train on what they measure on); `judged_on` says in words
+    what the verdict rests on; `batchable` whether samples may be run together.
     """
 
     calibration: Dataset
@@ -33,6 +35,7 @@ class Evidence:
     sample: Mapping[str, Array]
     batchable: bool
     samples_a_run: int = 1
+    training: Dataset | None = None
 
 
 def gather(
@@ -41,6 +44,7 @@ def gather(
     data: DataSource | None,
     evaluation: DataSource | None,
     *,
+    training: DataSource | None = None,
     shapes: Mapping[str, Shape],
     samples: int,
     preprocess: Preprocess | None,
@@ -55,7 +59,8 @@ def gather(
     specs = apply_shapes(session.inputs, shapes)
     data = data if data is not None else sibling(model, "calib", note)
     evaluation = evaluation if evaluation is not None else sibling(model, "eval", note)
-    if preprocess is not None and not any(s is not None and holds_images(s) for s in (data, evaluation)):
+    sources = (data, evaluation, training)
+    if preprocess is not None and not any(s is not None and holds_images(s) for s in sources):
         raise OptionError("--preprocess is for images, and neither --data nor --eval holds any")
 
     def read(source: DataSource, count: int | None) -> Dataset:
@@ -64,6 +69,20 @@ def gather(
         check_names(opened, session, note)
         return opened
 
+    found = _calibration_and_verdict(session, specs, data, evaluation, read, samples, seed, note)
+    return found if training is None else replace(found, training=read(training, None))
+
+
+def _calibration_and_verdict(
+    session: Session,
+    specs: Sequence[InputSpec],
+    data: DataSource | None,
+    evaluation: DataSource | None,
+    read: Callable[[DataSource, int | None], Dataset],
+    samples: int,
+    seed: int,
+    note: Note,
+) -> Evidence:
     if data is None:
         specs = resolved(session, specs, note)
         return _synthetic(session, specs, None if evaluation is None else read(evaluation, None), seed, note)

@@ -100,6 +100,25 @@ def output_kind(model: onnx.ModelProto, output: str, shape: Sequence[int]) -> Ou
     return kind
 
 
+def classifier_output(metric: Metric) -> str | None:
+    """The output whose largest value is the class: the only one that holds a distribution, if there is one."""
+    names = [n for n, kind in metric.kinds.items() if kind not in (OutputKind.VALUES, OutputKind.INDEPENDENT)]
+    return names[0] if len(names) == 1 and len(metric.kinds) == 1 else None
+
+
+def classes(values: Array) -> Array:
+    """Top-1 class of each sample of [N, classes, 1...]."""
+    top: Array = values.reshape(len(values), -1).argmax(axis=1)
+    return top
+
+
+def surprise(output: Array, labels: Array, kind: OutputKind) -> Sums:
+    """-log p of each sample's label in nats, float64 [N], from an output [N, classes, 1...]."""
+    logs = _log_probabilities(output.reshape(len(output), -1).astype(np.float64), kind)
+    found: Sums = -np.maximum(logs[np.arange(len(logs)), labels], math.log(_TINY))
+    return found
+
+
 def _maker(model: onnx.ModelProto, tensor: str) -> str:
     """The operator that computes a tensor's values, those that only recast or reshape them passed over."""
     made = {name: node for node in model.graph.node for name in node.output}

@@ -27,9 +27,9 @@ from onnxmpq.allocation.choose import (
     single,
 )
 from onnxmpq.allocation.constrain import MEASURED, Options, weight_bytes
+from onnxmpq.allocation.follow import follow
 from onnxmpq.allocation.improve import Search, improve
 from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
-from onnxmpq.allocation.tidy import tidy
 from onnxmpq.allocation.timed import TimeTable, is_timed, time_row, within_time
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
@@ -39,24 +39,26 @@ from onnxmpq.effort import Effort, find_effort
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import DataError, ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
+from onnxmpq.grouping import grouped, with_units
 from onnxmpq.joint import Joint
 from onnxmpq.layer_times import LayerTimes, layer_times
 from onnxmpq.lower import Activations, lower, opset_of, prove_opset, simulate, without_dead_channels
+from onnxmpq.metrics import classifier_output
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
 from onnxmpq.model.outfile import require_writable
 from onnxmpq.model.shapes import Shape
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.plan import CostTable, Plan
+from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.report import Report, SearchReport
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Option
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer, Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
 from onnxmpq.verdict.latency import slowdown
-from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function
+from onnxmpq.verdict.score import check_labels, loss_of_function
 from onnxmpq.weights.candidates import ROUNDINGS, Candidates
 from onnxmpq.weights.gram import input_moments
 from onnxmpq.weights.halves import check_halves
@@ -74,6 +76,7 @@ def compile_model(  # noqa: PLR0915
     *,
     output: str | os.PathLike[str] | None = None,
     evaluation: DataSource | None = None,
+    training: DataSource | None = None,
     preprocess: Preprocess | None = None,
     activations: str | None = None,
     rounding: str = ROUNDINGS[0],
@@ -93,8 +96,9 @@ def compile_model(  # noqa: PLR0915
 ) -> Report:
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
 
-    `data` and `evaluation` are what `open_data` takes; `activations` is "int8" or "fp32" (default: int8 with
-    real data, fp32 without). The file is written to `output`, by default `MODEL.mpq.onnx` beside the model.
+    `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
+    `data`. `activations` is "int8" or "fp32" (default: int8 with real data, fp32 without). The file is written to
+    `output`, by default `MODEL.mpq.onnx` beside the model.
 
     Raises a subclass of OnnxmpqError; nothing is written then.
     """
@@ -113,7 +117,7 @@ def compile_model(  # noqa: PLR0915
         destination = Path(output) if output is not None else default_output(source)
         if loaded.producer_name == "onnxmpq":
             raise ModelError(f"{source} was compiled by onnxmpq already; compile the model it was made from")
-        inputs = protected(source, data, evaluation)
+        inputs = protected(source, data, evaluation, training)
         require_writable(destination, inputs)  # rather now than after the work
         listed = initializers_listed_as_inputs(loaded)
         if listed:
@@ -123,7 +127,8 @@ def compile_model(  # noqa: PLR0915
         original, session = runnable(runtime, loaded)
         evidence = gather(
             session, source, data, evaluation,
-            shapes=shapes or {}, samples=samples, preprocess=preprocess, seed=seed, note=stages.note,
+            training=training, shapes=shapes or {}, samples=samples, preprocess=preprocess, seed=seed,
+            note=stages.note,
         )  # fmt: skip
         activation_bits = choose_activations(activations, evidence)
     with stages("prepare"):
@@ -145,8 +150,11 @@ def compile_model(  # noqa: PLR0915
     with stages("round"):
         candidates = rounded(runtime, prepared, forced or options, shares.rounding, rounding, stages)
 
+    units: tuple[Layer, ...] = ()
+
     def lowered(plan: Plan) -> onnx.ModelProto:
-        return lower(prepared, plan, candidates, quantized, consumer)
+        split, parts, merged = grouped(prepared, candidates, units, plan)
+        return lower(split, merged, parts, quantized, consumer)
 
     def file_size(plan: Plan) -> int:
         return int(lowered(plan).ByteSize())
@@ -154,50 +162,48 @@ def compile_model(  # noqa: PLR0915
     with stages("sensitivity"):
         check_budgets(asked, prepared, options, looser(), file_size)
         forced = forced or forced_options(asked, prepared, options, file_size, stages)
-        costs = unmeasured(prepared, options, forced) if forced else cost_table(
-            measure, runtime, prepared, options, candidates, quantized, shares.sensitivity, seed, stages
+        costs: Sensitivity = unmeasured(prepared, options, forced) if forced else sensitivity(
+            measure, runtime, prepared, options, candidates, quantized, shares.sensitivity,
+            evidence.training or shares.rounding, seed, stages,
         )  # fmt: skip
+    if isinstance(costs, Trajectory):
+        units = costs.layers
     times = None
     if any(map(is_timed, asked)):
         with stages("time"):
             times = time_table(runtime, prepared, options, lowered)
+
+    def loss(plan: Plan) -> float:
+        model = runtime.session(lowered(plan))
+        return loss_of_function(session, model, shares.selection, prepared.metric, prepared.batch_size)
+
     with stages("allocate"):
-        choose = partial(
-            choose_plan, costs, prepared.layers, forced or options, asked, file_size,
-            lambda plan: loss_of_function(
-                session, runtime.session(lowered(plan)), shares.selection, prepared.metric, prepared.batch_size
-            ),
-        )  # fmt: skip
-        plan = choose() if times is None else within_time(
-            choose,
-            time_row(asked, prepared.layers, options, times),
-            lambda plan: times.fp32 * slowdown(session, runtime.session(lowered(plan)), prepared.sample),
-        )  # fmt: skip
+        if isinstance(costs, Trajectory):
+            plan = follow(costs, with_units(prepared, units), asked, file_size, loss)
+        else:
+            choose = partial(choose_plan, costs, prepared.layers, forced or options, asked, file_size, loss)
+            plan = choose() if times is None else within_time(
+                choose,
+                time_row(asked, prepared.layers, options, times),
+                lambda plan: times.fp32 * slowdown(session, runtime.session(lowered(plan)), prepared.sample),
+            )  # fmt: skip
     search = None
-    if forced is None and not any(budget.kind in MEASURED for budget in asked):
+    chosen = forced is None and measure is METHODS["measured"] and not any(b.kind in MEASURED for b in asked)
+    if isinstance(costs, CostTable) and chosen:
         with stages("search"):
             search = searched(
-                runtime,
-                prepared,
-                plan,
-                costs,
-                options,
-                asked,
-                candidates,
-                quantized,
-                shares.held,
-                level,
-                stages,
-            )
+                runtime, prepared, plan, costs, options, asked, candidates, quantized, shares.held, level, stages
+            )  # fmt: skip
             plan = search.plan if file_fits(asked, search.plan, file_size) else plan
-    if rounding == "compensated" and any(option.is_quantized for option in plan.options.values()):
+    prepared, candidates, plan = grouped(prepared, candidates, units, plan)
+    if rounding == "compensated" and not units and any(o.is_quantized for o in plan.options.values()):
         with stages("settle"):
             candidates = settle(
                 runtime, prepared, plan, candidates, quantized, shares.rounding, level, stages
             )
     with stages("write"):
         prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
-        final = lowered(plan)
+        final = lower(prepared, plan, candidates, quantized, consumer)
     with (
         written_model(final, destination, protect=inputs) as part,
         stages("verify"),
@@ -466,7 +472,7 @@ def divide(data: Dataset, budgets: Sequence[Budget], level: Effort, seed: int) -
     return Shares(rounding, sensitivity, held if held.count >= LEAST_HELD else rounding, selection)
 
 
-def cost_table(
+def sensitivity(
     measure: Method,
     runtime: Runtime,
     prepared: Prepared,
@@ -474,10 +480,11 @@ def cost_table(
     candidates: Candidates,
     quantized: Activations,
     data: Dataset,
+    training: Dataset | None,
     seed: int,
     stages: Stages,
-) -> CostTable:
-    """The cost of every option of every layer, measured where a layer has a choice.
+) -> Sensitivity:
+    """The cost of every option of every layer, or a path through them, measured where a layer has a choice.
 
     Where that choice is between integers and float, the cost of integers holds that of the rounded input.
     """
@@ -487,23 +494,34 @@ def cost_table(
         # A weight left as it is costs nothing, and there is nothing to measure.
         {n: tuple(o for o in opts if o.weight_bits < own[n]) for n, opts in options.items() if len(opts) > 1},
         candidates.constants, data, prepared.metric, runtime, prepared.traced, prepared.batch_size, seed,
-        stages.observer.progress,
+        training, stages.observer.progress,
     )  # fmt: skip
+    name = getattr(measure, "__name__", type(measure).__name__)
     try:
-        measured = measure(probe)
+        found = measure(probe)
     except OnnxmpqError:
         raise
     except Exception as error:
         if measure in METHODS.values():
             raise
-        raise OptionError(f"the method {measure.__name__} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(measured, CostTable):
+        raise OptionError(f"the method {name} failed: {type(error).__name__}: {error}") from error
+    if isinstance(found, Trajectory):
+        if any(
+            o.activation_bits is not None and Option(FLOAT_BITS) in opts
+            for opts in options.values()
+            for o in opts
+        ):
+            raise OptionError(
+                f"the method {name} searches a path of its own, which knows no times; drop the latency budget"
+            )
+        fixed = {layer: choices[0] for layer, choices in options.items() if len(choices) == 1}
+        return replace(found, plans=tuple(Plan({**fixed, **plan.options}) for plan in found.plans))
+    if not isinstance(found, CostTable):
         raise OptionError(
-            f"the method {measure.__name__} gave a {type(measured).__name__}; wanted a CostTable"
+            f"the method {name} gave a {type(found).__name__}; wanted a CostTable or a Trajectory"
         )
-    flat = {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()}
-    table = replace(measured, costs={n: {**free, **measured.costs.get(n, {})} for n, free in flat.items()})
-    table = tidy(table)
+    flat = {layer: dict.fromkeys(choices, 0.0) for layer, choices in options.items()}
+    table = replace(found, costs={n: {**free, **found.costs.get(n, {})} for n, free in flat.items()})
     read = float_rivals(prepared, options, quantized) if table.metric == prepared.metric.name else {}
     return with_noise(table, activation_losses(probe, read)) if read else table
 

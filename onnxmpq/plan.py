@@ -1,15 +1,15 @@
-"""The two values that stages exchange and users save: what each width costs, and which was chosen."""
+"""The values that stages exchange and users save: what each width costs or a search went through, and what was chosen."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxmpq.errors import DataError
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Option
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer, Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class CostTable:
     metric: str
     method: str
     samples: int
+    evaluations: int = 0  # of a changed network on all samples
 
     def __post_init__(self) -> None:
         for layer, options in self.costs.items():
@@ -37,8 +38,7 @@ class CostTable:
 
     def to_json(self) -> str:
         costs = {name: {str(o): c for o, c in options.items()} for name, options in self.costs.items()}
-        fields = {"metric": self.metric, "method": self.method, "samples": self.samples, "costs": costs}
-        return json.dumps(fields, indent=1)
+        return json.dumps({**_origin(self), "costs": costs}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:
@@ -48,7 +48,9 @@ class CostTable:
             name: {parse_option(o): float(c) for o, c in options.items()}
             for name, options in fields["costs"].items()
         }
-        return cls(costs, fields["metric"], fields["method"], int(fields["samples"]))
+        return cls(
+            costs, fields["metric"], fields["method"], int(fields["samples"]), fields.get("evaluations", 0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,55 @@ class Plan:
         return cls({name: parse_option(option) for name, option in fields["plan"].items()})
 
 
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A search's way through the plans, widest first: what a method gives that decides in an order.
+
+    Every plan is over the same layers, and none stores more than the one before it. `losses[i]` is the loss of
+    `plans[i]` as it was measured on the way, in units of `metric`; None where it was not. The allocation takes
+    the first plan that meets every budget. `layers` are what the plans are over where these are not the layers
+    that the method was given: groups of their channels (`Layer.part_of`).
+    """
+
+    plans: tuple[Plan, ...]
+    losses: tuple[float | None, ...]
+    metric: str
+    method: str
+    samples: int
+    evaluations: int = 0  # of a changed network on all samples
+    layers: tuple[Layer, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.plans or len(self.plans) != len(self.losses):
+            raise DataError(
+                f"the path has {len(self.plans)} plans and {len(self.losses)} losses; it needs a plan, and a loss for each"
+            )
+        if any(plan.options.keys() != self.plans[0].options.keys() for plan in self.plans):
+            raise DataError("the plans of a path differ in their layers; each plan decides all of them")
+
+    def to_json(self) -> str:
+        plans = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
+        layers = [asdict(layer) for layer in self.layers]
+        return json.dumps(
+            {**_origin(self), "plans": plans, "losses": self.losses, "layers": layers}, indent=1
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Trajectory:
+        """Read `to_json`'s text. Raises DataError when it is not a path of plans."""
+        fields = _read(text, "path of plans", {"metric", "method", "samples", "plans", "losses"})
+        plans = tuple(Plan({n: parse_option(o) for n, o in options.items()}) for options in fields["plans"])
+        layers = tuple(_layer(layer) for layer in fields.get("layers", []))
+        evaluations = fields.get("evaluations", 0)
+        return cls(
+            plans, tuple(fields["losses"]), fields["metric"], fields["method"], int(fields["samples"]), evaluations,
+            layers,
+        )  # fmt: skip
+
+
+Sensitivity = CostTable | Trajectory  # what a method finds out
+
+
 def parse_option(text: str) -> Option:
     """The option that prints as `text`: `4`, `4/8`, `fp16`, `8/fp32`.
 
@@ -83,6 +134,15 @@ def parse_option(text: str) -> Option:
             f"{text!r} is not a width; write 1 to 8, fp16 or fp32, with /8 or /fp32 behind it for activations"
         )
     return Option(widths[weight], int(activation) if activation.isdigit() else None)
+
+
+def _layer(fields: dict[str, Any]) -> Layer:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Layer(**values)
+
+
+def _origin(found: CostTable | Trajectory) -> dict[str, Any]:
+    return {key: getattr(found, key) for key in ("metric", "method", "samples", "evaluations")}
 
 
 def _read(text: str, what: str, keys: set[str]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class Report:
     processor: str
     opset: int
     method: str
+    evaluations: int  # of a changed network on all `sensitivity_samples`, that the method made
+    sensitivity_samples: int
     metric: str
     calibration: str
     effort: str

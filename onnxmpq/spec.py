@@ -34,7 +34,7 @@ class Option:
 class Layer:
     """One constant weight of a Conv, ConvTranspose, Gemm or MatMul: the unit that gets a width.
 
-    Nodes that share one weight are one layer. `axis` is the weight's output-channel axis, `macs` the
+    Nodes that share one weight are one layer; a group of a layer's channels with a width of its own is one too. `axis` is the weight's output-channel axis, `macs` the
     multiply-accumulates of all its nodes for one sample at the traced input shape (0 when unknown),
     `float_bits` what the weight takes when it is left alone (32 or 16), and `reason` says why it must be
     (None for a layer that can be quantized).
@@ -53,6 +53,8 @@ class Layer:
     bias: str | None = None  # a constant [channels] that this layer alone adds
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
+    part: tuple[int, ...] = ()  # where it is some output channels of the layer `part_of`: which ones
+    part_of: str | None = None
 
     @property
     def params(self) -> int:

@@ -108,6 +108,11 @@ def test_the_projects_own_network_stands_in_for_the_shared_ones(
     ("script", "arguments", "wanted"),
     [
         ("accuracy.py", ["--activations", "int8"], ["drop in points", "| digits | 4bit-avg | int8 | 0 |"]),
+        (
+            "methods.py",
+            ["--methods", "size", "ompq, as published", "--seeds", "0", "--results", "results.jsonl"],
+            ["## digits, nearest rounding", "## digits, compensated rounding", "| ompq, as published |"],
+        ),
         ("speed.py", [], ["## Peak memory", "## The sensitivity stage", "## Latency"]),
     ],
 )

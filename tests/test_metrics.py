@@ -1,11 +1,12 @@
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 import pytest
 
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics import Metric, OutputKind, choose_metric, kl_divergence
+from onnxmpq.metrics import Metric, OutputKind, choose_metric, classifier_output, kl_divergence
 
 
 def model(op: str) -> onnx.ModelProto:
@@ -82,3 +83,12 @@ def test_an_output_of_zeros_does_not_count() -> None:
 @pytest.mark.parametrize("kind", list(OutputKind))
 def test_no_samples_have_no_divergence(kind: OutputKind) -> None:
     assert kl_divergence(np.zeros((0, 3)), np.zeros((0, 3)), kind).shape == (0,)
+
+
+def test_the_output_that_holds_the_classes() -> None:
+    kinds: Mapping[str, OutputKind] = {"y": OutputKind.PROBABILITIES}
+    assert classifier_output(Metric("kl", kinds)) == "y"
+    assert classifier_output(Metric("kl", {**kinds, "z": OutputKind.LOGITS})) is None
+    assert classifier_output(Metric("nse", {"y": OutputKind.VALUES})) is None
+    assert classifier_output(Metric("kl", {"y": OutputKind.INDEPENDENT})) is None
+    assert classifier_output(Metric("nse", {})) is None

@@ -269,7 +269,10 @@ def test_kept_layers(small: Compile) -> None:
     assert report.average_weight_bits == pytest.approx(mean)
 
 
-@pytest.mark.parametrize(("method", "metric"), [("measured", "nse"), ("size", "kl")])
+@pytest.mark.parametrize(
+    ("method", "metric"),
+    [("measured", "nse"), ("size", "kl"), ("greedy", "kl"), ("ompq", "kl"), ("csmpq", "nse")],
+)
 def test_methods_and_metrics(small: Compile, method: str, metric: str) -> None:
     report = small("6bit-avg", method=method, metric=metric, activations="fp32")
     assert (report.method, report.metric) == (method, metric)
@@ -559,3 +562,13 @@ def test_a_method_of_the_users_that_fails_is_an_error_of_ours(tmp_path: Path) ->
                 DIGITS_MODEL, ["4bit-avg"], method=f"{metric}:{name}", samples=16, rounding="nearest",
                 output=tmp_path / "out.onnx",
             )  # fmt: skip
+
+
+def test_training_data_are_for_methods_that_train(small: Compile, digits: Path) -> None:
+    data = digits.with_suffix(".eval.npz")
+    report = small("6bit-avg", method="limpq", training=data, activations="fp32")
+    with np.load(data) as arrays:
+        assert report.sensitivity_samples == len(arrays["labels"])
+    assert small("6bit-avg", method="limpq", activations="fp32").sensitivity_samples == 32
+    with pytest.raises(OutputError, match="input of the compile, which is never overwritten"):
+        small("6bit-avg", training=data, output=data)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.errors import DataError
-from onnxmpq.plan import CostTable, Plan, parse_option
+from onnxmpq.plan import CostTable, Plan, Trajectory, parse_option
 from onnxmpq.spec import Option
 
 OPTIONS = st.builds(Option, st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16, 32]), st.sampled_from([None, 8]))
@@ -26,6 +26,28 @@ def test_a_cost_table_survives_json(costs: dict[str, dict[Option, float]]) -> No
 @given(st.dictionaries(st.text(), OPTIONS))
 def test_a_plan_survives_json(options: dict[str, Option]) -> None:
     assert Plan.from_json(Plan(options).to_json()) == Plan(options)
+
+
+@given(st.lists(OPTIONS, min_size=1, max_size=5), st.floats(0) | st.none())
+def test_a_path_survives_json(options: list[Option], loss: float | None) -> None:
+    plans = tuple(Plan({"a": option, "b": Option(8)}) for option in options)
+    path = Trajectory(plans, (loss,) * len(plans), "kl", "greedy", 3, 55)
+    assert Trajectory.from_json(path.to_json()) == path
+
+
+@pytest.mark.parametrize(
+    ("plans", "losses", "message"),
+    [
+        ((), (), "0 plans"),
+        ((Plan({"a": Option(8)}),), (), "0 losses"),
+        ((Plan({"a": Option(8)}), Plan({"b": Option(4)})), (None, 0.1), "differ in their layers"),
+    ],
+)
+def test_a_path_decides_every_layer_in_every_plan(
+    plans: tuple[Plan, ...], losses: tuple[float | None, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Trajectory(plans, losses, "kl", "greedy", 1)
 
 
 @pytest.mark.parametrize("cost", [-1.0, math.nan, math.inf])

@@ -61,13 +61,22 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     check_feasible(rows)
     if not costs:
         return ()
-    chosen = _solve(costs, rows)
+    kept = [_useful(options, [row.use[g] for row in rows]) for g, options in enumerate(costs)]
+    narrowed = [
+        Row(
+            row.name,
+            tuple(tuple(use[i] for i in some) for use, some in zip(row.use, kept, strict=True)),
+            row.limit,
+        )
+        for row in rows
+    ]
+    chosen = _solve([[options[i] for i in some] for options, some in zip(costs, kept, strict=True)], narrowed)
     if chosen is None:
         raise InfeasibleError(
             "the budgets cannot be met together, though each can alone: "
             + "; ".join(f"{row.name} (the smallest is {row.spell(row.least())})" for row in rows)
         )
-    return chosen
+    return tuple(some[index] for some, index in zip(kept, chosen, strict=True))
 
 
 def check_feasible(rows: Sequence[Row], looser: Iterable[tuple[str, Sequence[Row]]] = ()) -> None:
@@ -104,6 +113,18 @@ def forced_choice(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
         ):
             return cheapest
     return None
+
+
+def _useful(costs: Sequence[float], uses: Sequence[Sequence[float]]) -> list[int]:
+    """The options that some other one does not beat in cost while using no more of any row.
+
+    No optimum takes the others; a cost that stands for "never" would set the scale of all.
+    """
+    return [
+        i
+        for i, cost in enumerate(costs)
+        if not any(costs[j] < cost and all(use[j] <= use[i] for use in uses) for j in range(len(costs)))
+    ]
 
 
 def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:

@@ -1,25 +1,35 @@
-"""Sensitivity methods: one file each, one function each, `Probe -> CostTable`."""
+"""Sensitivity methods: one file each, one function each, `Probe -> CostTable`, or a path of plans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from onnxmpq.errors import OptionError, nearest
-from onnxmpq.plan import CostTable
+from onnxmpq.plan import Sensitivity
 from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.sensitivity.csmpq import csmpq
 from onnxmpq.sensitivity.first_order import FirstOrder
 from onnxmpq.sensitivity.fisher import fisher
+from onnxmpq.sensitivity.greedy import greedy
+from onnxmpq.sensitivity.limpq import limpq
 from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.ompq import ompq
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.semilayer import semilayer
 from onnxmpq.sensitivity.size import size
 
-Method = Callable[[Probe], CostTable]
+Method = Callable[[Probe], Sensitivity]
 
 METHODS: dict[str, Method] = {
     "measured": measured,
     "fisher": fisher,
-    "first-order": FirstOrder(),
     "size": size,
+    "greedy": greedy,
+    "first-order": FirstOrder(),
+    "semilayer": semilayer,
+    "csmpq": csmpq,
+    "ompq": ompq,
+    "limpq": limpq,
 }
 
 

@@ -15,6 +15,7 @@ from onnxmpq.chain import Chain
 from onnxmpq.metrics import Sums
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.tidy import tidy
 
 
 def measured(probe: Probe) -> CostTable:
@@ -45,4 +46,4 @@ def measured(probe: Probe) -> CostTable:
         for row, bits in enumerate(widths[name])
     }
     costs = {name: {o: losses[name, o.weight_bits] for o in probe.options[name]} for name in widths}
-    return CostTable(costs, probe.metric.name, "measured", probe.data.count)
+    return tidy(CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses)))

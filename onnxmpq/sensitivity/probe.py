@@ -38,4 +38,5 @@ class Probe:
     traced: Mapping[str, Traced]
     batch_size: int = 32
     seed: int = 0
+    training: Dataset | None = None  # what a method that trains may train on, `data` where None
     progress: Progress = lambda _done, _total: None

@@ -21,10 +21,10 @@ from onnxmpq.errors import VerifyError
 from onnxmpq.evidence import Evidence
 from onnxmpq.model.modelfile import opset_version
 from onnxmpq.observer import Stages
-from onnxmpq.plan import CostTable, Plan
+from onnxmpq.plan import CostTable, Plan, Sensitivity
 from onnxmpq.prepare import Prepared
 from onnxmpq.report import BudgetReport, LayerReport, Report, SearchReport
-from onnxmpq.spec import Layer
+from onnxmpq.spec import Layer, Option
 from onnxmpq.verdict.kernels import integer_kernels
 from onnxmpq.verdict.latency import Latency, measure_latency
 from onnxmpq.verdict.machine import processor
@@ -47,7 +47,7 @@ class Compiled:
     prepared: Prepared
     placement: Placement
     plan: Plan
-    costs: CostTable
+    costs: Sensitivity
     evidence: Evidence
     written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
 
@@ -103,6 +103,8 @@ def report_on(
         processor=processor(),
         opset=opset_version(written),
         method=compiled.costs.method,
+        evaluations=compiled.costs.evaluations,
+        sensitivity_samples=compiled.costs.samples,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
         effort=compiled.effort,
@@ -174,7 +176,6 @@ def _budget(
 
 def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
     option = compiled.plan[layer.name]
-    measured = compiled.costs.method != UNMEASURED and len(compiled.costs.costs[layer.name]) > 1
     return LayerReport(
         name=layer.name,
         op=layer.op,
@@ -182,17 +183,24 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
         weight_bits=option.weight_bits,
         activation_bits=option.activation_bits,
         stored_bytes=stored_bytes(layer, option),
-        sensitivity=compiled.costs.costs[layer.name][option] if measured else None,
+        sensitivity=_cost(compiled.costs, layer, option),
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),
     )
+
+
+def _cost(found: Sensitivity, layer: Layer, option: Option) -> float | None:
+    """What a layer's width costs alone; a path knows no such thing, and one option was not measured."""
+    if not isinstance(found, CostTable) or found.method == UNMEASURED or len(found.costs[layer.name]) == 1:
+        return None
+    return found.costs[layer.name][option]
 
 
 def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> str | None:
     """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
     if not compiled.placement.tensors or layer.name in (kernels or {}):
         return None
-    offered = compiled.costs.costs[layer.name]
+    offered = compiled.costs.costs.get(layer.name, {}) if isinstance(compiled.costs, CostTable) else {}
     if compiled.plan[layer.name].activation_bits is None and any(o.activation_bits for o in offered):
         return "the better choice under the budgets"
     unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"

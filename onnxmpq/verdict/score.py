@@ -11,7 +11,7 @@ import numpy as np
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Session
 from onnxmpq.errors import DataError
-from onnxmpq.metrics import Metric, OutputKind, Sums
+from onnxmpq.metrics import Metric, Sums, classes, classifier_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +91,6 @@ def compare(
     return first, second
 
 
-def classifier_output(metric: Metric) -> str | None:
-    """The output whose largest value is the class: the only one that holds a distribution, if there is one."""
-    names = [n for n, kind in metric.kinds.items() if kind not in (OutputKind.VALUES, OutputKind.INDEPENDENT)]
-    return names[0] if len(names) == 1 and len(metric.kinds) == 1 else None
-
-
 def _equal_share(reference: Outputs, outputs: Outputs) -> float:
     """Mean over the outputs of the share of equal elements; none where an output's shape differs."""
     pairs = [(reference[name], outputs[name]) for name in reference]
@@ -111,12 +105,6 @@ def _decibels(noise: float) -> float:
     if math.isnan(noise):
         return -math.inf
     return -10 * math.log10(noise) if noise > 0 else math.inf
-
-
-def classes(values: Array) -> Array:
-    """Top-1 class of each sample of [N, classes, 1...]."""
-    top: Array = values.reshape(len(values), math.prod(values.shape[1:])).argmax(axis=1)
-    return top
 
 
 def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> None:

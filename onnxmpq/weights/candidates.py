@@ -61,6 +61,20 @@ class Candidates:
         if shift is not None:
             self._shifts[layer.name, rounded.bits] = shift
 
+    def of_parts(self, model: onnx.ModelProto, layers: Sequence[Layer]) -> Candidates:
+        """The same for a model whose constants were split as these layers say: every channel keeps its codes."""
+        made, shifts = dict(self._made), dict(self._shifts)
+        for layer in [layer for layer in layers if layer.part_of is not None]:
+            channels = list(layer.part)
+            for (name, bits), whole in self._made.items():
+                if name == layer.part_of:
+                    codes = np.ascontiguousarray(whole.codes.take(channels, whole.axis))
+                    made[layer.name, bits] = QuantizedWeight(codes, whole.scale[channels], whole.axis, bits)
+            for (name, bits), shift in self._shifts.items():
+                if name == layer.part_of:
+                    shifts[layer.name, bits] = shift[channels]
+        return Candidates(model, self.rounding, made, shifts)
+
     def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:
         """The codes and scales of a layer at a width of 1 to 8 bits."""
         key = (layer.name, bits)

@@ -49,6 +49,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
     "Log": (elementwise.log,),
     "Neg": (elementwise.neg,),
     "Reciprocal": (elementwise.reciprocal,),
+    "Round": (elementwise.pass_on,),  # straight through, as in QuantizeLinear
     "Sqrt": (elementwise.sqrt,),
     # activations
     "Clip": (elementwise.clip,),
@@ -137,7 +138,7 @@ _PARAMETERS: Mapping[str, frozenset[int]] = {
 # Operators whose output stays the same under small changes of any input.
 _STEPS = frozenset({
     "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf",
-    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Range", "Round", "Shape", "Sign", "Size", "Xor",
+    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor",
 })  # fmt: skip
 
 

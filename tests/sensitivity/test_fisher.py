@@ -10,6 +10,7 @@ from cifar_probe import cifar_probe
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Runtime
+from onnxmpq.plan import CostTable
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import METHODS, Method
 from onnxmpq.sensitivity.fisher import random_tangent
@@ -42,6 +43,7 @@ def digits(count: int, metric: str | None = None, batch_size: int = 32) -> Probe
 def costs(probe: Probe, method: Method) -> np.ndarray:
     """[layers, widths]"""
     table = method(probe)
+    assert isinstance(table, CostTable)
     return np.array([[table.costs[name][o] for o in options] for name, options in probe.options.items()])
 
 

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import DataError
 from onnxmpq.metrics import Metric, OutputKind
 from onnxmpq.testing import model_of
-from onnxmpq.verdict.score import check_labels, classifier_output, compare, loss_of_function
+from onnxmpq.verdict.score import check_labels, compare, loss_of_function
 
 LOGITS = Metric("kl", {"y": OutputKind.LOGITS})
 SPECS = [InputSpec("x", np.dtype(np.float32), (None, 4))]
@@ -77,15 +76,6 @@ def test_integer_outputs_agree_element_by_element() -> None:
     before, after = compare(first, second, data(), Metric("nse", {}), 32)
     assert (before.agreement, after.agreement) == (1.0, 0.0)
     assert before.sqnr is None
-
-
-def test_the_output_that_holds_the_classes() -> None:
-    kinds: Mapping[str, OutputKind] = {"y": OutputKind.PROBABILITIES}
-    assert classifier_output(Metric("kl", kinds)) == "y"
-    assert classifier_output(Metric("kl", {**kinds, "z": OutputKind.LOGITS})) is None
-    assert classifier_output(Metric("nse", {"y": OutputKind.VALUES})) is None
-    assert classifier_output(Metric("kl", {"y": OutputKind.INDEPENDENT})) is None
-    assert classifier_output(Metric("nse", {})) is None
 
 
 def test_labels_that_match_by_chance_only() -> None:

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.allocation.tidy import monotone, tidy
 from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.tidy import monotone, tidy
 from onnxmpq.spec import Option
 
 COSTS = st.dictionaries(st.builds(Option, st.integers(1, 8), st.sampled_from([None, 8])), st.floats(0, 1))

@@ -1,0 +1,115 @@
+"""Class separability by TF-IDF (Wang et al., CSMPQ, arXiv 2212.10220): what tells samples apart needs many bits.
+
+    A [C, N] = mean over positions of Relu(feature),   tf_cn = A_cn / sum_c' A_c'n
+    S_c = {n: A_cn >= mean_n A_cn},   TF_c = mean of tf_cn over S_c,   IDF_c = ln(N / (|S_c| + 1))
+    gamma = mean_c TF_c IDF_c,   max  sum_l theta_l b_l   within the budget
+
+No labels, whatever the name says; two passes over one batch. The importances know neither the width nor the
+error made at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.passes.pool_features import PoolFeatures, pooled_name
+from onnxmpq.plan import Sensitivity
+from onnxmpq.sensitivity.features import layer_features
+from onnxmpq.sensitivity.linear import by_exact_program, by_relaxed_program
+from onnxmpq.sensitivity.probe import Probe
+
+Doubles = NDArray[np.float64]
+Pooled = NDArray[np.float32]  # [samples, channels]
+
+_TINY = 1e-11
+
+
+@dataclass(frozen=True, slots=True)
+class Csmpq:
+    """The method; the default direction is the paper's, theta = gamma.
+
+    Its code for post-training quantization has the opposite one, theta = exp(-`beta` gamma), all but constant:
+    `direction` "inverse". `images` are streamed, in two passes. `program` "relaxed" is the authors' solver and
+    rounding, over all sizes.
+    """
+
+    images: int = 32
+    direction: Literal["separable", "inverse"] = "separable"
+    beta: float = 3.3
+    program: Literal["exact", "relaxed"] = "exact"
+
+    def __call__(self, probe: Probe) -> Sensitivity:
+        """Costs linear in the width, or the path of the relaxed program.
+
+        Raises OptionError for a model without features.
+        """
+        data = probe.data.take(range(min(self.images, probe.data.count)))
+        probe = replace(probe, data=data)
+        features = layer_features(probe, "csmpq")
+        tensors = tuple(dict.fromkeys(features.values()))
+        gamma = dict(zip(tensors, _separability(probe, tensors), strict=True))
+        theta = {name: self._theta(gamma[tensor]) for name, tensor in features.items()}
+        answer = by_exact_program if self.program == "exact" else by_relaxed_program
+        return answer(probe, theta, "separability", "csmpq", data.count)
+
+    def _theta(self, gamma: float) -> float:
+        return max(gamma, 0.0) if self.direction == "separable" else float(np.exp(-self.beta * gamma))
+
+
+csmpq = Csmpq()
+as_published = Csmpq(direction="inverse", program="relaxed")
+
+
+class Separability:
+    """gamma of one layer from batches of its pooled activations [N, C]: `see` them all, then `count` them all."""
+
+    def __init__(self, channels: int) -> None:
+        self._sum = np.zeros(channels)
+        self._above = np.zeros(channels)  # |S_c|
+        self._frequency = np.zeros(channels)
+        self._samples = 0
+
+    def see(self, pooled: Pooled) -> None:
+        self._sum += pooled.sum(axis=0, dtype=np.float64)
+        self._samples += len(pooled)
+
+    def count(self, pooled: Pooled) -> None:
+        values = pooled.astype(np.float64)
+        above = values >= self._sum / self._samples
+        shares = values / np.maximum(values.sum(axis=1, keepdims=True), _TINY)
+        self._above += above.sum(axis=0)
+        self._frequency += (shares * above).sum(axis=0)
+
+    def gamma(self) -> float:
+        inverse = np.log(self._samples / (self._above + 1))
+        return float((self._frequency / (self._above + _TINY) * inverse).mean())
+
+
+def _separability(probe: Probe, tensors: Sequence[str]) -> list[float]:
+    graph = import_graph(probe.model)
+    PoolFeatures({tensor: len(probe.traced[tensor].shape) for tensor in tensors})(graph)
+    names = [pooled_name(tensor) for tensor in tensors]
+    graph.outputs = [output for output in graph.outputs if output.name in names]
+    session = probe.runtime.session(export_model(graph, probe.model))
+
+    def pooled() -> Iterator[list[Pooled]]:
+        for batch in probe.data.batches(probe.batch_size):
+            outputs = session.run(batch.feeds)
+            yield [outputs[name] for name in names]
+
+    layers = [Separability(probe.traced[tensor].shape[1]) for tensor in tensors]
+    for batch in pooled():
+        for layer, values in zip(layers, batch, strict=True):
+            layer.see(values)
+    probe.progress(1, 2)
+    for batch in pooled():
+        for layer, values in zip(layers, batch, strict=True):
+            layer.count(values)
+    probe.progress(2, 2)
+    return [layer.gamma() for layer in layers]

@@ -1,0 +1,52 @@
+"""Which tensor is a layer's feature: its output behind what normalises, activates or joins it.
+
+The papers tap a network "after BatchNorm and ReLU" and at block outputs. In a graph that is: from the layer's
+output on, for as long as one node alone reads the tensor and that node works element by element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from onnxmpq.errors import OptionError
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Layer
+
+_FOLLOWED = frozenset({
+    "Add", "BatchNormalization", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Mul",
+    "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sub", "Tanh",
+})  # fmt: skip
+
+
+def layer_features(probe: Probe, method: str) -> dict[str, str]:
+    """Layer name -> tensor, in execution order, for the layers that have a choice; several may share one tensor.
+
+    Layers in control-flow bodies, and those whose feature is no float tensor [N, channels, ...], have none.
+    Raises OptionError where no layer has one.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in probe.model.graph.node:
+        for name in dict.fromkeys(node.input):
+            readers.setdefault(name, []).append(node)
+    layers = [layer for layer in probe.layers if layer.name in probe.options]
+    found = {la.name: _feature(la, readers) for la in layers if readers.get(la.weight)}
+    found = {name: tensor for name, tensor in found.items() if _has_channels(tensor, probe)}
+    if not found:
+        raise OptionError(
+            f"method {method} compares the layers' features, and no layer of this model has one"
+        )
+    return found
+
+
+def _feature(layer: Layer, readers: Mapping[str, list[onnx.NodeProto]]) -> str:
+    tensor: str = readers[layer.weight][-1].output[0]
+    while len(behind := readers.get(tensor, [])) == 1 and behind[0].op_type in _FOLLOWED:
+        tensor = behind[0].output[0]
+    return tensor
+
+
+def _has_channels(tensor: str, probe: Probe) -> bool:
+    traced = probe.traced.get(tensor)
+    return traced is not None and traced.elem_type == onnx.TensorProto.FLOAT and len(traced.shape) >= 2

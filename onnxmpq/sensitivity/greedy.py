@@ -1,0 +1,138 @@
+"""Greedy search with the sensitivity measured again after each decision (Satoki et al. 2021, PMLR 157:886-901).
+
+    l_k = argmax over the layers left of  top-1(network with l_1 .. l_{k-1} and l at b bits)
+
+for one width after the other, widest first, each starting from the network that the last one left: N + (N-1)
++ ... + 1 = N(N+1)/2 evaluations a width. Every layer starts at its widest option, which leaves nothing to order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from onnxmpq.plan import Plan, Trajectory
+from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Layer, Option
+
+Judgement = Literal["top-1", "loss"]
+Moves = Literal["passes", "steps"]
+Move = tuple[Layer, Option]
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """The search as a method; the paper's abstract leaves the options open, the defaults are its own words.
+
+    `judged_by` "top-1" needs labels; equal top-1 is told apart by the loss, then the larger and the earlier layer
+    goes first. "loss" is the probe's metric alone. `moves` "passes" takes all layers to one width before any goes
+    to the next; "steps" lowers any one layer by one option, the one that costs least for the weight bits it
+    saves. `updated` False orders each pass by one measurement at its start: what the paper argues against.
+    """
+
+    judged_by: Judgement = "top-1"
+    moves: Moves = "passes"
+    updated: bool = True
+
+    def __call__(self, probe: Probe) -> Trajectory:
+        """The path from every layer at its widest option to every layer at its narrowest.
+
+        Raises DataError without labels, OptionError for a model that is no classifier, where top-1 judges.
+        """
+        if self.judged_by == "top-1":
+            require_labels(probe, "greedy", "use --method onnxmpq.sensitivity.greedy:by_loss")
+        search = _Search(probe, self.judged_by)
+        if self.moves == "steps":
+            _steps(search)
+        else:
+            _passes(search, updated=self.updated)
+        losses = tuple(None if outcome is None else outcome.loss for outcome in search.outcomes)
+        evaluations = search.judge.evaluations
+        return Trajectory(
+            tuple(search.plans), losses, probe.metric.name, "greedy", probe.data.count, evaluations
+        )
+
+
+greedy = Greedy()
+by_loss = Greedy(judged_by="loss")
+
+
+class _Search:
+    """What is decided so far, and the path that led there."""
+
+    def __init__(self, probe: Probe, judged_by: Judgement) -> None:
+        self.probe, self.judged_by, self.judge = probe, judged_by, Judge(probe)
+        self.layers = [layer for layer in probe.layers if layer.name in probe.options]
+        self.options = {n: sorted(o, key=lambda o: -o.weight_bits) for n, o in probe.options.items()}
+        self.state = {name: options[0] for name, options in self.options.items()}
+        self.plans = [Plan(dict(self.state))]
+        self.outcomes: list[Outcome | None] = [None]  # nobody measures where the search starts
+
+    def decide(self, layer: Layer, option: Option, outcome: Outcome) -> None:
+        self.state[layer.name] = option
+        self.plans.append(Plan(dict(self.state)))
+        self.outcomes.append(outcome)
+
+    def try_all(self, moves: Sequence[Move], total: int) -> list[Outcome]:
+        """The outcome of each move, made alone, from where the search stands; `total` is for the progress."""
+        decided: dict[str, NDArray[Any]] = {}
+        for layer in self.layers:
+            decided |= self.probe.candidate(layer, self.state[layer.name].weight_bits)
+        changes = [Change(la, self.probe.candidate(la, option.weight_bits)) for la, option in moves]
+        outcomes = self.judge(decided, changes)
+        self.probe.progress(min(self.judge.evaluations, total), total)
+        return outcomes
+
+    def rank(self, layer: Layer, outcome: Outcome) -> tuple[float, float, int]:
+        """The least goes first; what is equal in all of it keeps the order of execution."""
+        return self.bad(outcome), outcome.loss, -layer.params
+
+    def bad(self, outcome: Outcome) -> float:
+        return outcome.loss if outcome.top1 is None or self.judged_by == "loss" else -outcome.top1
+
+
+def _passes(search: _Search, *, updated: bool) -> None:
+    """All layers to one width, then all to the next."""
+    narrower = {name: {o.weight_bits: o for o in options[1:]} for name, options in search.options.items()}
+    widths = sorted({bits for options in narrower.values() for bits in options}, reverse=True)
+    passes = [[(la, narrower[la.name][b]) for la in search.layers if b in narrower[la.name]] for b in widths]
+    total = sum(len(left) * (len(left) + 1) // 2 if updated else 2 * len(left) for left in passes)
+    for left in passes:
+        if not updated:
+            ranks = {m[0].name: search.rank(m[0], o) for m, o in _tried(search, left, total)}
+            left.sort(key=lambda move, ranks=ranks: ranks[move[0].name])  # type: ignore[misc]
+        while left:
+            tried = _tried(search, left if updated else left[:1], total)
+            move, outcome = min(tried, key=lambda pair: search.rank(pair[0][0], pair[1]))
+            search.decide(*move, outcome)
+            left.remove(move)
+
+
+def _steps(search: _Search) -> None:
+    """One layer by one option at a time, by what it costs for a weight bit saved."""
+    total = sum(len(options) - 1 for options in search.options.values()) * len(search.layers)  # at most
+    last = Outcome(0.0, search.judge.top1(), None)
+
+    def price(move: Move, outcome: Outcome) -> tuple[float, float, int]:
+        layer, option = move
+        saved = layer.params * (search.state[layer.name].weight_bits - option.weight_bits)
+        worse = search.bad(outcome) - search.bad(last)
+        return worse / saved, (outcome.loss - last.loss) / saved, -layer.params
+
+    while moves := [(layer, option) for layer in search.layers for option in _next(search, layer)]:
+        move, last = min(_tried(search, moves, total), key=lambda pair: price(*pair))
+        search.decide(*move, last)
+    search.probe.progress(total, total)
+
+
+def _tried(search: _Search, moves: Sequence[Move], total: int) -> list[tuple[Move, Outcome]]:
+    return list(zip(moves, search.try_all(moves, total), strict=True))
+
+
+def _next(search: _Search, layer: Layer) -> list[Option]:
+    options = search.options[layer.name]
+    return options[options.index(search.state[layer.name]) + 1 :][:1]

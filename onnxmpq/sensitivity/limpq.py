@@ -1,0 +1,108 @@
+"""Learned step sizes as importance (Tang et al., LIMPQ, ECCV 2022, arXiv 2203.08368).
+
+    cost(layer, weight bits, activation bits) = s_a(layer, activation bits) + alpha s_w(layer, weight bits)
+
+s are the step sizes of LSQ for every layer and width, all trained together: for each batch every width once for
+the whole network, then a random width for each layer. A layer whose step has to grow much at few bits wants a
+coarse, wide grid: it is sensitive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from onnxmpq.errors import DataError, OptionError
+from onnxmpq.metrics import classifier_output
+from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps
+from onnxmpq.spec import Option
+
+Steps = Mapping[str, Mapping[int, float]]  # layer -> width -> step size
+
+
+@dataclass(frozen=True, slots=True)
+class Limpq:
+    """The method; `alpha` weighs the weights' steps against the activations', as the authors do."""
+
+    training: StepTraining = field(default_factory=StepTraining)
+    alpha: float = 2.0
+
+    def __call__(self, probe: Probe) -> CostTable:
+        """Train on the probe's training samples; costs are step sizes, in the tensors' own units.
+
+        Raises DataError without labels, OptionError for a model that is no classifier, ModelError for one that
+        an operator keeps from being differentiated.
+        """
+        if classifier_output(probe.metric) is None:
+            raise OptionError(
+                "method limpq trains a classifier, and this model is none; use another --method"
+            )
+        data = probe.training or probe.data
+        if self.training.targets == "labels" and not data.has_labels:
+            raise DataError(
+                f"method limpq trains with labels, and {data.description} have none; give --train-data with an array "
+                "'labels' of class indices, or use --method onnxmpq.sensitivity.limpq:without_labels"
+            )
+        weight, activation = learn_steps(self.training, probe, data)
+        costs = indicator_costs(probe.options, weight, activation, self.alpha)
+        widths = {option.weight_bits for options in probe.options.values() for option in options}
+        runs = self.training.epochs * (len(widths) + 1)
+        return CostTable(costs, "step size", "limpq", data.count, runs)
+
+
+limpq = Limpq()
+without_labels = Limpq(StepTraining(targets="float"))
+as_published = Limpq(StepTraining(trains="all"))
+
+
+def indicator_costs(
+    options: Mapping[str, Sequence[Option]], weight: Steps, activation: Steps, alpha: float
+) -> dict[str, dict[Option, float]]:
+    """The paper's costs of all options; a layer's activations count where its options differ in them.
+
+    A width whose step is smaller than that of the next wider one is not to be taken: such an outlier costs more
+    than everything else together. A layer without steps costs the mean of the others.
+    """
+    raw = {
+        name: {
+            option: alpha * weight[name][option.weight_bits]
+            + (activation[name][option.activation_bits or 0] if _chooses_activations(choices) else 0.0)
+            for option in choices
+        }
+        for name, choices in options.items()
+        if name in weight
+    }
+    never = 1 + sum(max(costs.values()) for costs in raw.values())
+    costs = {}
+    for name, choices in options.items():
+        if name not in raw:
+            costs[name] = {option: _mean_cost(raw, option) for option in choices}
+            continue
+        outliers = _outliers(weight[name])
+        other = _outliers(activation[name]) if _chooses_activations(choices) else frozenset()
+        costs[name] = {
+            option: never if option.weight_bits in outliers or option.activation_bits in other else cost
+            for option, cost in raw[name].items()
+        }
+    return costs
+
+
+def _chooses_activations(options: Sequence[Option]) -> bool:
+    return len({option.activation_bits for option in options}) > 1
+
+
+def _outliers(steps: Mapping[int, float]) -> frozenset[int]:
+    widths = sorted(steps)
+    return frozenset(b for b, wider in pairwise(widths) if steps[b] < steps[wider])
+
+
+def _mean_cost(costs: Mapping[str, Mapping[Option, float]], option: Option) -> float:
+    same = [
+        c for options in costs.values() for o, c in options.items() if o.weight_bits == option.weight_bits
+    ]
+    return float(np.mean(same)) if same else 0.0

@@ -1,0 +1,222 @@
+"""Semilayers (Matsumoto et al. 2024, PMLR 222:882-894): the halves of a layer that gain and lose by rounding.
+
+For each width, falling: dL(c) = CE(only channel c at b bits) - CE(float) splits every layer in two by its sign.
+These semilayers are tried in the order of K' = KL(float || only this one at b bits) / weights saved, in the network
+as it then is, and kept where top-1 does not fall; what is never kept is taken to few bits at the end, in the same
+order and unasked. Ours, so that any budget can be met: what is not quantized yet counts as being at its widest
+option, and behind the end of the paper's search everything goes on down, width by width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.grouping import part_of
+from onnxmpq.plan import Plan, Trajectory
+from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import FLOAT_BITS, Layer, Option
+
+Array = NDArray[Any]
+Widths = NDArray[np.int64]  # of a layer's output channels
+
+_CHANNELS_AT_ONCE = 64  # candidates of one layer that are held together
+
+
+@dataclass(frozen=True, slots=True)
+class Semilayer:
+    """One half of a layer, and how soon it is to be quantized: `priority` is K', the least first."""
+
+    layer: Layer
+    channels: tuple[int, ...]
+    priority: float
+
+
+@dataclass(frozen=True, slots=True)
+class Semilayers:
+    """The search as a method. `postponed` is the width that what was never kept goes to (the paper: 6).
+
+    Weights are rounded from float at every width, and every measurement starts from a fresh network, where the
+    authors' code does neither.
+    """
+
+    postponed: int = 6
+
+    def __call__(self, probe: Probe) -> Trajectory:
+        """The path from everything at its widest option to everything at its narrowest.
+
+        Its plans are over groups of channels, its `layers`: those that have one width all along the path.
+        Costs an evaluation for every channel and width. Raises DataError without labels, OptionError for a model
+        that is no classifier.
+        """
+        require_labels(probe, "semilayer", "use another --method")
+        search = _Search(probe)
+        widths = sorted({bits for found in search.options.values() for bits in found}, reverse=True)
+        for bits in widths:
+            search.split(bits)
+            search.accept(bits)
+        search.postpone(min(widths, key=lambda bits: (abs(bits - self.postponed), bits)), FLOAT_BITS)
+        for bits in widths:
+            search.postpone(bits, bits + 1)
+        probe.progress(search.total, search.total)
+        return search.trajectory()
+
+
+semilayer = Semilayers()
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """The width of every channel of every layer, and what the network then does."""
+
+    widths: dict[str, Widths]
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Search:
+    probe: Probe
+    layers: list[Layer] = field(init=False)
+    options: dict[str, dict[int, Option]] = field(init=False)
+    judge: Judge = field(init=False)
+    path: list[_Point] = field(init=False)
+    halves: dict[int, list[Semilayer]] = field(init=False, default_factory=dict)
+    kept: list[float] = field(
+        init=False, default_factory=list
+    )  # top-1 at the start and after each acceptance
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        probe = self.probe
+        self.layers = [layer for layer in probe.layers if layer.name in probe.options]
+        self.options = {name: {o.weight_bits: o for o in found} for name, found in probe.options.items()}
+        self.judge = Judge(probe)
+        widths = {la.name: np.full(la.channels, FLOAT_BITS, np.int64) for la in self.layers}
+        start = self.judge({}, [self._change(self.layers[0], widths[self.layers[0].name])])[0]
+        self.path = [_Point(widths, start)]
+        self.kept = [start.top1 or 0.0]
+        # Every channel, then both halves of each layer: alone, in the running network, and on the way down.
+        self.total = sum((la.channels + 6) * len(self.options[la.name]) for la in self.layers)
+
+    def split(self, bits: int) -> None:
+        """The semilayers of every layer that may have this width, in the order of their priorities."""
+        halves = []
+        for layer in self._with(bits):
+            delta = np.array([o.cross_entropy for o in self._alone(layer, bits)]) - self._float_entropy()
+            for channels in (np.flatnonzero(delta <= 0), np.flatnonzero(delta > 0)):
+                if len(channels):
+                    halves.append(Semilayer(layer, tuple(channels.tolist()), 0.0))
+        outcomes = self.judge({}, [self._half_alone(half, bits) for half in halves])
+        self._report()
+        saved = [
+            len(h.channels) * h.layer.params / h.layer.channels * (FLOAT_BITS - bits) / FLOAT_BITS
+            for h in halves
+        ]
+        ranked = [
+            replace(half, priority=outcome.loss / size)
+            for half, outcome, size in zip(halves, outcomes, saved, strict=True)
+        ]
+        self.halves[bits] = sorted(ranked, key=lambda half: half.priority)
+
+    def accept(self, bits: int) -> None:
+        """Try every semilayer in the running network; top-1 never falls, and what it rises to is the new bar."""
+        for half in self.halves[bits]:
+            point = self._lowered(half.layer, half.channels, bits)
+            if (point.outcome.top1 or 0.0) >= self.kept[-1]:
+                self.kept.append(point.outcome.top1 or 0.0)
+                self.path.append(point)
+
+    def postpone(self, bits: int, above: int) -> None:
+        """Take all channels of `above` bits or more to this width, semilayer by semilayer."""
+        for half in self.halves[bits]:
+            widths = self.path[-1].widths[half.layer.name]
+            channels = [c for c in half.channels if widths[c] >= above]
+            if channels:
+                self.path.append(self._lowered(half.layer, channels, bits))
+        for layer in self.layers:  # those that may not have this width
+            wide = np.flatnonzero(self.path[-1].widths[layer.name] == FLOAT_BITS)
+            if len(wide) and above == FLOAT_BITS:
+                self.path.append(self._lowered(layer, wide.tolist(), max(self.options[layer.name])))
+
+    def trajectory(self) -> Trajectory:
+        """The points as plans over groups of channels with one history; a loss is told where nothing is float."""
+        units: list[tuple[Layer, str, int]] = []
+        for layer in self.layers:
+            history = np.stack([self._stored(layer, point) for point in self.path])
+            _, number = np.unique(history, axis=1, return_inverse=True)
+            groups = [np.flatnonzero(number.ravel() == i).tolist() for i in range(number.max() + 1)]
+            groups.sort()
+            whole = len(groups) == 1
+            units += [
+                (layer if whole else part_of(layer, i, g), layer.name, g[0]) for i, g in enumerate(groups)
+            ]
+        parents = {layer.name: layer for layer in self.layers}
+        plans = []
+        for point in self.path:
+            stored = {name: self._stored(layer, point) for name, layer in parents.items()}
+            plans.append(Plan({u.name: self.options[name][int(stored[name][c])] for u, name, c in units}))
+        losses = [
+            None
+            if any((widths == FLOAT_BITS).any() for widths in point.widths.values())
+            else point.outcome.loss
+            for point in self.path
+        ]
+        layers = tuple(unit for unit, _, _ in units)
+        return Trajectory(
+            tuple(plans), tuple(losses), self.probe.metric.name, "semilayer", self.probe.data.count,
+            self.judge.evaluations, layers,
+        )  # fmt: skip
+
+    def _stored(self, layer: Layer, point: _Point) -> Widths:
+        """What the channels would be stored at: their widest option where they are float still."""
+        return np.minimum(point.widths[layer.name], max(self.options[layer.name]))
+
+    def _with(self, bits: int) -> list[Layer]:
+        return [layer for layer in self.layers if bits in self.options[layer.name]]
+
+    def _float_entropy(self) -> float:
+        return self.path[0].outcome.cross_entropy or 0.0
+
+    def _alone(self, layer: Layer, bits: int) -> Iterable[Outcome]:
+        """What each channel alone does to the float network."""
+        for first in range(0, layer.channels, _CHANNELS_AT_ONCE):
+            some = range(first, min(first + _CHANNELS_AT_ONCE, layer.channels))
+            yield from self.judge({}, [self._half_alone(Semilayer(layer, (c,), 0.0), bits) for c in some])
+            self._report()
+
+    def _half_alone(self, half: Semilayer, bits: int) -> Change:
+        widths = np.full(half.layer.channels, FLOAT_BITS, np.int64)
+        widths[list(half.channels)] = bits
+        return self._change(half.layer, widths)
+
+    def _lowered(self, layer: Layer, channels: Sequence[int], bits: int) -> _Point:
+        """The running network with some channels at a new width, and its outcome."""
+        now = self.path[-1].widths
+        widths = now[layer.name].copy()
+        widths[list(channels)] = bits
+        decided: dict[str, Array] = {}
+        for other in self.layers:
+            if (now[other.name] < FLOAT_BITS).any():
+                decided |= self._change(other, now[other.name]).constants
+        outcome = self.judge(decided, [self._change(layer, widths)])[0]
+        self._report()
+        return _Point({**now, layer.name: widths}, outcome)
+
+    def _change(self, layer: Layer, widths: Widths) -> Change:
+        """The layer's constants with every channel from the candidate of its own width."""
+        mixed: dict[str, Array] = {}
+        for bits in np.unique(widths).tolist():
+            chosen = widths == bits
+            for name, values in self.probe.candidate(layer, bits).items():
+                axis = layer.axis if name == layer.weight else 0
+                place = chosen.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+                mixed[name] = np.where(place, values, mixed[name]) if name in mixed else values
+        return Change(layer, mixed)
+
+    def _report(self) -> None:
+        self.probe.progress(min(self.judge.evaluations, self.total), self.total)

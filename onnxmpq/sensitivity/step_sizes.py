@@ -1,0 +1,245 @@
+"""Step sizes of every layer and width, trained together by gradients that ONNX Runtime computes.
+
+LSQ (Esser et al., arXiv 1902.08153) trains the step of a quantizer with the network; LIMPQ (arXiv 2203.08368)
+trains those of all widths at once. One graph serves all widths: steps and ranges of codes are its inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxmpq.data import Batch, Dataset
+from onnxmpq.engine import Session
+from onnxmpq.errors import OptionError
+from onnxmpq.metrics import OutputKind, classifier_output
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
+from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
+from onnxmpq.passes.tap_tensors import TapTensors, tap_name
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Layer
+
+Array = NDArray[Any]
+Learned = dict[str, dict[int, float]]  # layer -> width -> step size
+
+_CLIPPED = 1.0  # gradient values, as the authors'
+_TINY = np.float32(1e-12)  # of a probability
+
+
+@dataclass(frozen=True, slots=True)
+class StepTraining:
+    """How steps are trained; the defaults are LIMPQ's for ResNet-50, but for the network's weights.
+
+    `trains` "steps" leaves the weights alone; "all" trains them too, as the paper does, on a folded graph without
+    its private copies of BatchNorm. `targets` "labels" is cross-entropy with `smoothing`; "float" takes the float
+    network's probabilities for labels. The `rate` falls to `last_rate` along a cosine.
+    """
+
+    trains: Literal["steps", "all"] = "steps"
+    targets: Literal["labels", "float"] = "labels"
+    epochs: int = 3
+    rate: float = 0.01
+    last_rate: float = 1e-5
+    momentum: float = 0.9
+    decay: float = 2.5e-5
+    smoothing: float = 0.1
+    limits: tuple[float, float] = (1e-5, 1.0)  # of a step
+
+
+def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Learned, Learned]:
+    """Steps of the weights and of the activations of every layer that has a float32 weight in the main graph.
+
+    Raises ModelError where an operator keeps the network from being differentiated, OptionError where no layer
+    can have steps.
+    """
+    learner = _Learner(training, probe, data)
+    rng = np.random.default_rng(probe.seed)
+    total = training.epochs * math.ceil(data.count / probe.batch_size)
+    done = 0
+    for _ in range(training.epochs):
+        for batch in data.batches(probe.batch_size):
+            turn = 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
+            learner.learn(batch, training.last_rate + (training.rate - training.last_rate) * turn, rng)
+            done += 1
+            probe.progress(min(done, total), total)
+    probe.progress(total, total)
+    return learner.found("weight"), learner.found("activation")
+
+
+@dataclass(slots=True)
+class _Parameter:
+    """Values under SGD with momentum; those whose gradient is zero stay as they are."""
+
+    value: Array
+    velocity: Array = field(init=False)
+    gradient: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.velocity, self.gradient = np.zeros_like(self.value), np.zeros_like(self.value)
+
+    def descend(self, rate: float, training: StepTraining) -> None:
+        """One step along the gradient gathered so far, which starts at zero again."""
+        moved = self.gradient != 0
+        slope = np.clip(self.gradient, -_CLIPPED, _CLIPPED) + training.decay * self.value
+        self.velocity = np.where(moved, training.momentum * self.velocity + slope, self.velocity)
+        self.value = np.where(moved, self.value - rate * self.velocity, self.value).astype(self.value.dtype)
+        self.gradient = np.zeros_like(self.value)
+
+
+class _Learner:
+    """The network with fake quantizers and its gradients; steps float64 [layers, widths], widest first."""
+
+    def __init__(self, training: StepTraining, probe: Probe, data: Dataset) -> None:
+        self.training = training
+        output = classifier_output(probe.metric)
+        assert output is not None
+        self.output, self.kind = output, probe.metric.kinds[output]
+        self.shape = probe.traced[output].shape[1:]
+        self.outcomes = math.prod(self.shape)
+        self.float = probe.runtime.session(probe.model)
+        self.widths = sorted({o.weight_bits for some in probe.options.values() for o in some}, reverse=True)
+        self.layers, self.session = _trainable(training, probe, self.output, self.kind)
+        initial = {i.name: i for i in probe.model.graph.initializer}
+        self.weights = {
+            la.weight: _Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers
+        }
+        inputs = _inputs_read(probe, self.layers)
+        self.signed, means = _first_look(probe, inputs, next(iter(data.batches(probe.batch_size))))
+        self.values = {
+            "weight": np.array([layer.params for layer in self.layers]),
+            "activation": np.array([math.prod(probe.traced[name].shape[1:]) for name in inputs]),
+        }
+        self.steps = {
+            "weight": _Parameter(np.array([self._weight_steps(layer) for layer in self.layers])),
+            "activation": _Parameter(2 * means[:, None] / np.sqrt(self._highest("activation"))),
+        }
+        self._clamp()
+
+    def found(self, role: Role) -> Learned:
+        rows = self.steps[role].value.tolist()
+        return {
+            la.name: dict(zip(self.widths, row, strict=True))
+            for la, row in zip(self.layers, rows, strict=True)
+        }
+
+    def learn(self, batch: Batch, rate: float, rng: np.random.Generator) -> None:
+        """Descend on the sum of the losses with all layers at each width and with each at a random one."""
+        target = self._target(batch)
+        count = len(self.layers)
+        together = [np.full(count, column) for column in range(len(self.widths))]
+        for columns in [*together, rng.integers(len(self.widths), size=count)]:
+            self._gather(
+                self.session.run({**batch.feeds, target_name(self.output): target, **self._feeds(columns)}),
+                columns,
+                batch,
+            )
+        trained = [*self.steps.values(), *(self.weights.values() if self.training.trains == "all" else ())]
+        for parameter in trained:
+            parameter.descend(rate, self.training)
+        self._clamp()
+
+    def _gather(self, found: dict[str, Array], columns: Array, batch: Batch) -> None:
+        """Add the gradients of the mean loss; those of steps scaled by 1 / sqrt(highest code x values), as in LSQ."""
+        rows = np.arange(len(self.layers))
+        for role in ROLES:
+            names = [gradient_name(step_input(layer.weight, role, "step")) for layer in self.layers]
+            slopes = np.array([float(found[name]) if name in found else 0.0 for name in names]) / batch.count
+            values = self.values[role] * (batch.count if role == "activation" else 1)
+            scale = np.sqrt(self._highest(role)[rows, columns] * values)
+            self.steps[role].gradient[rows, columns] += slopes / scale
+        for weight in self.weights if self.training.trains == "all" else ():
+            if gradient_name(weight) in found:
+                self.weights[weight].gradient += found[gradient_name(weight)] / np.float32(batch.count)
+
+    def _feeds(self, columns: Array) -> dict[str, Array]:
+        feeds: dict[str, Array] = {}
+        for role in ROLES:
+            steps, high, low = self.steps[role].value, self._highest(role), self._lowest(role)
+            for row, (layer, column) in enumerate(zip(self.layers, columns.tolist(), strict=True)):
+                feeds[step_input(layer.weight, role, "step")] = steps[row, column].astype(np.float32)
+                feeds[step_input(layer.weight, role, "low")] = low[row, column].astype(np.float32)
+                feeds[step_input(layer.weight, role, "high")] = high[row, column].astype(np.float32)
+        if self.training.trains == "all":
+            feeds |= {name: parameter.value for name, parameter in self.weights.items()}
+        return {name: np.asarray(value) for name, value in feeds.items()}
+
+    def _highest(self, role: Role) -> Array:
+        """Highest code [layers, widths]; activations that are never negative have no sign."""
+        bits = np.array(self.widths, np.float64)[None, :]
+        signed = np.ones(len(self.layers), bool) if role == "weight" else self.signed
+        return np.where(signed[:, None], np.maximum(2 ** (bits - 1) - 1, 1), 2**bits - 1)
+
+    def _lowest(self, role: Role) -> Array:
+        bits = np.array(self.widths, np.float64)[None, :]
+        signed = np.ones(len(self.layers), bool) if role == "weight" else self.signed
+        return np.where(signed[:, None], -(2 ** (bits - 1)), 0.0)
+
+    def _weight_steps(self, layer: Layer) -> list[float]:
+        weight = self.weights[layer.weight].value
+        reach = abs(float(weight.mean())) + 3 * float(weight.std())
+        return [reach / 2 ** (bits - 1) for bits in self.widths]
+
+    def _clamp(self) -> None:
+        for parameter in self.steps.values():
+            parameter.value = np.clip(parameter.value, *self.training.limits)
+
+    def _target(self, batch: Batch) -> Array:
+        """What the output is compared with, in its own form: the float network's, or the smoothed labels."""
+        if self.training.targets == "float" or batch.labels is None:
+            return self.float.run(batch.feeds, [self.output])[self.output]
+        smoothing = np.float32(self.training.smoothing)
+        target = np.full((batch.count, self.outcomes), smoothing / self.outcomes, np.float32)
+        target[np.arange(batch.count), batch.labels] += 1 - smoothing
+        if self.kind is not OutputKind.PROBABILITIES:
+            target = np.log(np.maximum(target, _TINY))  # logits of those probabilities
+        return target.reshape(batch.count, *self.shape)
+
+
+def _trainable(
+    training: StepTraining, probe: Probe, output: str, kind: OutputKind
+) -> tuple[list[Layer], Session]:
+    """The layers that got steps, and the session of all gradients."""
+    asked = [layer for layer in probe.layers if layer.name in probe.options]
+    graph = import_graph(probe.model)
+    LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
+    EmitLoss(Loss.KL, {output: kind})(graph)
+    graph = import_graph(export_model(graph, probe.model))  # with the types and shapes of what was added
+    inputs = {tensor.name for tensor in graph.inputs}
+    layers = [layer for layer in asked if step_input(layer.weight, "weight", "step") in inputs]
+    if not layers:
+        raise OptionError(
+            "method limpq learns steps of float32 weights of the main graph, and this model has none"
+        )
+    wanted = [step_input(layer.weight, role, "step") for layer in layers for role in ROLES]
+    wanted += [layer.weight for layer in layers] if training.trains == "all" else []
+    shapes = {name: (None, *traced.shape[1:]) for name, traced in probe.traced.items()}
+    EmitGradients(LOSS, tuple(wanted), shapes)(graph)
+    names = {gradient_name(name) for name in wanted}
+    graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
+    return layers, probe.runtime.session(export_model(graph, probe.model))
+
+
+def _inputs_read(probe: Probe, layers: Sequence[Layer]) -> list[str]:
+    """What each layer's first node multiplies its weight with."""
+    readers = {name: node for node in reversed(probe.model.graph.node) for name in node.input[:2]}
+    nodes = [readers[layer.weight] for layer in layers]
+    return [next(n for n in node.input[:2] if n != la.weight) for node, la in zip(nodes, layers, strict=True)]
+
+
+def _first_look(probe: Probe, tensors: Sequence[str], batch: Batch) -> tuple[Array, Array]:
+    """Whether each tensor is ever negative, and the mean of its magnitudes, on one batch."""
+    graph = import_graph(probe.model)
+    TapTensors(tuple(dict.fromkeys(tensors)), ("ReduceMin", "ReduceL1"))(graph)
+    found = probe.runtime.session(export_model(graph, probe.model)).run(batch.feeds)
+    least = np.array([float(found[tap_name(name, "ReduceMin")]) for name in tensors])
+    sums = np.array([float(found[tap_name(name, "ReduceL1")]) for name in tensors])
+    values = [batch.count * math.prod(probe.traced[name].shape[1:]) for name in tensors]
+    return least < 0, sums / np.array(values)

@@ -1,0 +1,64 @@
+"""The first plan on a path that meets every budget, with few questions asked."""
+
+import pytest
+
+from onnxmpq.allocation.constrain import weight_bytes
+from onnxmpq.allocation.follow import follow
+from onnxmpq.budget import Budget
+from onnxmpq.errors import InfeasibleError
+from onnxmpq.plan import Plan, Trajectory
+from onnxmpq.spec import Layer, Option
+
+LAYERS = tuple(Layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(6))
+PLANS = tuple(
+    Plan({layer.name: Option(8 if i >= step else 4) for i, layer in enumerate(LAYERS)}) for step in range(7)
+)
+PATH = Trajectory(PLANS, (None, *(0.1 * i for i in range(1, 7))), "kl", "greedy", 10)
+
+
+def index(*budgets: str) -> int:
+    asked: list[Plan] = []
+
+    def size(plan: Plan) -> int:
+        asked.append(plan)
+        return weight_bytes(LAYERS, plan) + 500
+
+    def loss(plan: Plan) -> float:
+        asked.append(plan)
+        return 0.1 * sum(o.weight_bits == 4 for o in plan.options.values())
+
+    plan = follow(PATH, LAYERS, [Budget.parse(b) for b in budgets], size, loss)
+    assert len(asked) <= 3 * len(budgets)  # bisection: each question costs a file or a run of the network
+    return PLANS.index(plan)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "expected"),
+    [
+        (["8bit-avg"], 0),
+        (["6bit-avg"], 3),
+        (["5.9bit-avg"], 4),
+        (["4bit-avg"], 6),
+        (["6692B"], 0),
+        (["6191B"], 2),
+        (["6bit-avg", "6191B"], 3),
+        (["drop=20%"], 2),
+        (["drop=100%"], 6),
+        (["drop=45%", "6bit-avg"], 4),
+    ],
+)
+def test_the_first_plan_that_meets_all(budgets: list[str], expected: int) -> None:
+    assert index(*budgets) == expected
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        (["3bit-avg"], "the least that the method's path reaches is 4"),
+        (["100B"], "at most 100 was asked, the least .* is 3,692"),
+        (["drop=20%", "6bit-avg"], r"the widest plan allowed loses 30\.00%"),
+    ],
+)
+def test_what_the_path_does_not_reach_is_said(budgets: list[str], message: str) -> None:
+    with pytest.raises(InfeasibleError, match=message):
+        index(*budgets)

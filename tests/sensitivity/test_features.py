@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from onnxmpq.errors import OptionError
+from onnxmpq.sensitivity.features import layer_features
+from onnxmpq.testing import classifier, labelled, model_of, probe_of
+
+
+def test_features_lie_behind_activations_and_joins() -> None:
+    probe = probe_of(classifier(), labelled(classifier()))
+    assert list(layer_features(probe, "m").values()) == ["b", "e", "r", "y"]
+
+
+def test_layers_joined_by_an_addition_share_their_feature() -> None:
+    model = model_of(
+        "g (float[N, 3] x) => (float[N, 3] y) { a = MatMul (x, v)  b = MatMul (x, w)  c = Add (a, b)  y = Relu (c) }",
+        v=np.eye(3, dtype=np.float32),
+        w=np.ones((3, 3), np.float32),
+    )
+    probe = probe_of(model, {"x": np.ones((4, 3), np.float32)})
+    assert layer_features(probe, "m") == {"a": "y", "b": "y"}
+
+
+def test_a_model_without_features() -> None:
+    model = model_of(
+        "g (float[N, 1, 3] x, bool c) => (float[N, 1, 3] y) { y = If (c) < then_branch = t () => (float[N, 1, 3] u) { u = MatMul (x, w) },"
+        " else_branch = e () => (float[N, 1, 3] u) { u = Identity (x) }> }",
+        w=np.eye(3, dtype=np.float32),
+    )
+    probe = probe_of(model, {"x": np.ones((4, 1, 3), np.float32), "c": np.ones(4, bool)})
+    with pytest.raises(OptionError, match="method m compares"):
+        layer_features(probe, "m")

@@ -1,0 +1,34 @@
+"""One importance a layer, turned into costs and into the relaxed program's path."""
+
+from itertools import pairwise
+
+import pytest
+
+from onnxmpq.sensitivity.linear import by_exact_program, by_relaxed_program
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Option
+from onnxmpq.testing import classifier, labelled, probe_of
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return probe_of(classifier(), labelled(classifier()), bits=(2, 3, 4, 8))
+
+
+def test_a_bit_costs_its_layers_importance(probe: Probe) -> None:
+    first, *others = probe.options
+    found = by_exact_program(probe, {first: 3.0, others[0]: 1.0}, "importance", "m", 5)
+    assert found.costs[first] == {Option(2): 18, Option(3): 15, Option(4): 12, Option(8): 0}
+    assert found.costs[others[-1]][Option(2)] == 12  # the mean of those that are known
+
+
+def test_the_path_goes_from_the_widest_to_the_narrowest_and_never_back(probe: Probe) -> None:
+    importance = {name: 0.1 * (i + 1) for i, name in enumerate(probe.options)}
+    plans = by_relaxed_program(probe, importance, "importance", "m", 5).plans
+    widths = [[option.weight_bits for option in plan.options.values()] for plan in plans]
+    assert all(sum(a != b for a, b in zip(one, two, strict=True)) == 1 for one, two in pairwise(widths))
+    assert set(widths[0]) == {8}
+    assert set(widths[-1]) == {2}
+    assert all(
+        after <= before for one, two in pairwise(widths) for before, after in zip(one, two, strict=True)
+    )

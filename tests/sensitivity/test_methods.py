@@ -1,0 +1,139 @@
+"""Every method, built in or in a file of its own, meets the battery; the battery finds what is wrong with one."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
+from onnxmpq.sensitivity import METHODS, Method, find_method
+from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.size import size
+from onnxmpq.testing import check_method, classifier, labelled, probe_of
+
+KURTOSIS = '''
+"""A method in one file: layers with heavy tails are sensitive."""
+import numpy as np
+from onnxmpq.plan import CostTable
+
+def kurtosis(probe):
+    costs = {}
+    for layer in probe.layers:
+        if layer.name in probe.options:
+            options = probe.options[layer.name]
+            weight = probe.candidate(layer, 8)[layer.weight].ravel()
+            tails = float(np.mean(weight**4) / np.mean(weight**2) ** 2)
+            costs[layer.name] = {option: tails * 4.0**-option.weight_bits for option in options}
+    return CostTable(costs, "tails", "kurtosis", 0)
+'''
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_built_in_methods_meet_the_battery(name: str) -> None:
+    found = check_method(METHODS[name])
+    assert found.method == name
+
+
+def test_a_method_in_a_file_meets_the_battery(tmp_path: Path) -> None:
+    (tmp_path / "my_metric.py").write_text(KURTOSIS, encoding="utf-8")
+    assert check_method(find_method(f"{tmp_path}/my_metric.py:kurtosis")).method == "kurtosis"
+
+
+def test_each_method_finds_something_else() -> None:
+    probe = probe_of(classifier(), labelled(classifier()))
+    found = {name: ranked(method(probe)) for name, method in METHODS.items()}
+    for (one, first), (other, second) in itertools.combinations(found.items(), 2):
+        assert first != second, f"{one} and {other} find the same"
+
+
+def ranked(found: Sensitivity) -> object:
+    """Costs relative to their sum, so that equal tables in other units are equal; or the plans."""
+    if isinstance(found, Trajectory):
+        return found.plans
+    costs = np.array([list(options.values()) for options in found.costs.values()])
+    return np.round(costs / costs.sum(), 6).tolist()
+
+
+def changed(edit: Callable[[CostTable], Any], method: Method = measured) -> Method:
+    """A method that gives another's table, edited."""
+
+    def wrong(probe: Probe) -> Sensitivity:
+        table = method(probe)
+        assert isinstance(table, CostTable)
+        found: Sensitivity = edit(table)
+        return found
+
+    return wrong
+
+
+def without_a_layer(table: CostTable) -> CostTable:
+    return replace(table, costs=dict(list(table.costs.items())[1:]))
+
+
+def random(table: CostTable) -> CostTable:
+    return replace(
+        table, costs={n: {o: np.random.random() for o in options} for n, options in table.costs.items()}
+    )
+
+
+def by_name(table: CostTable) -> CostTable:
+    return replace(
+        table, costs={n: {o: c + len(n) for o, c in options.items()} for n, options in table.costs.items()}
+    )
+
+
+def constant(table: CostTable) -> CostTable:
+    return replace(table, costs={n: dict.fromkeys(options, 1.0) for n, options in table.costs.items()})
+
+
+def silent(probe: Probe) -> Sensitivity:
+    return measured(replace(probe, progress=lambda _done, _total: None))
+
+
+def careless(probe: Probe) -> Sensitivity:
+    next(iter(probe.model.graph.initializer)).name += "!"
+    return size(probe)
+
+
+def growing(probe: Probe) -> Sensitivity:
+    plans = tuple(Plan({name: options[i] for name, options in probe.options.items()}) for i in (0, -1))
+    return Trajectory(plans, (None, None), "none", "growing", 0)
+
+
+def stopping(probe: Probe) -> Sensitivity:
+    plan = Plan({name: options[-1] for name, options in probe.options.items()})
+    return Trajectory((plan,), (None,), "none", "stopping", 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (changed(without_a_layer), "the table has costs of"),
+        (changed(random), "a second run"),
+        (changed(by_name), "under other names"),
+        (changed(constant), "another network gave the same"),
+        (changed(lambda table: replace(table, samples=0)), "read data and says that it did not"),
+        (silent, "never called probe.progress"),
+        (careless, "changed the probe"),
+        (growing, "a layer grows"),
+        (stopping, "ends before every layer"),
+        (changed(lambda table: table.costs), "wanted a CostTable or a Trajectory"),
+    ],
+)
+def test_what_is_wrong_is_found(wrong: Method, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_method(wrong)
+
+
+def test_a_weight_handed_out_cannot_be_changed() -> None:
+    def careless(probe: Probe) -> Sensitivity:
+        probe.candidate(probe.layers[0], 4)[probe.layers[0].weight] *= 2
+        return size(probe)
+
+    with pytest.raises(ValueError, match="read-only"):
+        check_method(careless)

@@ -1,0 +1,132 @@
+"""Semilayers: a partition of every layer, found on a network where it is known, and a bar that never falls."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmpq
+from onnxmpq.errors import DataError
+from onnxmpq.plan import Plan, Trajectory
+from onnxmpq.sensitivity.joint import Change, Judge
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.semilayer import Semilayers, _Search, semilayer
+from onnxmpq.spec import FLOAT_BITS
+from onnxmpq.testing import classifier, labelled, model_of, probe_of
+from onnxmpq.verdict.readback import read_weights
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return probe_of(classifier(), labelled(classifier()), bits=(2, 3, 4, 6, 8))
+
+
+@pytest.mark.parametrize("bits", [2, 6])
+def test_semilayers_partition_every_layer(probe: Probe, bits: int) -> None:
+    search = _Search(probe)
+    search.split(bits)
+    for layer in probe.layers:
+        halves = [half.channels for half in search.halves[bits] if half.layer == layer]
+        assert len(halves) <= 2
+        assert sorted(c for half in halves for c in half) == list(range(layer.channels))
+    priorities = [half.priority for half in search.halves[bits]]
+    assert priorities == sorted(priorities)
+
+
+def test_top1_never_falls_while_semilayers_are_accepted(probe: Probe) -> None:
+    search = _Search(probe)
+    for bits in (8, 6, 4, 3, 2):
+        search.split(bits)
+        search.accept(bits)
+    assert len(search.kept) > 10
+    assert all(np.diff(search.kept) >= 0)
+    assert [point.outcome.top1 for point in search.path] == search.kept
+
+
+def gains_and_loses() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Eight logits of eight one-hot inputs; two bits round the even rows' weights to better logits, the odd to worse.
+
+    Row r has a weight for its own class and one, as large as a code, that fixes its scale. In even rows the own
+    weight is rounded up, in odd rows down.
+    """
+    weight = np.zeros((8, 8), np.float32)
+    for row in range(8):
+        weight[row, (row + 1) % 8] = -2.0  # the lowest code of two bits: scale 1
+        weight[row, row] = 0.6 if row % 2 == 0 else 0.4
+    model = model_of(
+        "g (float[N, 8, 1, 1] x) => (float[N, 8, 1, 1] y) { y = Conv (x, w) }", w=weight[:, :, None, None]
+    )
+    inputs = np.repeat(np.eye(8, dtype=np.float32), 4, axis=0)[:, :, None, None]
+    return model, {"x": inputs, "labels": np.repeat(np.arange(8), 4)}
+
+
+def test_the_half_that_gains_from_rounding_is_found() -> None:
+    model, arrays = gains_and_loses()
+    probe = probe_of(model, arrays, bits=(2, 8))
+    rounded = probe.candidate(probe.layers[0], 2)[probe.layers[0].weight][:, :, 0, 0]
+    assert np.diag(rounded)[::2].min() > 0.6
+    assert np.diag(rounded)[1::2].max() < 0.4
+    search = _Search(probe)
+    search.split(2)
+    assert {half.channels for half in search.halves[2]} == {(0, 2, 4, 6), (1, 3, 5, 7)}
+
+
+def test_groups_have_one_width_each_and_all_go_down(probe: Probe) -> None:
+    found = semilayer(probe)
+    assert found.layers
+    assert {o.weight_bits for o in found.plans[0].options.values()} == {8}
+    assert {o.weight_bits for o in found.plans[-1].options.values()} == {2}
+    sizes = [sum(u.params * plan[u.name].weight_bits for u in found.layers) for plan in found.plans]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(unit.params for unit in found.layers) == sum(layer.params for layer in probe.layers)
+
+
+def test_losses_are_those_of_the_whole_network(probe: Probe) -> None:
+    found = Semilayers(postponed=4)(probe)
+    known = [i for i, loss in enumerate(found.losses) if loss is not None]
+    for i in known[::5]:
+        assert found.losses[i] == pytest.approx(joint_loss(probe, found, found.plans[i]), rel=1e-5)
+
+
+def joint_loss(probe: Probe, found: Trajectory, plan: Plan) -> float:
+    """The loss with every group's channels at its planned width."""
+    decided = {}
+    for layer in probe.layers:
+        weight = np.array(probe.candidate(layer, FLOAT_BITS)[layer.weight])
+        for unit in [u for u in found.layers if layer.name in (u.name, u.part_of)]:
+            rows = np.moveaxis(weight, layer.axis, 0)
+            chosen = list(unit.part or range(layer.channels))
+            rounded = probe.candidate(layer, plan[unit.name].weight_bits)[layer.weight]
+            rows[chosen] = np.moveaxis(rounded, layer.axis, 0)[chosen]
+        decided[layer.weight] = weight
+    first = probe.layers[0]
+    return Judge(probe)(decided, [Change(first, {first.weight: decided[first.weight]})])[0].loss
+
+
+def test_labels_are_asked_for() -> None:
+    with pytest.raises(DataError, match="semilayer judges by top-1"):
+        semilayer(probe_of(classifier(), {"x": labelled(classifier())["x"]}))
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+@pytest.mark.parametrize("activations", ["fp32", "int8"])
+def test_widths_of_channels_are_real_in_the_file(tmp_path: Path, rounding: str, activations: str) -> None:
+    onnx.save(classifier(), tmp_path / "model.onnx")
+    arrays = labelled(classifier())
+    report = onnxmpq.compile_model(
+        tmp_path / "model.onnx", ["3.5bit-avg"], arrays, evaluation=arrays, method="semilayer", rounding=rounding,
+        activations=activations,
+    )  # fmt: skip
+    assert report.average_weight_bits <= 3.5
+    stored = read_weights(onnx.load(report.output))
+    parts = [layer for layer in report.layers if "/part" in layer.name]
+    assert len({layer.weight_bits for layer in parts if layer.name.startswith(parts[0].name[:-1])}) > 1
+    for layer in report.layers:
+        weight = next(
+            name
+            for name in stored
+            if stored[name].codes.size == layer.params and stored[name].bits == layer.weight_bits
+        )
+        del stored[weight]
+    assert not stored
