@@ -241,10 +241,11 @@ def _rows(results: Sequence[Result], budgets: Sequence[float]) -> Iterator[tuple
             yield -1.0, [method, *["-"] * (len(budgets) + 3), own[0].error[:120]]
             continue
         cells = [_cell([r.top1 for r in good if r.budget == budget]) for budget in budgets]
-        mean = float(np.mean([result.top1 for result in good]))
+        whole = {result.budget for result in good} == set(budgets)  # a mean of some budgets says nothing
+        mean = float(np.mean([result.top1 for result in good])) if whole else 0.0
         one = good[0]
         search = [f"{one.search_seconds:.1f}", f"{one.evaluations:,}", f"{one.samples:,}"]
-        yield mean, [method, *cells, f"{100 * mean:.2f}", *search]
+        yield mean, [method, *cells, f"{100 * mean:.2f}" if whole else "-", *search]
 
 
 def _cell(values: Sequence[float]) -> str:
