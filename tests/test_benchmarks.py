@@ -103,12 +103,39 @@ def test_the_projects_own_network_stands_in_for_the_shared_ones(
         module.networks(["vgg"])
 
 
+def test_a_figure_stands_beside_its_limit(load: Any) -> None:
+    module = load("speed")
+    assert module.against(1.019, 1.02) == "1.019 (<= 1.02)"
+    assert module.against(1.031, 1.03) == "**1.031 (<= 1.03)**"
+
+
+def test_ratios_are_medians_over_rounds_of_the_same_round(load: Any) -> None:
+    module = load("speed")
+    names = [module.FP32, module.STATIC, *map(module.ours, module.INT8_BITS), module.WEIGHT_ONLY]
+    rounds = [
+        [10.0, 4.0, 2.0, 4.0, 5.0, 10.0],
+        [20.0, 8.0, 4.0, 8.0, 10.0, 20.0],
+        [1.0, 9.0, 9.0, 9.0, 9.0, 9.0],
+    ]
+    found = [cell.strip("*").split()[0] for cell in module.ratio_cells(names, rounds)]
+    assert found == ["0.500", "1.000", "1.250", "0.200", "0.400", "0.500", "1.000"]
+
+
+@pytest.mark.slow
+def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: Path) -> None:
+    weights = load("files").write_wide(tmp_path / "wide.onnx")
+    assert 23e6 < weights < 27e6
+    seconds, peak = load("loading").load_cost(tmp_path / "wide.onnx", threads=1)
+    assert seconds > 0
+    assert peak > 4 * weights
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "wanted"),
     [
         ("accuracy.py", ["--activations", "int8"], ["drop in points", "| digits | 4bit-avg | int8 | 0 |"]),
-        ("speed.py", [], ["## Peak memory", "## The sensitivity stage", "## Latency"]),
+        ("speed.py", [], ["## Peak memory", "## Making a session", "## The sensitivity stage", "## Latency"]),
     ],
 )
 def test_a_script_runs_on_the_projects_own_model(
