@@ -109,6 +109,20 @@ def test_a_figure_stands_beside_its_limit(load: Any) -> None:
     assert module.against(1.031, 1.03) == "**1.031 (<= 1.03)**"
 
 
+def test_sections_that_were_not_run_stay_as_they_were(load: Any) -> None:
+    module = load("speed")
+    first = module.merged("", ["## A\n\none\n", "## B\n\ntwo\n\n## C\n\nthree\n"])
+    second = module.merged(first, ["## B\n\nnew\n"])
+    assert [line for line in second.splitlines() if line.startswith("#")] == [
+        "# Speed",
+        "## A",
+        "## B",
+        "## C",
+    ]
+    assert second == first.replace("two", "new")
+    assert second.count("onnxruntime") == 3  # each with its machine and versions
+
+
 def test_ratios_are_medians_over_rounds_of_the_same_round(load: Any) -> None:
     module = load("speed")
     names = [module.FP32, module.STATIC, *map(module.ours, module.INT8_BITS), module.WEIGHT_ONLY]
