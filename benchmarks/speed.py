@@ -85,7 +85,21 @@ def main() -> None:
     if "latency" in options.only:
         sections.append(latency(networks(options.models), _SAMPLES))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text("\n\n".join(["# Speed", header(), *sections]), encoding="utf-8")
+    former = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""
+    options.output.write_text(merged(former, sections), encoding="utf-8")
+
+
+def merged(former: str, sections: Sequence[str]) -> str:
+    """The document with the sections just run, their date and machine on top, in place of their former selves."""
+    kept = _by_title(former)
+    for title, body in _by_title("\n".join(["", *sections])).items():
+        kept[title] = f"\n{header()}\n{body}"
+    return "# Speed\n" + "".join(f"\n## {title}\n{body.rstrip()}\n" for title, body in kept.items())
+
+
+def _by_title(text: str) -> dict[str, str]:
+    pairs = (part.partition("\n") for part in text.split("\n## ")[1:])
+    return {title: body for title, _, body in pairs}
 
 
 def memory(chosen: Sequence[Network]) -> str:

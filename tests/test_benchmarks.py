@@ -103,6 +103,47 @@ def test_the_projects_own_network_stands_in_for_the_shared_ones(
         module.networks(["vgg"])
 
 
+def test_a_figure_stands_beside_its_limit(load: Any) -> None:
+    module = load("speed")
+    assert module.against(1.019, 1.02) == "1.019 (<= 1.02)"
+    assert module.against(1.031, 1.03) == "**1.031 (<= 1.03)**"
+
+
+def test_sections_that_were_not_run_stay_as_they_were(load: Any) -> None:
+    module = load("speed")
+    first = module.merged("", ["## A\n\none\n", "## B\n\ntwo\n\n## C\n\nthree\n"])
+    second = module.merged(first, ["## B\n\nnew\n"])
+    assert [line for line in second.splitlines() if line.startswith("#")] == [
+        "# Speed",
+        "## A",
+        "## B",
+        "## C",
+    ]
+    assert second == first.replace("two", "new")
+    assert second.count("onnxruntime") == 3  # each with its machine and versions
+
+
+def test_ratios_are_medians_over_rounds_of_the_same_round(load: Any) -> None:
+    module = load("speed")
+    names = [module.FP32, module.STATIC, *map(module.ours, module.INT8_BITS), module.WEIGHT_ONLY]
+    rounds = [
+        [10.0, 4.0, 2.0, 4.0, 5.0, 10.0],
+        [20.0, 8.0, 4.0, 8.0, 10.0, 20.0],
+        [1.0, 9.0, 9.0, 9.0, 9.0, 9.0],
+    ]
+    found = [cell.strip("*").split()[0] for cell in module.ratio_cells(names, rounds)]
+    assert found == ["0.500", "1.000", "1.250", "0.200", "0.400", "0.500", "1.000"]
+
+
+@pytest.mark.slow
+def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: Path) -> None:
+    weights = load("files").write_wide(tmp_path / "wide.onnx")
+    assert 23e6 < weights < 27e6
+    seconds, peak = load("loading").load_cost(tmp_path / "wide.onnx", threads=1)
+    assert seconds > 0
+    assert peak > 4 * weights
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "wanted"),
@@ -113,7 +154,7 @@ def test_the_projects_own_network_stands_in_for_the_shared_ones(
             ["--methods", "size", "ompq, as published", "--seeds", "0", "--results", "results.jsonl"],
             ["## digits, nearest rounding", "## digits, compensated rounding", "| ompq, as published |"],
         ),
-        ("speed.py", [], ["## Peak memory", "## The sensitivity stage", "## Latency"]),
+        ("speed.py", [], ["## Peak memory", "## Making a session", "## The sensitivity stage", "## Latency"]),
     ],
 )
 def test_a_script_runs_on_the_projects_own_model(
