@@ -83,7 +83,7 @@ class Budget:
             return f"{value:g}"
         before, after = self.text[: number.start()], self.text[number.end() :]
         one = self.parse(f"{before}1{after}").limit
-        shrinks = after.lower() == "x"  # more of it allows less
+        shrinks = self.parse(f"{before}2{after}").limit < one  # of 8x more allows less
         context = Context(prec=_DIGITS, rounding=ROUND_FLOOR if shrinks else ROUND_CEILING)
         # Twelve digits first: a sum of products is a little off the number that it stands for.
         amount = context.create_decimal(f"{one / value if shrinks else value / one:.12g}").normalize()

@@ -69,7 +69,7 @@ SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure n
 LEAST_HELD = 32  # fewer samples judge nothing
 
 
-def compile_model(  # noqa: PLR0915
+def compile_model(  # noqa: C901, PLR0915
     model: str | os.PathLike[str],
     budgets: Sequence[Budget | str],
     data: DataSource | None = None,
