@@ -18,6 +18,7 @@ from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.model.outfile import require_writable, write_file
 from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
+from onnxmpq.target import ISAS, STORAGES
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -109,7 +110,22 @@ def cli() -> None:
     "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Calibration samples."
 )
 @click.option(
-    "--target", default="ort-cpu", show_default=True, help="What will run the file: ort-cpu, ort-cuda."
+    "--target",
+    default="ort-cpu",
+    show_default=True,
+    help="What will run the file: ort-cpu, ort-cuda, openvino, tensorrt, portable, file.py:NAME.",
+)
+@click.option(
+    "--storage",
+    type=click.Choice(STORAGES),
+    help="How weights lie in the file.  [default: packed where the target reads it, else native]",
+)
+@click.option(
+    "--isa",
+    type=click.Choice(list(ISAS)),
+    default="any",
+    show_default=True,
+    help="CPUs that will run int8 activations; vnni allows 8-bit codes.",
 )
 @click.option(
     "--provider",

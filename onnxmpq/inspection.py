@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
 from onnxmpq.model.modelfile import import_graph, load_model
+from onnxmpq.model.requirements import Requirements, described, opset_of
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.readback import StoredWeight, read_weights
@@ -38,6 +39,7 @@ class Inspection:
     file_bytes: int
     is_compiled: bool
     layers: tuple[InspectedLayer, ...]
+    requirements: Requirements | None = None  # what the file itself says
 
 
 def inspect_model(path: Path) -> Inspection:
@@ -45,8 +47,10 @@ def inspect_model(path: Path) -> Inspection:
     model = load_model(path)
     stored = read_weights(model)
     layers = _stored_layers(model, stored) if stored else _float_layers(model)
-    opset = next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    return Inspection(str(path), opset, model.producer_name, path.stat().st_size, bool(stored), tuple(layers))
+    size = path.stat().st_size
+    return Inspection(
+        str(path), opset_of(model), model.producer_name, size, bool(stored), tuple(layers), described(model)
+    )
 
 
 def _float_layers(model: onnx.ModelProto) -> list[InspectedLayer]:

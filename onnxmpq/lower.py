@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 from numpy.typing import NDArray
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnxmpq.activations.placement import Placement
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Runtime
+from onnxmpq.errors import ModelError
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.requirements import describe, opset_of
 from onnxmpq.passes.insert_qdq import InsertQdq
-from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
+from onnxmpq.passes.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.replace_constants import ReplaceConstants
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
@@ -41,15 +43,24 @@ def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepa
     return replace(prepared, model=export_model(graph, prepared.original))
 
 
-def opset_of(plan: Plan, prepared: Prepared, target: Target) -> int:
-    """The lowest opset, from the model's own up, that has every type the plan stores."""
-    widths = {option.weight_bits for option in plan.options.values() if option.is_quantized}
-    return max(_opset(prepared.model), required_opset(widths, native2=target.int2_tensors))
+def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
+    """The lowest opset, from the model's own up, that has every type the plan stores.
+
+    Raises ModelError where the target does not read it.
+    """
+    widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
+    opset = max(opset_of(prepared.model), required_opset(widths, native2=_native2(target)))
+    if opset > target.highest_opset:
+        raise ModelError(
+            f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "
+            "model at a lower opset"
+        )
+    return opset
 
 
 def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
     """Raise ModelError unless the float model at that opset gives what it gives at its own."""
-    if opset == _opset(prepared.model):
+    if opset == opset_of(prepared.model):
         return
     graph = import_graph(prepared.model)
     raise_graph(graph, opset)
@@ -63,21 +74,23 @@ def lower(
 ) -> onnx.ModelProto:
     """The model with every layer stored at its planned width, and Q/DQ pairs where activations are int8."""
     graph = import_graph(prepared.model)
-    raise_graph(graph, opset_of(plan, prepared, target))
+    raise_graph(graph, planned_opset(plan, prepared, target))
     ReplaceConstants(_biases(prepared, plan, candidates))(graph)
     InsertQdq(activations.ranges, activations.placement.float_sources)(graph)
     SplitGemmBias(activations.placement.split_biases)(graph)
     stored = {
-        layer.weight: _stored(layer, plan, candidates, activations.placement)
+        layer.weight: _stored(layer, plan, candidates, activations.placement, target)
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=target.int2_tensors)(graph)
-    return export_model(graph, prepared.original)
+    PackWeights(stored, native2=_native2(target))(graph)
+    model = export_model(graph, prepared.original)
+    describe(model, target)
+    return model
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(o.version) for o in model.opset_import if not o.domain)
+def _native2(target: Target) -> bool:
+    return 2 in target.tensor_bits
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:
@@ -90,10 +103,11 @@ def _changes(layer: Layer, plan: Plan) -> bool:
 
 
 def _stored(
-    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement
+    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement, target: Target
 ) -> PackedLayer | HalfWeight:
     option = plan[layer.name]
     if option.weight_bits == HALF_BITS:
         return HalfWeight()
-    form: Literal["integer", "float"] = "integer" if layer.name in placement.integer_layers else "float"
-    return PackedLayer(candidates.quantized(layer, option.weight_bits), form)
+    form: Form = "integer" if layer.name in placement.integer_layers else "float"
+    weight = candidates.quantized(layer, option.weight_bits)
+    return PackedLayer(weight, "plain" if target.is_plain else form, option.container_bits)

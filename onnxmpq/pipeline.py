@@ -13,10 +13,12 @@ from pathlib import Path
 import onnx
 
 from onnxmpq.activations.calibrate import calibrate
+from onnxmpq.activations.inputs import place_inputs
 from onnxmpq.activations.placement import Placement, place_activations
 from onnxmpq.allocation.allocate import check_feasible, forced_choice
 from onnxmpq.allocation.choose import choose_plan, rows_of, to_plan
 from onnxmpq.allocation.constrain import Options
+from onnxmpq.allocation.hold import hold
 from onnxmpq.allocation.keep import Keep, options_of
 from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import Dataset, DataSource
@@ -24,7 +26,7 @@ from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import ModelError, OnnxmpqError, OptionError
 from onnxmpq.evidence import Evidence, gather
-from onnxmpq.lower import Activations, lower, opset_of, prove_opset, without_dead_channels
+from onnxmpq.lower import Activations, lower, planned_opset, prove_opset, without_dead_channels
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
 from onnxmpq.model.outfile import require_writable
 from onnxmpq.model.shapes import Shape
@@ -34,7 +36,7 @@ from onnxmpq.prepare import Prepared, prepare, runnable
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Option
+from onnxmpq.spec import QUANTIZED_BITS, Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
 from onnxmpq.verdict.score import check_labels, classifier_output, loss_of_function
@@ -63,6 +65,8 @@ def compile_model(
     shapes: Mapping[str, Shape] | None = None,
     samples: int = 512,
     target: str = "ort-cpu",
+    storage: str | None = None,
+    isa: str = "any",
     provider: str = "auto",
     seed: int = 0,
     verify: bool = True,
@@ -79,8 +83,8 @@ def compile_model(
     stages = Stages(observer or Observer())
     asked = [b if isinstance(b, Budget) else Budget.parse(b) for b in budgets]
     keeps = [k if isinstance(k, Keep) else Keep.parse(k) for k in keep]
-    consumer = find_target(target)
-    widths = check_choices(asked, bits, activations, rounding, consumer)
+    consumer = find_target(target).storing(storage).on(isa)
+    widths = check_choices(asked, bits, activations, rounding)
     measure = find_method(method)
     source = Path(model)
 
@@ -104,16 +108,20 @@ def compile_model(
             shapes=shapes or {}, samples=samples, preprocess=preprocess, seed=seed, note=stages.note,
         )  # fmt: skip
         activation_bits = choose_activations(activations, evidence)
+        if not consumer.is_onnxruntime:
+            stages.note(f"accuracy, kernels and speed are those of ONNX Runtime here, not of {consumer.note}")
     with stages("prepare"):
         prepared = prepare(
             runtime, original, evidence.sample,
             integer=activation_bits is not None, batchable=evidence.batchable, metric=metric,
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
-        placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
+        placement, options = placed(
+            prepared, options_of(prepared.layers, widths, activation_bits, keeps), consumer, stages
+        )
         forced = check_budgets(asked, prepared, options, stages)
     with stages("calibrate"):
-        quantized = calibrated(runtime, prepared, placement, evidence, stages)
+        quantized = calibrated(runtime, prepared, placement, consumer, evidence, stages)
         prepared = without_dead_channels(prepared, quantized)
     measuring, selection = divide(evidence, asked, seed)
     with stages("round"):
@@ -135,14 +143,14 @@ def compile_model(
             ),
         )  # fmt: skip
     with stages("write"):
-        prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
+        prove_opset(runtime, prepared, planned_opset(plan, prepared, consumer))
         final = lowered(plan)
     with (
         written_model(final, destination, protect=inputs) as part,
         stages("verify"),
     ):
         compiled = Compiled(
-            source, destination, prepared, placement, plan, costs, evidence, part, loaded.ByteSize()
+            source, destination, prepared, placement, plan, consumer, costs, evidence, part, loaded.ByteSize()
         )
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
 
@@ -157,7 +165,7 @@ def protected(source: Path, *data: DataSource | None) -> list[Path]:
 
 
 def check_choices(
-    budgets: Sequence[Budget], bits: Sequence[int], activations: str | None, rounding: str, target: Target
+    budgets: Sequence[Budget], bits: Sequence[int], activations: str | None, rounding: str
 ) -> tuple[int, ...]:
     """The widths in order. Raises OptionError for choices that make no sense together."""
     if not budgets:
@@ -166,11 +174,8 @@ def check_choices(
         raise OptionError(f"rounding {rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
     if activations not in (None, "int8", "fp32"):
         raise OptionError(f"activations {activations!r} are not known; choose int8 or fp32")
-    wrong = [b for b in bits if b not in target.widths]
-    if wrong or not bits:
-        raise OptionError(
-            f"widths {list(bits)} cannot all be stored for {target.name}; choose from {list(target.widths)}"
-        )
+    if not bits or not {*bits} <= {*QUANTIZED_BITS}:
+        raise OptionError(f"widths {list(bits)} cannot all be stored; choose from {list(QUANTIZED_BITS)}")
     return tuple(sorted(set(bits)))
 
 
@@ -210,25 +215,40 @@ def check_budgets(
     return {name: (option,) for name, option in to_plan(prepared.layers, options, choice).options.items()}
 
 
-def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:
-    """Where Q/DQ pairs go, and the options as they then really are: float where there is no integer kernel."""
+def placed(prepared: Prepared, options: Options, target: Target, stages: Stages) -> tuple[Placement, Options]:
+    """Where Q/DQ pairs go, and the options as they then really are.
+
+    Float where there is no integer kernel; and as wide as what the target stores them in.
+    """
     asked = [name for name, choices in options.items() if choices[0].activation_bits is not None]
-    placement = place_activations(import_graph(prepared.model), prepared.layers, asked)
+    place = place_inputs if target.placement == "inputs" else place_activations
+    placement = place(import_graph(prepared.model), prepared.layers, asked)
     integer = set(placement.integer_layers)
-    return placement, {
+    computed = {
         name: choices if name in integer else tuple(Option(o.weight_bits) for o in choices)
         for name, choices in options.items()
     }
+    held, changes = hold(computed, target)
+    for change in changes:
+        stages.note(change)
+    return placement, held
 
 
 def calibrated(
-    runtime: Runtime, prepared: Prepared, placement: Placement, evidence: Evidence, stages: Stages
+    runtime: Runtime,
+    prepared: Prepared,
+    placement: Placement,
+    target: Target,
+    evidence: Evidence,
+    stages: Stages,
 ) -> Activations:
     """The range of each tensor that gets a Q/DQ pair, over the calibration data."""
     if not placement.tensors:
         return Activations(placement, {})
-    progress = stages.observer.progress
-    ranges = calibrate(runtime, prepared.model, placement, evidence.calibration, progress=progress)
+    ranges = calibrate(
+        runtime, prepared.model, placement, evidence.calibration,
+        signed=target.signed_activations, progress=stages.observer.progress,
+    )  # fmt: skip
     return Activations(placement, ranges)
 
 

@@ -6,6 +6,8 @@ ONNX Runtime folds the unpacking when it makes a session, so a file pays for its
     1, 3, 5, 6, 7      all weights of a width in one blob: UINT4 and UINT2 parts and one plane of single bits,
                        shifted and joined in uint8 by one chain of nodes, then one Split and a Reshape a weight
 
+A weight may also be kept as one plain tensor under a DequantizeLinear, for runtimes that read it as it is.
+
 Codes in a blob count up from the lowest one and become signed by one Sub at the end, so that no step overflows:
 runtimes differ in what a shift or a cast does then (OpenVINO's left shift saturates).
 """
@@ -26,8 +28,18 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxmpq.errors import ModelError
 from onnxmpq.passes.matching import graphs, read, redirect
 from onnxmpq.spec import HALF_BITS
-from onnxmpq.weights.bitpack import PARTS, Bytes, cut, offset_codes, pack_interleaved, pack_strided
+from onnxmpq.weights.bitpack import (
+    PARTS,
+    Bytes,
+    cut,
+    offset_codes,
+    pack_interleaved,
+    pack_strided,
+    packed_size,
+)
 from onnxmpq.weights.quantizer import Codes, Floats, QuantizedWeight, code_range
+
+Form = Literal["integer", "float", "plain"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +54,20 @@ class PackedLayer:
     """A weight to be stored as codes.
 
     `form` "integer" ends in a DequantizeLinear, which ONNX Runtime fuses with integer activations into
-    QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight.
+    QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight; "plain"
+    is a DequantizeLinear that reads the tensor of the codes itself.
+
+    `container_bits` (8, 4 or 2) is the width of that tensor where it is wider than the codes, which are then
+    stored in it one by one; "plain" needs a width that has a tensor.
     """
 
     weight: QuantizedWeight
-    form: Literal["integer", "float"]
+    form: Form
+    container_bits: int | None = None
+
+    @property
+    def stored_bits(self) -> int:
+        return self.container_bits or self.weight.bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +80,7 @@ class PackWeights:
     """Store the named initializers as `weights` says; their names become the outputs of the unpacking nodes.
 
     So every reader, in control-flow subgraphs too, finds the dequantized weight where the weight was.
-    Both forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
+    All forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
     OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8.
 
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
@@ -74,9 +95,9 @@ class PackWeights:
         """Edit `graph` in place; True if it changed."""
         matches = self._matches(graph)
         packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
-        self._check_opset(graph, [layer.weight.bits for _, layer in packed])
+        self._check_opset(graph, [layer.stored_bits for _, layer in packed])
         writer = _Writer(_fresh_names(graph))
-        codes = _store_codes(writer, {c.name: layer.weight for c, layer in packed}, native2=self.native2)
+        codes = _store_codes(writer, {c.name: layer for c, layer in packed}, native2=self.native2)
         for constant, layer in packed:
             weight = _dequantize(writer, constant, layer, codes[constant.name])
             redirect(constant.outputs, constant, weight)
@@ -96,6 +117,7 @@ class PackWeights:
                 refusals[name] = refusal
             elif isinstance(how, PackedLayer):
                 _check_fit(constant, how.weight)
+                _check_container(constant, how)
         for name, why in sorted(refusals.items()):
             _log.debug("%s: %s is left alone: %s", self.name, name, why)
         return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
@@ -144,6 +166,9 @@ class _Writer:
 
     def byte(self, value: int) -> Any:
         return self.constant(TensorProto.UINT8, (), bytes([value]))
+
+    def zeros(self, bits: int, count: int) -> Any:
+        return self.constant(_SIGNED[bits], (count,), bytes(packed_size(count, bits)))
 
     def integers(self, values: Sequence[int]) -> Any:
         return self.constant(TensorProto.INT64, (len(values),), np.array(values, "<i8").tobytes())
@@ -213,11 +238,22 @@ def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
         )
 
 
-def _store_codes(writer: _Writer, weights: Mapping[str, QuantizedWeight], *, native2: bool) -> dict[str, Any]:
+def _check_container(constant: Any, layer: PackedLayer) -> None:
+    stored = layer.stored_bits
+    if stored < layer.weight.bits or (
+        stored not in _SIGNED and (layer.container_bits or layer.form == "plain")
+    ):
+        raise ModelError(
+            f"weight {constant.name!r} has codes of {layer.weight.bits} bits, and there is no tensor of {stored} "
+            "bits that holds them one by one; tensors have 8, 4 or 2"
+        )
+
+
+def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], *, native2: bool) -> dict[str, Any]:
     """The int8, int4 or int2 tensor of each weight's codes, in the weight's shape."""
     tensors: dict[str, Any] = {}
-    for bits in sorted({weight.bits for weight in weights.values()}):
-        codes = {name: weight.codes for name, weight in weights.items() if weight.bits == bits}
+    for bits in sorted({layer.stored_bits for layer in layers.values()}):
+        codes = {name: layer.weight.codes for name, layer in layers.items() if layer.stored_bits == bits}
         if bits in _SIGNED and (bits != 2 or native2):
             for name, own in codes.items():
                 tensors[name] = writer.constant(_SIGNED[bits], own.shape, pack_interleaved(own, bits))
@@ -275,23 +311,39 @@ def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) 
     """Codes times scale, taken in float32, under the weight's name and in its type."""
     weight, name = layer.weight, constant.name
     axis = weight.axis % weight.codes.ndim
-    if layer.form == "integer":
-        if isinstance(codes, gs.Constant) and weight.bits < 8:
+    value = _scale_folded if layer.form == "float" else _scale_by_operator
+    if constant.dtype == np.float32:
+        return value(writer, constant, layer, codes, axis, name)
+    single = value(writer, constant, layer, codes, axis, None)
+    return writer.node("Cast", single, to=TensorProto.FLOAT16, output=name)
+
+
+def _scale_folded(
+    writer: _Writer, _constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
+) -> Any:
+    """Cast and Mul, which the runtime folds like any other nodes over constants."""
+    weight = layer.weight
+    scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
+    return writer.node("Mul", writer.node("Cast", codes, to=TensorProto.FLOAT), scales, output=name)
+
+
+def _scale_by_operator(
+    writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
+) -> Any:
+    """DequantizeLinear, which the runtime does not fold but fuses where there is an integer kernel."""
+    bits = layer.stored_bits
+    if layer.form == "integer" and bits < 8:
+        if isinstance(codes, gs.Constant):
             # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
             codes = writer.node("Cast", codes, to=TensorProto.INT8)
-        along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
-        # Integer kernels of matrices are found only where the zero points are written out, one a channel.
-        is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
-        channels = len(weight.scale)
-        zeros = [writer.constant(TensorProto.INT8, (channels,), bytes(channels))] if is_matrix else []
-        return writer.node(
-            "DequantizeLinear", codes, writer.floats(weight.scale), *zeros, output=name, **along
-        )
-    scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
-    values = writer.node("Cast", codes, to=TensorProto.FLOAT)
-    if constant.dtype == np.float32:
-        return writer.node("Mul", values, scales, output=name)
-    return writer.node("Cast", writer.node("Mul", values, scales), to=TensorProto.FLOAT16, output=name)
+        bits = 8
+    along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
+    # Integer kernels of matrices are found only where the zero points are written out, one a channel.
+    is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
+    zeros = [writer.zeros(bits, len(layer.weight.scale))] if is_matrix else []
+    return writer.node(
+        "DequantizeLinear", codes, writer.floats(layer.weight.scale), *zeros, output=name, **along
+    )
 
 
 def _store_half(writer: _Writer, constant: Any) -> Any:

@@ -115,7 +115,7 @@ def test_a_budget_that_decides_alone_measures_nothing(small: Compile) -> None:
 def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path) -> None:
     with pytest.raises(InfeasibleError, match="the least possible is 4"):
         small("3bit-avg")
-    with pytest.raises(InfeasibleError, match=r"the least possible is 6\.1"):
+    with pytest.raises(InfeasibleError, match=r"the least possible is 5\.6"):
         small("5bit-avg", keep=["stage3/*=8"])
     assert not digits.with_name("digits.mpq.onnx").exists()
 
@@ -203,7 +203,9 @@ def test_the_model_keeps_what_its_owner_wrote(digits: Path) -> None:
     onnx.save(model, digits)
     report = onnxmpq.compile_model(digits, ["8bit-avg"], activations="fp32", samples=32, rounding="nearest")
     written = onnx.load(report.output)
-    assert {p.key: p.value for p in written.metadata_props} == {"owner": "me", "labels": "0..9"}
+    props = {p.key: p.value for p in written.metadata_props}
+    assert {"owner": "me", "labels": "0..9"}.items() <= props.items()
+    assert all(key.startswith("onnxmpq.") for key in props.keys() - {"owner", "labels"})
     assert (written.doc_string, written.graph.doc_string, written.graph.name) == (
         "a model",
         "a graph",

@@ -33,6 +33,7 @@ def calibrate(
     dataset: Dataset,
     *,
     deviations: float = 3.0,
+    signed: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
     """The range of every tensor of `placement` over the samples of `dataset`.
@@ -41,6 +42,7 @@ def calibrate(
     of the smallest less `deviations` standard deviations to the mean of the largest plus as many, but never
     beyond what was seen. A rare outlier then costs itself, and not the resolution of all others. Measured against
     min-max and against histograms clipped at a percentile or for the least squared error: as good as the best.
+    `signed` ranges are symmetric.
 
     Memory is that of one run, whatever the number of samples. `progress` hears (samples done, samples in all).
     Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model.
@@ -49,13 +51,16 @@ def calibrate(
     graph = import_graph(model)
     known = graph.tensors()
     constants = {name: read(known[name]) for name in leaders if isinstance(known[name], gs.Constant)}
-    ranges = {name: range_of(float(v.min()), float(v.max())) for name, v in constants.items()}
+    ends = {name: (float(v.min()), float(v.max())) for name, v in constants.items()}
     measured = tuple(name for name in dict.fromkeys(leaders.values()) if name not in constants)
     if measured:
         TapTensors(measured, _REDUCTIONS)(graph)
         session = runtime.session(export_model(graph, model), spin=False)
-        ends = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
-        ranges |= {name: range_of(*map(float, pair)) for name, pair in zip(measured, ends.T, strict=True)}
+        typical = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
+        ends |= {
+            name: (float(low), float(high)) for name, (low, high) in zip(measured, typical.T, strict=True)
+        }
+    ranges = {name: range_of(*pair, signed=signed) for name, pair in ends.items()}
     return {name: ranges[leader] for name, leader in leaders.items()}
 
 

@@ -16,7 +16,7 @@ Options = Mapping[str, Sequence[Option]]
 def stored_bytes(layer: Layer, option: Option) -> int:
     """Bytes of a layer's codes and scales, or of its weight where it stays in float."""
     scales = 4 * layer.channels if option.is_quantized else 0
-    return math.ceil(layer.params * option.weight_bits / 8) + scales
+    return math.ceil(layer.params * option.stored_bits / 8) + scales
 
 
 def bops(layer: Layer, option: Option) -> float:
@@ -27,7 +27,7 @@ def bops(layer: Layer, option: Option) -> float:
 def average_bits(layers: Sequence[Layer], plan: Plan) -> float:
     """Mean stored bits a weight over all layers."""
     params = sum(layer.params for layer in layers)
-    return sum(layer.params * plan[layer.name].weight_bits for layer in layers) / params
+    return sum(layer.params * plan[layer.name].stored_bits for layer in layers) / params
 
 
 def weight_bytes(layers: Sequence[Layer], plan: Plan) -> int:
@@ -46,7 +46,7 @@ def constraint(
     if budget.kind is Kind.DROP:
         return None
     if budget.kind is Kind.BITS:
-        use = [[layer.params / params * o.weight_bits for o in options[layer.name]] for layer in layers]
+        use = [[layer.params / params * o.stored_bits for o in options[layer.name]] for layer in layers]
     elif budget.kind is Kind.RATIO:
         use = [[stored_bytes(layer, o) / (4 * params) for o in options[layer.name]] for layer in layers]
     elif budget.kind is Kind.BOPS:

@@ -19,11 +19,13 @@ from onnxmpq.budget import Budget, Kind
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import VerifyError
 from onnxmpq.evidence import Evidence
+from onnxmpq.model.requirements import requirements
 from onnxmpq.observer import Stages
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.prepare import Prepared
 from onnxmpq.report import BudgetReport, LayerReport, Report
 from onnxmpq.spec import Layer
+from onnxmpq.target import ISAS, Target
 from onnxmpq.verdict.kernels import integer_kernels
 from onnxmpq.verdict.latency import Latency, measure_latency
 from onnxmpq.verdict.score import Score, compare
@@ -45,6 +47,7 @@ class Compiled:
     prepared: Prepared
     placement: Placement
     plan: Plan
+    target: Target
     costs: CostTable
     evidence: Evidence
     written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
@@ -80,6 +83,7 @@ def report_on(
         latency = _latencies(compiled, reference, session)
         kernels = _kernels(compiled, runtime)
     size = compiled.file.stat().st_size
+    needed = requirements(onnx.load(compiled.file), compiled.target)
     return Report(
         model=str(compiled.source),
         output=str(compiled.destination),
@@ -94,7 +98,11 @@ def report_on(
         evaluated_on=compiled.evidence.judged_on,
         latency=latency,
         provider=runtime.provider,
-        opset=next(o.version for o in onnx.load(compiled.file).opset_import if not o.domain),
+        target=compiled.target.name,
+        storage=compiled.target.stored_as,
+        opset=needed.opset,
+        onnxruntime=needed.onnxruntime,
+        cpus=_cpus(compiled),
         method=compiled.costs.method,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
@@ -142,6 +150,18 @@ def _kernels(compiled: Compiled, runtime: Runtime) -> dict[str, str] | None:
         return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
 
 
+def _cpus(compiled: Compiled) -> str:
+    """On which CPUs the accuracy that was measured here holds."""
+    plan = compiled.plan.options.values()
+    full = sum(o.activation_bits is not None and o.weight_bits > ISAS["any"] for o in plan)
+    if not full or compiled.target.signed_activations:
+        return "any"
+    return (
+        f"those with VNNI, and ARM: on x86 without it the sums of {full} layers with 8-bit codes saturate; "
+        "leave --isa vnni out for a file that is right everywhere"
+    )
+
+
 def _budget(budget: Budget, compiled: Compiled, file_bytes: int, scores: Mapping[str, Score]) -> BudgetReport:
     value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
     if budget.kind is Kind.DROP and scores:
@@ -167,6 +187,7 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
         sensitivity=compiled.costs.costs[layer.name][option] if measured else None,
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),
+        container_bits=option.container_bits,
     )
 
 

@@ -49,8 +49,8 @@ class StoredWeight:
 def read_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
     """Every weight of the main graph that is stored as codes of 1 to 8 bits, by the name its readers use.
 
-    Both forms of PackWeights are read: DequantizeLinear along an axis (without a zero point, or with zeros), and
-    Cast, Mul and perhaps a Cast to FLOAT16. What is left in float is not listed. External data must be loaded.
+    All forms of PackWeights are read: DequantizeLinear along an axis (without a zero point, or with zeros), or Cast
+    and Mul, and perhaps a Cast to FLOAT16 behind. What is left in float is not listed. External data must be loaded.
 
     Raises VerifyError when a tensor's bytes do not fit its shape.
     """
@@ -186,7 +186,7 @@ def _read_integer(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] 
     if value is None or scale is None or zero_point is None or np.any(zero_point):
         return None
     axis = _attribute(node, "axis", 1) % max(value.array.ndim, 1)
-    return _stored_weight(node.output[0], value, scale, axis)
+    return _stored_weight(reader.weight_name(node.output[0]), value, scale, axis)
 
 
 def _read_float(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:

@@ -66,7 +66,8 @@ def _check_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
 def _check_weights(model: onnx.ModelProto, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:
     stored, halves = read_weights(model), read_halves(model)
     for layer in prepared.layers:
-        bits = plan[layer.name].weight_bits
+        option = plan[layer.name]
+        bits = option.stored_bits
         if layer.reason is not None or bits == layer.float_bits:
             continue
         found = stored.get(layer.weight)
@@ -74,7 +75,7 @@ def _check_weights(model: onnx.ModelProto, prepared: Prepared, plan: Plan, candi
         if held != bits:
             raise VerifyError(f"layer {layer.name!r} was to be stored at {bits} bits; the file holds {held}")
         if found is not None:
-            wanted = candidates.quantized(layer, bits)
+            wanted = candidates.quantized(layer, option.weight_bits)
             if not (np.array_equal(found.codes, wanted.codes) and np.array_equal(found.scale, wanted.scale)):
                 raise VerifyError(f"the codes of layer {layer.name!r} in the file are not the plan's")
 
