@@ -103,17 +103,14 @@ class Target:
         """The option as a file for this target really holds it: the width of its codes, and what spends them."""
         if not option.is_quantized:
             return option
-        bits = container = option.weight_bits
+        bits, integer = option.weight_bits, option.activation_bits is not None
         if self.stored_as == "native":
-            legal = self.tensor_bits if option.activation_bits is None else self.direct_bits
-            bits = container = min(width for width in legal if width >= bits)
-        if option.activation_bits is not None:
-            bits = min(bits, self.code_bits)
-        if self.stored_as == "packed":
-            container = bits
-        elif self.stored_as == "int8":
-            container = _LONGEST_CODE
-        return replace(option, weight_bits=bits, container_bits=container if container != bits else None)
+            bits = min(
+                width for width in (self.direct_bits if integer else self.tensor_bits) if width >= bits
+            )
+        codes = min(bits, self.code_bits) if integer else bits
+        spent = {"packed": codes, "native": bits, "int8": _LONGEST_CODE}[self.stored_as]
+        return replace(option, weight_bits=codes, container_bits=spent if spent > codes else None)
 
 
 # x86 without VNNI multiplies uint8 by int8 and adds pairs in int16, which saturates with 8-bit weights.
