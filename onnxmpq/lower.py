@@ -49,7 +49,8 @@ def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
     Raises ModelError where the target does not read it.
     """
     widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
-    opset = max(opset_of(prepared.model), required_opset(widths, native2=_native2(target)))
+    needed = required_opset(widths, native2=_native2(target), wide=target.wide)
+    opset = max(opset_of(prepared.model), needed)
     if opset > target.highest_opset:
         raise ModelError(
             f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "
@@ -83,7 +84,7 @@ def lower(
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=_native2(target))(graph)
+    PackWeights(stored, native2=_native2(target), wide=target.wide)(graph)
     model = export_model(graph, prepared.original)
     describe(model, target)
     return model

@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx
 
 from onnxmpq.activations.calibrate import calibrate
-from onnxmpq.activations.inputs import place_inputs
-from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.activations.placement import Placement
+from onnxmpq.activations.policies import POLICIES
 from onnxmpq.allocation.allocate import check_feasible, forced_choice
 from onnxmpq.allocation.choose import choose_plan, rows_of, to_plan
 from onnxmpq.allocation.constrain import Options
@@ -221,14 +221,14 @@ def placed(prepared: Prepared, options: Options, target: Target, stages: Stages)
     Float where there is no integer kernel; and as wide as what the target stores them in.
     """
     asked = [name for name, choices in options.items() if choices[0].activation_bits is not None]
-    place = place_inputs if target.placement == "inputs" else place_activations
-    placement = place(import_graph(prepared.model), prepared.layers, asked)
+    placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
     integer = set(placement.integer_layers)
     computed = {
         name: choices if name in integer else tuple(Option(o.weight_bits) for o in choices)
         for name, choices in options.items()
     }
-    held, changes = hold(computed, target)
+    # A plain file does not tell a float layer beside quantized activations from an integer one.
+    held, changes = hold(computed, target, beside_integers=target.is_plain and bool(placement.tensors))
     for change in changes:
         stages.note(change)
     return placement, held

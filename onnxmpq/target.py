@@ -33,7 +33,8 @@ class Target:
 
     `tensor_bits` are the widths of its integer tensors, `direct_bits` those that it lets a DequantizeLinear read
     beside quantized activations. `folds` says that nodes over constants alone are computed once, when the file
-    is loaded: without it no storage but plain DequantizeLinear makes sense. `code_bits` is the width of weight
+    is loaded: without it no storage but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic
+    of 32 bits only. `code_bits` is the width of weight
     codes that its integer kernels sum without saturating. `signed_activations` asks for symmetric INT8 (zero
     point 0) instead of asymmetric UINT8. `placement` of Q/DQ pairs: "kernels" puts them on both sides of every
     integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only. `highest_opset` and
@@ -50,6 +51,7 @@ class Target:
     tensor_bits: tuple[int, ...] = _TENSOR_BITS
     direct_bits: tuple[int, ...] = (8, 4)
     folds: bool = True
+    wide: bool = False
     code_bits: int = _LONGEST_CODE
     signed_activations: bool = False
     placement: Policy = "kernels"
@@ -99,11 +101,14 @@ class Target:
             raise OptionError(f"isa {isa!r} is not known; choose {' or '.join(ISAS)}")
         return replace(self, code_bits=max(self.code_bits, ISAS[isa]))
 
-    def hold(self, option: Option) -> Option:
-        """The option as a file for this target really holds it: the width of its codes, and what spends them."""
+    def hold(self, option: Option, *, beside_integers: bool = False) -> Option:
+        """The option as a file for this target really holds it: how wide its codes, and the tensor of them.
+
+        `beside_integers` holds a layer in float to the rules of integer ones as well.
+        """
         if not option.is_quantized:
             return option
-        bits, integer = option.weight_bits, option.activation_bits is not None
+        bits, integer = option.weight_bits, option.activation_bits is not None or beside_integers
         if self.stored_as == "native":
             bits = min(
                 width for width in (self.direct_bits if integer else self.tensor_bits) if width >= bits
@@ -122,7 +127,7 @@ TARGETS = {
         Target("ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, is_onnxruntime=True),
         Target("ort-cuda", "ONNX Runtime's CUDA execution provider", is_onnxruntime=True),
         Target(
-            "openvino", "OpenVINO on the CPU", tensor_bits=(8, 4), code_bits=_ANY_CPU,
+            "openvino", "OpenVINO on the CPU", tensor_bits=(8, 4), wide=True, code_bits=_ANY_CPU,
         ),
         Target(
             "tensorrt", "TensorRT 8.5 and newer", ("native", "int8"), tensor_bits=(8,), direct_bits=(8,),

@@ -4,7 +4,7 @@ ONNX Runtime folds the unpacking when it makes a session, so a file pays for its
 
     8, 4, 2 bits       one INT8, INT4 or INT2 tensor a weight
     1, 3, 5, 6, 7      all weights of a width in one blob: UINT4 and UINT2 parts and one plane of single bits,
-                       shifted and joined in uint8 by one chain of nodes, then one Split and a Reshape a weight
+                       joined as sums of powers of two by one chain of nodes, then one Split and a Reshape a weight
 
 A weight may also be kept as one plain tensor under a DequantizeLinear, for runtimes that read it as it is.
 
@@ -81,7 +81,9 @@ class PackWeights:
 
     So every reader, in control-flow subgraphs too, finds the dequantized weight where the weight was.
     All forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
-    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8.
+    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8. `wide` computes in
+    UINT32 what else is computed in UINT8: OpenVINO does not fold shifts, products and masks of bytes, would
+    unpack at every run, and rounds where a shift drops bits.
 
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
     """
@@ -90,13 +92,14 @@ class PackWeights:
 
     weights: Mapping[str, PackedLayer | HalfWeight]
     native2: bool = True
+    wide: bool = False
 
     def __call__(self, graph: gs.Graph) -> bool:
         """Edit `graph` in place; True if it changed."""
         matches = self._matches(graph)
         packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
         self._check_opset(graph, [layer.stored_bits for _, layer in packed])
-        writer = _Writer(_fresh_names(graph))
+        writer = _Writer(_fresh_names(graph), _WIDE if self.wide else _NARROW)
         codes = _store_codes(writer, {c.name: layer for c, layer in packed}, native2=self.native2)
         for constant, layer in packed:
             weight = _dequantize(writer, constant, layer, codes[constant.name])
@@ -123,7 +126,7 @@ class PackWeights:
         return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
 
     def _check_opset(self, graph: gs.Graph, bits: Sequence[int]) -> None:
-        needed = required_opset(bits, native2=self.native2)
+        needed = required_opset(bits, native2=self.native2, wide=self.wide)
         if graph.opset < needed:
             widths = ", ".join(map(str, sorted(set(bits))))
             raise ModelError(
@@ -131,21 +134,41 @@ class PackWeights:
             )
 
 
-def required_opset(bits: Iterable[int], native2: bool = True) -> int:
+def required_opset(bits: Iterable[int], native2: bool = True, wide: bool = False) -> int:
     """Lowest opset whose operators and tensor types unpack all these widths (16 and 32: left in float)."""
     opset = 6
     for width in bits:
         if width == 8:
             opset = max(opset, 13)  # DequantizeLinear along an axis
         elif width < 8:
-            opset = max(opset, *(_part_opset(part, native2) for part in PARTS.get(width, (width,))))
+            parts = PARTS.get(width, (width,))
+            opset = max(opset, *(_part_opset(part, native2=native2, wide=wide) for part in parts))
     return opset
 
 
-def _part_opset(part: int, native2: bool) -> int:
+def _part_opset(part: int, *, native2: bool, wide: bool) -> int:
     if part == 4:
         return 21  # INT4 and UINT4
-    return 25 if part == 2 and native2 else 18  # INT2 and UINT2; else BitwiseAnd
+    if part == 2 and native2:
+        return 25  # INT2 and UINT2
+    return 14 if wide else 18  # Sub of INT8; BitwiseAnd
+
+
+@dataclass(frozen=True, slots=True)
+class _Arithmetic:
+    """The integer type that unpacking computes in, and the operator that keeps the low bits of a number there."""
+
+    data_type: int
+    dtype: str
+    keep: str
+
+    def low(self, width: int) -> int:
+        """The operand with which `keep` leaves the low `width` bits."""
+        return (1 << width) - (self.keep == "BitwiseAnd")
+
+
+_NARROW = _Arithmetic(TensorProto.UINT8, "<u1", "BitwiseAnd")
+_WIDE = _Arithmetic(TensorProto.UINT32, "<u4", "Mod")
 
 
 @dataclass(slots=True)
@@ -153,6 +176,7 @@ class _Writer:
     """The nodes to be added, in order; equal constants are written once."""
 
     fresh: Iterator[str]
+    arithmetic: _Arithmetic
     nodes: list[Any] = field(default_factory=list)
     constants: dict[tuple[int, tuple[int, ...], bytes], Any] = field(default_factory=dict)
 
@@ -164,8 +188,18 @@ class _Writer:
             self.constants[key] = gs.Constant(proto.name, LazyValues(proto))
         return self.constants[key]
 
-    def byte(self, value: int) -> Any:
-        return self.constant(TensorProto.UINT8, (), bytes([value]))
+    def numbers(self, dims: Sequence[int], values: Iterable[int]) -> Any:
+        """A constant of the type that unpacking computes in."""
+        raw = np.array([*values], self.arithmetic.dtype).tobytes()
+        return self.constant(self.arithmetic.data_type, dims, raw)
+
+    def number(self, value: int) -> Any:
+        return self.numbers((), [value])
+
+    def compute_in(self, tensor: Any, data_type: int) -> Any:
+        """The tensor in the type that unpacking computes in; it is of `data_type`."""
+        wanted = self.arithmetic.data_type
+        return tensor if data_type == wanted else self.node("Cast", tensor, to=wanted)
 
     def zeros(self, bits: int, count: int) -> Any:
         return self.constant(_SIGNED[bits], (count,), bytes(packed_size(count, bits)))
@@ -274,25 +308,24 @@ def _unpack_blob(writer: _Writer, bits: int, codes: Codes, native2: bool) -> Any
         if value is None:
             value = unpacked
         else:
-            above = writer.node("BitShift", value, writer.byte(width), direction="LEFT")
-            value = writer.node("BitwiseOr", above, unpacked)
+            above = writer.node("Mul", value, writer.number(1 << width))
+            value = writer.node("Add", above, unpacked)
     if bits == 1:  # the codes -1 and +1 are two apart
-        value = writer.node("BitShift", value, writer.byte(1), direction="LEFT")
+        value = writer.node("Mul", value, writer.number(2))
     lowest = writer.constant(TensorProto.INT8, (), bytes([1 << (bits - 1)]))
     return writer.node("Sub", writer.node("Cast", value, to=TensorProto.INT8), lowest)
 
 
 def _unpack_part(writer: _Writer, part: Bytes, width: int, native2: bool) -> Any:
-    """Flat UINT8 values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
+    """Flat values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
     if width == 4 or (width == 2 and native2):
         raw = pack_interleaved(part, width)
-        return writer.node("Cast", writer.constant(_UNSIGNED[width], part.shape, raw), to=TensorProto.UINT8)
-    raw, fields = pack_strided(part, width), 8 // width
-    shifts = writer.constant(TensorProto.UINT8, (fields, 1), bytes(range(0, 8, width)))
-    rows = writer.node(
-        "BitShift", writer.constant(TensorProto.UINT8, (len(raw),), raw), shifts, direction="RIGHT"
-    )
-    low = writer.node("BitwiseAnd", rows, writer.byte((1 << width) - 1))
+        return writer.compute_in(writer.constant(_UNSIGNED[width], part.shape, raw), _UNSIGNED[width])
+    raw, keep = pack_strided(part, width), writer.arithmetic.keep
+    stored = writer.compute_in(writer.constant(TensorProto.UINT8, (len(raw),), raw), TensorProto.UINT8)
+    shifts = writer.numbers((8 // width, 1), range(0, 8, width))
+    rows = writer.node("BitShift", stored, shifts, direction="RIGHT")
+    low = writer.node(keep, rows, writer.number(writer.arithmetic.low(width)))
     return writer.node("Reshape", low, writer.integers([-1]))
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.spec import Option
 from onnxmpq.target import Target
 
 
-def hold(options: Options, target: Target) -> tuple[dict[str, tuple[Option, ...]], tuple[str, ...]]:
+def hold(
+    options: Options, target: Target, *, beside_integers: bool = False
+) -> tuple[dict[str, tuple[Option, ...]], tuple[str, ...]]:
     """Every layer's options as `target.hold` makes them, each once and still most frugal first; what it changed.
 
     Two options that come to the same codes in the same tensor are one: 3 and 4 bits where only INT4 is read.
     """
-    held = {name: tuple(dict.fromkeys(map(target.hold, choices))) for name, choices in options.items()}
-    asked = {option for choices in options.values() for option in choices if option.is_quantized}
-    return held, tuple(_changes(asked, target))
+    distinct = {option for choices in options.values() for option in choices}
+    found = {option: target.hold(option, beside_integers=beside_integers) for option in distinct}
+    held = {name: tuple(dict.fromkeys(found[o] for o in choices)) for name, choices in options.items()}
+    return held, tuple(_changes({a: b for a, b in found.items() if a.is_quantized}, target))
 
 
-def _changes(asked: Iterable[Option], target: Target) -> Iterator[str]:
-    pairs = [(option, target.hold(option)) for option in asked]
+def _changes(found: Mapping[Option, Option], target: Target) -> Iterator[str]:
+    pairs = found.items()
     raised = {a.weight_bits for a, b in pairs if b.stored_bits > a.weight_bits}
     capped = {b.weight_bits for a, b in pairs if b.weight_bits < a.weight_bits}
     if raised and target.stored_as == "int8":

@@ -75,7 +75,7 @@ def _floors(model: onnx.ModelProto) -> Iterator[str]:
     if any(kind in _INT2 for kind in types.values()):
         yield "1.24"
     for node in model.graph.node:
-        if node.op_type == "BitwiseAnd":  # bit planes: Sub of INT8 behind them
+        if node.op_type == "BitShift":  # bit planes: arithmetic of bytes behind them
             yield "1.21"
         elif types.get(node.input[0] if node.input else "") in _INT4:
             yield "1.23" if node.op_type == "Cast" else "1.19"

@@ -78,7 +78,7 @@ def report_on(
     latency: tuple[Latency, ...] = ()
     kernels: Mapping[str, str] | None = None
     if verify:
-        session = verify_file(compiled.file, prepared, plan, candidates, runtime)
+        session = verify_file(compiled.file, prepared, plan, candidates, compiled.target, runtime)
         scores = _scores(compiled, reference, session)
         latency = _latencies(compiled, reference, session)
         kernels = _kernels(compiled, runtime)
