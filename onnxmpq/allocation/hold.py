@@ -24,14 +24,15 @@ def hold(
 
 def _changes(found: Mapping[Option, Option], target: Target) -> Iterator[str]:
     pairs = found.items()
-    raised = {a.weight_bits for a, b in pairs if b.stored_bits > a.weight_bits}
+    wider = [(a, b) for a, b in pairs if b.stored_bits > a.weight_bits]
+    raised = sorted({a.weight_bits for a, _ in wider})
     capped = {b.weight_bits for a, b in pairs if b.weight_bits < a.weight_bits}
     if raised and target.stored_as == "int8":
         yield "int8 storage spends 8 bits on every weight, whatever the width of its codes"
     elif raised:
-        tensors = _listed(sorted({b.stored_bits for a, b in pairs if a.weight_bits in raised}))
+        tensors = _listed(sorted({b.stored_bits for _, b in wider}))
         yield (
-            f"{target.stored_as} storage for {target.name} rounds codes of {_listed(sorted(raised))} bits up to "
+            f"{target.stored_as} storage for {target.name} rounds codes of {_listed(raised)} bits up to "
             f"tensors of {tensors} bits"
         )
     if target.is_plain and target.folds:

@@ -34,3 +34,9 @@ def test_one_sided_ranges_have_their_zero_at_an_end(low: float, high: float, zer
 @pytest.mark.parametrize("value", [0.0, 1e-45, -1e-40])
 def test_a_tensor_without_an_extent_gets_a_usable_scale(value: float) -> None:
     assert range_of(value, value) == ActivationRange(1.0, 0)
+
+
+def test_signed_ranges_are_symmetric() -> None:
+    assert range_of(-1, 2.54, signed=True) == ActivationRange(float(np.float32(0.02)), 0, signed=True)
+    assert range_of(-2.54, 1, signed=True) == range_of(-1, 2.54, signed=True)
+    assert range_of(0, 0, signed=True) == ActivationRange(1.0, 0, signed=True)
