@@ -107,3 +107,15 @@ def test_plain_files_keep_their_targets_rules(network: Path, target: str, tmp_pa
     assert pairs["DequantizeLinear"] == pairs["QuantizeLinear"] + len(report.layers)
     assert not pairs.keys() & {"Cast", "BitShift", "Split"}
     assert all(np.isfinite(value).all() for value in outputs(tmp_path / "m.onnx").values())
+
+
+@pytest.mark.parametrize("activations", ["fp32", "int8"])
+def test_nothing_is_stored_twice_or_for_nobody(network: Path, activations: str, tmp_path: Path) -> None:
+    compiled(network, tmp_path / "m.onnx", activations=activations)
+    model = onnx.load(tmp_path / "m.onnx")
+    stored = Counter((t.data_type, tuple(t.dims), t.raw_data) for t in model.graph.initializer)
+    assert max(stored.values()) == 1
+    read = {name for node in model.graph.node for name in node.input}
+    assert {t.name for t in model.graph.initializer} <= read
+    assert not model.graph.value_info
+    assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
