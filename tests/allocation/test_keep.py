@@ -69,3 +69,8 @@ def test_control_flow_bodies_take_weights_only() -> None:
 def test_other_words_are_usage_errors(text: str) -> None:
     with pytest.raises(OptionError, match="--keep"):
         Keep.parse(text)
+
+
+def test_a_container_is_not_the_users_to_name() -> None:
+    with pytest.raises(OptionError, match="--storage decides"):
+        Keep.parse("stem=4in8")
