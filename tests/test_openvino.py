@@ -47,6 +47,13 @@ def kernels(model: Path) -> Counter[str]:
     return Counter(node.get_rt_info()["layerType"].astype(str) for node in nodes)
 
 
+def convolutions(model: Path) -> Counter[str]:
+    """The types that OpenVINO's convolutions compute in."""
+    nodes = [node.get_rt_info() for node in compiled(model).get_runtime_model().get_ordered_ops()]
+    kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in nodes]
+    return Counter(precision for kind, precision in kinds if kind == "Convolution")
+
+
 def test_every_storage_and_width_runs_as_in_onnx_runtime() -> None:
     check_target(TARGETS["openvino"], runs=run, decibels=ONE_CODE_DB)
 
@@ -100,3 +107,5 @@ def test_real_networks_run_as_in_onnx_runtime(name: str, activations: str, tmp_p
     for output, value in run(written, feeds).items():
         ratio = signal_to_noise(expected[output], value)
         assert ratio >= (100.0 if activations == "fp32" else 25.0), f"{output}: {ratio:.1f} dB"
+    wanted = {"u8", "i8"} if activations == "int8" else {"f32"}
+    assert convolutions(written).keys() <= wanted
