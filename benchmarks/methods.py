@@ -142,7 +142,8 @@ class Bench:
             self.runtime, original, evidence.sample, integer=False, batchable=evidence.batchable
         )
         asked = options_of(self.prepared.layers, pipeline.DEFAULT_BITS, None, ())
-        self.placement, self.options = pipeline.placed(self.prepared, asked)
+        target = find_target("ort-cpu")
+        self.placement, self.options = pipeline.placed(self.prepared, asked, target, self.stages.note)
         self.candidates = pipeline.rounded(
             self.runtime, self.prepared, self.options, self.data, rounding, self.stages
         )

@@ -19,6 +19,7 @@ from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.model.outfile import require_writable, write_file
 from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
+from onnxmpq.target import ISAS, STORAGES
 
 _FLOATS = {"fp16": 16, "fp32": 32}
 
@@ -156,7 +157,22 @@ def cli() -> None:
     help="Samples and trials of the stages that take long.",
 )
 @click.option(
-    "--target", default="ort-cpu", show_default=True, help="What will run the file: ort-cpu, ort-cuda."
+    "--target",
+    default="ort-cpu",
+    show_default=True,
+    help="What will run the file: ort-cpu, ort-cuda, openvino, tensorrt, portable, file.py:NAME.",
+)
+@click.option(
+    "--storage",
+    type=click.Choice(STORAGES),
+    help="How weights lie in the file.  [default: packed where the target reads it, else native]",
+)
+@click.option(
+    "--isa",
+    type=click.Choice(list(ISAS)),
+    default="any",
+    show_default=True,
+    help="CPUs that will run int8 activations; vnni allows 8-bit codes.",
 )
 @click.option(
     "--provider",

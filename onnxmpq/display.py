@@ -113,6 +113,9 @@ def show_inspection(found: Inspection) -> None:
         table.add_row(layer.name, layer.op, shape, bits, acts, f"{layer.stored_bytes:,}", layer.reason or "")
     console = _console()
     _line(console, f"{found.path}: opset {found.opset}, {found.file_bytes:,} bytes")
+    if found.requirements is not None:
+        needed = found.requirements
+        _line(console, f"written for {needed.target}, {needed.storage} weights; needs {needed}")
     console.print(table)
     _line(console, _summary(found))
 
@@ -171,13 +174,19 @@ def _layer_table(report: Report) -> Table:
             layer.name,
             layer.op,
             f"{layer.params:,}" if layer.params else "-",
-            _bits(layer.weight_bits) if layer.params else "-",
+            _width(layer) if layer.params else "-",
             "fp32" if layer.activation_bits is None else str(layer.activation_bits),
             f"{layer.stored_bytes:,}",
             "-" if layer.sensitivity is None else f"{layer.sensitivity:.1e}",
             _runs_as(layer),
         )
     return table
+
+
+def _width(layer: LayerReport) -> str:
+    """`4`, or `4 in 8` where the file spends more bits than the codes have."""
+    bits = _bits(layer.weight_bits)
+    return bits if layer.container_bits is None else f"{bits} in {layer.container_bits}"
 
 
 def _runs_as(layer: LayerReport) -> str:
@@ -240,11 +249,18 @@ def _verdict(report: Report) -> Rows:
         rows += _compared(report.metrics["fp32"], report.metrics["compiled"])
     if any(layer.kernel is not None for layer in report.layers):
         rows.append(("runs as", _kernels(report)))
+    rows.append(
+        (
+            "needs",
+            f"opset {report.opset}, ONNX Runtime {report.onnxruntime} ({report.target}, {report.storage} weights)",
+        )
+    )
+    rows.append(("right on CPUs", report.cpus))
     rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
     rows += [("speeds hold on", report.processor)] if report.latency else []
     seconds = sum(report.seconds.values())
     memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
-    return [*rows, ("compile", f"{seconds:.1f} s, {memory}opset {report.opset}, {report.provider}")]
+    return [*rows, ("compile", f"{seconds:.1f} s, {memory}{report.provider}")]
 
 
 def _compared(fp32: Score, compiled: Score) -> Rows:

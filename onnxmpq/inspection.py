@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
 from onnxmpq.model.modelfile import import_graph, load_model, opset_version
+from onnxmpq.model.requirements import Requirements, described
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.readback import StoredWeight, read_weights
@@ -38,6 +39,7 @@ class Inspection:
     file_bytes: int
     is_compiled: bool
     layers: tuple[InspectedLayer, ...]
+    requirements: Requirements | None = None  # what the file itself says
 
 
 def inspect_model(path: Path) -> Inspection:
@@ -45,8 +47,15 @@ def inspect_model(path: Path) -> Inspection:
     model = load_model(path)
     stored = read_weights(model)
     layers = _stored_layers(model, stored) if stored else _float_layers(model)
+    size = path.stat().st_size
     return Inspection(
-        str(path), opset_version(model), model.producer_name, path.stat().st_size, bool(stored), tuple(layers)
+        str(path),
+        opset_version(model),
+        model.producer_name,
+        size,
+        bool(stored),
+        tuple(layers),
+        described(model),
     )
 
 

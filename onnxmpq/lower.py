@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.activations.placement import Placement
+from onnxmpq.activations.policies import POLICIES
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Runtime
+from onnxmpq.errors import ModelError
 from onnxmpq.model.modelfile import export_model, import_graph, opset_version
+from onnxmpq.model.requirements import describe
 from onnxmpq.passes.clip_pools import ClipPools
 from onnxmpq.passes.insert_qdq import InsertQdq
-from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
+from onnxmpq.passes.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.pad_codes import PadCodes
 from onnxmpq.passes.replace_constants import ReplaceConstants
 from onnxmpq.passes.split_gemm_bias import SplitGemmBias
@@ -23,7 +26,7 @@ from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import RAISED_DB, Prepared, prove, raise_graph
 from onnxmpq.spec import HALF_BITS, Layer
-from onnxmpq.target import Target
+from onnxmpq.target import Policy, Target
 from onnxmpq.weights.candidates import Candidates
 
 
@@ -33,13 +36,14 @@ class Activations:
 
     placement: Placement
     ranges: Mapping[str, ActivationRange]
+    policy: Policy = "kernels"
 
     def of(self, plan: Plan, prepared: Prepared) -> Placement:
         """Where they are quantized under a plan: of fewer tensors where layers compute in float."""
         asked = {name for name, option in plan.options.items() if option.activation_bits is not None}
         if asked == set(self.placement.integer_layers):
             return self.placement
-        return place_activations(import_graph(prepared.model), prepared.layers, asked)
+        return POLICIES[self.policy](import_graph(prepared.model), prepared.layers, asked)
 
 
 def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepared:
@@ -50,10 +54,20 @@ def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepa
     return replace(prepared, model=export_model(graph, prepared.original))
 
 
-def opset_of(plan: Plan, prepared: Prepared, target: Target) -> int:
-    """The lowest opset, from the model's own up, that has every type the plan stores."""
-    widths = {option.weight_bits for option in plan.options.values() if option.is_quantized}
-    return max(opset_version(prepared.model), required_opset(widths, native2=target.int2_tensors))
+def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
+    """The lowest opset, from the model's own up, that has every type the plan stores.
+
+    Raises ModelError where the target does not read it.
+    """
+    widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
+    needed = required_opset(widths, native2=_native2(target), wide=target.wide)
+    opset = max(opset_version(prepared.model), needed)
+    if opset > target.highest_opset:
+        raise ModelError(
+            f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "
+            "model at a lower opset"
+        )
+    return opset
 
 
 def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
@@ -80,20 +94,27 @@ def lower(
 ) -> onnx.ModelProto:
     """The model with every layer stored at its planned width, and Q/DQ pairs where activations are int8."""
     graph = import_graph(prepared.model)
-    raise_graph(graph, opset_of(plan, prepared, target))
+    raise_graph(graph, planned_opset(plan, prepared, target))
     ReplaceConstants(_biases(prepared, plan, candidates))(graph)
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
-    ClipPools()(graph)
-    PadCodes()(graph)
+    if target.is_onnxruntime:
+        ClipPools()(graph)
+        PadCodes()(graph)
     SplitGemmBias(placement.split_biases)(graph)
     stored = {
-        layer.weight: _stored(layer, plan, candidates, placement)
+        layer.weight: _stored(layer, plan, candidates, placement, target)
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=target.int2_tensors)(graph)
-    return export_model(graph, prepared.original)
+    PackWeights(stored, native2=_native2(target), wide=target.wide)(graph)
+    model = export_model(graph, prepared.original)
+    describe(model, target)
+    return model
+
+
+def _native2(target: Target) -> bool:
+    return 2 in target.tensor_bits
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:
@@ -106,10 +127,11 @@ def _changes(layer: Layer, plan: Plan) -> bool:
 
 
 def _stored(
-    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement
+    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement, target: Target
 ) -> PackedLayer | HalfWeight:
     option = plan[layer.name]
     if option.weight_bits == HALF_BITS:
         return HalfWeight()
-    form: Literal["integer", "float"] = "integer" if layer.name in placement.integer_layers else "float"
-    return PackedLayer(candidates.quantized(layer, option.weight_bits), form)
+    form: Form = "integer" if layer.name in placement.integer_layers else "float"
+    weight = candidates.quantized(layer, option.weight_bits)
+    return PackedLayer(weight, "plain" if target.is_plain else form, option.container_bits)

@@ -6,7 +6,7 @@ model -> prepare -> layers -> sensitivity -> costs -> allocate -> plan -> lower 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 import onnx
 
 from onnxmpq.activations.calibrate import calibrate
-from onnxmpq.activations.placement import Placement, place_activations
+from onnxmpq.activations.placement import Placement
+from onnxmpq.activations.policies import POLICIES
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.allocate import check_feasible
 from onnxmpq.allocation.choose import (
@@ -28,6 +29,7 @@ from onnxmpq.allocation.choose import (
 )
 from onnxmpq.allocation.constrain import MEASURED, Options, weight_bytes
 from onnxmpq.allocation.follow import follow
+from onnxmpq.allocation.hold import hold
 from onnxmpq.allocation.improve import Search, improve
 from onnxmpq.allocation.keep import Keep, looser_options, options_of, overridden
 from onnxmpq.allocation.timed import TimeTable, is_timed, time_row, within_time
@@ -42,7 +44,7 @@ from onnxmpq.evidence import Evidence, gather
 from onnxmpq.grouping import grouped, with_units
 from onnxmpq.joint import Joint
 from onnxmpq.layer_times import LayerTimes, layer_times
-from onnxmpq.lower import Activations, lower, opset_of, prove_opset, simulate, without_dead_channels
+from onnxmpq.lower import Activations, lower, planned_opset, prove_opset, simulate, without_dead_channels
 from onnxmpq.metrics import classifier_output
 from onnxmpq.model.modelfile import import_graph, initializers_listed_as_inputs, load_model, written_model
 from onnxmpq.model.outfile import require_writable
@@ -54,7 +56,7 @@ from onnxmpq.report import Report, SearchReport
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer, Option
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS, Layer, Option
 from onnxmpq.target import Target, find_target
 from onnxmpq.verdict.conclude import UNMEASURED, Compiled, report_on
 from onnxmpq.verdict.latency import slowdown
@@ -88,6 +90,8 @@ def compile_model(  # noqa: C901, PLR0915
     samples: int = 512,
     effort: str = "balanced",
     target: str = "ort-cpu",
+    storage: str | None = None,
+    isa: str = "any",
     provider: str = "auto",
     seed: int = 0,
     verify: bool = True,
@@ -105,8 +109,8 @@ def compile_model(  # noqa: C901, PLR0915
     stages = Stages(observer or Observer())
     asked = [b if isinstance(b, Budget) else Budget.parse(b) for b in budgets]
     keeps = [k if isinstance(k, Keep) else Keep.parse(k) for k in keep]
-    consumer = find_target(target)
-    widths = check_choices(asked, bits, activations, rounding, consumer)
+    consumer = find_target(target).storing(storage).on(isa)
+    widths = check_choices(asked, bits, activations, rounding)
     measure, level = find_method(method), find_effort(effort)
     source = Path(model)
 
@@ -131,6 +135,8 @@ def compile_model(  # noqa: C901, PLR0915
             note=stages.note,
         )  # fmt: skip
         activation_bits = choose_activations(activations, evidence)
+        if not consumer.is_onnxruntime:
+            stages.note(f"accuracy, kernels and speed are those of ONNX Runtime here, not of {consumer.note}")
     with stages("prepare"):
         prepared = prepare(
             runtime, original, evidence.sample,
@@ -138,12 +144,14 @@ def compile_model(  # noqa: C901, PLR0915
             samples=evidence.samples_a_run,
         )  # fmt: skip
         check_function(asked, prepared, session, evidence, force=force)
-        placement, options = placed(prepared, options_of(prepared.layers, widths, activation_bits, keeps))
+        placement, options = placed(
+            prepared, options_of(prepared.layers, widths, activation_bits, keeps), consumer, stages.note
+        )
         check_options(asked, prepared, options, keeps, stages)
-        looser = partial(looser_options, prepared.layers, widths, activation_bits, keeps, consumer.widths)
+        looser = partial(loosened, prepared, widths, activation_bits, keeps, consumer)
         check_budgets(asked, prepared, options, looser(), None)
     with stages("calibrate"):
-        quantized, options = calibrated(runtime, prepared, placement, options, evidence, stages)
+        quantized, options = calibrated(runtime, prepared, placement, options, consumer, evidence, stages)
         prepared = without_dead_channels(prepared, quantized)
         forced = forced_options(asked, prepared, options, None, stages)
     shares = divide(evidence.calibration, asked, level, seed)
@@ -202,14 +210,14 @@ def compile_model(  # noqa: C901, PLR0915
                 runtime, prepared, plan, candidates, quantized, shares.rounding, level, stages
             )
     with stages("write"):
-        prove_opset(runtime, prepared, opset_of(plan, prepared, consumer))
+        prove_opset(runtime, prepared, planned_opset(plan, prepared, consumer))
         final = lower(prepared, plan, candidates, quantized, consumer)
     with (
         written_model(final, destination, protect=inputs) as part,
         stages("verify"),
     ):
         compiled = Compiled(
-            source, destination, prepared, quantized.of(plan, prepared), plan, costs, evidence, part,
+            source, destination, prepared, quantized.of(plan, prepared), plan, consumer, costs, evidence, part,
             effort, told(search), loaded.ByteSize(),
         )  # fmt: skip
         return report_on(compiled, asked, candidates, runtime, session, stages, verify=verify)
@@ -230,7 +238,7 @@ def protected(source: Path, *data: DataSource | None) -> list[Path]:
 
 
 def check_choices(
-    budgets: Sequence[Budget], bits: Sequence[int], activations: str | None, rounding: str, target: Target
+    budgets: Sequence[Budget], bits: Sequence[int], activations: str | None, rounding: str
 ) -> tuple[int, ...]:
     """The widths in order. Raises OptionError for choices that make no sense together."""
     if not budgets:
@@ -239,12 +247,8 @@ def check_choices(
         raise OptionError(f"rounding {rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
     if activations not in (None, "int8", "fp32"):
         raise OptionError(f"activations {activations!r} are not known; choose int8 or fp32")
-    floats = {HALF_BITS, FLOAT_BITS}
-    wrong = [b for b in bits if b not in {*target.widths, *floats}]
-    if wrong or not bits:
-        raise OptionError(
-            f"widths {list(bits)} cannot all be stored for {target.name}; choose from {list(target.widths)}"
-        )
+    if not bits or not {*bits} <= {*QUANTIZED_BITS, HALF_BITS, FLOAT_BITS}:
+        raise OptionError(f"widths {list(bits)} cannot all be stored; choose from {list(QUANTIZED_BITS)}")
     # Other budgets seldom gain by float layers, and their files would be slower than they must be.
     may_float = any(b.kind in MEASURED for b in budgets)
     return tuple(sorted({*bits, *([FLOAT_BITS] if may_float else [])}))
@@ -296,7 +300,7 @@ def check_budgets(
     A loss budget is not looked at: nothing is measured here but bytes, and those only where `file_size` is known.
     """
     rows = partial(least_rows, budgets, prepared.layers, file_size=file_size)
-    others = ((words, rows(placed(prepared, more)[1])) for words, more in looser)
+    others = ((words, rows(more)) for words, more in looser)
     check_feasible(rows(options), others)
 
 
@@ -319,15 +323,37 @@ def forced_options(
     return {name: (option,) for name, option in plan.options.items()}
 
 
-def placed(prepared: Prepared, options: Options) -> tuple[Placement, Options]:
-    """Where Q/DQ pairs go, and the options as they then really are: float where there is no integer kernel."""
+def placed(
+    prepared: Prepared, options: Options, target: Target, note: Callable[[str], None]
+) -> tuple[Placement, Options]:
+    """Where Q/DQ pairs go, and the options as they then really are.
+
+    Float where there is no integer kernel; and as wide as what the target stores them in.
+    """
     asked = [name for name, choices in options.items() if any(o.activation_bits is not None for o in choices)]
-    placement = place_activations(import_graph(prepared.model), prepared.layers, asked)
+    placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
     integer = set(placement.integer_layers)
-    return placement, {
+    computed = {
         name: choices if name in integer else tuple(dict.fromkeys(Option(o.weight_bits) for o in choices))
         for name, choices in options.items()
     }
+    # A plain file does not tell a float layer beside quantized activations from an integer one.
+    held, changes = hold(computed, target, beside_integers=target.is_plain and bool(placement.tensors))
+    for change in changes:
+        note(change)
+    return placement, held
+
+
+def loosened(
+    prepared: Prepared,
+    widths: Sequence[int],
+    activation_bits: int | None,
+    keeps: Sequence[Keep],
+    target: Target,
+) -> Iterator[tuple[str, Options]]:
+    """What layers could be given if less were fixed, as the target holds it, each with the change in words."""
+    for change, options in looser_options(prepared.layers, widths, activation_bits, keeps, QUANTIZED_BITS):
+        yield change, placed(prepared, options, target, lambda _: None)[1]
 
 
 def calibrated(
@@ -335,6 +361,7 @@ def calibrated(
     prepared: Prepared,
     placement: Placement,
     options: Options,
+    target: Target,
     evidence: Evidence,
     stages: Stages,
 ) -> tuple[Activations, Options]:
@@ -342,13 +369,16 @@ def calibrated(
 
     A layer whose input is empty in all samples computes in float. Raises DataError where none can be spared.
     """
+    policy = target.placement
     if not placement.tensors:
-        return Activations(placement, {}), options
-    progress = stages.observer.progress
-    ranges = calibrate(runtime, prepared.model, placement, evidence.calibration, progress=progress)
+        return Activations(placement, {}, policy), options
+    ranges = calibrate(
+        runtime, prepared.model, placement, evidence.calibration,
+        signed=target.signed_activations, progress=stages.observer.progress,
+    )  # fmt: skip
     unseen = set(placement.tensors) - ranges.keys()
     if not unseen:
-        return Activations(placement, ranges), options
+        return Activations(placement, ranges, policy), options
     blind = readers_of(prepared, unseen) & set(placement.integer_layers)
     if not blind:
         raise DataError(
@@ -356,7 +386,8 @@ def calibrated(
         )
     stages.note(f"no calibration sample reaches {', '.join(sorted(blind))}: activations there stay in float")
     fewer = {n: tuple(Option(o.weight_bits) for o in c) if n in blind else c for n, c in options.items()}
-    return calibrated(runtime, prepared, *placed(prepared, fewer), evidence, stages)
+    again = placed(prepared, fewer, target, stages.note)
+    return calibrated(runtime, prepared, *again, target, evidence, stages)
 
 
 def readers_of(prepared: Prepared, tensors: Collection[str]) -> set[str]:

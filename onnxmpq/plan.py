@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxmpq.errors import DataError
 from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer, Option
+
+_OPTION = re.compile(r"(?P<weight>[1-8]|fp16|fp32)(?:in(?P<container>[248]))?(?:/(?P<activation>8|fp32))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +125,19 @@ Sensitivity = CostTable | Trajectory  # what a method finds out
 
 
 def parse_option(text: str) -> Option:
-    """The option that prints as `text`: `4`, `4/8`, `fp16`, `8/fp32`.
+    """The option that prints as `text`: `4`, `4/8`, `4in8/8` (4-bit codes in bytes), `fp16`, `8/fp32`.
 
     Raises DataError for anything else.
     """
-    weight, _, activation = text.partition("/")
+    match = _OPTION.fullmatch(text)
+    container = int(match["container"] or 0) if match else 0
     names = {"fp32": FLOAT_BITS, "fp16": HALF_BITS}
-    widths = {str(b): b for b in range(1, 9)} | names
-    if weight not in widths or (activation and activation not in {"8", "fp32"}):
+    weight = names.get(match["weight"]) or int(match["weight"]) if match else 0
+    if match is None or (container and weight >= container):
         raise DataError(
             f"{text!r} is not a width; write 1 to 8, fp16 or fp32, with /8 or /fp32 behind it for activations"
         )
-    return Option(widths[weight], int(activation) if activation.isdigit() else None)
+    return Option(weight, 8 if match["activation"] == "8" else None, container or None)
 
 
 def _layer(fields: dict[str, Any]) -> Layer:

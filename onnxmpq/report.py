@@ -20,12 +20,13 @@ class LayerReport:
     name: str
     op: str
     params: int
-    weight_bits: int
+    weight_bits: int  # of its codes
     activation_bits: int | None
     stored_bytes: int
     sensitivity: float | None = None
     kernel: str | None = None  # the integer kernel the runtime really chose
     reason: str | None = None  # why it is not quantized, or not integer
+    container_bits: int | None = None  # that the file spends on a code, where that is more
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,11 @@ class Report:
     is_faster: bool | None  # than fp32 at some batch size; None where it was not timed
     provider: str
     processor: str
+    target: str
+    storage: str
     opset: int
+    onnxruntime: str  # the lowest version that loads the file
+    cpus: str  # on which the measured accuracy holds
     method: str
     evaluations: int  # of a changed network on all `sensitivity_samples`, that the method made
     sensitivity_samples: int

@@ -12,14 +12,21 @@ QUANTIZED_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Option:
-    """One choice for one layer: the stored width of its weight and the computed width of its input.
+    """One choice for one layer: the width of its weight's codes, of its input, and of what the file spends.
 
     `weight_bits` is 1 to 8, or 16 or 32 for a weight that stays in half or single precision.
-    `activation_bits` is None where the layer computes in floating point.
+    `activation_bits` is None where the layer computes in floating point. `container_bits` is the width of the
+    tensor that holds the codes where that is wider than they are, else None.
     """
 
     weight_bits: int
     activation_bits: int | None = None
+    container_bits: int | None = None
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits that the file spends on a weight."""
+        return self.container_bits or self.weight_bits
 
     @property
     def is_quantized(self) -> bool:
@@ -27,7 +34,8 @@ class Option:
 
     def __str__(self) -> str:
         weight = {FLOAT_BITS: "fp32", HALF_BITS: "fp16"}.get(self.weight_bits, str(self.weight_bits))
-        return weight if self.activation_bits is None else f"{weight}/{self.activation_bits}"
+        held = weight if self.container_bits is None else f"{weight}in{self.container_bits}"
+        return held if self.activation_bits is None else f"{held}/{self.activation_bits}"
 
 
 @dataclass(frozen=True, slots=True)

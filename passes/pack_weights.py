@@ -4,7 +4,9 @@ ONNX Runtime folds the unpacking when it makes a session, so a file pays for its
 
     8, 4, 2 bits       one INT8, INT4 or INT2 tensor a weight
     1, 3, 5, 6, 7      all weights of a width in one blob: UINT4 and UINT2 parts and one plane of single bits,
-                       shifted and joined in uint8 by one chain of nodes, then one Split and a Reshape a weight
+                       joined as sums of powers of two by one chain of nodes, then one Split and a Reshape a weight
+
+A weight may also be kept as one plain tensor under a DequantizeLinear, for runtimes that read it as it is.
 
 Codes in a blob count up from the lowest one and become signed by one Sub at the end, so that no step overflows:
 runtimes differ in what a shift or a cast does then (OpenVINO's left shift saturates).
@@ -26,8 +28,18 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxmpq.errors import ModelError
 from onnxmpq.passes.matching import graphs, read, redirect
 from onnxmpq.spec import HALF_BITS
-from onnxmpq.weights.bitpack import PARTS, Bytes, cut, offset_codes, pack_interleaved, pack_strided
+from onnxmpq.weights.bitpack import (
+    PARTS,
+    Bytes,
+    cut,
+    offset_codes,
+    pack_interleaved,
+    pack_strided,
+    packed_size,
+)
 from onnxmpq.weights.quantizer import Codes, Floats, QuantizedWeight, code_range
+
+Form = Literal["integer", "float", "plain"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +54,20 @@ class PackedLayer:
     """A weight to be stored as codes.
 
     `form` "integer" ends in a DequantizeLinear, which ONNX Runtime fuses with integer activations into
-    QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight.
+    QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight; "plain"
+    is a DequantizeLinear that reads the tensor of the codes itself.
+
+    `container_bits` (8, 4 or 2) is the width of that tensor where it is wider than the codes, which are then
+    stored in it one by one; "plain" needs a width that has a tensor.
     """
 
     weight: QuantizedWeight
-    form: Literal["integer", "float"]
+    form: Form
+    container_bits: int | None = None
+
+    @property
+    def stored_bits(self) -> int:
+        return self.container_bits or self.weight.bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +80,10 @@ class PackWeights:
     """Store the named initializers as `weights` says; their names become the outputs of the unpacking nodes.
 
     So every reader, in control-flow subgraphs too, finds the dequantized weight where the weight was.
-    Both forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
-    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8.
+    All forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
+    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8. `wide` computes in
+    UINT32 what else is computed in UINT8: OpenVINO does not fold shifts, products and masks of bytes, would
+    unpack at every run, and rounds where a shift drops bits.
 
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
     """
@@ -69,14 +92,15 @@ class PackWeights:
 
     weights: Mapping[str, PackedLayer | HalfWeight]
     native2: bool = True
+    wide: bool = False
 
     def __call__(self, graph: gs.Graph) -> bool:
         """Edit `graph` in place; True if it changed."""
         matches = self._matches(graph)
         packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
-        self._check_opset(graph, [layer.weight.bits for _, layer in packed])
-        writer = _Writer(_fresh_names(graph))
-        codes = _store_codes(writer, {c.name: layer.weight for c, layer in packed}, native2=self.native2)
+        self._check_opset(graph, [layer.stored_bits for _, layer in packed])
+        writer = _Writer(_fresh_names(graph), _WIDE if self.wide else _NARROW)
+        codes = _store_codes(writer, {c.name: layer for c, layer in packed}, native2=self.native2)
         for constant, layer in packed:
             weight = _dequantize(writer, constant, layer, codes[constant.name])
             redirect(constant.outputs, constant, weight)
@@ -96,12 +120,13 @@ class PackWeights:
                 refusals[name] = refusal
             elif isinstance(how, PackedLayer):
                 _check_fit(constant, how.weight)
+                _check_container(constant, how)
         for name, why in sorted(refusals.items()):
             _log.debug("%s: %s is left alone: %s", self.name, name, why)
         return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
 
     def _check_opset(self, graph: gs.Graph, bits: Sequence[int]) -> None:
-        needed = required_opset(bits, native2=self.native2)
+        needed = required_opset(bits, native2=self.native2, wide=self.wide)
         if graph.opset < needed:
             widths = ", ".join(map(str, sorted(set(bits))))
             raise ModelError(
@@ -109,21 +134,41 @@ class PackWeights:
             )
 
 
-def required_opset(bits: Iterable[int], native2: bool = True) -> int:
+def required_opset(bits: Iterable[int], native2: bool = True, wide: bool = False) -> int:
     """Lowest opset whose operators and tensor types unpack all these widths (16 and 32: left in float)."""
     opset = 6
     for width in bits:
         if width == 8:
             opset = max(opset, 13)  # DequantizeLinear along an axis
         elif width < 8:
-            opset = max(opset, *(_part_opset(part, native2) for part in PARTS.get(width, (width,))))
+            parts = PARTS.get(width, (width,))
+            opset = max(opset, *(_part_opset(part, native2=native2, wide=wide) for part in parts))
     return opset
 
 
-def _part_opset(part: int, native2: bool) -> int:
+def _part_opset(part: int, *, native2: bool, wide: bool) -> int:
     if part == 4:
         return 21  # INT4 and UINT4
-    return 25 if part == 2 and native2 else 18  # INT2 and UINT2; else BitwiseAnd
+    if part == 2 and native2:
+        return 25  # INT2 and UINT2
+    return 14 if wide else 18  # Sub of INT8; BitwiseAnd
+
+
+@dataclass(frozen=True, slots=True)
+class _Arithmetic:
+    """The integer type that unpacking computes in, and the operator that keeps the low bits of a number there."""
+
+    data_type: int
+    dtype: str
+    keep: str
+
+    def low(self, width: int) -> int:
+        """The operand with which `keep` leaves the low `width` bits."""
+        return (1 << width) - (self.keep == "BitwiseAnd")
+
+
+_NARROW = _Arithmetic(TensorProto.UINT8, "<u1", "BitwiseAnd")
+_WIDE = _Arithmetic(TensorProto.UINT32, "<u4", "Mod")
 
 
 @dataclass(slots=True)
@@ -131,6 +176,7 @@ class _Writer:
     """The nodes to be added, in order; equal constants are written once."""
 
     fresh: Iterator[str]
+    arithmetic: _Arithmetic
     nodes: list[Any] = field(default_factory=list)
     constants: dict[tuple[int, tuple[int, ...], bytes], Any] = field(default_factory=dict)
 
@@ -142,8 +188,21 @@ class _Writer:
             self.constants[key] = gs.Constant(proto.name, LazyValues(proto))
         return self.constants[key]
 
-    def byte(self, value: int) -> Any:
-        return self.constant(TensorProto.UINT8, (), bytes([value]))
+    def numbers(self, dims: Sequence[int], values: Iterable[int]) -> Any:
+        """A constant of the type that unpacking computes in."""
+        raw = np.array([*values], self.arithmetic.dtype).tobytes()
+        return self.constant(self.arithmetic.data_type, dims, raw)
+
+    def number(self, value: int) -> Any:
+        return self.numbers((), [value])
+
+    def compute_in(self, tensor: Any, data_type: int) -> Any:
+        """The tensor in the type that unpacking computes in; it is of `data_type`."""
+        wanted = self.arithmetic.data_type
+        return tensor if data_type == wanted else self.node("Cast", tensor, to=wanted)
+
+    def zeros(self, bits: int, count: int) -> Any:
+        return self.constant(_SIGNED[bits], (count,), bytes(packed_size(count, bits)))
 
     def integers(self, values: Sequence[int]) -> Any:
         return self.constant(TensorProto.INT64, (len(values),), np.array(values, "<i8").tobytes())
@@ -213,11 +272,22 @@ def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
         )
 
 
-def _store_codes(writer: _Writer, weights: Mapping[str, QuantizedWeight], *, native2: bool) -> dict[str, Any]:
+def _check_container(constant: Any, layer: PackedLayer) -> None:
+    stored = layer.stored_bits
+    if stored < layer.weight.bits or (
+        stored not in _SIGNED and (layer.container_bits or layer.form == "plain")
+    ):
+        raise ModelError(
+            f"weight {constant.name!r} has codes of {layer.weight.bits} bits, and there is no tensor of {stored} "
+            "bits that holds them one by one; tensors have 8, 4 or 2"
+        )
+
+
+def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], *, native2: bool) -> dict[str, Any]:
     """The int8, int4 or int2 tensor of each weight's codes, in the weight's shape."""
     tensors: dict[str, Any] = {}
-    for bits in sorted({weight.bits for weight in weights.values()}):
-        codes = {name: weight.codes for name, weight in weights.items() if weight.bits == bits}
+    for bits in sorted({layer.stored_bits for layer in layers.values()}):
+        codes = {name: layer.weight.codes for name, layer in layers.items() if layer.stored_bits == bits}
         if bits in _SIGNED and (bits != 2 or native2):
             for name, own in codes.items():
                 tensors[name] = writer.constant(_SIGNED[bits], own.shape, pack_interleaved(own, bits))
@@ -238,25 +308,24 @@ def _unpack_blob(writer: _Writer, bits: int, codes: Codes, native2: bool) -> Any
         if value is None:
             value = unpacked
         else:
-            above = writer.node("BitShift", value, writer.byte(width), direction="LEFT")
-            value = writer.node("BitwiseOr", above, unpacked)
+            above = writer.node("Mul", value, writer.number(1 << width))
+            value = writer.node("Add", above, unpacked)
     if bits == 1:  # the codes -1 and +1 are two apart
-        value = writer.node("BitShift", value, writer.byte(1), direction="LEFT")
+        value = writer.node("Mul", value, writer.number(2))
     lowest = writer.constant(TensorProto.INT8, (), bytes([1 << (bits - 1)]))
     return writer.node("Sub", writer.node("Cast", value, to=TensorProto.INT8), lowest)
 
 
 def _unpack_part(writer: _Writer, part: Bytes, width: int, native2: bool) -> Any:
-    """Flat UINT8 values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
+    """Flat values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
     if width == 4 or (width == 2 and native2):
         raw = pack_interleaved(part, width)
-        return writer.node("Cast", writer.constant(_UNSIGNED[width], part.shape, raw), to=TensorProto.UINT8)
-    raw, fields = pack_strided(part, width), 8 // width
-    shifts = writer.constant(TensorProto.UINT8, (fields, 1), bytes(range(0, 8, width)))
-    rows = writer.node(
-        "BitShift", writer.constant(TensorProto.UINT8, (len(raw),), raw), shifts, direction="RIGHT"
-    )
-    low = writer.node("BitwiseAnd", rows, writer.byte((1 << width) - 1))
+        return writer.compute_in(writer.constant(_UNSIGNED[width], part.shape, raw), _UNSIGNED[width])
+    raw, keep = pack_strided(part, width), writer.arithmetic.keep
+    stored = writer.compute_in(writer.constant(TensorProto.UINT8, (len(raw),), raw), TensorProto.UINT8)
+    shifts = writer.numbers((8 // width, 1), range(0, 8, width))
+    rows = writer.node("BitShift", stored, shifts, direction="RIGHT")
+    low = writer.node(keep, rows, writer.number(writer.arithmetic.low(width)))
     return writer.node("Reshape", low, writer.integers([-1]))
 
 
@@ -275,23 +344,39 @@ def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) 
     """Codes times scale, taken in float32, under the weight's name and in its type."""
     weight, name = layer.weight, constant.name
     axis = weight.axis % weight.codes.ndim
-    if layer.form == "integer":
-        if isinstance(codes, gs.Constant) and weight.bits < 8:
+    value = _scale_folded if layer.form == "float" else _scale_by_operator
+    if constant.dtype == np.float32:
+        return value(writer, constant, layer, codes, axis, name)
+    single = value(writer, constant, layer, codes, axis, None)
+    return writer.node("Cast", single, to=TensorProto.FLOAT16, output=name)
+
+
+def _scale_folded(
+    writer: _Writer, _constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
+) -> Any:
+    """Cast and Mul, which the runtime folds like any other nodes over constants."""
+    weight = layer.weight
+    scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
+    return writer.node("Mul", writer.node("Cast", codes, to=TensorProto.FLOAT), scales, output=name)
+
+
+def _scale_by_operator(
+    writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
+) -> Any:
+    """DequantizeLinear, which the runtime does not fold but fuses where there is an integer kernel."""
+    bits = layer.stored_bits
+    if layer.form == "integer" and bits < 8:
+        if isinstance(codes, gs.Constant):
             # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
             codes = writer.node("Cast", codes, to=TensorProto.INT8)
-        along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
-        # Integer kernels of matrices are found only where the zero points are written out, one a channel.
-        is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
-        channels = len(weight.scale)
-        zeros = [writer.constant(TensorProto.INT8, (channels,), bytes(channels))] if is_matrix else []
-        return writer.node(
-            "DequantizeLinear", codes, writer.floats(weight.scale), *zeros, output=name, **along
-        )
-    scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
-    values = writer.node("Cast", codes, to=TensorProto.FLOAT)
-    if constant.dtype == np.float32:
-        return writer.node("Mul", values, scales, output=name)
-    return writer.node("Cast", writer.node("Mul", values, scales), to=TensorProto.FLOAT16, output=name)
+        bits = 8
+    along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
+    # Integer kernels of matrices are found only where the zero points are written out, one a channel.
+    is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
+    zeros = [writer.zeros(bits, len(layer.weight.scale))] if is_matrix else []
+    return writer.node(
+        "DequantizeLinear", codes, writer.floats(layer.weight.scale), *zeros, output=name, **along
+    )
 
 
 def _store_half(writer: _Writer, constant: Any) -> Any:

@@ -169,3 +169,30 @@ def test_a_script_runs_on_the_projects_own_model(
     subprocess.run(command, check=True, cwd=tmp_path)
     text = output.read_text(encoding="utf-8")
     assert all(piece in text for piece in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ["resnet56", "mobilenetv2", "squeezenet"])
+def test_a_file_spends_what_its_plan_says(load: Any, name: str, activations: str) -> None:
+    if not load("machine").SHARED.is_dir():
+        pytest.skip("the shared models are not beside the repository")
+    (network,) = load("networks").networks([name])
+    module = load("bytes")
+    for average in module.AVERAGES:
+        found = module.spend(network, average, activations)
+        assert found.data <= 1.03 * found.planned, average
+        factor = 1.5 if activations == "fp32" else 2.5
+        assert found.rest <= factor * found.fp32_rest + 8_000, average
+
+
+@pytest.mark.parametrize("activations", ["fp32", "int8"])
+def test_the_demo_file_spends_what_its_plan_says(
+    load: Any, activations: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = load("networks")
+    monkeypatch.setattr(module, "SHARED", tmp_path)
+    digits = module._digits()["digits"]
+    found = load("bytes").spend(digits, 3.0, activations)
+    assert found.data_holds
+    assert found.rest_holds

@@ -8,7 +8,10 @@ from onnxmpq.errors import DataError
 from onnxmpq.plan import CostTable, Plan, Trajectory, parse_option
 from onnxmpq.spec import Option
 
-OPTIONS = st.builds(Option, st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16, 32]), st.sampled_from([None, 8]))
+ACTIVATIONS = st.sampled_from([None, 8])
+OPTIONS = st.builds(Option, st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16, 32]), ACTIVATIONS) | st.builds(
+    Option, st.integers(1, 3), ACTIVATIONS, st.sampled_from([4, 8])
+)
 COSTS = st.dictionaries(OPTIONS, st.floats(0, 1e30), min_size=1)
 
 
@@ -62,7 +65,7 @@ def test_other_files_are_no_plan(text: str) -> None:
         Plan.from_json(text)
 
 
-@pytest.mark.parametrize("text", ["0", "9", "4/7", "/8", "int8"])
+@pytest.mark.parametrize("text", ["0", "9", "4/7", "/8", "int8", "4in4", "8in4", "3in5", "fp16in8", "4in"])
 def test_other_words_are_no_option(text: str) -> None:
     with pytest.raises(DataError, match="is not a width"):
         parse_option(text)

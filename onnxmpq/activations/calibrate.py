@@ -33,6 +33,7 @@ def calibrate(
     dataset: Dataset,
     *,
     deviations: float = 3.0,
+    signed: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
     """The range of every tensor of `placement` over the samples of `dataset` that hold any values of it.
@@ -44,6 +45,7 @@ def calibrate(
     of the smallest less `deviations` standard deviations to the mean of the largest plus as many, but never
     beyond what was seen. A rare outlier then costs itself, and not the resolution of all others. Measured against
     min-max and against histograms clipped at a percentile or for the least squared error: as good as the best.
+    `signed` ranges are symmetric.
 
     Memory is that of one run, whatever the number of samples. `progress` hears (samples done, samples in all).
     Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model.
@@ -53,15 +55,17 @@ def calibrate(
     constants = {
         name: read(known[name]) for name in placement.tensors if isinstance(known[name], gs.Constant)
     }
-    ranges = {name: range_of(float(v.min()), float(v.max())) for name, v in constants.items()}
+    ends = {name: (float(v.min()), float(v.max())) for name, v in constants.items()}
     measured = tuple(name for name in placement.tensors if name not in constants)
     if measured:
         TapTensors(measured, _REDUCTIONS)(graph)
         session = runtime.session(export_model(graph, model), spin=False)
-        ends = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
-        seen = zip(measured, ends.T, strict=True)
-        ranges |= {name: range_of(*map(float, pair)) for name, pair in seen if np.isfinite(pair).all()}
-    return {name: ranges[name] for name in placement.tensors if name in ranges}
+        typical = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
+        seen = zip(measured, typical.T, strict=True)
+        ends |= {
+            name: (float(low), float(high)) for name, (low, high) in seen if np.isfinite([low, high]).all()
+        }
+    return {name: range_of(*ends[name], signed=signed) for name in placement.tensors if name in ends}
 
 
 def _extremes(

@@ -89,8 +89,8 @@ def place_activations(graph: gs.Graph, layers: Sequence[Layer], integer: Collect
     normalised and topologically sorted.
     """
     readers = _Readers(graph)
-    float_layers = _float_layers(graph, layers, integer)
-    weights = {layer.weight for layer in layers if layer.name not in float_layers}
+    left = float_layers(graph, layers, integer)
+    weights = {layer.weight for layer in layers if layer.name not in left}
     units = list(_units(graph, readers, weights))
     quantized = _quantized(units)
     kernels = [u for u in units if u.is_layer or quantized.issuperset(u.inputs + u.outputs)]
@@ -101,8 +101,8 @@ def place_activations(graph: gs.Graph, layers: Sequence[Layer], integer: Collect
         float_sources=_float_sources(kernels, tensors),
         split_biases=frozenset(_split_biases(kernels, quantized)),
         float_ops=_float_ops(graph, kernels, quantized),
-        integer_layers=tuple(layer.name for layer in layers if layer.name not in float_layers),
-        float_layers=float_layers,
+        integer_layers=tuple(layer.name for layer in layers if layer.name not in left),
+        float_layers=left,
     )
 
 
@@ -124,7 +124,8 @@ class _Readers:
         return tensor.outputs[0]
 
 
-def _float_layers(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str]) -> dict[str, str]:
+def float_layers(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str]) -> dict[str, str]:
+    """Why a layer computes in float, by name; layers that can be integer are not listed."""
     nodes: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
         for tensor in node.inputs[:2]:

@@ -19,7 +19,7 @@ def stored_bytes(layer: Layer, option: Option) -> int:
     """Bytes of a layer's codes and scales, or of its weight where it stays in float, and of its place in another."""
     scales = 4 * layer.channels if option.is_quantized else 0
     places = len(layer.part) * (1 if max(layer.part, default=0) < 256 else 2)
-    return math.ceil(layer.params * option.weight_bits / 8) + scales + places
+    return math.ceil(layer.params * option.stored_bits / 8) + scales + places
 
 
 def bops(layer: Layer, option: Option) -> float:
@@ -30,7 +30,7 @@ def bops(layer: Layer, option: Option) -> float:
 def average_bits(layers: Sequence[Layer], plan: Plan) -> float:
     """Mean stored bits a weight over all layers."""
     params = sum(layer.params for layer in layers)
-    return sum(layer.params * plan[layer.name].weight_bits for layer in layers) / params
+    return sum(layer.params * plan[layer.name].stored_bits for layer in layers) / params
 
 
 def weight_bytes(layers: Sequence[Layer], plan: Plan) -> int:
@@ -49,7 +49,7 @@ def constraint(
     if budget.kind in MEASURED:
         return None
     if budget.kind is Kind.BITS:
-        use = [[layer.params / params * o.weight_bits for o in options[layer.name]] for layer in layers]
+        use = [[layer.params / params * o.stored_bits for o in options[layer.name]] for layer in layers]
     elif budget.kind is Kind.RATIO:
         use = [[stored_bytes(layer, o) / (4 * params) for o in options[layer.name]] for layer in layers]
     elif budget.kind is Kind.BOPS:

@@ -30,6 +30,8 @@ class Keep:
             option = parse_option(width)
         except DataError as error:
             raise OptionError(f"--keep {text!r}: {error}") from error
+        if option.container_bits is not None:
+            raise OptionError(f"--keep {text!r} names a container; --storage decides what holds the codes")
         if not pattern:
             raise OptionError(f"--keep {text!r} was not understood; write GLOB=BITS, for example 'head/*=8'")
         return cls(pattern, option, width.endswith("/fp32"))

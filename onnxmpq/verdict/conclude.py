@@ -19,12 +19,13 @@ from onnxmpq.budget import Budget, Kind
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import VerifyError
 from onnxmpq.evidence import Evidence
-from onnxmpq.model.modelfile import opset_version
+from onnxmpq.model.requirements import requirements
 from onnxmpq.observer import Stages
 from onnxmpq.plan import CostTable, Plan, Sensitivity
 from onnxmpq.prepare import Prepared
 from onnxmpq.report import BudgetReport, LayerReport, Report, SearchReport
 from onnxmpq.spec import Layer, Option
+from onnxmpq.target import ISAS, Target
 from onnxmpq.verdict.kernels import integer_kernels
 from onnxmpq.verdict.latency import Latency, measure_latency
 from onnxmpq.verdict.machine import processor
@@ -47,6 +48,7 @@ class Compiled:
     prepared: Prepared
     placement: Placement
     plan: Plan
+    target: Target
     costs: Sensitivity
     evidence: Evidence
     written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
@@ -80,11 +82,12 @@ def report_on(
     kernels: Mapping[str, str] | None = None
     written = onnx.load(compiled.file)
     if verify:
-        session = verify_file(compiled.file, written, prepared, plan, candidates, runtime)
+        session = verify_file(compiled.file, written, prepared, plan, candidates, compiled.target, runtime)
         scores = _scores(compiled, reference, session)
         latency = _latencies(compiled, reference, session)
         kernels = _kernels(compiled, written, runtime)
     size = compiled.file.stat().st_size
+    needed = requirements(written, compiled.target)
     return Report(
         model=str(compiled.source),
         output=str(compiled.destination),
@@ -101,7 +104,11 @@ def report_on(
         is_faster=any(times.speedup >= _LEAST_SPEEDUP for times in latency) if latency else None,
         provider=runtime.provider,
         processor=processor(),
-        opset=opset_version(written),
+        target=compiled.target.name,
+        storage=compiled.target.stored_as,
+        opset=needed.opset,
+        onnxruntime=needed.onnxruntime,
+        cpus=_cpus(compiled),
         method=compiled.costs.method,
         evaluations=compiled.costs.evaluations,
         sensitivity_samples=compiled.costs.samples,
@@ -152,6 +159,18 @@ def _kernels(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime) -> 
         return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
 
 
+def _cpus(compiled: Compiled) -> str:
+    """On which CPUs the accuracy that was measured here holds."""
+    plan = compiled.plan.options.values()
+    full = sum(o.activation_bits is not None and o.weight_bits > ISAS["any"] for o in plan)
+    if not full or compiled.target.signed_activations:
+        return "any"
+    return (
+        f"those with VNNI, and ARM: on x86 without it the sums of {full} layers with 8-bit codes saturate; "
+        "leave --isa vnni out for a file that is right everywhere"
+    )
+
+
 def _budget(
     budget: Budget,
     compiled: Compiled,
@@ -186,6 +205,7 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
         sensitivity=_cost(compiled.costs, layer, option),
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),
+        container_bits=option.container_bits,
     )
 
 

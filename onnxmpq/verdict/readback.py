@@ -28,7 +28,9 @@ _STORED_BITS: dict[int, int] = {
     TensorProto.UINT8: 8, TensorProto.UINT4: 4, TensorProto.UINT2: 2,
 }  # fmt: skip
 _SIGNED = (TensorProto.INT8, TensorProto.INT4, TensorProto.INT2)
-_INTEGER_CASTS: dict[int, type[np.integer[Any]]] = {TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8}
+_INTEGER_CASTS: dict[int, type[np.integer[Any]]] = {
+    TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8, TensorProto.UINT32: np.uint32,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ class StoredWeight:
 def read_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
     """Every weight of the main graph that is stored as codes of 1 to 8 bits, by the name its readers use.
 
-    Both forms of PackWeights are read: DequantizeLinear along an axis (without a zero point, or with zeros), and
-    Cast, Mul and perhaps a Cast to FLOAT16. What is left in float is not listed. External data must be loaded.
+    All forms of PackWeights are read: DequantizeLinear along an axis (without a zero point, or with zeros), or Cast
+    and Mul, and perhaps a Cast to FLOAT16 behind. What is left in float is not listed. External data must be loaded.
 
     Raises VerifyError when a tensor's bytes do not fit its shape.
     """
@@ -134,7 +136,7 @@ def _cast(_reader: _Reader, node: NodeProto, value: _Value, _name: str) -> _Valu
 
 def _join(reader: _Reader, node: NodeProto, value: _Value, _name: str) -> _Value | None:
     other = reader.value(node.input[1])
-    return other and _Value(value.array | other.array, value.bits + other.bits)
+    return other and _Value(value.array + other.array, value.bits + other.bits)
 
 
 def _split(reader: _Reader, node: NodeProto, value: _Value, name: str) -> _Value | None:
@@ -158,19 +160,17 @@ def _with_constant(compute: Callable[[NodeProto, Array, Array], Array]) -> _Oper
     return apply
 
 
-def _shift(node: NodeProto, array: Array, amount: Array) -> Array:
-    return array << amount if _attribute(node, "direction") == b"LEFT" else array >> amount
-
-
 def _reshape(_node: NodeProto, array: Array, shape: Array) -> Array:
     return array.reshape([size or array.shape[i] for i, size in enumerate(shape.tolist())])  # 0 copies a size
 
 
 _OPERATORS: dict[str, _Operator] = {
-    "BitShift": _with_constant(_shift),
+    "Add": _join,
+    "BitShift": _with_constant(lambda _, array, amount: array >> amount),
     "BitwiseAnd": _with_constant(lambda _, array, mask: array & mask),
-    "BitwiseOr": _join,
     "Cast": _cast,
+    "Mod": _with_constant(lambda _, array, modulus: array % modulus),
+    "Mul": _with_constant(lambda _, array, factor: array * factor),
     "Reshape": _with_constant(_reshape),
     "Split": _split,
     "Sub": _with_constant(lambda _, array, lowest: array - lowest),
@@ -186,7 +186,7 @@ def _read_integer(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] 
     if value is None or scale is None or zero_point is None or np.any(zero_point):
         return None
     axis = _attribute(node, "axis", 1) % max(value.array.ndim, 1)
-    return _stored_weight(node.output[0], value, scale, axis)
+    return _stored_weight(reader.weight_name(node.output[0]), value, scale, axis)
 
 
 def _read_float(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:

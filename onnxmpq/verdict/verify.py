@@ -13,7 +13,9 @@ from onnxmpq.errors import EngineError, VerifyError
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import Prepared
 from onnxmpq.spec import HALF_BITS
+from onnxmpq.target import Target
 from onnxmpq.verdict.readback import read_halves, read_weights
+from onnxmpq.verdict.rules import broken_rules
 from onnxmpq.weights.candidates import Candidates
 
 
@@ -23,9 +25,10 @@ def verify_file(
     prepared: Prepared,
     plan: Plan,
     candidates: Candidates,
+    target: Target,
     runtime: Runtime,
 ) -> Session:
-    """Check the file with onnx.checker, load and run it, and compare its codes with the plan's.
+    """Check the file with onnx.checker and by its target's rules, load and run it, compare its codes with the plan's.
 
     `model` is what was read back from `path`; the runtime reads the file itself.
 
@@ -40,6 +43,7 @@ def verify_file(
     except EngineError as error:
         raise VerifyError(f"the written file does not run: {error}") from error
     _check_outputs(outputs, runtime.session(prepared.original).run(prepared.sample))
+    _check_rules(model, prepared, target)
     return session
 
 
@@ -72,7 +76,8 @@ def _check_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
 def _check_weights(model: onnx.ModelProto, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:
     stored, halves = read_weights(model), read_halves(model)
     for layer in prepared.layers:
-        bits = plan[layer.name].weight_bits
+        option = plan[layer.name]
+        bits = option.stored_bits
         if layer.reason is not None or bits == layer.float_bits:
             continue
         found = stored.get(layer.weight)
@@ -80,9 +85,17 @@ def _check_weights(model: onnx.ModelProto, prepared: Prepared, plan: Plan, candi
         if held != bits:
             raise VerifyError(f"layer {layer.name!r} was to be stored at {bits} bits; the file holds {held}")
         if found is not None:
-            wanted = candidates.quantized(layer, bits)
+            wanted = candidates.quantized(layer, option.weight_bits)
             if not (np.array_equal(found.codes, wanted.codes) and np.array_equal(found.scale, wanted.scale)):
                 raise VerifyError(f"the codes of layer {layer.name!r} in the file are not the plan's")
+
+
+def _check_rules(model: onnx.ModelProto, prepared: Prepared, target: Target) -> None:
+    """The target's rules must hold, but for what the model broke before."""
+    before = set(broken_rules(prepared.model, target))
+    broken = [fault for fault in broken_rules(model, target) if fault not in before]
+    if broken:
+        raise VerifyError(f"the written file breaks the rules of target {target.name}: {broken[0]}")
 
 
 def _check_outputs(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> None:

@@ -50,3 +50,9 @@ def test_rounding_is_the_runtimes_own(low: float, high: float, seed: int) -> Non
     )  # fmt: skip
     expected = Runtime("cpu", 1).session(model, optimize=False).run({"x": values})["y"]
     np.testing.assert_array_equal(rounded(values, activation), expected)
+
+
+def test_signed_ranges_are_symmetric() -> None:
+    assert range_of(-1, 2.54, signed=True) == ActivationRange(float(np.float32(0.02)), 0, signed=True)
+    assert range_of(-2.54, 1, signed=True) == range_of(-1, 2.54, signed=True)
+    assert range_of(0, 0, signed=True) == ActivationRange(1.0, 0, signed=True)

@@ -95,3 +95,8 @@ def test_widths_of_16_and_32_let_a_layer_compute_in_float() -> None:
     assert options["head"] == (Option(4, 8),)
     half = layer("half", float_bits=16)
     assert options_of((half,), (4, 16, 32), None, ())["half"] == (Option(4), Option(16))
+
+
+def test_a_container_is_not_the_users_to_name() -> None:
+    with pytest.raises(OptionError, match="--storage decides"):
+        Keep.parse("stem=4in8")

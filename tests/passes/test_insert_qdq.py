@@ -128,3 +128,12 @@ def test_values_in_range_move_by_half_a_step_at_most(low: float, high: float) ->
     inside = (values >= low) & (values <= high)
     error = np.abs(-run(lowered, feeds)["y"] - values)[inside]
     assert (error <= activation.scale * 0.5 + 1e-5).all()
+
+
+def test_signed_ranges_are_int8() -> None:
+    lowered = check_pass(InsertQdq({"a": range_of(-1, 2, signed=True)}), CHAIN, kind="lowering")
+    zero_points = {t.name: t for t in lowered.graph.initializer}
+    (node,) = (n for n in lowered.graph.node if n.op_type == "QuantizeLinear")
+    value = onnx.numpy_helper.to_array(zero_points[node.input[2]])
+    assert value.dtype == np.int8
+    assert value.item() == 0

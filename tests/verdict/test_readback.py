@@ -82,7 +82,7 @@ def test_stored_bytes_are_the_bytes_in_the_file(bits: int, native2: bool) -> Non
     scales = [4 * 16] * 5
     assert sum(found.stored_bytes for found in read_weights(model).values()) == 5 * 16 * 9 * bits // 8
     codes = [t for t in model.graph.initializer if t.data_type not in {TensorProto.FLOAT, TensorProto.INT64}]
-    assert sum(len(t.raw_data) for t in codes) <= 5 * 16 * 9 * bits // 8 + 16, (large, scales)
+    assert sum(len(t.raw_data) for t in codes) <= 5 * 16 * 9 * bits // 8 + 24, (large, scales)
 
 
 def test_bits_are_what_the_file_spends_not_what_the_codes_need() -> None:

@@ -15,6 +15,7 @@ from onnxmpq.passes.pack_weights import PackedLayer, PackWeights
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import Prepared, prepare
 from onnxmpq.spec import Option
+from onnxmpq.target import TARGETS
 from onnxmpq.testing import model_of
 from onnxmpq.verdict.verify import verify_file
 from onnxmpq.weights.candidates import Candidates
@@ -51,7 +52,7 @@ def check(prepared: Prepared, candidates: Candidates, tmp_path: Path) -> Check:
     def verify(model: onnx.ModelProto) -> None:
         onnx.save(model, tmp_path / "m.onnx")
         path = tmp_path / "m.onnx"
-        verify_file(path, onnx.load(path), prepared, PLAN, candidates, RUNTIME)
+        verify_file(path, onnx.load(path), prepared, PLAN, candidates, TARGETS["ort-cpu"], RUNTIME)
 
     return verify
 

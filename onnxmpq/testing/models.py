@@ -1,0 +1,71 @@
+"""Small models for tests, and how to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from onnxmpq.engine import Array, Runtime
+
+Kind = Literal["preserving", "exposing", "lowering"]
+RUNTIME = Runtime("cpu", threads=1)
+_HEADER = '<ir_version: 8, opset_import: ["": 17]> '
+
+
+def model_of(text: str, /, **constants: Array) -> onnx.ModelProto:
+    """A model from ONNX text, with arrays for the tensors that the text leaves open.
+
+    A text without a header of its own (`<ir_version: ...>`) is a graph of opset 17.
+
+    >>> model = model_of("g (float[1, 2] x) => (float[1, 3] y) { y = MatMul (x, w) }", w=np.ones((2, 3), np.float32))
+    >>> model.graph.initializer[0].name
+    'w'
+    """
+    model = onnx.parser.parse_model(text if text.startswith("<") else _HEADER + text)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, name) for name, v in constants.items())
+    return model
+
+
+def random_feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
+    """Standard normal values for every input (0 or 1 for integers and booleans), free dimensions of size 1."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for spec in RUNTIME.session(model, optimize=False).inputs:
+        shape = [size or 1 for size in spec.shape]
+        values = rng.standard_normal(shape) if spec.dtype.kind == "f" else rng.integers(0, 2, shape)
+        feeds[spec.name] = np.asarray(values).astype(spec.dtype)
+    return feeds
+
+
+def run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of a model as it is written: on the CPU, one thread, no optimisation."""
+    return RUNTIME.session(model, optimize=False).run(feeds)
+
+
+def check(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def check_interface(before: onnx.GraphProto, after: onnx.GraphProto, kind: Kind) -> None:
+    kept = len(before.output) if kind == "exposing" else len(after.output)
+    for what, old, new in (
+        ("inputs", before.input, after.input),
+        ("outputs", before.output, after.output[:kept]),
+    ):
+        same = [_described(value) for value in old] == [_described(value) for value in new]
+        check(
+            same,
+            f"graph {what} changed from {[v.name for v in old]} to {[v.name for v in new]}, or their types did",
+        )
+
+
+def _described(value: onnx.ValueInfoProto) -> tuple[str, bytes]:
+    return value.name, value.type.SerializeToString(deterministic=True)

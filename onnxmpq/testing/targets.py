@@ -1,0 +1,139 @@
+"""The battery for targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+
+from onnxmpq.activations.calibrate import calibrate
+from onnxmpq.activations.policies import POLICIES
+from onnxmpq.data import InputSpec, synthetic_data
+from onnxmpq.engine import Array
+from onnxmpq.lower import Activations, lower
+from onnxmpq.metrics import signal_to_noise
+from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.requirements import described
+from onnxmpq.plan import Plan
+from onnxmpq.prepare import Prepared, prepare
+from onnxmpq.spec import QUANTIZED_BITS, Option
+from onnxmpq.target import Target
+from onnxmpq.testing.models import RUNTIME, check, check_interface, model_of, run, serialized
+from onnxmpq.verdict.readback import read_weights
+from onnxmpq.verdict.rules import broken_rules
+from onnxmpq.weights.candidates import Candidates
+
+_PLAIN = Target("plain", "INT8 under DequantizeLinear", ("int8",), folds=False)
+
+Runs = Callable[[onnx.ModelProto, Mapping[str, Array]], Mapping[str, Array]]
+
+
+def check_target(
+    target: Target, model: onnx.ModelProto | None = None, runs: Runs | None = None, *, decibels: float = 100.0
+) -> None:
+    """Lower a model for a target in every storage, at every width, with float and with int8 activations; check each.
+
+    Checked: the files are valid ONNX, keep the rules that the target's fields state (`broken_rules`), hold the
+    plan's codes at the bits that the plan counts, say what they need, and come out the same twice. They run in
+    ONNX Runtime, or wherever `runs` (model, feeds -> outputs) runs them, and their outputs agree to `decibels`
+    with those of INT8 codes under plain DequantizeLinear in ONNX Runtime, its optimisations off.
+
+    `model` is a float model without free dimensions but the batch (default: a small one with a residual sum,
+    a depthwise and a grouped convolution, a pool and a Gemm). Raises AssertionError that names what does not hold.
+    """
+    for storage in target.storages:
+        stored = target.storing(storage)
+        for integer in (False, True):
+            lowerer = _Lowerer.of(model or _target_model(), stored, integer=integer)
+            for bits in QUANTIZED_BITS:
+                what = f"{target.name}, {storage}, {bits} bits, {'int8' if integer else 'fp32'} activations"
+                try:
+                    lowerer.check(bits, runs or run, decibels)
+                except Exception as error:
+                    raise AssertionError(f"{what}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Lowerer:
+    """A prepared model, its Q/DQ pairs and candidates, ready to be lowered for a target at any width."""
+
+    target: Target
+    prepared: Prepared
+    activations: Activations
+    candidates: Candidates
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, target: Target, *, integer: bool) -> _Lowerer:
+        inputs = [InputSpec(i.name, i.dtype, i.shape) for i in RUNTIME.session(model).inputs]
+        data = synthetic_data(inputs, samples=4, seed=0)
+        sample = next(iter(data.batches(1))).feeds
+        prepared = prepare(RUNTIME, model, sample, integer=integer, batchable=False)
+        asked = [layer.name for layer in prepared.layers] if integer else []
+        placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
+        signed = target.signed_activations
+        ranges = calibrate(RUNTIME, prepared.model, placement, data, signed=signed) if integer else {}
+        return cls(target, prepared, Activations(placement, ranges), Candidates(prepared.model, "nearest"))
+
+    def check(self, bits: int, runs: Runs, decibels: float) -> None:
+        plan = self._plan(bits)
+        written = self._lowered(plan, self.target)
+        onnx.checker.check_model(written, full_check=True)
+        check(
+            serialized(self._lowered(plan, self.target)) == serialized(written),
+            "two files of one plan differ",
+        )
+        check(not (faults := broken_rules(written, self.target)), "; ".join(faults))
+        self._check_weights(plan, written)
+        needed = described(written)
+        check(needed is not None and needed.target == self.target.name, "it does not say its target")
+        check_interface(self.prepared.original.graph, written.graph, "lowering")
+        expected = run(self._lowered(plan, _PLAIN), self.prepared.sample)
+        for name, value in runs(written, self.prepared.sample).items():
+            ratio = signal_to_noise(expected[name], np.asarray(value))
+            check(ratio >= decibels, f"output {name} agrees to {ratio:.1f} dB, wanted {decibels:.1f}")
+
+    def _plan(self, bits: int) -> Plan:
+        integer = self.activations.placement.integer_layers
+        options = {la.name: Option(bits, 8 if la.name in integer else None) for la in self.prepared.layers}
+        return Plan({name: self.target.hold(o, beside_integers=bool(integer)) for name, o in options.items()})
+
+    def _lowered(self, plan: Plan, target: Target) -> onnx.ModelProto:
+        if target is _PLAIN:  # the same codes, each in a byte
+            plan = Plan({n: dataclasses.replace(o, container_bits=8) for n, o in plan.options.items()})
+        return lower(self.prepared, plan, self.candidates, self.activations, target)
+
+    def _check_weights(self, plan: Plan, written: onnx.ModelProto) -> None:
+        stored = read_weights(written)
+        for layer in self.prepared.layers:
+            option, found = plan[layer.name], stored.get(layer.weight)
+            check(found is not None, f"layer {layer.name} holds no codes")
+            if found is not None:
+                wanted = self.candidates.quantized(layer, option.weight_bits)
+                check(np.array_equal(found.codes, wanted.codes), f"the codes of {layer.name} are others")
+                what = f"{layer.name} spends {found.bits} bits a weight, the plan counts {option.stored_bits}"
+                check(found.bits == option.stored_bits, what)
+
+
+def _target_model() -> onnx.ModelProto:
+    """Convolutions (plain, depthwise, grouped, 1x1), a residual sum, a pool and a Gemm, with odd counts."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "stem": (8, 3, 3, 3), "depthwise": (8, 1, 3, 3), "grouped": (8, 4, 3, 3), "narrow": (5, 8, 1, 1), "head": (7, 5),
+    }  # fmt: skip
+    weights = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    biases = {f"{n}_bias": rng.normal(0, 0.1, len(w)).astype(np.float32) for n, w in weights.items()}
+    return model_of(
+        """g (float[N, 3, 9, 9] x) => (float[N, 7] y) {
+            a = Conv <pads = [1, 1, 1, 1]> (x, stem, stem_bias)        b = Relu (a)
+            c = Conv <pads = [1, 1, 1, 1], group = 8> (b, depthwise, depthwise_bias)  d = Relu (c)
+            e = Conv <pads = [1, 1, 1, 1], group = 2> (d, grouped, grouped_bias)      f = Add (e, b)
+            g1 = Relu (f)
+            h = Conv (g1, narrow, narrow_bias)  i = Relu (h)
+            j = GlobalAveragePool (i)  k = Flatten (j)
+            y = Gemm <transB = 1> (k, head, head_bias)
+        }""",
+        **weights,
+        **biases,
+    )
