@@ -119,7 +119,7 @@ def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeigh
         axis = _channel_axis(layer, name, stored.codes.ndim)
         if layer.op_type in _LAYERS and axis is not None and axis != stored.axis:
             yield f"has scales along axis {stored.axis}, wanted {axis}, that of the output channels"
-    if _is_integer(graph, name):
+    if maker.op_type == "DequantizeLinear" and _is_integer(graph, name):  # Cast and Mul stay in float
         low, high = -(1 << (target.code_bits - 1)), (1 << (target.code_bits - 1)) - 1
         if stored.codes.min(initial=0) < low or stored.codes.max(initial=0) > high:
             yield f"has codes beyond {low} to {high} beside quantized activations"

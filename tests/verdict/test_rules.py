@@ -148,3 +148,15 @@ def test_a_compile_does_not_leave_a_file_that_breaks_a_rule(
             DIGITS, ["4bit-avg"], samples=8, rounding="nearest", method="size", output=tmp_path / "m.onnx"
         )
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_float_layer_between_integer_ones_may_use_all_its_bits(tmp_path: Path) -> None:
+    for target in ("ort-cpu", "portable"):
+        report = onnxmpq.compile_model(
+            DIGITS, ["8bit-avg"], target=target, bits=(8,), keep=["stage2/fire/*=8/fp32"], samples=8, activations="int8",
+            rounding="nearest", method="size", output=tmp_path / f"{target}.onnx",
+        )  # fmt: skip
+        kept = {la.weight_bits for la in report.layers if la.activation_bits is None}
+        assert kept == (
+            {8} if target == "ort-cpu" else {7}
+        )  # a plain file does not tell it from an integer layer
