@@ -115,7 +115,7 @@ def test_a_budget_that_decides_alone_measures_nothing(small: Compile) -> None:
 
 def test_a_file_budget_that_holds_the_widest_plan_measures_nothing(small: Compile) -> None:
     report = small("200kB", activations="int8", rounding="compensated")
-    assert set(widths(report).values()) == {8}
+    assert set(widths(report).values()) == {7}  # codes that every CPU sums exactly
     assert any("sensitivity is not measured" in note for note in report.notes)
     edge = small(f"{report.file_bytes}B", activations="int8", rounding="compensated")
     assert edge.file_bytes == report.file_bytes
@@ -126,7 +126,7 @@ def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path
     with pytest.raises(InfeasibleError, match="the smallest this model gets is 4bit-avg"):
         small("3bit-avg")
     with pytest.raises(
-        InfeasibleError, match=r"gets is 6\.\d+bit-avg; without --keep 'stage3/\*=8' it is 4bit-avg"
+        InfeasibleError, match=r"gets is 5\.6\d*bit-avg; without --keep 'stage3/\*=8' it is 4bit-avg"
     ):
         small("5bit-avg", keep=["stage3/*=8"])
     with pytest.raises(InfeasibleError, match=r"gets is [\d.]+x; with 1 among --bits it is 2\d\.\d+x$"):
@@ -595,7 +595,7 @@ def test_budgets_count_what_the_file_holds(small: Compile, storage: str) -> None
     assert {layer.container_bits for layer in report.layers} == {8 if storage == "int8" else None}
     assert report.average_weight_bits == container
     assert stored_widths(report.output) == [container] * len(report.layers)
-    with pytest.raises(InfeasibleError, match=f"the least possible is {container}"):
+    with pytest.raises(InfeasibleError, match=f"the smallest this model gets is {container}bit-avg"):
         small("3bit-avg", bits=(3,), storage=storage)
 
 
