@@ -32,10 +32,12 @@ from onnxmpq.spec import Layer
 from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.gram import Doubles, channel_major, columns, enough, has_moments, step
+from onnxmpq.weights.gram import Doubles, channel_major, columns, has_moments, step
 from onnxmpq.weights.quantizer import Floats, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 
+_WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
+_LEAST = 96  # samples, however many windows they hold
 _DAMPING = 0.01  # of the mean diagonal
 _TARGET = "settle/target"
 
@@ -89,9 +91,9 @@ class Settler:
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at least so many `samples`, more where they hold few windows.
+        A layer sees at most so many `samples`, but for one that has a window a sample.
         """
-        self._least = samples  # windows of few images are too much alike to learn from
+        self._most = samples
         self._runtime, self._traced, self._data, self._batch_size = runtime, traced, data, batch_size
         self._float = model
         self._quantized = onnx.ModelProto()
@@ -144,8 +146,13 @@ class Settler:
         return _checked(layer, *total)
 
     def _samples(self, layer: Layer) -> Dataset:
-        """As many samples as hold enough windows."""
-        wanted = max(self._least, math.ceil(enough(layer) / max(1, math.prod(layer.positions))))
+        """As many samples as hold enough windows, within what the effort allows."""
+        windows = _WINDOWS_A_COLUMN * columns(layer)
+        wanted = max(_LEAST, math.ceil(windows / max(1, math.prod(layer.positions))))
+        if not layer.positions:  # one window a sample: all of them are few
+            wanted = self._data.count
+        elif wanted > self._most:
+            wanted = self._most
         return self._data if wanted >= self._data.count else self._data.split(wanted / self._data.count, 0)[1]
 
     def _tapped(self, layer: Layer, aim: Aim, samples: int) -> onnx.ModelProto:
