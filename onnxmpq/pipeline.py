@@ -431,7 +431,7 @@ def searched(
     joint = Joint(
         runtime, prepared.model, simulate(prepared, plan, quantized), prepared.metric, prepared.batch_size
     )
-    halves = held.split(0.5, 0) if held.count > 1 else (held, held)
+    halves = held.remembered().split(0.5, 0) if held.divides else (held, held)
     most = weight_bytes(prepared.layers, plan)
 
     def losses(some: Plan) -> tuple[float, float]:
@@ -497,7 +497,7 @@ def divide(data: Dataset, budgets: Sequence[Budget], level: Effort, seed: int) -
     """Who sees which samples; a budget on loss is judged on samples of its own, and few samples serve all uses."""
     judged = any(b.kind is Kind.DROP for b in budgets)
     rounding, selection = data.split(SELECTION, seed) if judged else (data, data)
-    if rounding.count <= level.sensitivity:
+    if rounding.count <= level.sensitivity or not rounding.divides:
         return Shares(rounding, rounding, rounding, selection)
     held, sensitivity = rounding.split(level.sensitivity / rounding.count, seed)
     return Shares(rounding, sensitivity, held if held.count >= LEAST_HELD else rounding, selection)

@@ -17,6 +17,7 @@ from onnxmpq.data.callables import open_callable
 from onnxmpq.data.images import open_images
 from onnxmpq.data.npz import open_npz
 from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.data.remember import remembered
 from onnxmpq.data.samples import (
     LABELS,
     Array,
@@ -104,16 +105,25 @@ class Dataset:
         """The samples at these indices of this dataset, each once, in the order of the source."""
         return _choose(self.source, np.unique(self.positions[list(indices)]))
 
+    @property
+    def divides(self) -> bool:
+        """True where there are samples enough to split them."""
+        return self.count >= 2 * (self.source.step or 1)
+
     def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
         """(kept, held out): disjoint random parts; `held_out`, in (0, 1), is the share of the second."""
         if not 0 < held_out < 1:
             raise OptionError(f"a share of {held_out} was to be held out; wanted more than 0 and less than 1")
         step = self.source.step or 1
-        if self.count < 2 * step:
+        if not self.divides:
             raise DataError(f"{self.description} cannot be split in two; wanted {2 * step} or more")
         held = min(max(round(self.count * held_out / step), 1) * step, self.count - step)
         order = np.random.default_rng(seed).permutation(self.count).tolist()
         return self.take(order[held:]), self.take(order[:held])
+
+    def remembered(self) -> Dataset:
+        """The same samples, for several passes: decoded once, as many as fit a bound of memory."""
+        return Dataset(remembered(self.source), self.positions)
 
     def _samples(self) -> Iterator[Sample]:
         """The samples in order, each a copy that fits the graph inputs."""
@@ -156,7 +166,7 @@ def synthetic_data(inputs: Sequence[InputSpec], *, samples: int, seed: int) -> D
 
     Raises DataError for an input that is no number, or that has free dimensions besides the first.
     """
-    source = open_noise(inputs, samples, seed)
+    source = remembered(open_noise(inputs, samples, seed))
     return _choose(source, np.arange(source.count))
 
 

@@ -93,8 +93,8 @@ class Settler:
 
         A layer sees at most so many `samples`, but for one that has a window a sample.
         """
-        self._most = samples
-        self._runtime, self._traced, self._data, self._batch_size = runtime, traced, data, batch_size
+        self._runtime, self._traced, self._batch_size = runtime, traced, batch_size
+        self._all, self._some = data, _part(data, samples).remembered()
         self._float = model
         self._quantized = onnx.ModelProto()
         self._quantized.CopyFrom(quantized)
@@ -146,14 +146,11 @@ class Settler:
         return _checked(layer, *total)
 
     def _samples(self, layer: Layer) -> Dataset:
-        """As many samples as hold enough windows, within what the effort allows."""
+        """As many samples as hold enough windows, within what the effort allows; all where each holds one window."""
+        if not layer.positions:
+            return self._all
         windows = _WINDOWS_A_COLUMN * columns(layer)
-        wanted = max(_LEAST, math.ceil(windows / max(1, math.prod(layer.positions))))
-        if not layer.positions:  # one window a sample: all of them are few
-            wanted = self._data.count
-        elif wanted > self._most:
-            wanted = self._most
-        return self._data if wanted >= self._data.count else self._data.split(wanted / self._data.count, 0)[1]
+        return _part(self._some, max(_LEAST, math.ceil(windows / math.prod(layer.positions))))
 
     def _tapped(self, layer: Layer, aim: Aim, samples: int) -> onnx.ModelProto:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
@@ -174,6 +171,11 @@ class Settler:
 
     def _loaded(self, model: onnx.ModelProto) -> Session:
         return self._runtime.session(model, spin=False)
+
+
+def _part(data: Dataset, count: int) -> Dataset:
+    """So many of the samples at random, always the same; all where there are no more."""
+    return data if count >= data.count or not data.divides else data.split(count / data.count, 0)[1]
 
 
 def _fed(session: Session, values: Mapping[str, Array]) -> dict[str, Array]:
