@@ -204,7 +204,7 @@ def compile_model(  # noqa: C901, PLR0915
             )  # fmt: skip
             plan = search.plan if file_fits(asked, search.plan, file_size) else plan
     prepared, candidates, plan = grouped(prepared, candidates, units, plan)
-    if rounding == "compensated" and not units and any(o.is_quantized for o in plan.options.values()):
+    if rounding == "compensated" and not units and is_worth_settling(plan, evidence.calibration):
         with stages("settle"):
             candidates = settle(
                 runtime, prepared, plan, candidates, quantized, shares.rounding, level, stages
@@ -474,6 +474,11 @@ def settle(
         f"calibration samples{'' if better else ', so the first rounding is kept'}"
     )
     return after if better else candidates
+
+
+def is_worth_settling(plan: Plan, data: Dataset) -> bool:
+    """Seven bits and more lose next to nothing, and what is fitted to noise has learned noise."""
+    return not data.synthetic and any(option.weight_bits < 7 for option in plan.options.values())
 
 
 def told(search: Search | None) -> SearchReport | None:
