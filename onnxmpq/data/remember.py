@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmpq.data.samples import Positions, Sample, Source
+from onnxmpq.data.samples import Array, Positions, Sample, Source
 
 REMEMBERED_BYTES = 128 << 20
 
@@ -22,18 +22,25 @@ def remembered(source: Source, limit: int = REMEMBERED_BYTES) -> Source:
 
     def read(positions: Positions) -> Iterator[Sample]:
         nonlocal room
-        fresh = source.read(np.array([p for p in positions.tolist() if p not in kept], positions.dtype))
+        known = kept.keys() & set(positions.tolist())
+        fresh = source.read(np.array([p for p in positions.tolist() if p not in known], positions.dtype))
         for position in positions.tolist():
-            if position not in kept:
-                sample = next(fresh, None)
-                if sample is None:
-                    return
-                size = sum(np.asarray(value).nbytes for value in sample.values())
-                if size > room:
-                    yield sample
-                    continue
-                kept[position] = sample
+            if position in known:
+                yield _copied(kept[position])
+                continue
+            sample = next(fresh, None)
+            if sample is None:
+                return
+            # A copy of its own: what a reader gives may be a view of more, or a buffer that it fills again.
+            own = _copied(sample)
+            size = sum(value.nbytes for value in own.values())
+            if position not in kept and size <= room:
+                kept[position] = own
                 room -= size
-            yield {name: np.array(value) for name, value in kept[position].items()}
+            yield sample
 
     return replace(source, read=read)
+
+
+def _copied(sample: Sample) -> dict[str, Array]:
+    return {name: np.array(value) for name, value in sample.items()}

@@ -12,6 +12,8 @@ from onnxmpq.model.subgraph import ancestors, names_read
 from onnxmpq.model.trace import Traced
 from onnxmpq.spec import Layer
 
+_SIZED_BY_DATA = frozenset({"Compress", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Unique"})
+
 
 @dataclass(frozen=True, slots=True)
 class Aim:
@@ -39,7 +41,13 @@ def find_aim(
     bias = node.input[2] if len(node.input) > 2 else ""
     if bias and bias != layer.bias:
         return None
-    sum_, less = _shortcut(node.output[0], model.graph.node, quantized.graph.node, traced)
+    if any(n.op_type in _SIZED_BY_DATA for n in ancestors(model.graph.node, [node.output[0]])):
+        return None  # the two networks need not find the same rows
+    outputs = {output.name for output in model.graph.output}
+    alone = node.output[0] not in outputs
+    sum_, less = (
+        _shortcut(node.output[0], model.graph.node, quantized.graph.node, traced) if alone else (None, None)
+    )
     return Aim(sum_ or node.output[0], less, bool(bias))
 
 

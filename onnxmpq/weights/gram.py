@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.data import Dataset
+from onnxmpq.data import Batch, Dataset
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
 from onnxmpq.spec import Layer
+from onnxmpq.turns import cores, in_turn
 
 Doubles = NDArray[np.float64]
 
@@ -107,13 +109,17 @@ def _summed(
     graph.outputs = [output for output in graph.outputs if output.name in names]
     if not graph.outputs:
         return {}
-    session = runtime.session(export_model(graph, model), spin=False)
+    session = runtime.on_one_thread().session(export_model(graph, model), spin=False)
+
+    def run(batch: Batch) -> tuple[int, dict[str, Any]]:
+        return batch.count, session.run(batch.feeds)
+
     sums: dict[str, Doubles] = {}
     done = 0
-    for batch in data.batches(batch_size):
-        for name, value in session.run(batch.feeds).items():
+    for count, outputs in in_turn(run, data.batches(batch_size), cores()):
+        for name, value in outputs.items():
             sums[name] = sums[name] + value if name in sums else value.astype(np.float64)
-        done += batch.count
+        done += count
         progress(done)
     return sums
 

@@ -20,7 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 from threadpoolctl import threadpool_limits
 
-from onnxmpq.data import Dataset
+from onnxmpq.data import Batch, Dataset
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.model.subgraph import ancestors, extract, names_read
@@ -29,6 +29,7 @@ from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, cross_name, gram_name
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer
+from onnxmpq.turns import cores, in_turn
 from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
@@ -93,7 +94,7 @@ class Settler:
 
         A layer sees at most so many `samples`, but for one that has a window a sample.
         """
-        self._runtime, self._traced, self._batch_size = runtime, traced, batch_size
+        self._runtime, self._traced, self._batch_size = runtime.on_one_thread(), traced, batch_size
         self._all, self._some = data, _part(data, samples).remembered()
         self._float = model
         self._quantized = onnx.ModelProto()
@@ -129,20 +130,24 @@ class Settler:
         return value
 
     def _fit(self, layer: Layer, aim: Aim) -> Fit | None:
+        """The sums over enough samples; None where the layer's inputs cannot be gathered."""
         data = self._samples(layer)
-        expected = self._loaded(
-            extract(
-                self._float, ancestors(self._float.graph.node, [aim.target]), [aim.target], self._traced
-            ).model
-        )
-        found = self._loaded(self._tapped(layer, aim, data.count))
-        total: list[Doubles] = []
+        tapped = self._tapped(layer, aim, data.count)
+        if tapped is None:
+            return None
+        nodes = ancestors(self._float.graph.node, [aim.target])
+        expected = self._loaded(extract(self._float, nodes, [aim.target], self._traced).model)
+        found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
-        for batch in data.batches(self._batch_size):
+
+        def sums(batch: Batch) -> list[Doubles]:
             target = expected.run(_fed(expected, batch.feeds))[aim.target]
             outputs = found.run(_fed(found, {**batch.feeds, _TARGET: target}), names)
-            sums = [outputs[name].astype(np.float64) for name in names]
-            total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
+            return [outputs[name].astype(np.float64) for name in names]
+
+        total: list[Doubles] = []
+        for part in in_turn(sums, data.batches(self._batch_size), cores()):
+            total = [a + b for a, b in zip(total, part, strict=True)] if total else part
         return _checked(layer, *total)
 
     def _samples(self, layer: Layer) -> Dataset:
@@ -152,7 +157,7 @@ class Settler:
         windows = _WINDOWS_A_COLUMN * columns(layer)
         return _part(self._some, max(_LEAST, math.ceil(windows / math.prod(layer.positions))))
 
-    def _tapped(self, layer: Layer, aim: Aim, samples: int) -> onnx.ModelProto:
+    def _tapped(self, layer: Layer, aim: Aim, samples: int) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
         nodes = list(self._quantized.graph.node)
         reader = next(n for n in nodes if layer.weight in names_read(n))
@@ -165,7 +170,8 @@ class Settler:
         )
         part = extract(self._quantized, [*ancestors(nodes, wanted), minus], [minus.output[0]], types)
         graph = import_graph(part.model)
-        EmitGram({layer.weight: step(layer, samples)}, {layer.weight: minus.output[0]})(graph)
+        if not EmitGram({layer.weight: step(layer, samples)}, {layer.weight: minus.output[0]})(graph):
+            return None
         graph.outputs = graph.outputs[1:]
         return export_model(graph, part.model)
 

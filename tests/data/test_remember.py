@@ -60,3 +60,27 @@ def test_what_is_given_out_may_be_written_to() -> None:
         given = next(iter(again.read(np.array([2]))))
         np.asarray(given["x"])[:] = 9
         assert values(again, 2) == [2]
+
+
+def test_a_buffer_that_is_filled_again_is_kept_as_it_was() -> None:
+    source, _ = counted()
+    buffer = np.zeros(100, np.float32)
+
+    def read(positions: Positions) -> Iterator[Sample]:
+        for position in positions.tolist():
+            buffer[:] = position
+            yield {"x": buffer}
+
+    again = remembered(Source("refilled", source.inputs, COUNT, None, None, read))
+    assert values(again, *range(COUNT)) == list(range(COUNT))
+    assert values(again, *range(COUNT)) == list(range(COUNT))
+
+
+def test_two_readings_at_a_time_do_not_disturb_each_other() -> None:
+    source, _ = counted()
+    again = remembered(source)
+    one, other = again.read(np.arange(COUNT)), again.read(np.arange(1, COUNT))
+    assert float(np.asarray(next(one)["x"])[0]) == 0
+    assert float(np.asarray(next(other)["x"])[0]) == 1
+    assert [float(np.asarray(s["x"])[0]) for s in one] == [1, 2, 3, 4, 5]
+    assert [float(np.asarray(s["x"])[0]) for s in other] == [2, 3, 4, 5]
