@@ -17,34 +17,36 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accuracy import Hits
 from machine import ROOT, header, table
 from networks import Network, evaluation, labelled_calibration, networks, open_samples
 
-from onnxmpq import pipeline
-from onnxmpq.allocation.choose import choose_plan
 from onnxmpq.allocation.constrain import average_bits
-from onnxmpq.allocation.follow import follow
-from onnxmpq.allocation.keep import options_of
 from onnxmpq.budget import Budget
 from onnxmpq.effort import EFFORTS
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.evidence import gather
-from onnxmpq.grouping import grouped, with_units
-from onnxmpq.lower import Activations, lower
 from onnxmpq.metrics import OutputKind, classes, kl_divergence
 from onnxmpq.model.modelfile import load_model
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.plan import Plan, Trajectory
-from onnxmpq.prepare import prepare, runnable
+from onnxmpq.prepare import runnable
+from onnxmpq.request import DEFAULT_BITS, Request
 from onnxmpq.sensitivity import METHODS, Method
 from onnxmpq.sensitivity.csmpq import as_published as csmpq_as_published
 from onnxmpq.sensitivity.greedy import greedy
 from onnxmpq.sensitivity.ompq import as_published as ompq_as_published
-from onnxmpq.spec import Layer
+from onnxmpq.stages.allocate import allocate
+from onnxmpq.stages.calibrate import calibrate
+from onnxmpq.stages.load import Loaded
+from onnxmpq.stages.lowering import Draft, Lowering
+from onnxmpq.stages.place import place
+from onnxmpq.stages.prepare import prepare_model
+from onnxmpq.stages.round import round_weights
+from onnxmpq.stages.sensitivity import measure
 from onnxmpq.target import find_target
 from onnxmpq.weights.candidates import ROUNDINGS
 
@@ -130,23 +132,19 @@ class Bench:
 
     def __init__(self, network: Network, rounding: str, seed: int, samples: int) -> None:
         self.network, self.rounding, self.seed = network, rounding, seed
-        self.runtime, self.stages = Runtime(), Stages(Observer())
+        self.runtime = Runtime()
         original, session = runnable(self.runtime, load_model(network.model))
         evidence = gather(
             session, None, labelled_calibration(network), evaluation(network), shapes={}, samples=samples,
             preprocess=network.decoding, seed=seed, note=lambda _: None,
         )  # fmt: skip
-        self.data = evidence.calibration
-        self.shares = pipeline.divide(self.data, (), EFFORTS["balanced"], seed)
-        self.prepared = prepare(
-            self.runtime, original, evidence.sample, integer=False, batchable=evidence.batchable
-        )
-        asked = options_of(self.prepared.layers, pipeline.DEFAULT_BITS, None, ())
-        target = find_target("ort-cpu")
-        self.placement, self.options = pipeline.placed(self.prepared, asked, target, self.stages.note)
-        self.candidates = pipeline.rounded(
-            self.runtime, self.prepared, self.options, self.data, rounding, self.stages
-        )
+        request = Request(  # `_asked` puts the method and the budget of each point in its place
+            budgets=(Budget.parse("4bit-avg"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
+            activations="fp32", rounding=rounding, method=METHODS["measured"], effort=EFFORTS["balanced"], metric=None,
+            provider="cpu", seed=seed, verify=False, force=True,
+        )  # fmt: skip
+        loaded = Loaded(request, Stages(Observer()), self.runtime, original, session, evidence, 0)
+        self.lowering = round_weights(calibrate(loaded, place(loaded, prepare_model(loaded))))
         self.judged = open_samples(network, evaluation(network), samples=None)
         self.expected = [session.run(b.feeds)[session.outputs[0]] for b in self.judged.batches(_BATCH)]
         self.before = self.judge(session)
@@ -154,44 +152,35 @@ class Bench:
     def results(self, method: str, budgets: Sequence[float]) -> Iterator[Result]:
         """What the method comes to at every budget."""
         blank = Result(self.network.name, self.rounding, method, self.seed, 0.0)
+        lowering = self._asked(method=CONTENDERS[method])
         start = time.perf_counter()
         try:
-            found = pipeline.sensitivity(
-                CONTENDERS[method], self.runtime, self.prepared, self.options, self.candidates,
-                Activations(self.placement, {}), self.shares.sensitivity, self.data, self.seed, self.stages,
-            )  # fmt: skip
+            found = measure(lowering)
         except OnnxmpqError as error:
             yield from (replace(blank, budget=budget, error=str(error)) for budget in budgets)
             return
-        seconds = time.perf_counter() - start
-        units = found.layers if isinstance(found, Trajectory) else ()
+        row = replace(
+            blank, search_seconds=time.perf_counter() - start, evaluations=found.evaluations, samples=found.samples
+        )  # fmt: skip
         for budget in budgets:
-            row = replace(
-                blank,
-                budget=budget,
-                search_seconds=seconds,
-                evaluations=found.evaluations,
-                samples=found.samples,
-            )
-            asked = [Budget.parse(f"{budget}bit-avg")]
+            own = self._asked(budgets=(Budget.parse(f"{budget}bit-avg"),)).over(found)
             try:
-                if isinstance(found, Trajectory):
-                    plan = follow(found, with_units(self.prepared, units), asked, lambda _: 0, lambda _: 0.0)
-                else:
-                    plan = choose_plan(
-                        found, self.prepared.layers, self.options, asked, lambda _: 0, lambda _: 0.0
-                    )
+                plan = allocate(own, found, None)
             except OnnxmpqError as error:
-                yield replace(row, error=str(error))
+                yield replace(row, budget=budget, error=str(error))
                 continue
-            yield self._measured(row, units, plan)
+            yield self._measured(replace(row, budget=budget), own.draft(plan))
 
-    def _measured(self, row: Result, units: Sequence[Layer], plan: Plan) -> Result:
-        prepared, candidates, merged = grouped(self.prepared, self.candidates, units, plan)
-        model = lower(prepared, merged, candidates, Activations(self.placement, {}), find_target("ort-cpu"))
+    def _asked(self, **changes: Any) -> Lowering:
+        """The same network under another request."""
+        setting = self.lowering.setting
+        return replace(self.lowering, setting=replace(setting, request=replace(setting.request, **changes)))
+
+    def _measured(self, row: Result, draft: Draft) -> Result:
+        model = draft.lowered()
         hits, kl = self.judge(self.runtime.session(model))
         return replace(
-            row, average_bits=average_bits(prepared.layers, merged), file_bytes=model.ByteSize(),
+            row, average_bits=average_bits(draft.prepared.layers, draft.plan), file_bytes=model.ByteSize(),
             top1=float(hits.mean()), fp32_top1=float(self.before[0].mean()), kl=kl, images=len(hits),
         )  # fmt: skip
 

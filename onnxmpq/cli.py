@@ -196,7 +196,8 @@ def compile_command(
     **options: Any,
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
-    from onnxmpq.pipeline import compile_model, default_output, protected
+    from onnxmpq.pipeline import compile_model
+    from onnxmpq.request import default_output, protected
 
     inputs = protected(model, options["data"], options["evaluation"], options["training"])
     if report is not None:

@@ -128,7 +128,13 @@ def _maker(model: onnx.ModelProto, tensor: str) -> str:
 
 
 def kl_divergence(reference: Array, output: Array, kind: OutputKind) -> Sums:
-    """KL(reference || output) of each sample in nats, float64 [N], from arrays [N, classes, 1...]."""
+    """KL(reference || output) of each sample in nats, float64 [N], from arrays [N, classes, 1...].
+
+    Where the output has another shape (its size depends on the data) every sample has lost what there was to lose:
+    log(classes), the divergence of a certain class from equal odds.
+    """
+    if reference.shape != output.shape:
+        return np.full(len(reference), math.log(max(math.prod(reference.shape[1:]), 2)))
     if not reference.size:
         return np.zeros(len(reference))
     p, q = (_log_probabilities(a.reshape(len(a), -1).astype(np.float64), kind) for a in (reference, output))

@@ -21,8 +21,9 @@ DOORS = {
 DOORS |= {"click": {"onnxmpq.cli"}, "PIL": {"onnxmpq.data.images", "onnxmpq.data.preprocess"}}
 LEAVES = {"onnxmpq.errors", "onnxmpq.spec"}
 STOREYS = (  # as the design draws the house, top first
-    ("cli",), ("pipeline",), ("verdict", "report", "testing"), ("allocation", "activations", "sensitivity", "weights"),
-    ("discover", "passes", "engine", "data"), ("target", "plan", "budget", "weights.quantizer", "weights.bitpack"), ("spec", "errors"),
+    ("cli",), ("pipeline",), ("stages",), ("request", "verdict", "report", "testing"),
+    ("allocation", "activations", "sensitivity", "weights"), ("discover", "passes", "engine", "data"),
+    ("target", "plan", "budget", "weights.quantizer", "weights.bitpack"), ("spec", "errors"),
 )  # fmt: skip
 NUMBERS_ONLY = {
     "onnxmpq.allocation.allocate",
@@ -115,6 +116,8 @@ def test_passes_take_values_only() -> None:
 def test_nothing_stands_on_the_pipeline_but_the_command() -> None:
     users = {name for name, lower in GRAPH.items() if "onnxmpq.pipeline" in lower}
     assert users <= {"onnxmpq.cli"}
+    stages = {name for name in MODULES if name.startswith("onnxmpq.stages")}
+    assert {name for name, lower in GRAPH.items() if lower & stages} <= {"onnxmpq.pipeline", *stages}
     assert {name for name, lower in GRAPH.items() if "onnxmpq.cli" in lower} <= {"onnxmpq.__main__"}
     assert {name for name, lower in GRAPH.items() if "onnxmpq.display" in lower} <= {"onnxmpq.cli"}
 

@@ -45,10 +45,11 @@ def improve(
     """The best of the plan, the uniform one and `trials` swaps, most promising first, that meet the budgets."""
     current, first = plan, losses(plan)
     best, kept, is_uniform = first, 0, False
+    options = _as_computed(plan, options)
     uniform = uniform_plan(layers, options, meets)
     if uniform is not None and uniform != plan:
         found = losses(uniform)
-        if sum(found) < sum(first):
+        if _is_better(found, first):
             current, best, is_uniform = uniform, found, True
     tried: set[tuple[str, Option, str, Option]] = set()
     while len(tried) < trials:
@@ -58,10 +59,23 @@ def improve(
         tried.add(move)
         moved = _moved(current, move)
         found = losses(moved)
-        if all(new < old for new, old in zip(found, best, strict=True)):
-            current, best, kept = moved, found, kept + 1
+        if _is_better(found, best):
+            current, best, kept, is_uniform = moved, found, kept + 1, False
         progress(len(tried), trials)
     return Search(current, sum(first) / 2, sum(best) / 2, len(tried), kept, is_uniform)
+
+
+def _is_better(found: tuple[float, float], best: tuple[float, float]) -> bool:
+    """On each half of the samples."""
+    return all(new < old for new, old in zip(found, best, strict=True))
+
+
+def _as_computed(plan: Plan, options: Options) -> Options:
+    """Each layer's options that compute as the plan has it: the joint network's Q/DQ pairs stay where they are."""
+    return {
+        name: [o for o in choices if o.activation_bits == plan[name].activation_bits]
+        for name, choices in options.items()
+    }
 
 
 def uniform_plan(layers: Sequence[Layer], options: Options, meets: Meets) -> Plan | None:

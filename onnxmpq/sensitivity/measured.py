@@ -45,5 +45,8 @@ def measured(probe: Probe) -> CostTable:
         for name in widths
         for row, bits in enumerate(widths[name])
     }
-    costs = {name: {o: losses[name, o.weight_bits] for o in probe.options[name]} for name in widths}
+    # A width that makes the network give no numbers is the worst there is.
+    worst = 10 * max((loss for loss in losses.values() if math.isfinite(loss)), default=0.1)
+    finite = {key: loss if math.isfinite(loss) else worst for key, loss in losses.items()}
+    costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in widths}
     return tidy(CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses)))

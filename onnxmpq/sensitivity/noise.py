@@ -32,7 +32,9 @@ def activation_losses(probe: Probe, inputs: Mapping[str, tuple[str, ActivationRa
         weight += probe.metric.weight(reference)
         for step in chain.walk(batch.feeds):
             tensor, activation = inputs[step.layer.name]
-            changed = {tensor: rounded(step.inputs[tensor], activation)}
+            # A weight that is read again further on has readers whose input is not at hand here.
+            read = step.inputs.get(tensor)
+            changed = {} if read is None else {tensor: rounded(read, activation)}
             outputs = step.outputs({**probe.candidate(step.layer, step.layer.float_bits), **changed})
             distance[step.layer.name] += probe.metric.distance(reference, outputs)
             done += 1

@@ -59,6 +59,8 @@ class _Tally:
         if name is None:
             return
         self._kl += Metric("kl", self._metric.kinds).distance(reference, outputs)
+        if outputs[name].shape != reference[name].shape:
+            return  # no sample's class is where it was
         chosen = classes(outputs[name])
         self._equal += int((chosen == classes(reference[name])).sum())
         if labels is not None:

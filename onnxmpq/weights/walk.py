@@ -52,7 +52,10 @@ def curvature(gram: Doubles) -> Curvature:
     nearest rounding.
     """
     scale = np.einsum("gii->gi", gram).mean(axis=1)
-    gram = gram / np.where(scale > 0, scale, 1.0)[:, None, None]
+    # What is left of a constant input less its mean is rounding error, of either sign: no curvature at all.
+    gram = (
+        np.where(scale > 0, 1.0, 0.0)[:, None, None] * gram / np.where(scale > 0, scale, 1.0)[:, None, None]
+    )
     order = np.argsort(-np.einsum("gii->gi", gram), axis=1, kind="stable")
     gram = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2)
     damped, factor = _factor(gram)

@@ -1,0 +1,134 @@
+"""What is asked of a compile: parsed and checked once, before anything is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxmpq.allocation.constrain import MEASURED
+from onnxmpq.allocation.keep import Keep
+from onnxmpq.allocation.timed import is_timed
+from onnxmpq.budget import Budget
+from onnxmpq.data import DataSource
+from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.effort import Effort
+from onnxmpq.errors import OptionError
+from onnxmpq.model.shapes import Shape
+from onnxmpq.sensitivity import Method
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS
+from onnxmpq.target import Target, find_target
+from onnxmpq.weights.candidates import ROUNDINGS
+
+DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a compile reads, how, and where its file goes."""
+
+    model: Path
+    output: Path
+    data: DataSource | None
+    evaluation: DataSource | None
+    training: DataSource | None
+    preprocess: Preprocess | None
+    shapes: Mapping[str, Shape]
+    samples: int  # of calibration, at most
+
+    @property
+    def protected(self) -> list[Path]:
+        """The files that are never written over."""
+        return protected(self.model, self.data, self.evaluation, self.training)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user decided about the file and how it is found.
+
+    `widths` are in order, 16 and 32 for layers that may stay in float. `activations` is "int8", "fp32" or, as long
+    as no data tell, None; `metric` as `choose_metric` takes it. `force` goes on where the data do not fit the
+    model's classes, `verify` has the written file checked, scored and timed.
+
+    Raises OptionError for choices that make no sense together.
+    """
+
+    budgets: tuple[Budget, ...]
+    keeps: tuple[Keep, ...]
+    target: Target
+    widths: tuple[int, ...]
+    activations: str | None
+    rounding: str
+    method: Method
+    effort: Effort
+    metric: str | None
+    provider: str
+    seed: int
+    verify: bool
+    force: bool
+
+    def __post_init__(self) -> None:
+        if not self.budgets:
+            raise OptionError("no budget was given; write for example --budget 4bit-avg")
+        if self.rounding not in ROUNDINGS:
+            raise OptionError(f"rounding {self.rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
+        if self.activations not in (None, "int8", "fp32"):
+            raise OptionError(f"activations {self.activations!r} are not known; choose int8 or fp32")
+
+    @property
+    def activation_bits(self) -> int | None:
+        """Bits of activations; None where they stay in float."""
+        return 8 if self.activations == "int8" else None
+
+    @property
+    def is_measured(self) -> bool:
+        """True where a budget is on what a file does when it runs."""
+        return any(budget.kind in MEASURED for budget in self.budgets)
+
+    @property
+    def is_timed(self) -> bool:
+        """True where a budget is on latency."""
+        return any(map(is_timed, self.budgets))
+
+    def decided(self, *, synthetic: bool) -> Request:
+        """The same with activations decided: integers where asked, or where real data can calibrate them."""
+        return self if self.activations else replace(self, activations="fp32" if synthetic else "int8")
+
+
+def parse_budgets(budgets: Sequence[Budget | str]) -> tuple[Budget, ...]:
+    """Budgets as given or as text. Raises OptionError for text that is none."""
+    return tuple(b if isinstance(b, Budget) else Budget.parse(b) for b in budgets)
+
+
+def parse_keeps(keeps: Sequence[Keep | str]) -> tuple[Keep, ...]:
+    """Kept layers as given or as text. Raises OptionError for text that is none."""
+    return tuple(k if isinstance(k, Keep) else Keep.parse(k) for k in keeps)
+
+
+def parse_target(name: str, storage: str | None, isa: str) -> Target:
+    """The target that stores weights so, on such CPUs. Raises OptionError where there is none."""
+    return find_target(name).storing(storage).on(isa)
+
+
+def parse_widths(bits: Sequence[int], budgets: Sequence[Budget]) -> tuple[int, ...]:
+    """The widths in order, float among them where a budget may need it. Raises OptionError for what is no width."""
+    if not bits or not {*bits} <= {*QUANTIZED_BITS, HALF_BITS, FLOAT_BITS}:
+        raise OptionError(f"widths {list(bits)} cannot all be stored; choose from {list(QUANTIZED_BITS)}")
+    # Other budgets seldom gain by float layers, and their files would be slower than they must be.
+    may_float = any(b.kind in MEASURED for b in budgets)
+    return tuple(sorted({*bits, *([FLOAT_BITS] if may_float else [])}))
+
+
+def default_output(model: Path) -> Path:
+    """Where the file goes if nothing else is said: `MODEL.mpq.onnx` beside `MODEL.onnx`."""
+    return model.parent / f"{model.stem}.mpq.onnx"
+
+
+def protected(model: Path, *data: DataSource | None) -> list[Path]:
+    """The files that a compile reads and must never write over."""
+    siblings = [model.parent / f"{model.stem}.{role}.npz" for role in ("calib", "eval")]
+    named = [
+        str(d).rpartition(":")[0] if ".py:" in str(d) else d for d in data if isinstance(d, str | os.PathLike)
+    ]
+    return [model, *siblings, *map(Path, named)]

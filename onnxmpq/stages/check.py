@@ -1,0 +1,62 @@
+"""Whether the budgets can be met and the options make a difference: known as soon as the layers are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from onnxmpq.allocation.allocate import check_feasible
+from onnxmpq.allocation.choose import FileSize, least_rows
+from onnxmpq.allocation.constrain import Options
+from onnxmpq.allocation.keep import looser_options, overridden
+from onnxmpq.budget import Kind
+from onnxmpq.prepare import Prepared
+from onnxmpq.request import Request
+from onnxmpq.spec import HALF_BITS, QUANTIZED_BITS
+from onnxmpq.stages.load import Loaded
+from onnxmpq.stages.place import Placed, placed
+from onnxmpq.weights.halves import check_halves
+
+
+def check(loaded: Loaded, found: Placed) -> None:
+    """Say what was asked in vain, and raise OptionError or InfeasibleError for what cannot be done."""
+    for note in remarks(loaded.request, found):
+        loaded.stages.note(note)
+    check_budgets(loaded.request, found.prepared, found.options)
+
+
+def remarks(request: Request, found: Placed) -> Iterator[str]:
+    """What was asked in vain or in part. Raises OptionError where half precision cannot hold a layer."""
+    prepared = found.prepared
+    uncounted = [layer.name for layer in prepared.layers if layer.params and not layer.macs]
+    if uncounted and any(b.kind is Kind.BOPS for b in request.budgets):
+        yield (
+            f"the BOPs leave out {', '.join(uncounted)}: how often control flow runs a layer is not known, nor "
+            "how one works that no sample reaches"
+        )
+    for keep in overridden(prepared.layers, request.keeps):
+        yield f"--keep '{keep}' changes nothing: later patterns match all that it does"
+    options = found.options
+    halves = [la for la in prepared.layers if options[la.name][0].weight_bits == HALF_BITS < la.float_bits]
+    yield from check_halves(prepared.model, halves)
+
+
+def check_budgets(
+    request: Request, prepared: Prepared, options: Options, file_size: FileSize | None = None
+) -> None:
+    """Raise InfeasibleError where no plan meets a budget, naming what would help if less were fixed.
+
+    A loss budget is not looked at: nothing is measured here but bytes, and those only where `file_size` is known.
+    """
+    rows = partial(least_rows, request.budgets, prepared.layers, file_size=file_size)
+    others = ((words, rows(more)) for words, more in loosened(request, prepared))
+    check_feasible(rows(options), others)
+
+
+def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
+    """What layers could be given if less were fixed, as the target holds it, each with the change in words."""
+    looser = looser_options(
+        prepared.layers, request.widths, request.activation_bits, request.keeps, QUANTIZED_BITS
+    )
+    for change, options in looser:
+        yield change, placed(prepared, options, request.target).options

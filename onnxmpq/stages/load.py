@@ -1,0 +1,68 @@
+"""load: the model, the runtime it runs on, and the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from onnxmpq.engine import Runtime, Session, resolve_runtime
+from onnxmpq.errors import ModelError
+from onnxmpq.evidence import Evidence, gather
+from onnxmpq.model.modelfile import initializers_listed_as_inputs, load_model
+from onnxmpq.model.outfile import require_writable
+from onnxmpq.observer import Stages
+from onnxmpq.prepare import runnable
+from onnxmpq.request import Request, Sources
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is compiled, on what data, and how: `request` with the activations decided.
+
+    `model` is what the user gave, as ONNX Runtime runs it in `session`; `file_bytes` are those of the given one,
+    external data included.
+    """
+
+    request: Request
+    stages: Stages
+    runtime: Runtime
+    model: onnx.ModelProto
+    session: Session
+    evidence: Evidence
+    file_bytes: int
+
+
+def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
+    """Raises a subclass of OnnxmpqError where something cannot be read or run, or the output not be written."""
+    runtime = resolve_runtime(request.provider)
+    stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
+    given = read_model(sources, stages)
+    model, session = runnable(runtime, given)
+    evidence = gather(
+        session, sources.model, sources.data, sources.evaluation,
+        training=sources.training, shapes=sources.shapes, samples=sources.samples, preprocess=sources.preprocess,
+        seed=request.seed, note=stages.note,
+    )  # fmt: skip
+    if not request.target.is_onnxruntime:
+        stages.note(
+            f"accuracy, kernels and speed are those of ONNX Runtime here, not of {request.target.note}"
+        )
+    decided = request.decided(synthetic=evidence.calibration.synthetic)
+    return Loaded(decided, stages, runtime, model, session, evidence, given.ByteSize())
+
+
+def read_model(sources: Sources, stages: Stages) -> onnx.ModelProto:
+    """The model that is to be compiled, once it is sure that the result can be written."""
+    model = load_model(sources.model)
+    if model.producer_name == "onnxmpq":
+        raise ModelError(
+            f"{sources.model} was compiled by onnxmpq already; compile the model it was made from"
+        )
+    require_writable(sources.output, sources.protected)  # rather now than after the work
+    listed = initializers_listed_as_inputs(model)
+    if listed:
+        stages.note(
+            f"{len(listed)} initializers are listed as graph inputs; in the written file they are not"
+        )
+    return model

@@ -1,0 +1,95 @@
+"""Plans as the files they would become: their bytes, their loss, their time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnxmpq.activations.placement import Placement
+from onnxmpq.engine import Array
+from onnxmpq.grouping import grouped, with_units
+from onnxmpq.lower import lower, planned_opset, prove_opset
+from onnxmpq.plan import Plan, Sensitivity, Trajectory
+from onnxmpq.prepare import Prepared
+from onnxmpq.spec import Layer
+from onnxmpq.stages.setting import Setting
+from onnxmpq.verdict.latency import slowdown
+from onnxmpq.verdict.score import loss_of_function
+from onnxmpq.weights.candidates import Candidates
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan and what its file is made of; groups of channels that take widths of their own are layers in it."""
+
+    setting: Setting
+    candidates: Candidates
+    plan: Plan
+
+    @property
+    def prepared(self) -> Prepared:
+        return self.setting.prepared
+
+    @property
+    def placement(self) -> Placement:
+        """Where activations are quantized under the plan."""
+        return self.setting.quantized.of(self.plan, self.prepared)
+
+    @property
+    def constants(self) -> dict[str, Array]:
+        """What its layers compute with, by name."""
+        return self.candidates.under(self.prepared.layers, self.plan)
+
+    def lowered(self) -> onnx.ModelProto:
+        """The model that holds the plan."""
+        setting = self.setting
+        return lower(self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target)
+
+    def loss(self) -> float:
+        """Its loss of function in [0, 1] on the samples that judge it."""
+        setting, metric = self.setting, self.prepared.metric
+        model = setting.runtime.session(self.lowered())
+        selection, batch_size = setting.shares.selection, self.prepared.batch_size
+        return loss_of_function(setting.reference, model, selection, metric, batch_size)
+
+    def written(self) -> onnx.ModelProto:
+        """The same, to be shipped: raises ModelError where its opset changes what the float model computes."""
+        opset = planned_opset(self.plan, self.prepared, self.setting.request.target)
+        prove_opset(self.setting.runtime, self.prepared, opset)
+        return self.lowered()
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Makes plans into lowering, and measures these.
+
+    `units` are what plans are over where these are not the model's layers: groups of their channels.
+    """
+
+    setting: Setting
+    candidates: Candidates
+    units: tuple[Layer, ...] = ()
+
+    def over(self, costs: Sensitivity) -> Lowering:
+        """Lowering of the plans that a method's result is over."""
+        return replace(self, units=costs.layers if isinstance(costs, Trajectory) else ())
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What plans are over."""
+        return with_units(self.setting.prepared, self.units)
+
+    def draft(self, plan: Plan) -> Draft:
+        """The plan, its groups of channels of one width joined."""
+        prepared, candidates, merged = grouped(self.setting.prepared, self.candidates, self.units, plan)
+        return Draft(replace(self.setting, prepared=prepared), candidates, merged)
+
+    def file_size(self, plan: Plan) -> int:
+        """Bytes of the plan's file."""
+        return int(self.draft(plan).lowered().ByteSize())
+
+    def slowdown(self, plan: Plan) -> float:
+        """How many times as long as the given model the plan's file takes."""
+        model = self.setting.runtime.session(self.draft(plan).lowered())
+        return slowdown(self.setting.reference, model, self.setting.prepared.sample)

@@ -1,0 +1,56 @@
+"""place: where Q/DQ pairs go, and with that what each layer may really be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from onnxmpq.activations.placement import Placement
+from onnxmpq.activations.policies import POLICIES
+from onnxmpq.allocation.constrain import Options
+from onnxmpq.allocation.hold import hold
+from onnxmpq.allocation.keep import options_of
+from onnxmpq.model.modelfile import import_graph
+from onnxmpq.prepare import Prepared
+from onnxmpq.spec import Option
+from onnxmpq.stages.load import Loaded
+from onnxmpq.target import Target
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A model's layers with the options each may be given, and where activations are quantized for these."""
+
+    prepared: Prepared
+    placement: Placement
+    options: Options
+
+
+def place(loaded: Loaded, prepared: Prepared) -> Placed:
+    """What was asked of every layer, as the target and its integer kernels allow it."""
+    request = loaded.request
+    asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
+    return placed(prepared, asked, request.target, loaded.stages.note)
+
+
+def placed(
+    prepared: Prepared, options: Options, target: Target, note: Callable[[str], None] = lambda _: None
+) -> Placed:
+    """Where Q/DQ pairs go, and the options as they then really are.
+
+    Float where there is no integer kernel; and as wide as what the target stores them in.
+    """
+    asked = [name for name, choices in options.items() if any(o.activation_bits is not None for o in choices)]
+    placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
+    integer = set(placement.integer_layers)
+    computed = {name: choices if name in integer else in_float(choices) for name, choices in options.items()}
+    # A plain file does not tell a float layer beside quantized activations from an integer one.
+    held, changes = hold(computed, target, beside_integers=target.is_plain and bool(placement.tensors))
+    for change in changes:
+        note(change)
+    return Placed(prepared, placement, held)
+
+
+def in_float(choices: Iterable[Option]) -> tuple[Option, ...]:
+    """The same widths, each once, for a layer that computes in float."""
+    return tuple(dict.fromkeys(Option(o.weight_bits) for o in choices))

@@ -1,0 +1,35 @@
+"""prepare: the model as a clean float graph, which the budgets and the data fit."""
+
+from __future__ import annotations
+
+from onnxmpq.budget import Kind
+from onnxmpq.errors import OptionError
+from onnxmpq.metrics import classifier_output
+from onnxmpq.prepare import Prepared, prepare
+from onnxmpq.stages.load import Loaded
+from onnxmpq.verdict.score import check_labels
+
+
+def prepare_model(loaded: Loaded) -> Prepared:
+    """Normalise the model and find its layers.
+
+    Raises OptionError or DataError where a budget or the labels do not fit its function.
+    """
+    evidence, request = loaded.evidence, loaded.request
+    prepared = prepare(
+        loaded.runtime, loaded.model, evidence.sample,
+        integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.metric,
+        samples=evidence.samples_a_run,
+    )  # fmt: skip
+    check_function(loaded, prepared)
+    return prepared
+
+
+def check_function(loaded: Loaded, prepared: Prepared) -> None:
+    """Raise where a budget asks for what the model has not, or the data do not fit the model's classes."""
+    request, evidence = loaded.request, loaded.evidence
+    drop = next((b for b in request.budgets if b.kind is Kind.DROP), None)
+    if drop is not None and classifier_output(prepared.metric) is None:
+        raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
+    for data in () if request.force else (evidence.evaluation, evidence.calibration):
+        check_labels(loaded.session, data, prepared.metric, prepared.batch_size)

@@ -1,0 +1,29 @@
+"""round: every layer at every width it may take."""
+
+from __future__ import annotations
+
+from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.setting import Setting
+from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.gram import input_moments
+
+
+def round_weights(setting: Setting) -> Lowering:
+    """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
+    candidates = Candidates(setting.prepared.model, setting.request.rounding)
+    if setting.request.rounding != "nearest":
+        fit(candidates, setting)
+    return Lowering(setting, candidates)
+
+
+def fit(candidates: Candidates, setting: Setting) -> None:
+    """Round each layer at its widths against the moments of its inputs."""
+    prepared = setting.prepared
+    widths = {name: [o.weight_bits for o in c if o.is_quantized] for name, c in setting.choices.items()}
+    layers = [layer for layer in prepared.layers if widths[layer.name]]
+    found = input_moments(
+        setting.runtime, prepared.model, layers, setting.shares.rounding, prepared.batch_size,
+        setting.stages.observer.progress,
+    )  # fmt: skip
+    for layer, moments in found:
+        candidates.fit(layer, moments, widths[layer.name])

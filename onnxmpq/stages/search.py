@@ -1,0 +1,89 @@
+"""search: plans near the chosen one, judged by the joint network on samples that it was not made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxmpq.allocation.choose import file_fits, rows_of, single
+from onnxmpq.allocation.constrain import weight_bytes
+from onnxmpq.allocation.improve import Losses, Meets, Search, improve
+from onnxmpq.budget import Kind
+from onnxmpq.joint import Joint
+from onnxmpq.lower import simulate
+from onnxmpq.plan import CostTable, Plan
+from onnxmpq.report import SearchReport
+from onnxmpq.sensitivity import METHODS
+from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.setting import Setting
+
+
+def is_searched(setting: Setting) -> bool:
+    """True where the plan was chosen by measured costs that add up nearly, under budgets that are counted."""
+    request = setting.request
+    ours = request.method is METHODS["measured"] and not request.is_measured
+    return setting.forced is None and ours and setting.shares.held is not None
+
+
+LEAST_HELD = 32  # samples; fewer tell a uniform plan from a mixed one, but not one swap from another
+
+
+def search(lowering: Lowering, plan: Plan, costs: CostTable) -> Search:
+    """The plan, or a better one of its size whose file is within the budgets too."""
+    setting = lowering.setting
+    found = improve(
+        plan, costs, setting.prepared.layers, setting.options, within(setting, plan), judge(lowering, plan),
+        trials(setting), setting.stages.observer.progress,
+    )  # fmt: skip
+    found = fitting(lowering, found, plan)
+    if found.is_uniform:
+        setting.stages.note("the uniform plan of this size does better on samples held out, and ships")
+    return found
+
+
+def trials(setting: Setting) -> int:
+    """How many swaps are tried."""
+    held = setting.shares.held
+    return setting.request.effort.trials if held is not None and held.count >= LEAST_HELD else 0
+
+
+def judge(lowering: Lowering, plan: Plan) -> Losses:
+    """Losses of plans on each half of the samples held out, activations quantized as under this plan."""
+    setting = lowering.setting
+    prepared, held = setting.prepared, (setting.shares.held or setting.shares.rounding).remembered()
+    network = simulate(prepared, plan, setting.quantized)
+    joint = Joint(setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size)
+    halves = held.split(0.5, 0) if held.divides else (held, held)
+
+    def losses(some: Plan) -> tuple[float, float]:
+        constants = lowering.candidates.under(prepared.layers, some)
+        return joint.loss(constants, halves[0]), joint.loss({}, halves[1])
+
+    return losses
+
+
+def within(setting: Setting, plan: Plan) -> Meets:
+    """Whether another plan meets the budgets too; for one on the file, whether it stores no more than this plan."""
+    layers, budgets = setting.prepared.layers, setting.request.budgets
+    counted = [budget for budget in budgets if budget.kind is not Kind.FILE]
+    most = weight_bytes(layers, plan) if len(counted) < len(budgets) else None
+
+    def meets(some: Plan) -> bool:
+        rows = rows_of(counted, layers, single(some), 0.0)
+        fits = most is None or weight_bytes(layers, some) <= most
+        return fits and all(row.holds([0] * len(layers)) for row in rows)
+
+    return meets
+
+
+def fitting(lowering: Lowering, found: Search, plan: Plan) -> Search:
+    """What was found if its file is within the budgets, else the plan that it was found from."""
+    if file_fits(lowering.setting.request.budgets, found.plan, lowering.file_size):
+        return found
+    return replace(found, plan=plan, after=found.before, kept=0, is_uniform=False)
+
+
+def told(found: Search | None) -> SearchReport | None:
+    """A search as the report has it."""
+    if found is None:
+        return None
+    return SearchReport(found.before, found.after, found.tried, found.kept, found.is_uniform)

@@ -1,0 +1,102 @@
+"""sensitivity: what each option of each layer costs, or a path through the plans, as the method finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from onnxmpq.activations.ranges import ActivationRange
+from onnxmpq.allocation.constrain import Options
+from onnxmpq.errors import OnnxmpqError, OptionError
+from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
+from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.sensitivity.noise import activation_losses, with_noise
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.stages.force import unmeasured
+from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.setting import Setting
+from onnxmpq.weights.candidates import Candidates
+
+
+def measure(lowering: Lowering) -> Sensitivity:
+    """The cost of every option of every layer, or a path through them, measured where a layer has a choice.
+
+    Where that choice is between integers and float, the cost of integers holds that of the rounded input.
+    Raises OptionError for a method of the user's that fails or gives something else.
+    """
+    setting, method = lowering.setting, lowering.setting.request.method
+    if setting.forced is not None:
+        return unmeasured(setting)
+    probe = probe_of(setting, lowering.candidates)
+    found = asked(method, probe)
+    if isinstance(found, Trajectory):
+        if setting.request.is_timed:
+            raise OptionError(
+                f"the method {name_of(method)} searches a path of its own, which knows no times; drop the latency budget"
+            )
+        return whole_path(found, setting.options)
+    if not isinstance(found, CostTable):
+        raise OptionError(
+            f"the method {name_of(method)} gave a {type(found).__name__}; wanted a CostTable or a Trajectory"
+        )
+    table = whole_table(found, setting.options)
+    read = float_rivals(setting) if table.metric == setting.prepared.metric.name else {}
+    return with_noise(table, activation_losses(probe, read)) if read else table
+
+
+def probe_of(setting: Setting, candidates: Candidates) -> Probe:
+    """What the method may look at."""
+    prepared, shares = setting.prepared, setting.shares
+    own = {layer.name: layer.float_bits for layer in prepared.layers}
+    options = {
+        # A weight left as it is costs nothing, and there is nothing to measure.
+        name: tuple(o for o in choices if o.weight_bits < own[name])
+        for name, choices in setting.options.items()
+        if len(choices) > 1
+    }
+    return Probe(
+        prepared.model, prepared.layers, options, candidates.constants, shares.sensitivity, prepared.metric,
+        setting.runtime, prepared.traced, prepared.batch_size, setting.request.seed, shares.training,
+        setting.stages.observer.progress,
+    )  # fmt: skip
+
+
+def asked(method: Method, probe: Probe) -> Sensitivity:
+    """What the method gives; what a method of the user's raises becomes an OptionError."""
+    try:
+        return method(probe)
+    except OnnxmpqError:
+        raise
+    except Exception as error:
+        if method in METHODS.values():
+            raise
+        raise OptionError(f"the method {name_of(method)} failed: {type(error).__name__}: {error}") from error
+
+
+def name_of(method: Callable[..., object]) -> str:
+    """What to call a method in a message."""
+    return getattr(method, "__name__", type(method).__name__)
+
+
+def whole_path(found: Trajectory, options: Options) -> Trajectory:
+    """The path with the layers that have no choice."""
+    fixed = {layer: choices[0] for layer, choices in options.items() if len(choices) == 1}
+    return replace(found, plans=tuple(Plan({**fixed, **plan.options}) for plan in found.plans))
+
+
+def whole_table(found: CostTable, options: Options) -> CostTable:
+    """The table with every option of every layer; what was not measured costs nothing."""
+    flat = {layer: dict.fromkeys(choices, 0.0) for layer, choices in options.items()}
+    return replace(found, costs={n: {**free, **found.costs.get(n, {})} for n, free in flat.items()})
+
+
+def float_rivals(setting: Setting) -> dict[str, tuple[str, ActivationRange]]:
+    """What each layer that may compute in integers or in float reads: the tensor, and its range as int8."""
+    prepared, quantized = setting.prepared, setting.quantized
+    ranges = quantized.placement.shared(quantized.ranges)
+    inputs: dict[str, str] = {}
+    for node in prepared.model.graph.node:
+        if len(node.input) > 1:
+            inputs.setdefault(node.input[1], node.input[0])  # of a shared weight: its first use
+    free = [la for la in prepared.layers if len({o.activation_bits for o in setting.options[la.name]}) > 1]
+    return {layer.name: (inputs[layer.weight], ranges[inputs[layer.weight]]) for layer in free}

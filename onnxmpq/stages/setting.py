@@ -1,0 +1,37 @@
+"""What every stage from rounding on looks at, and none changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxmpq.allocation.constrain import Options
+from onnxmpq.engine import Runtime, Session
+from onnxmpq.lower import Activations
+from onnxmpq.observer import Stages
+from onnxmpq.prepare import Prepared
+from onnxmpq.request import Request
+from onnxmpq.stages.shares import Shares
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network ready to be compressed: its layers and their options, its quantized activations, its data.
+
+    `reference` runs the model as it was given. `forced` are the options of the only sensible plan, None where the
+    budgets leave a choice.
+    """
+
+    request: Request
+    stages: Stages
+    runtime: Runtime
+    reference: Session
+    shares: Shares
+    prepared: Prepared
+    options: Options
+    quantized: Activations
+    forced: Options | None = None
+
+    @property
+    def choices(self) -> Options:
+        """What is left to choose from."""
+        return self.forced or self.options

@@ -1,0 +1,61 @@
+"""settle: the plan's layers rounded once more, each against what it really gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+
+from onnxmpq.joint import Joint
+from onnxmpq.lower import simulate
+from onnxmpq.stages.lowering import Draft
+from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.settle import Settler, settled
+
+
+def is_settled(draft: Draft) -> bool:
+    """True where rounding looks at real inputs and narrow widths leave something to make up for.
+
+    Seven bits and more lose next to nothing, what is fitted to noise has learned noise, and groups of channels keep
+    their codes.
+    """
+    request, data = draft.setting.request, draft.setting.shares.rounding
+    fits = request.rounding == "compensated" and not data.synthetic
+    whole = all(layer.part_of is None for layer in draft.prepared.layers)
+    return fits and whole and any(option.weight_bits < 7 for option in draft.plan.options.values())
+
+
+def settle(draft: Draft) -> Draft:
+    """The draft rounded again if the network is the better for it, else as it was; said."""
+    after, losses = settled_draft(draft)
+    kept = "" if after is not draft else ", so the first rounding is kept"
+    draft.setting.stages.note(
+        f"rounded again behind quantized layers: {draft.prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on the "
+        f"calibration samples{kept}"
+    )
+    return after
+
+
+def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
+    """The better draft of the two, and the losses before and after on the calibration samples."""
+    setting, metric = draft.setting, draft.prepared.metric
+    network = simulate(draft.prepared, draft.plan, setting.quantized)
+    after = replace(draft, candidates=rounded_again(draft, network))
+    joint = Joint(setting.runtime, draft.prepared.model, network, metric, draft.prepared.batch_size)
+    before, behind = (joint.loss(some.constants, setting.shares.rounding) for some in (draft, after))
+    return after if behind < before else draft, (before, behind)
+
+
+def shipped(draft: Draft) -> Draft:
+    """The draft as its file would have it."""
+    return settled_draft(draft)[0] if is_settled(draft) else draft
+
+
+def rounded_again(draft: Draft, network: onnx.ModelProto) -> Candidates:
+    """Every layer against what `network` feeds it, which has the plan's Q/DQ pairs on activations."""
+    setting, prepared = draft.setting, draft.prepared
+    settler = Settler(
+        setting.runtime, prepared.model, network, prepared.traced, setting.shares.rounding, prepared.batch_size,
+        setting.request.effort.settle,
+    )  # fmt: skip
+    return settled(settler, prepared.layers, draft.plan, draft.candidates, setting.stages.observer.progress)

@@ -1,0 +1,40 @@
+"""Who sees which calibration samples: what is chosen on some is judged on others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxmpq.budget import Kind
+from onnxmpq.data import Dataset
+from onnxmpq.evidence import Evidence
+from onnxmpq.request import Request
+
+SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else
+LARGEST_SHARE = 0.5  # of the samples measure sensitivities; the others judge what was chosen by them
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Calibration samples by use: all but `selection` are rounded against; `held` never saw a sensitivity.
+
+    `training` is for methods that train.
+    """
+
+    rounding: Dataset
+    sensitivity: Dataset
+    held: Dataset | None  # None: too few samples to hold any out
+    selection: Dataset
+    training: Dataset
+
+
+def divide(evidence: Evidence, request: Request) -> Shares:
+    """A budget on loss is judged on samples of its own, and few samples serve all uses."""
+    data, most, seed = evidence.calibration, request.effort.sensitivity, request.seed
+    judged = any(b.kind is Kind.DROP for b in request.budgets)
+    rounding, selection = data.split(SELECTION, seed) if judged else (data, data)
+    training = evidence.training or rounding
+    if not rounding.divides:
+        return Shares(rounding, rounding, None, selection, training)
+    share = min(most / rounding.count, LARGEST_SHARE)
+    held, sensitivity = rounding.split(share, seed)
+    return Shares(rounding, sensitivity, held, selection, training)

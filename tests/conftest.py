@@ -1,0 +1,66 @@
+"""What tests of the stages of a compile start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from onnxmpq.budget import Budget
+from onnxmpq.effort import EFFORTS
+from onnxmpq.observer import Observer, Stages
+from onnxmpq.request import Request, Sources, default_output
+from onnxmpq.sensitivity import METHODS
+from onnxmpq.stages.calibrate import calibrate
+from onnxmpq.stages.load import Loaded, load
+from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.place import place
+from onnxmpq.stages.prepare import prepare_model
+from onnxmpq.stages.round import round_weights
+from onnxmpq.target import find_target
+from onnxmpq.testing import classifier, labelled
+
+
+@pytest.fixture
+def asked() -> Callable[..., Request]:
+    """A request with the plainest answer to every question; changes may say otherwise."""
+    plain = {
+        "budgets": (Budget.parse("6bit-avg"),), "keeps": (), "target": find_target("ort-cpu"), "widths": (4, 8),
+        "activations": "fp32", "rounding": "nearest", "method": METHODS["size"], "effort": EFFORTS["fast"],
+        "metric": None, "provider": "cpu", "seed": 0, "verify": False, "force": False,
+    }  # fmt: skip
+
+    def ask(**changes: Any) -> Request:
+        return Request(**{**plain, **changes})
+
+    return ask
+
+
+@pytest.fixture
+def load_classifier(tmp_path: Path, asked: Callable[..., Request]) -> Callable[..., Loaded]:
+    """Loads a small classifier and its data under a request with these changes."""
+    model, data = tmp_path / "classifier.onnx", labelled(classifier())
+    onnx.save(classifier(), model)
+    sources = Sources(
+        model=model, output=default_output(model), data=data, evaluation=data, training=None, preprocess=None,
+        shapes={}, samples=16,
+    )  # fmt: skip
+
+    def loaded(**changes: Any) -> Loaded:
+        return load(sources, asked(force=True, **changes), Stages(Observer()))
+
+    return loaded
+
+
+@pytest.fixture
+def lower_classifier(load_classifier: Callable[..., Loaded]) -> Callable[..., Lowering]:
+    """Brings the classifier as far as its weights are rounded."""
+
+    def rounded(**changes: Any) -> Lowering:
+        loaded = load_classifier(**changes)
+        return round_weights(calibrate(loaded, place(loaded, prepare_model(loaded))))
+
+    return rounded

@@ -1,0 +1,47 @@
+"""What was asked of every layer, and what it may really be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from onnxmpq.errors import InfeasibleError
+from onnxmpq.request import parse_budgets, parse_keeps
+from onnxmpq.spec import Option
+from onnxmpq.stages.check import check, check_budgets
+from onnxmpq.stages.load import Loaded
+from onnxmpq.stages.place import Placed, in_float, place
+from onnxmpq.stages.prepare import prepare_model
+
+Load = Callable[..., Loaded]
+
+
+def placed(loaded: Loaded) -> Placed:
+    return place(loaded, prepare_model(loaded))
+
+
+def test_widths_in_float_are_each_one_option() -> None:
+    assert in_float([Option(4, 8), Option(4), Option(8, 8, 8)]) == (Option(4), Option(8))
+
+
+def test_pairs_go_where_layers_compute_in_integers(load_classifier: Load) -> None:
+    found = placed(load_classifier(activations="int8"))
+    integer = set(found.placement.integer_layers)
+    assert integer
+    for name, choices in found.options.items():
+        assert {o.activation_bits for o in choices} == ({8} if name in integer else {None})
+    assert not placed(load_classifier()).placement.tensors
+
+
+def test_a_budget_out_of_reach_says_what_would_help(load_classifier: Load) -> None:
+    loaded = load_classifier(budgets=parse_budgets(["4bit-avg"]), keeps=parse_keeps(["*=8"]))
+    found = placed(loaded)
+    with pytest.raises(InfeasibleError, match=r"without --keep '\*=8' it is 4bit-avg"):
+        check_budgets(loaded.request, found.prepared, found.options)
+
+
+def test_patterns_that_change_nothing_are_named(load_classifier: Load) -> None:
+    loaded = load_classifier(budgets=parse_budgets(["8bit-avg"]), keeps=parse_keeps(["*=4", "*=8"]))
+    check(loaded, placed(loaded))
+    assert loaded.stages.notes[-1] == "--keep '*=4' changes nothing: later patterns match all that it does"

@@ -1,0 +1,61 @@
+"""What may be searched, and which plans count as within the budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from onnxmpq.allocation.improve import Search
+from onnxmpq.plan import Plan
+from onnxmpq.request import parse_budgets
+from onnxmpq.sensitivity import METHODS
+from onnxmpq.spec import Option
+from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.search import fitting, is_searched, told, within
+
+Lower = Callable[..., Lowering]
+
+
+def plan_of(lowering: Lowering, bits: int, **others: int) -> Plan:
+    return Plan({layer.name: Option(others.get(layer.name, bits)) for layer in lowering.layers})
+
+
+def test_only_plans_by_measured_costs_are_searched(lower_classifier: Lower) -> None:
+    measured = METHODS["measured"]
+    assert is_searched(lower_classifier(method=measured).setting)
+    assert not is_searched(lower_classifier().setting)
+    for budget in ("8bit-avg", "drop=1%"):  # nothing to choose, judged by runs
+        assert not is_searched(lower_classifier(method=measured, budgets=parse_budgets([budget])).setting)
+
+
+def test_plans_within_the_budgets(lower_classifier: Lower) -> None:
+    lowering = lower_classifier(budgets=parse_budgets(["6bit-avg"]))
+    meets = within(lowering.setting, plan_of(lowering, 4))
+    assert meets(plan_of(lowering, 4))
+    assert not meets(plan_of(lowering, 8))
+    files = lower_classifier(budgets=parse_budgets(["1MB"]))
+    assert not within(files.setting, plan_of(files, 4))(plan_of(files, 8))
+    assert within(files.setting, plan_of(files, 8))(plan_of(files, 4))
+
+
+def test_a_find_whose_file_is_too_large_does_not_ship(lower_classifier: Lower) -> None:
+    lowering = lower_classifier()
+    small, large = plan_of(lowering, 4), plan_of(lowering, 8)
+    found = Search(large, 2.0, 1.0, 5, 1)
+    assert fitting(lowering, found, small) == found
+    request = replace(lowering.setting.request, budgets=parse_budgets([f"{lowering.file_size(small)}B"]))
+    tight = replace(lowering, setting=replace(lowering.setting, request=request))
+    assert fitting(tight, found, small) == Search(small, 2.0, 2.0, 5, 0)
+
+
+def test_a_search_is_told_without_its_plan(lower_classifier: Lower) -> None:
+    report = told(Search(plan_of(lower_classifier(), 4), 2.0, 1.0, 5, 1, is_uniform=True))
+    assert report is not None
+    assert (report.before, report.after, report.tried, report.kept, report.is_uniform) == (
+        2.0,
+        1.0,
+        5,
+        1,
+        True,
+    )
+    assert told(None) is None

@@ -1,0 +1,60 @@
+"""What methods give, made whole; and what they may not give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from onnxmpq.errors import OptionError
+from onnxmpq.plan import CostTable, Plan, Trajectory
+from onnxmpq.request import parse_budgets
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Option
+from onnxmpq.stages.force import narrowed
+from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.sensitivity import measure, whole_path, whole_table
+from onnxmpq.verdict.conclude import UNMEASURED
+
+Lower = Callable[..., Lowering]
+
+
+def test_options_that_were_not_measured_cost_nothing() -> None:
+    options = {"a": (Option(4), Option(8), Option(32)), "b": (Option(8),)}
+    found = whole_table(CostTable({"a": {Option(4): 2.0, Option(8): 1.0}}, "kl", "m", 1), options)
+    assert found.costs == {"a": {Option(4): 2.0, Option(8): 1.0, Option(32): 0.0}, "b": {Option(8): 0.0}}
+
+
+def test_a_path_gets_the_layers_that_have_no_choice() -> None:
+    path = Trajectory((Plan({"a": Option(8)}), Plan({"a": Option(4)})), (None, None), "kl", "m", 1)
+    found = whole_path(path, {"a": (Option(4), Option(8)), "b": (Option(16),)})
+    assert [plan["b"] for plan in found.plans] == [Option(16)] * 2
+
+
+def broken(probe: Probe) -> CostTable:
+    raise RuntimeError("disk on fire")
+
+
+def test_a_method_that_fails_is_named(lower_classifier: Lower) -> None:
+    with pytest.raises(OptionError, match="the method broken failed: RuntimeError: disk on fire"):
+        measure(lower_classifier(method=broken))
+    with pytest.raises(OptionError, match="gave a NoneType; wanted a CostTable"):
+        measure(lower_classifier(method=lambda _: None))
+
+
+def test_nothing_is_measured_where_one_plan_is_left(lower_classifier: Lower) -> None:
+    lowering = lower_classifier(method=broken, budgets=parse_budgets(["8bit-avg"]))
+    costs = measure(lowering)
+    assert isinstance(costs, CostTable)
+    assert costs.method == UNMEASURED
+    assert all(table == {Option(4): 1.0, Option(8): 0.0} for table in costs.costs.values())
+
+
+def test_the_bytes_of_a_file_may_leave_one_plan(lower_classifier: Lower) -> None:
+    lowering = lower_classifier(budgets=parse_budgets(["1MB"]))
+    assert lowering.setting.forced is None
+    assert lowering.setting.choices is lowering.setting.options
+    after = narrowed(lowering).setting
+    assert set(after.choices.values()) == {(Option(8),)}
+    assert after.stages.notes[-1].startswith("sensitivity is not measured")
+    assert narrowed(narrowed(lowering)).setting.choices == after.choices

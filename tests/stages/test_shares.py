@@ -1,0 +1,64 @@
+"""Samples by use: what judges is not what chose, as far as there are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxmpq.data import Dataset, synthetic_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.effort import Effort
+from onnxmpq.evidence import Evidence
+from onnxmpq.request import Request, parse_budgets
+from onnxmpq.stages.shares import divide
+
+Ask = Callable[..., Request]
+
+EFFORT = Effort("some", sensitivity=40, trials=0, settle=40)
+
+
+def evidence(count: int, training: Dataset | None = None) -> Evidence:
+    data = synthetic_data([InputSpec("x", np.dtype(np.float32), (None, 3))], samples=count, seed=0)
+    return Evidence(data, data, "noise", {}, batchable=True, training=training)
+
+
+def places(data: Dataset) -> set[int]:
+    return {int(place) for place in data.positions}
+
+
+def test_one_sample_serves_all_uses_and_nothing_is_held_out(asked: Ask) -> None:
+    found = evidence(1)
+    shares = divide(found, asked(effort=EFFORT))
+    data = found.calibration
+    assert all(s is data for s in (shares.rounding, shares.sensitivity, shares.selection))
+    assert shares.held is None
+
+
+def test_what_judges_a_search_never_saw_a_sensitivity(asked: Ask) -> None:
+    shares = divide(evidence(100), asked(effort=EFFORT))
+    assert shares.held is not None
+    assert (shares.sensitivity.count, shares.held.count, shares.rounding.count) == (40, 60, 100)
+    assert not places(shares.sensitivity) & places(shares.held)
+    few = divide(evidence(60), asked(effort=EFFORT))  # no more than half are measured on
+    assert few.held is not None
+    assert (few.sensitivity.count, few.held.count) == (30, 30)
+    assert not places(few.sensitivity) & places(few.held)
+
+
+def test_a_loss_is_judged_on_samples_of_its_own(asked: Ask) -> None:
+    shares = divide(evidence(100), asked(effort=EFFORT, budgets=parse_budgets(["drop=1%"])))
+    assert (shares.selection.count, shares.rounding.count, shares.sensitivity.count) == (50, 50, 25)
+    assert not places(shares.selection) & places(shares.rounding)
+
+
+def test_training_is_on_what_was_given_for_it(asked: Ask) -> None:
+    given = evidence(7).calibration
+    assert divide(evidence(100, given), asked()).training is given
+    shares = divide(evidence(100), asked())
+    assert shares.training is shares.rounding
+
+
+def test_a_seed_divides_in_one_way(asked: Ask) -> None:
+    first, again, other = (divide(evidence(100), asked(effort=EFFORT, seed=seed)) for seed in (0, 0, 1))
+    assert places(first.sensitivity) == places(again.sensitivity) != places(other.sensitivity)

@@ -1,0 +1,79 @@
+"""What is asked is checked before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxmpq.allocation.keep import Keep
+from onnxmpq.budget import Budget
+from onnxmpq.errors import OptionError
+from onnxmpq.request import (
+    Request,
+    default_output,
+    parse_budgets,
+    parse_keeps,
+    parse_target,
+    parse_widths,
+    protected,
+)
+
+Ask = Callable[..., Request]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budgets": ()}, "no budget was given"),
+        ({"rounding": "up"}, "choose compensated or nearest"),
+        ({"activations": "int4"}, "choose int8 or fp32"),
+    ],
+)
+def test_choices_that_make_no_sense(asked: Ask, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        asked(**changes)
+
+
+@pytest.mark.parametrize("bits", [(), (9,), (4, 33)])
+def test_widths_that_cannot_be_stored(bits: tuple[int, ...]) -> None:
+    with pytest.raises(OptionError, match="widths"):
+        parse_widths(bits, ())
+
+
+def test_float_is_a_width_where_a_file_is_measured() -> None:
+    assert parse_widths((8, 4, 4), parse_budgets(["25%"])) == (4, 8)
+    for budget in ("drop=1%", "latency=0.7x"):
+        assert parse_widths((8, 4), parse_budgets([budget])) == (4, 8, 32)
+
+
+def test_text_becomes_values_and_values_stay() -> None:
+    budget, keep = Budget.parse("8x"), Keep.parse("stem=8")
+    assert parse_budgets([budget, "8x"]) == (budget, budget)
+    assert parse_keeps([keep, "stem=8"]) == (keep, keep)
+    target = parse_target("ort-cpu", "native", "vnni")
+    assert (target.name, target.storage, target.code_bits) == ("ort-cpu", "native", 8)
+
+
+def test_the_data_decide_on_activations_where_nobody_did(asked: Ask) -> None:
+    for synthetic, bits in ((True, None), (False, 8)):
+        assert asked(activations=None).decided(synthetic=synthetic).activation_bits == bits
+        assert asked(activations="int8").decided(synthetic=synthetic).activation_bits == 8
+        assert asked(activations="fp32").decided(synthetic=synthetic).activation_bits is None
+
+
+def test_budgets_that_only_a_run_can_tell_of(asked: Ask) -> None:
+    found = [asked(budgets=parse_budgets([text])) for text in ("4bit-avg", "drop=1%", "latency=0.7x")]
+    assert [(request.is_measured, request.is_timed) for request in found] == [
+        (False, False), (True, False), (True, True),
+    ]  # fmt: skip
+
+
+def test_what_is_read_is_never_written_over() -> None:
+    model = Path("there") / "m.onnx"
+    assert default_output(model) == Path("there") / "m.mpq.onnx"
+    assert protected(model, "some.npz", "data.py:samples", None, {}) == [
+        model, Path("there") / "m.calib.npz", Path("there") / "m.eval.npz", Path("some.npz"), Path("data.py"),
+    ]  # fmt: skip
