@@ -16,6 +16,8 @@ from onnxmpq.observer import Progress
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.spec import Layer, Option
 
+_SAME = 0.95  # of a plan's bits: a smaller plan leaves some of the budget unused, and is no rival
+
 Meets = Callable[[Plan], bool]
 Losses = Callable[[Plan], tuple[float, float]]  # of the joint network on each half of the samples
 
@@ -47,7 +49,7 @@ def improve(
     best, kept, is_uniform = first, 0, False
     options = _as_computed(plan, options)
     uniform = uniform_plan(layers, options, meets)
-    if uniform is not None and uniform != plan:
+    if uniform is not None and uniform != plan and _size(uniform, layers) >= _SAME * _size(plan, layers):
         found = losses(uniform)
         if _is_better(found, first):
             current, best, is_uniform = uniform, found, True
@@ -63,6 +65,11 @@ def improve(
             current, best, kept, is_uniform = moved, found, kept + 1, False
         progress(len(tried), trials)
     return Search(current, sum(first) / 2, sum(best) / 2, len(tried), kept, is_uniform)
+
+
+def _size(plan: Plan, layers: Sequence[Layer]) -> float:
+    """Stored bits of all weights."""
+    return float(sum(layer.params * plan[layer.name].stored_bits for layer in layers))
 
 
 def _is_better(found: tuple[float, float], best: tuple[float, float]) -> bool:

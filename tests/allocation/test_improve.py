@@ -36,6 +36,11 @@ def test_the_uniform_plan_ships_where_it_is_better() -> None:
     assert (found.plan, found.is_uniform, found.before, found.after) == (plan(4, 4, 4), True, 2.0, 1.0)
 
 
+def test_a_uniform_plan_that_leaves_the_budget_unused_is_no_rival() -> None:
+    found = search(plan(4, 4, 8), lambda p: (1.0, 1.0) if p == plan(4, 4, 4) else (2.0, 2.0), 16, 0)
+    assert found.plan == plan(4, 4, 8)
+
+
 def test_swaps_stay_within_the_budget_and_come_cheapest_first() -> None:
     costs = CostTable({**COSTS.costs, "b": {Option(2): 1.5, Option(4): 1.0, Option(8): 0.9}}, "kl", "test", 1)
     found = list(moves(plan(4, 4, 2), costs, OPTIONS, at_most(10)))
