@@ -21,14 +21,14 @@ class Effort:
     trials: int
     settle: int
 
-    def forwards(self, samples: int, layers: int, widths: int) -> float:
+    def forwards(self, samples: int, layers: int, widths: float) -> float:
         """About how many forwards of a sample a compile takes.
 
         Half of the network runs again for every layer and width, and for every layer that is settled once in
         float and once quantized; calibration and moments take as long as some forwards each.
         """
         used = [min(samples, count) for count in (self.sensitivity, self.settle)]
-        held = samples - used[0] or used[0]
+        held = max(samples - used[0], samples // 2)
         return used[0] * layers * widths / 2 + used[1] * layers + 2 * self.trials * held + 8 * samples
 
 

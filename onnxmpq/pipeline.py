@@ -36,6 +36,7 @@ from onnxmpq.sensitivity import find_method
 from onnxmpq.stages.allocate import allocate
 from onnxmpq.stages.calibrate import calibrate
 from onnxmpq.stages.check import check
+from onnxmpq.stages.estimate import announce
 from onnxmpq.stages.force import narrowed
 from onnxmpq.stages.load import load
 from onnxmpq.stages.place import place
@@ -106,6 +107,7 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
         check(loaded, placed)
     with stages("calibrate"):
         setting = calibrate(loaded, placed)
+        announce(setting)
     with stages("round"):
         lowering = round_weights(setting)
     with stages("sensitivity"):

@@ -2,7 +2,7 @@
 
     cost[layer][option] = loss(float outputs, outputs with that layer's weight replaced by its candidate)
 
-The weight is the one that would ship at that width. Forward runs only, no labels.
+The weight is the one that would ship at that width, before it is settled behind other quantized layers. Forward runs only, no labels.
 """
 
 from __future__ import annotations

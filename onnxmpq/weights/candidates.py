@@ -1,4 +1,4 @@
-"""The constants that would ship: each layer's weight at each width, rounded once and kept, and its bias."""
+"""The constants that would ship: each layer's weight at each width, rounded and kept, and its bias."""
 
 from __future__ import annotations
 
