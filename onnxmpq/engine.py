@@ -111,6 +111,7 @@ class Runtime:
         save_optimized: Path | None = None,
         profile: Path | None = None,
         spin: bool = True,
+        simulated: bool = False,
     ) -> Session:
         """Load a model; `save_optimized` also writes the graph that the runtime really runs.
 
@@ -119,9 +120,14 @@ class Runtime:
         Threads of a session spin for a while after a run, ready for the next; where sessions take turns each
         one's spinning threads hold up the others', so they should not (`spin`).
 
+        `simulated` is for Q/DQ pairs around float weights: ONNX Runtime would quantize such weights itself, to INT8 and
+        one scale a tensor, before it runs the layer in integers.
+
         Raises EngineError with the runtime's message (which names the node) when it refuses the model.
         """
         options = ort.SessionOptions()
+        if simulated:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = self.threads
         if not spin:

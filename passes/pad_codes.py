@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import (
@@ -23,7 +22,6 @@ from onnxmpq.passes.matching import (
     require,
     rewrite_each,
 )
-from onnxmpq.passes.node_builder import builders
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ def _pad(graph: gs.Graph, quantize: gs.Node) -> None:
     value = optional_input(pad, 2)
     require(value is None or (is_constant(value) and not read(value).any()), "it does not pad with zeros")
     require(_same_parameters(dequantize, quantize), "the values behind it have another scale")
-    zero_point = builders(graph)[0].constant("pad_code", np.asarray(read(quantize.inputs[2])))
-    inputs = [dequantize.inputs[0], pad.inputs[1], zero_point, *pad.inputs[3:]]
+    inputs = [dequantize.inputs[0], pad.inputs[1], quantize.inputs[2], *pad.inputs[3:]]
     place = next(i for i, own in enumerate(graph.nodes) if own is quantize)
     codes = quantize.outputs[0]
     quantize.outputs.clear()

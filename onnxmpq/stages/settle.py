@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import onnx
 
-from onnxmpq.joint import Joint
 from onnxmpq.lower import simulate
 from onnxmpq.stages.lowering import Draft
+from onnxmpq.verdict.score import mean_loss
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.settle import Settler, settled
 
@@ -38,12 +38,18 @@ def settle(draft: Draft) -> Draft:
 
 def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
     """The better draft of the two, and the losses before and after on the calibration samples."""
-    setting, metric = draft.setting, draft.prepared.metric
+    setting = draft.setting
     network = simulate(draft.prepared, draft.plan, setting.quantized)
     after = replace(draft, candidates=rounded_again(draft, network))
-    joint = Joint(setting.runtime, draft.prepared.model, network, metric, draft.prepared.batch_size)
-    before, behind = (joint.loss(some.constants, setting.shares.rounding) for some in (draft, after))
+    before, behind = (file_loss(some) for some in (draft, after))
     return after if behind < before else draft, (before, behind)
+
+
+def file_loss(draft: Draft) -> float:
+    """The loss of the very file: integer kernels add up in integers, which a simulation does not show."""
+    setting, prepared = draft.setting, draft.prepared
+    session, data = setting.runtime.session(draft.lowered(), spin=False), setting.shares.rounding
+    return mean_loss(setting.reference, session, data, prepared.metric, prepared.batch_size)
 
 
 def shipped(draft: Draft) -> Draft:

@@ -176,7 +176,7 @@ class Settler:
         return export_model(graph, part.model)
 
     def _loaded(self, model: onnx.ModelProto) -> Session:
-        return self._runtime.session(model, spin=False)
+        return self._runtime.session(model, spin=False, simulated=True)
 
 
 def _part(data: Dataset, count: int) -> Dataset:
