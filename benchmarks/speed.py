@@ -162,7 +162,7 @@ def captured_probe(network: Network, samples: int, scratch: Path) -> Probe:
     EFFORTS["capture"] = Effort("capture", sensitivity=samples, trials=0, settle=1)
     onnxmpq.compile_model(
         network.model, [_BUDGET], calibration(network, scratch), output=scratch / "compiled.onnx",
-        preprocess=network.decoding, samples=samples, provider="cpu", method="capture", effort="capture",
+        preprocess=network.decoding, samples=2 * samples, provider="cpu", method="capture", effort="capture",
         verify=False,
     )  # fmt: skip
     return probes[0]
