@@ -2,6 +2,13 @@
 
 A layer is linear in its weight and bias, so a change D of them changes its output Y by the layer applied to D, and
 the loss of sample n by <dL/dY_n, layer(X_n, D)> to first order: no gradient of a weight is needed.
+
+Each change costs as much as the layer. Of a Conv with many positions and several changes it is cheaper to sum over
+positions first: with the patches U_n [inputs x kernel, positions] that the layer's window sees,
+
+    <dL/dY_n, layer(X_n, D)> = <U_n (dL/dY_n)^T, D>
+
+is one product for all changes, the gradient of the weight for one sample, and a small one for each change.
 """
 
 from __future__ import annotations
@@ -24,6 +31,9 @@ from onnxmpq.passes.node_builder import builders
 
 Array = NDArray[Any]
 Change = Mapping[str, Array]  # by name, what is added to a weight, and to a bias where that changes too
+
+_PAYS = 3  # changes from which on summing over positions first is faster
+_ROOM = 4  # times the memory of the moved outputs that it may take
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -67,6 +77,14 @@ class EmitDirectional:
     def _of_node(self, e: Emitter, node: gs.Node, weight: str, gradient: gs.Tensor) -> gs.Tensor:
         """[N, changes] of one node."""
         changes = self.directions[weight]
+        if self.per_sample and _sums_first(e, node, weight, len(changes)):
+            return _by_gradient(e, node, changes, gradient)
+        return self._by_outputs(e, node, changes, gradient)
+
+    def _by_outputs(
+        self, e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor
+    ) -> gs.Tensor:
+        """From how far each change moves the output."""
         if node.op == "Conv" and node.attrs.get("group", 1) == 1:  # one wide Conv is faster than many
             joined = {name: np.concatenate([c[name] for c in changes]) for name in changes[0]}
             moved = [_moved(e, node, joined)]
@@ -134,3 +152,50 @@ def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
     if bias in change and np.any(change[bias]):
         operands.append(e.constant(change[bias]))
     return e(node.op, *operands, **node.attrs)
+
+
+def _sums_first(e: Emitter, node: gs.Node, weight: str, changes: int) -> bool:
+    """Whether the sum over positions comes first: it pays, and a sample's patches and gradient take little room."""
+    if node.op != "Conv" or node.attrs.get("group", 1) != 1 or node.inputs[1].name != weight:
+        return False
+    outputs, positions = node.inputs[1].shape[0], math.prod(e.spatial(node.outputs[0]))
+    held = math.prod(node.inputs[1].shape[1:]) * (positions + outputs)
+    return changes >= _PAYS and held <= _ROOM * changes * outputs * positions
+
+
+def _by_gradient(e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor) -> gs.Tensor:
+    """[N, changes] of a Conv without groups, from the gradient of its weight for each sample."""
+    weight = node.inputs[1]
+    outputs, patch = weight.shape[0], math.prod(weight.shape[1:])
+    positions = math.prod(e.spatial(node.outputs[0]))
+    patches = e("Reshape", _patches(e, node, changes[0][weight.name].dtype), e.ints([-1, patch, positions]))
+    rows = e("Reshape", gradient, e.ints([-1, outputs, positions]))
+    of_weight = e("MatMul", patches, e("Transpose", rows, perm=[0, 2, 1]))  # [N, patch, outputs]
+    flat = e("Reshape", of_weight, e.ints([-1, patch * outputs]))
+    turned = [change[weight.name].reshape(outputs, patch).T.ravel() for change in changes]
+    found = e("MatMul", flat, e.constant(np.stack(turned, axis=1)))
+    bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
+    if not any(bias in change and np.any(change[bias]) for change in changes):
+        return found
+    of_bias = e("MatMul", e.sum(rows, [2], keep=False), e.constant(np.stack([c[bias] for c in changes], 1)))
+    return e("Add", found, of_bias)
+
+
+def _patches(e: Emitter, node: gs.Node, dtype: np.dtype[Any]) -> gs.Tensor:
+    """What the window of a Conv without groups sees, [N, inputs x kernel, positions ...].
+
+    A Conv of one group a channel, whose kernels each pick one place.
+    """
+    inputs, *kernel = node.inputs[1].shape[1:]
+    attrs = {name: value for name, value in node.attrs.items() if name != "group"}
+    moves = [*attrs.get("strides", []), *(1 + pad for pad in attrs.get("pads", []))]
+    if math.prod(kernel) == 1 and all(m == 1 for m in moves) and "auto_pad" not in attrs:
+        return node.inputs[0]
+    places = np.eye(math.prod(kernel), dtype=dtype).reshape(-1, 1, *kernel)
+    return e(
+        "Conv",
+        node.inputs[0],
+        e.constant(np.tile(places, (inputs, *[1] * (places.ndim - 1)))),
+        **attrs,
+        group=inputs,
+    )

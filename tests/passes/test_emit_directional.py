@@ -73,3 +73,38 @@ def test_a_weight_without_a_layer_or_a_gradient_is_refused() -> None:
     bare = model_of("g (float[1, 2, 6, 6] x) => (float[1, 3, 4, 4] y) { y = Conv (x, w) }", w=W)
     with pytest.raises(ModelError, match="'w' has a gradient of its output; run emit-gradients first"):
         EmitDirectional({"w": [{"w": W}]}, {})(import_graph(bare))
+
+
+@pytest.mark.parametrize("attrs", [
+    "pads = [1, 1, 1, 1]", "strides = [2, 2], pads = [1, 0, 1, 2]", "dilations = [2, 2]", 'auto_pad = "SAME_UPPER", strides = [2, 1]',
+])  # fmt: skip
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+def test_sums_over_positions_first_give_the_same(attrs: str, kernel: int) -> None:
+    rng = np.random.default_rng(kernel)
+    weight, bias = rng.standard_normal((3, 2, kernel, kernel)).astype(np.float32), B
+    model = model_of(
+        f"""g (float[N, 2, 8, 8] x) => (float loss) {{
+            a = Conv <{attrs}> (x, w, b)
+            h = Mul (a, a)
+            loss = ReduceSum <keepdims = 0> (h)
+        }}""",
+        w=weight, b=bias,
+    )  # fmt: skip
+    values = {"x": rng.standard_normal((4, 2, 8, 8)).astype(np.float32)}
+    shapes = common_shapes([trace(RUNTIME, model, {"x": values["x"][:n]}) for n in (1, 2)])
+    graph = import_graph(model)
+    EmitGradients("loss", layer_outputs(graph, ["w"]), shapes)(graph)
+    emitted = export_model(graph, model)
+    changes = [{"w": rng.standard_normal(weight.shape).astype(np.float32), "b": i * bias} for i in range(6)]
+    found = [
+        run(
+            check_pass(
+                EmitDirectional({"w": some}, shapes), emitted, {"x": values["x"][:1]}, kind="exposing"
+            ),
+            values,
+        )
+        for some in (changes, changes[:2], changes[2:4], changes[4:])  # two at a time go the other way
+    ]
+    together, *pairs = [outputs[directional_name("w")] for outputs in found]
+    assert together.shape == (4, 6)
+    np.testing.assert_allclose(together, np.concatenate(pairs, axis=1), rtol=1e-4, atol=1e-3)
