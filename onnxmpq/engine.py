@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxmpq.errors import EngineError, OptionError
+from onnxmpq.silence import silenced
 
 Array = NDArray[Any]
 Model = onnx.ModelProto | bytes | Path
@@ -220,30 +220,13 @@ def _cuda_works() -> bool:
         '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) { y = Relu (x) }'
     )
     # Where CUDA's libraries are missing the runtime says so at length, on both streams.
-    with silence_native_stderr(), contextlib.redirect_stdout(io.StringIO()):
+    with silenced(2), contextlib.redirect_stdout(io.StringIO()):
         with contextlib.suppress(Exception):
             ort.preload_dlls()
         try:
             return Runtime("cuda").session(model).provider == "cuda"
         except EngineError:
             return False
-
-
-@contextlib.contextmanager
-def silence_native_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere for a while: native libraries print what no Python handler sees."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # no stderr to silence
-        yield
-        return
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:

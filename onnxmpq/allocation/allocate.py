@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import InfeasibleError
+from onnxmpq.silence import silenced
 
 SLACK = 1e-9  # relative; sums of thousands of exact products must not fail by a rounding error
 
@@ -143,7 +144,7 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
         use, _ = _flatten(row.use)
         constraints.append((use / row.limit) @ choice <= 1 + SLACK)
     problem = cp.Problem(cp.Minimize((cost / (cost.max() or 1.0)) @ choice), constraints)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), silenced(1):  # HiGHS 1.16 prints its name whatever it is told
         warnings.simplefilter("ignore")  # cvxpy's advice on solver choice
         problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0)
     if choice.value is None:

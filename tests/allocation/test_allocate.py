@@ -100,3 +100,9 @@ def test_a_choice_is_forced_from_above_and_from_below() -> None:
     assert forced_choice(costs, [row(use, 4)]) == (0, 0)
     assert forced_choice(costs, [row(use, 5)]) == (0, 0)
     assert forced_choice(costs, [row(use, 6)]) is None
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    row = Row("bits", ((1.0, 2.0), (1.0, 2.0)), 3.0)
+    allocate(((2.0, 1.0), (3.0, 1.0)), (row,))
+    assert capfd.readouterr().out == ""
