@@ -47,11 +47,15 @@ _FORMS: tuple[tuple[str, Callable[[float, str], tuple[Kind, float]]], ...] = (
     (rf"{_NUMBER}%", lambda n, _: (Kind.RATIO, n / 100)),
     (rf"{_NUMBER}x", lambda n, _: (Kind.RATIO, 1 / n)),
 )
+_SMALL = ("k", *_MILLISECONDS)  # units that are not written with a capital
 # What people write, without spaces, and what they mean.
 _MISSPELT = (
     (rf"{_NUMBER}-?b(its?)?(-?(avg|average|mean))?", "{number}bit-avg"),
     (rf"(avg|average|mean)[-=:]?{_NUMBER}-?(b(its?)?)?", "{number}bit-avg"),
-    (rf"(drop|loss)[-=:]?{_NUMBER}(%|pp|points?)?", "drop={number}%"),
+    (rf"(u?int|w){_NUMBER}", "{number}bit-avg"),
+    (rf"(d[a-z]*p|[a-z]*loss|acc|accuracy)[-=:]?{_NUMBER}(%|pp|points?)?", "drop={number}%"),
+    (rf"(l[a-z]*|time)[-=:]?{_NUMBER}(x|times)", "latency={number}x"),
+    (rf"((l[a-z]*|time)[-=:]?)?{_NUMBER}(?P<unit>[um]?s)", "latency={number}{unit}"),
     (rf"{_NUMBER}(%|pp|points?)?[-=:]?(drop|loss)", "drop={number}%"),
     (rf"{_NUMBER}(?P<unit>[kmgt])-?b(it)?-?ops?", "{number}{unit}BOPs"),
     (rf"{_NUMBER}(?P<unit>[kmg]i?)(b|bytes?)?", "{number}{unit}B"),
@@ -119,5 +123,5 @@ def _meant(word: str) -> str:
         match = re.fullmatch(pattern, close)
         if match is not None:
             unit = match.groupdict().get("unit", "")
-            return spelling.format(number=match["number"], unit=unit if unit == "k" else unit.capitalize())
+            return spelling.format(number=match["number"], unit=unit if unit in _SMALL else unit.capitalize())
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -259,6 +260,8 @@ def eval_command(model: Path, as_json: bool, **options: Any) -> None:
 
 def main() -> None:
     """Entry point: errors of ours become one line and an exit code, never a traceback."""
+    # What ends a job ends it as Ctrl-C does: an unfinished file goes too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:

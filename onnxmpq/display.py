@@ -302,7 +302,7 @@ def _reached(budget: BudgetReport) -> str:
         Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / max(budget.reached, 1e-9):.2f}x)",
         Kind.BOPS: f"{budget.reached / 1e9:.4g} GBOPs",
         Kind.LATENCY: f"{budget.reached:.3f} of fp32's time, batch 1",
-        Kind.MILLISECONDS: f"{budget.reached:.3f} ms, batch 1",
+        Kind.MILLISECONDS: f"{_duration(budget.reached / 1e3)}, batch 1",
     }[Kind(budget.kind)]
 
 

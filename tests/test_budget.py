@@ -79,6 +79,13 @@ def test_refuses_with_three_that_parse(text: str) -> None:
         ("25 percent", "25%"),
         ("x8", "8x"),
         ("1/8", "8x"),
+        ("int4", "4bit-avg"),
+        ("drp=0.5%", "drop=0.5%"),
+        ("loss=1", "drop=1%"),
+        ("accuracy=1%", "drop=1%"),
+        ("lat=0.7x", "latency=0.7x"),
+        ("5 ms", "latency=5ms"),
+        ("time=800us", "latency=800us"),
     ],
 )
 def test_a_word_that_is_nearly_right_is_set_right(text: str, meant: str) -> None:

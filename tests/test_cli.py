@@ -354,6 +354,7 @@ def test_keep_that_matches_nothing(run: Command, tmp_path: Path) -> None:
     words = ("compile", tmp_path / "m.onnx", *BUDGET, "--keep")
     assert "nearest: stage1/conv" in refused(run, tmp_path, *words, "stge1/*=8", code=2)
     assert "op:Conv" in refused(run, tmp_path, *words, "op:Cnv=8", code=2)
+    assert "it could be stage1/conv, op:Conv" in refused(run, tmp_path, *words, "zzz=8", code=2)
 
 
 @pytest.mark.parametrize(
@@ -462,6 +463,13 @@ def test_output_folder_that_cannot_be_written(
     assert "is read-only for you" in error
 
 
+def test_output_folder_that_takes_no_files(run: Command, model: Path) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here")
+    error = refused(run, model.parent, "compile", model, *BUDGET, "-o", "/proc/out.onnx")
+    assert "/proc/out.onnx cannot be written" in error
+
+
 def full(*_: object) -> NoReturn:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -502,7 +510,8 @@ def sleeper(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "started").unlink(missing_ok=True)
 
 
-def test_interrupt(model: Path, sleeper: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt(model: Path, sleeper: Path, tmp_path: Path, sent: signal.Signals) -> None:
     words = ["compile", str(model), "--budget", "4bit-avg", "--method", f"{sleeper}:wait"]
     before = contents(tmp_path)
     command = subprocess.Popen(
@@ -516,7 +525,7 @@ def test_interrupt(model: Path, sleeper: Path, tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and command.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    command.send_signal(signal.SIGINT)
+    command.send_signal(sent)
     out, err = command.communicate(timeout=30)
     (tmp_path / "started").unlink()
     assert command.returncode == 1

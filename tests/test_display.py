@@ -138,7 +138,8 @@ def test_scores_of_every_kind(score: Score, words: str, capsys: Capture) -> None
         ("drop=1%", 0.02, "2.00% on the data judged on, more than on the data that chose it"),
         ("drop=1%", None, "not measured"),
         ("latency=0.7x", 0.6543, "0.654 of fp32's time, batch 1"),
-        ("latency=5ms", 4.5678, "4.568 ms, batch 1"),
+        ("latency=5ms", 4.5678, "4.57 ms, batch 1"),
+        ("latency=50us", 0.0294, "29 µs, batch 1"),
     ],
 )
 def test_budgets_of_every_kind(word: str, reached: float | None, words: str, capsys: Capture) -> None:

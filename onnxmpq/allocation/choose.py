@@ -18,7 +18,7 @@ from onnxmpq.plan import CostTable, Plan
 from onnxmpq.spec import Layer, Option
 
 _FILE_ROUNDS = 12
-_LOSS_ROUNDS = 8
+_FINE = 1.005  # ratio of bytes within which the smallest plan that keeps a loss is found
 
 FileSize = Callable[[Plan], int]
 Loss = Callable[[Plan], float]
@@ -177,7 +177,7 @@ def _smallest(
 ) -> Plan:
     """The least of the plans of least cost that keeps the loss, to half a percent of its bytes."""
     use = tuple(tuple(float(stored_bytes(la, o)) for o in options[la.name]) for la in layers)
-    low, high = Row("", use, 0.0).least(), sum(max(row) for row in use)
+    low = Row("", use, 0.0).least()
 
     def within(limit: float) -> Plan | None:
         """The plan of least cost of so many weight bytes, if there is one and it keeps the loss."""
@@ -198,8 +198,12 @@ def _smallest(
     least = within(low)
     if least is not None:
         return least
-    for _ in range(_LOSS_ROUNDS):
+    high = float(weight_bytes(layers, best))
+    while high > _FINE * low:
         middle = math.sqrt(low * high)
         plan = within(middle)
-        best, low, high = (best, middle, high) if plan is None else (plan, low, middle)
+        if plan is None:
+            low = middle
+        else:
+            best, high = plan, float(weight_bytes(layers, plan))
     return best

@@ -10,6 +10,8 @@ from onnxmpq.errors import DataError, OptionError, nearest
 from onnxmpq.plan import parse_option
 from onnxmpq.spec import QUANTIZED_BITS, Layer, Option
 
+_SHOWN = 3  # names of layers, where none is like what was asked
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:
@@ -57,13 +59,15 @@ def options_of(
     """
     for keep in keeps:
         if not any(keep.matches(layer) for layer in layers):
-            names = [name for layer in layers for name in layer.nodes] + [
-                f"op:{layer.op}" for layer in layers
-            ]
-            raise OptionError(
-                f"--keep {keep.pattern!r} matches no layer; {nearest(keep.pattern, set(names)) or 'see onnxmpq inspect'}"
-            )
+            raise OptionError(f"--keep {keep.pattern!r} matches no layer; {_known(keep.pattern, layers)}")
     return {layer.name: _options(layer, widths, activation_bits, keeps) for layer in layers}
+
+
+def _known(pattern: str, layers: Sequence[Layer]) -> str:
+    """The patterns nearest to one that matches nothing; the first few where none is near."""
+    ops = [f"op:{layer.op}" for layer in layers]
+    names = list(dict.fromkeys([*(name for layer in layers for name in layer.nodes), *ops]))
+    return nearest(pattern, names) or f"it could be {', '.join(names[:_SHOWN])}: see onnxmpq inspect"
 
 
 def overridden(layers: Sequence[Layer], keeps: Sequence[Keep]) -> list[Keep]:

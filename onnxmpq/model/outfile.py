@@ -21,7 +21,7 @@ def written(content: bytes, path: Path, *, protect: Sequence[Path] = ()) -> Iter
     Raises OutputError where `path` cannot be written, or is one of the files `protect`, under whatever name.
     """
     require_writable(path, protect)
-    part = path.with_name(f".onnxmpq-{secrets.token_hex(6)}.part")
+    part = _part(path)
     try:
         with _explained(path, len(content)):
             _write_through(part, content)
@@ -53,6 +53,19 @@ def require_writable(path: Path, protect: Sequence[Path] = ()) -> None:
         raise OutputError(
             f"{path} cannot be written: folder {path.parent} is read-only for you; name another folder with -o"
         )
+    trial = _part(path)  # what the permissions say is not all: /proc, a read-only mount
+    try:
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}; name another folder with -o"
+        ) from error
+
+
+def _part(path: Path) -> Path:
+    """A name in the same folder that no other file has."""
+    return path.with_name(f".onnxmpq-{secrets.token_hex(6)}.part")
 
 
 @contextmanager
