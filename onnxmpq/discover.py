@@ -140,6 +140,8 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
         return "nodes that share its weight differ in their groups"
     if len({output_axis(node, weight) for node in nodes}) > 1:
         return "nodes that share its weight disagree on its output channels"
+    if not np.isfinite(weight.values).all():
+        return "its weight holds NaN or Inf"
     return None
 
 

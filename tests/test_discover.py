@@ -90,6 +90,9 @@ def test_what_cannot_be_quantized_says_why() -> None:
     assert discover(graph, {})[0].reason == "its weight is float64, not float32 or float16"
     graph.nodes[0].inputs[1].values = np.ones(4, np.float32)
     assert "vector" in (discover(graph, {})[0].reason or "")
+    for value in (np.nan, np.inf):
+        graph.nodes[0].inputs[1].values = np.full((4, 4), value, np.float32)
+        assert discover(graph, {})[0].reason == "its weight holds NaN or Inf"
 
 
 def test_a_quantized_weight_is_left_alone() -> None:

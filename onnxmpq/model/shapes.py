@@ -16,6 +16,7 @@ from onnxmpq.errors import EngineError, ModelError, OptionError, nearest
 
 # Tried in this order: what image networks are trained at; lengths of signals.
 _IMAGE_SIZES = (224, 256, 320, 416, 512, 640, 299, 192, 128, 96, 64, 48, 32, 28, 16, 8, 1)
+_VOLUME_SIZES = (32, 64, 16, 112, 96, 128, 224, 8, 1)  # of scans and videos: cubes grow fast
 _SIGNAL_SIZES = (512, 256, 128, 1024, 2048, 4096, 16000, 100, 80, 64, 40, 32, 16, 8, 4, 2, 1)
 _IMAGE_CHANNELS = (1, 3, 4)
 
@@ -108,7 +109,8 @@ def _candidates(specs: Sequence[InputSpec]) -> Iterator[tuple[InputSpec, ...]]:
     if all(d is not None for s in specs for d in s.shape[1:]):
         yield tuple(specs)
         return
-    sizes = _IMAGE_SIZES if any(len(s.shape) >= 4 for s in specs) else _SIGNAL_SIZES
+    rank = max(len(s.shape) for s in specs)
+    sizes = _VOLUME_SIZES if rank >= 5 else _IMAGE_SIZES if rank == 4 else _SIGNAL_SIZES
     for size, other in itertools.product(sizes, (None, 1)):
         yield tuple(InputSpec(s.name, s.dtype, _filled(s.shape, size, other)) for s in specs)
 

@@ -59,6 +59,7 @@ def test_a_name_that_is_no_input() -> None:
         ("float[1, 3, H, W] x", "s = Constant <value = int64[4] {1, 3, 32, 32}> () r = Reshape (x, s) y = Conv (r, w)",
          (1, 3, 32, 32)),
         ("float[N, 3] x", "y = Relu (x)", (None, 3)),
+        ("float[N, 3, D, H, W] x", "y = Relu (x)", (None, 3, 32, 32, 32)),
         ("float[N, T] x", "y = Relu (x)", (None, 512)),
     ],
 )  # fmt: skip
