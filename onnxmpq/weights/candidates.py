@@ -17,6 +17,7 @@ from onnxmpq.weights.compensate import bias_shift, compensate
 from onnxmpq.weights.gram import Moments
 from onnxmpq.weights.quantizer import Floats, QuantizedWeight, quantize
 from onnxmpq.weights.rounding import quantize_balanced
+from onnxmpq.weights.shrink import shrunk
 
 ROUNDINGS = ("compensated", "nearest")
 
@@ -48,7 +49,7 @@ class Candidates:
         """Round a layer at these widths against the moments of its inputs."""
         weight = self._single(layer)
         gram = moments.gram if layer.bias is None else moments.covariance()
-        made = compensate(weight, layer, gram, [b for b in widths if b > 1])
+        made = compensate(weight, layer, shrunk(gram, moments.count), [b for b in widths if b > 1])
         for bits in widths:
             rounded = made.get(bits) or self._round(weight, layer.axis, bits)
             self._made[layer.name, bits] = rounded

@@ -24,6 +24,7 @@ Doubles = NDArray[np.float64]
 _BYTES_A_PASS = 512 << 20
 _WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
 _PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small matrix sees more windows
+_SHARE_A_COLUMN = 1 / 16  # of a window: fewer tell less than that errors should cancel
 _LARGEST = 4096  # columns; a larger matrix takes longer to factor than it can repay
 
 
@@ -60,6 +61,11 @@ def enough(layer: Layer) -> int:
     return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
 
 
+def is_known(layer: Layer, count: float) -> bool:
+    """Whether so many windows tell anything of a layer's inputs, shrunk as they are to be (`onnxmpq.weights.shrink`)."""
+    return count >= max(2, _SHARE_A_COLUMN * columns(layer))
+
+
 def step(layer: Layer, samples: int) -> int:
     """Every how manieth window along each axis still gives enough of them."""
     surplus = samples * math.prod(layer.positions) / enough(layer)
@@ -88,8 +94,8 @@ def input_moments(
         sums = _summed(runtime, model, steps, data, batch_size, report)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
-            # Fewer windows than columns would be fitted and not learned from; none, or an overflow, tell nothing.
-            if total is not None and total[0, -1, -1] >= columns(layer) and np.isfinite(total).all():
+            # No windows, or an overflow, tell nothing.
+            if total is not None and is_known(layer, total[0, -1, -1]) and np.isfinite(total).all():
                 order = channel_major(layer)
                 yield layer, _moments(total[:, order][:, :, order])
 

@@ -3,9 +3,9 @@
 Behind quantized layers a layer's inputs x' are no longer those x that it was trained for. Its rows are first
 fitted to give what the float network gives there, from what the quantized one feeds it,
 
-    W' = argmin sum |t - W' x'|^2 + damping |W' - W|^2 = (sum t x'^T + damping W) (sum x' x'^T + damping)^-1
+    W' = argmin sum |t - W' x'|^2 + |(W' - W) D^1/2|^2 = (sum t x'^T + W D) (sum x' x'^T + D)^-1
 
-and W' is rounded against x'. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's
+with D a little damping and what the moments are shrunk by, and W' is rounded against x'. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's
 output only goes into a sum with a shortcut, t also makes up for what the shortcut lost.
 """
 
@@ -33,9 +33,10 @@ from onnxmpq.turns import cores, in_turn
 from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.gram import Doubles, channel_major, columns, has_moments, step
+from onnxmpq.weights.gram import Doubles, channel_major, columns, has_moments, is_known, step
 from onnxmpq.weights.quantizer import Floats, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
+from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
 _WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
 _LEAST = 96  # samples, however many windows they hold
@@ -111,7 +112,7 @@ class Settler:
         with threadpool_limits(limits=1):
             centred = fit.centred() if layer.bias is not None else fit
             wanted = from_rows(_solved(to_rows(weight, layer), centred), layer).astype(np.float32)
-        rounded = compensate(wanted, layer, centred.gram, [bits])[bits]
+        rounded = compensate(wanted, layer, shrunk(centred.gram, fit.count), [bits])[bits]
         if layer.bias is None:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)
@@ -191,7 +192,7 @@ def _fed(session: Session, values: Mapping[str, Array]) -> dict[str, Array]:
 def _checked(layer: Layer, gram: Doubles, cross: Doubles) -> Fit | None:
     """The sums as a fit; None where they come from too few windows or are not finite."""
     count = float(gram[0, -1, -1])
-    if count < columns(layer) or not (np.isfinite(gram).all() and np.isfinite(cross).all()):
+    if not is_known(layer, count) or not (np.isfinite(gram).all() and np.isfinite(cross).all()):
         return None
     order = channel_major(layer)
     gram, cross = gram[:, order][:, :, order], cross[:, :, order]
@@ -199,9 +200,10 @@ def _checked(layer: Layer, gram: Doubles, cross: Doubles) -> Fit | None:
 
 
 def _solved(rows: Floats, fit: Fit) -> Doubles:
-    """The rows that give the target best, held to those they come from by the damping."""
+    """The rows that give the target best, held to those they come from by the damping, the more the fewer windows."""
     diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
     damping = _DAMPING * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
-    damped = fit.gram + damping * np.eye(fit.gram.shape[1])
-    solved = np.linalg.solve(damped, (fit.cross + damping * rows).transpose(0, 2, 1))
+    part = shrinkage(fit.gram, fit.count)[:, None, None]
+    held = damping * np.eye(fit.gram.shape[1]) + part / (1 - part) * diagonals(fit.gram)
+    solved = np.linalg.solve(fit.gram + held, (fit.cross + rows @ held).transpose(0, 2, 1))
     return solved.transpose(0, 2, 1).astype(np.float64)
