@@ -1,17 +1,26 @@
-"""What a compile costs in accuracy: every network at every budget, default options, no labels used.
+"""Accuracy of compiled networks at real sizes: ours at each effort beside simpler recipes, no labels used.
 
-python benchmarks/accuracy.py [--models resnet20 ...] [--budgets 4bit-avg ...] [--activations fp32 int8]
-                              [--seeds 0 ...] [--samples 512] [--output docs/accuracy_table.md]
+python benchmarks/accuracy.py [--models resnet20 ...] [--budgets 4 3 ...] [--activations fp32 int8] [--recipes max ...]
+                              [--seeds 0 ...] [--samples 512] [--minutes 60]
+                              [--results docs/accuracy_results.jsonl] [--output docs/accuracy_table.md]
+
+Budgets are bits a weight on average. What is measured is added to the results line by line; a run goes on where the
+last one stopped (`--again` measures anew), and the table is made of all that is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import math
+import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import ROOT, header, table
@@ -24,14 +33,25 @@ from onnxmpq.metrics import OutputKind, classes, kl_divergence
 
 Hits = NDArray[np.bool_]  # of every image: is its top-1 class the label?
 
+_UNIFORM, _UNIFORM_NEAREST = "uniform", "uniform, nearest"
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    _UNIFORM_NEAREST: {"rounding": "nearest"},
+    _UNIFORM: {},
+    "size": {"method": "size"},
+    "fast": {"effort": "fast"},
+    "balanced": {},
+    "max": {"effort": "max"},
+}
+
 _COLUMNS = [
-    "model", "budget", "activations", "seed", "average bits", "file bytes", "fp32 file bytes", "images",
-    "fp32 top-1", "top-1", "drop in points (95 %)", "agreement", "KL", "compile s", "sensitivity s",
+    "model", "bits", "activations", "recipe", "seeds", "average bits", "file bytes", "images", "fp32 top-1", "top-1",
+    "least", "drop in points (95 %)", "agreement", "KL", "compile s",
 ]  # fmt: skip
-_NOTES = (
-    "Default options on {samples} calibration samples without labels. Top-1, agreement with fp32 and KL (nats) "
-    "are of all held-out images, which nothing was chosen on; the interval is a paired bootstrap over them."
-)
+_NOTES = """{samples} calibration samples without labels. Means over the seeds; `least` is the worst seed's top-1. Top-1,
+agreement with fp32 and KL (nats) are of all held-out images, which nothing was chosen on; the interval is a paired
+bootstrap over them, its ends averaged over the seeds. Recipes: `balanced` is the default, `fast` and `max` the other
+efforts; `size` gives widths by the sizes of layers (`--method size`); `uniform` gives all layers the widest width within
+the budget (2 bits at 2.5, 3 at 3.5), rounded as ours, and `uniform, nearest` the same rounded to nearest."""
 _BATCH = 50
 _RESAMPLES = 10_000
 
@@ -46,63 +66,105 @@ class Judged:
     kl: float  # nats an image
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One compile and its judgement; `error` is why there is none. Top-1 and drops in points, times in seconds."""
+
+    model: str
+    budget: float
+    activations: str
+    recipe: str
+    seed: int
+    commit: str
+    average_bits: float = 0.0
+    file_bytes: int = 0
+    images: int = 0
+    fp32_top1: float = 0.0
+    top1: float = 0.0
+    lowest_drop: float = 0.0
+    highest_drop: float = 0.0
+    agreement: float = 0.0
+    kl: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def key(self) -> tuple[str, float, str, str, int]:
+        return self.model, self.budget, self.activations, self.recipe, self.seed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="*", default=[])
-    parser.add_argument("--budgets", nargs="+", default=["4bit-avg"])
+    parser.add_argument("--budgets", nargs="+", type=float, default=[4.0])
     parser.add_argument("--activations", nargs="+", choices=["fp32", "int8"], default=["fp32", "int8"])
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=["balanced"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing after so many")
+    parser.add_argument("--again", action="store_true", help="measure what is there already, too")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "accuracy_results.jsonl")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "accuracy_table.md")
     options = parser.parse_args()
-    rows = []
-    for choice in itertools.product(
-        networks(options.models), options.budgets, options.activations, options.seeds
+    results = {result.key: result for result in read(options.results)}
+    end = time.monotonic() + 60 * options.minutes
+    for network, budget, activations, recipe, seed in itertools.product(
+        networks(options.models), options.budgets, options.activations, options.recipes, options.seeds
     ):
-        rows.append(row(*choice, options.samples))
-        print(" | ".join(rows[-1]), flush=True)
+        if time.monotonic() > end:
+            break
+        if (network.name, budget, activations, recipe, seed) in results and not options.again:
+            continue
+        result = measured(network, budget, activations, recipe, seed, options.samples)
+        results[result.key] = result
+        write(options.results, results.values())
+        print(json.dumps(asdict(result)), flush=True)
     notes = _NOTES.format(samples=options.samples)
-    text = f"# Accuracy\n\n{notes}\n\n{header()}\n\n{table(_COLUMNS, rows)}"
+    commits = ", ".join(sorted({result.commit for result in results.values()}))
+    rows = list(means(results.values()))
+    text = f"# Accuracy\n\n{notes}\n\n{header()} Measured at {commits}.\n\n{table(_COLUMNS, rows)}"
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(text, encoding="utf-8")
 
 
-def row(network: Network, budget: str, activations: str, seed: int, samples: int) -> list[str]:
-    """One line of the table: a compile and its judgement, or the error it was refused with."""
+def measured(
+    network: Network, budget: float, activations: str, recipe: str, seed: int, samples: int
+) -> Result:
+    """A compile by a recipe, and its judgement."""
+    blank = Result(network.name, budget, activations, recipe, seed, commit())
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "compiled.onnx"
         start = time.perf_counter()
         try:
             report = onnxmpq.compile_model(
-                network.model, [budget], calibration(network, Path(scratch)), output=written,
+                network.model, [f"{budget:g}bit-avg"], calibration(network, Path(scratch)), output=written,
                 preprocess=network.decoding, activations=activations, samples=samples, seed=seed, provider="cpu",
+                **uniform_widths(recipe, budget), **RECIPES[recipe],
             )  # fmt: skip
         except onnxmpq.OnnxmpqError as error:
-            refused = f"refused: {str(error)[:160]}"
-            return [network.name, budget, activations, str(seed), *["-"] * (len(_COLUMNS) - 5), refused]
+            return replace(blank, error=str(error))
         seconds = time.perf_counter() - start
         judged = judge(network, written)
     low, high = interval(judged.before, judged.after)
-    before, after = 100 * judged.before.mean(), 100 * judged.after.mean()
-    return [
-        network.name,
-        budget,
-        activations,
-        str(seed),
-        f"{report.average_weight_bits:.3f}",
-        f"{report.file_bytes:,}",
-        f"{report.fp32_file_bytes:,}",
-        f"{len(judged.before):,}",
-        f"{before:.2f}",
-        f"{after:.2f}",
-        f"{before - after:.2f} ({low:.2f} to {high:.2f})",
-        f"{judged.agreement:.2%}",
-        f"{judged.kl:.5f}",
-        f"{seconds:.1f}",
-        f"{report.seconds['sensitivity']:.1f}",
-    ]
+    return replace(
+        blank, average_bits=report.average_weight_bits, file_bytes=report.file_bytes, images=len(judged.before),
+        fp32_top1=100 * float(judged.before.mean()), top1=100 * float(judged.after.mean()), lowest_drop=low,
+        highest_drop=high, agreement=judged.agreement, kl=judged.kl, seconds=seconds,
+    )  # fmt: skip
+
+
+def uniform_widths(recipe: str, budget: float) -> dict[str, Any]:
+    """The one width of a uniform recipe."""
+    return {"bits": (math.floor(budget),)} if recipe in {_UNIFORM, _UNIFORM_NEAREST} else {}
+
+
+def commit() -> str:
+    """The commit measured, `+` behind it where the tree has changes; unknown outside a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def judge(network: Network, written: Path) -> Judged:
@@ -131,6 +193,53 @@ def interval(before: Hits, after: Hits, level: float = 0.95, seed: int = 0) -> t
     drops = 100 * (draws[:, 0] - draws[:, 1]) / count
     low, high = np.quantile(drops, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def means(results: Iterable[Result]) -> Iterator[list[str]]:
+    """A row for each network, budget, activations and recipe, the means over the seeds."""
+    order = list(RECIPES)
+    known = sorted(results, key=lambda r: (r.model, -r.budget, r.activations, order.index(r.recipe), r.seed))
+    for place, group in itertools.groupby(known, key=lambda r: r.key[:-1]):
+        some = list(group)
+        model, budget, activations, recipe = place
+        start = [model, f"{budget:g}", activations, recipe, ", ".join(str(r.seed) for r in some)]
+        good = [r for r in some if not r.error]
+        yield [*start, *(_cells(good) if len(good) == len(some) else _refused(some))]
+
+
+def _refused(results: Sequence[Result]) -> list[str]:
+    error = next(result.error for result in results if result.error)
+    return [*["-"] * (len(_COLUMNS) - 6), f"refused: {error[:160]}"]
+
+
+def _cells(results: Sequence[Result]) -> list[str]:
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(result, name) for result in results]))
+
+    drop = mean("fp32_top1") - mean("top1")
+    return [
+        f"{mean('average_bits'):.3f}",
+        f"{mean('file_bytes'):,.0f}",
+        f"{results[0].images:,}",
+        f"{mean('fp32_top1'):.2f}",
+        f"{mean('top1'):.2f}",
+        f"{min(result.top1 for result in results):.2f}",
+        f"{drop:.2f} ({mean('lowest_drop'):.2f} to {mean('highest_drop'):.2f})",
+        f"{mean('agreement'):.2%}",
+        f"{mean('kl'):.5f}",
+        f"{mean('seconds'):.1f}",
+    ]
+
+
+def read(path: Path) -> list[Result]:
+    if not path.is_file():
+        return []
+    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(path: Path, results: Iterable[Result]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results), encoding="utf-8")
 
 
 if __name__ == "__main__":

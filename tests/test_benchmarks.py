@@ -103,6 +103,33 @@ def test_the_projects_own_network_stands_in_for_the_shared_ones(
         module.networks(["vgg"])
 
 
+def test_accuracy_is_told_as_means_over_seeds(load: Any) -> None:
+    module = load("accuracy")
+    blank = {"model": "n", "budget": 2.5, "activations": "fp32", "recipe": "balanced", "commit": "a"}
+    seeds = [
+        module.Result(
+            **blank, seed=seed, fp32_top1=92.0, top1=top1, lowest_drop=0.5, highest_drop=high, images=9
+        )
+        for seed, top1, high in [(0, 91.0, 1.5), (1, 90.0, 2.5)]
+    ]
+    other = module.Result(**{**blank, "recipe": "uniform"}, seed=0, error="too small")
+    refused, row = module.means([*seeds, other])
+    assert row[:5] == ["n", "2.5", "fp32", "balanced", "0, 1"]
+    assert row[9:12] == ["90.50", "90.00", "1.50 (0.50 to 2.00)"]
+    assert refused[3] == "uniform"
+    assert refused[-1] == "refused: too small"
+    assert len(refused) == len(row)
+
+
+def test_results_of_accuracy_are_read_as_they_were_written(load: Any, tmp_path: Path) -> None:
+    module = load("accuracy")
+    result = module.Result("n", 3.0, "int8", "max", 1, "abc", top1=90.25)
+    module.write(tmp_path / "r.jsonl", [result])
+    assert module.read(tmp_path / "r.jsonl") == [result]
+    assert module.uniform_widths("uniform", 2.5) == {"bits": (2,)}
+    assert module.uniform_widths("max", 2.5) == {}
+
+
 def test_a_figure_stands_beside_its_limit(load: Any) -> None:
     module = load("speed")
     assert module.against(1.019, 1.02) == "1.019 (<= 1.02)"
@@ -148,7 +175,11 @@ def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("script", "arguments", "wanted"),
     [
-        ("accuracy.py", ["--activations", "int8"], ["drop in points", "| digits | 4bit-avg | int8 | 0 |"]),
+        (
+            "accuracy.py",
+            ["--activations", "int8"],
+            ["drop in points", "| digits | 4 | int8 | balanced | 0 |"],
+        ),
         (
             "methods.py",
             ["--methods", "size", "ompq, as published", "--seeds", "0", "--results", "results.jsonl"],
