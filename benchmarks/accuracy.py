@@ -161,10 +161,15 @@ def uniform_widths(recipe: str, budget: float) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit measured, `+` behind it where the tree has changes; unknown outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """The commit measured, `+` behind it where the code has changes; unknown outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
+    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
+    if done.returncode:
+        return "unknown"
+    changed = subprocess.run(
+        [*git, "diff", "--quiet", "HEAD", "--", "onnxmpq", "passes"], check=False
+    ).returncode
+    return done.stdout.strip() + "+" * changed
 
 
 def judge(network: Network, written: Path) -> Judged:
