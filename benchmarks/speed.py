@@ -235,8 +235,8 @@ def latency(chosen: Sequence[Network], samples: int) -> str:
     limits += [f"{ours(bits)} / {FP32}" for bits in INT8_BITS] + [f"{WEIGHT_ONLY} / {FP32}"]
     return (
         f"## Files\n\nBytes. {_CHEAP}\n\n{table(['model', *names], sizes)}\n"
-        f"## Latency\n\nMedians of interleaved rounds, in ms; before each timed run goes one that is not, since the "
-        f"threads of the file before are still spinning.\n\n"
+        f"## Latency\n\nMedians of interleaved rounds, in ms; before each timed run go a pause of {1e3 * _PAUSE:.0f} ms, "
+        f"in which the threads of the file before cease to spin, and a run that is not timed.\n\n"
         f"{table(['model', 'batch', 'threads', 'rounds', *names], times)}\n"
         "Medians of the rounds' ratios (below 1: faster), each with its limit where one is set; **beyond** it in "
         f"bold.\n\n{table(['model', 'batch', 'threads', *limits], ratios)}"
@@ -250,7 +250,8 @@ def interleaved_rounds(sessions: Sequence[Session], feeds: Mapping[str, Array]) 
     while len(rounds) < _ROUNDS and (len(rounds) < _FEWEST or time.perf_counter() - start < _SECONDS):
         round_ = []
         for session in sessions:
-            _timed(session, feeds)
+            time.sleep(_PAUSE)
+            _timed(session, feeds)  # warms the caches and wakes the threads
             round_.append(_timed(session, feeds))
         rounds.append(round_)
     return rounds

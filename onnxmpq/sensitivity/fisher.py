@@ -44,8 +44,8 @@ Floats = NDArray[np.float64]
 def fisher(probe: Probe) -> CostTable:
     """Half the mean square of the slopes along random directions of the outputs, in the metric's own units.
 
-    Costs two forward runs and a backward run of the samples, and a product of each layer's input with each width's
-    rounding error: a fraction of a forward run for each width, whatever the number of layers.
+    Costs two forward runs and a backward run of the samples, and for each layer one weight gradient a sample, or a
+    product of its input with each width's rounding error, whichever is less work: some forward runs in all.
 
     Raises ModelError and DataError as `slopes` does.
     """
