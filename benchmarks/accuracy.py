@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import math
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import ROOT, header, table
+import paired
+from machine import ROOT, commit, header, table
 from networks import Network, calibration, evaluation, networks, open_samples
-from numpy.typing import NDArray
+from paired import Hits
 
 import onnxmpq
 from onnxmpq.engine import Runtime
 from onnxmpq.metrics import OutputKind, classes, kl_divergence
-
-Hits = NDArray[np.bool_]  # of every image: is its top-1 class the label?
 
 _UNIFORM, _UNIFORM_NEAREST = "uniform", "uniform, nearest"
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -53,7 +51,6 @@ bootstrap over them, its ends averaged over the seeds. Recipes: `balanced` is th
 efforts; `size` gives widths by the sizes of layers (`--method size`); `uniform` gives all layers the widest width within
 the budget (2 bits at 2.5, 3 at 3.5), rounded as ours, and `uniform, nearest` the same rounded to nearest."""
 _BATCH = 50
-_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +157,6 @@ def uniform_widths(recipe: str, budget: float) -> dict[str, Any]:
     return {"bits": (math.floor(budget),)} if recipe in {_UNIFORM, _UNIFORM_NEAREST} else {}
 
 
-def commit() -> str:
-    """The commit measured, `+` behind it where the code has changes; unknown outside a checkout."""
-    git = ["git", "-C", str(ROOT)]
-    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
-    if done.returncode:
-        return "unknown"
-    changed = subprocess.run(
-        [*git, "diff", "--quiet", "HEAD", "--", "onnxmpq", "passes"], check=False
-    ).returncode
-    return done.stdout.strip() + "+" * changed
-
-
 def judge(network: Network, written: Path) -> Judged:
     """Run the original and the written file over all held-out images, in one streamed pass."""
     reference, model = Runtime().session(network.model), Runtime().session(written)
@@ -187,17 +172,9 @@ def judge(network: Network, written: Path) -> Judged:
     return Judged(np.concatenate(before), np.concatenate(after), equal / data.count, kl / data.count)
 
 
-def interval(before: Hits, after: Hits, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the drop in points by a paired bootstrap over images.
-
-    An image is lost, won or neither, so a resample of all images is one draw of these three counts.
-    """
-    lost, won, count = int((before & ~after).sum()), int((after & ~before).sum()), len(before)
-    shares = np.array([lost, won, count - lost - won]) / count
-    draws = np.random.default_rng(seed).multinomial(count, shares, _RESAMPLES)
-    drops = 100 * (draws[:, 0] - draws[:, 1]) / count
-    low, high = np.quantile(drops, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def interval(before: Hits, after: Hits) -> tuple[float, float]:
+    """Percentile interval of the drop in points by a paired bootstrap over images, at 95 %."""
+    return paired.interval(100 * (before.astype(np.float64) - after))
 
 
 def means(results: Iterable[Result]) -> Iterator[list[str]]:

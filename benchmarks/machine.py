@@ -1,10 +1,11 @@
-"""Where figures come from: the machine, versions and date that stand beside every table."""
+"""Where figures come from: the machine, versions, commit and date that stand beside every table."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def header() -> str:
         f"{dt.datetime.now(dt.UTC).date()}, {processor()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {', '.join(versions)}."
     )
+
+
+def commit() -> str:
+    """The commit measured, `+` behind it where the code has changes; unknown outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
+    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
+    if done.returncode:
+        return "unknown"
+    changed = subprocess.run(
+        [*git, "diff", "--quiet", "HEAD", "--", "onnxmpq", "passes"], check=False
+    ).returncode
+    return done.stdout.strip() + "+" * changed
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

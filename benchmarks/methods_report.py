@@ -1,0 +1,186 @@
+"""The table and the plot of benchmarks/methods.py: every method beside the others, and ours against the best of the six."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import paired
+from judgements import FP32, Judgements, mean_hits
+from machine import header, table
+from numpy.typing import NDArray
+from points import Point
+
+OURS = ("measured", "measured, searched")
+SIX = (
+    "greedy", "first-order", "semilayer", "csmpq", "csmpq, as published", "ompq", "ompq, as published", "limpq",
+)  # fmt: skip
+
+_NOTES = """Weights only, widths 2, 3, 4, 5, 6 and 8, all layers searched; the budget is the mean stored bits over all weights,
+and the file holds the scales too, and for semilayers the map of channels. Every method saw the same {samples} calibration
+images (sensitivity: see `images`; labels where it asks for them). Compensated is the first rounding of a compile; its
+second one, behind quantized layers, would be the same for all. `measured, searched` is what `compile` does by default:
+swaps and the uniform plan are judged on calibration images that no cost was measured on. Top-1 in per cent on held-out
+images that nothing was chosen on: the mean over the seeds, and in brackets the least and the largest where there are
+several. Search: seconds on this machine (means; what does not look at rounded weights is searched once for both
+roundings), evaluations of a changed network, images of one evaluation."""
+_AGAINST = """Ours minus the best of the six at that budget, which is picked by the very images it is judged on, in points of
+top-1; in brackets the 95 % interval of a paired bootstrap over the images, means over the seeds that both have. **Bold**
+where the whole interval is below zero."""
+
+Key = tuple[str, str]  # network, rounding
+
+
+def report(points: Sequence[Point], judgements: Judgements, samples: int) -> str:
+    """The tables of every network and rounding, methods by their mean top-1."""
+    commits = ", ".join(sorted({point.commit for point in points}))
+    parts = [f"# Methods\n\n{_NOTES.format(samples=samples)}\n\n{header()} Measured at {commits}.\n"]
+    budgets = sorted({point.budget for point in points})
+    for (model, rounding), some in grouped(points).items():
+        fp32 = judgements.get((model, FP32))
+        told = "" if fp32 is None else f"fp32 {100 * fp32.hits.mean():.2f} on {fp32.images:,} images.\n\n"
+        parts.append(f"## {model}, {rounding} rounding\n\n{told}{_methods(some, judgements, budgets)}")
+        parts.append(f"{_AGAINST}\n\n{_against(some, judgements, budgets)}")
+    return "\n".join(parts)
+
+
+def grouped(points: Sequence[Point]) -> Mapping[Key, list[Point]]:
+    """The points of every network and rounding."""
+    found: dict[Key, list[Point]] = {}
+    for point in points:
+        found.setdefault((point.model, point.rounding), []).append(point)
+    return found
+
+
+def _methods(points: Sequence[Point], judgements: Judgements, budgets: Sequence[float]) -> str:
+    columns = ["method", *(f"{b:g} bits" for b in budgets), "mean", "search s", "evaluations", "images"]
+    rows = sorted(_rows(points, judgements, budgets), key=lambda row: -row[0])
+    return table(columns, [row for _, row in rows])
+
+
+def _rows(
+    points: Sequence[Point], judgements: Judgements, budgets: Sequence[float]
+) -> Iterator[tuple[float, list[str]]]:
+    """(what to sort by, cells) of each method; the mean over some of the budgets would say nothing."""
+    for method in dict.fromkeys(point.method for point in points):
+        own = [point for point in points if point.method == method]
+        good = [point for point in own if not point.error]
+        if not good:
+            yield -1.0, [method, *["-"] * (len(budgets) + 3), own[0].error[:120]]
+            continue
+        top1 = {
+            b: [judgements[p.model, p.digest].hits.mean() for p in good if p.budget == b] for b in budgets
+        }
+        mean = float(np.mean([np.mean(found) for found in top1.values()])) if all(top1.values()) else None
+        cost = [f"{_mean(good, lambda p: p.seconds):.1f}", f"{_mean(good, lambda p: p.evaluations):,.0f}"]
+        cells = [*map(_cell, top1.values()), "-" if mean is None else f"{100 * mean:.2f}"]
+        yield mean or 0.0, [method, *cells, *cost, f"{good[0].samples:,}"]
+
+
+def _mean(points: Sequence[Point], of: Callable[[Point], float]) -> float:
+    return float(np.mean([of(point) for point in points]))
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ({100 * min(values):.2f} to {100 * max(values):.2f})" if len(values) > 1 else ""
+    return f"{100 * float(np.mean(values)):.2f}{spread}"
+
+
+def _against(points: Sequence[Point], judgements: Judgements, budgets: Sequence[float]) -> str:
+    """A row for each of ours, under the best of the six for each budget."""
+    best = {budget: best_of_six(points, judgements, budget) for budget in budgets}
+    named = ["best of the six", *(best[budget] or "-" for budget in budgets)]
+    rows = [
+        [ours, *(_gain(points, judgements, budget, ours, best[budget]) for budget in budgets)]
+        for ours in OURS
+    ]
+    return table(["", *(f"{b:g} bits" for b in budgets)], [named, *rows])
+
+
+def best_of_six(points: Sequence[Point], judgements: Judgements, budget: float) -> str | None:
+    """The published method of the highest mean top-1 at a budget, None where none has a point."""
+    means: dict[str, float] = {}
+    for method in SIX:
+        found = seeds(points, method, budget)
+        if found:
+            means[method] = float(mean_hits([judgements[p.model, p.digest] for p in found.values()]).mean())
+    return max(means, key=lambda method: means[method]) if means else None
+
+
+def seeds(points: Sequence[Point], method: str, budget: float) -> dict[int, Point]:
+    """The plans of a method for a budget by their seeds."""
+    return {p.seed: p for p in points if (p.method, p.budget, p.error) == (method, budget, "")}
+
+
+def _gain(
+    points: Sequence[Point], judgements: Judgements, budget: float, ours: str, other: str | None
+) -> str:
+    found = np.zeros(0) if other is None else gains(points, judgements, budget, ours, other)
+    if not len(found):
+        return "-"
+    low, high = paired.interval(found)
+    text = f"{found.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"**{text}**" if high < 0 else text
+
+
+def gains(
+    points: Sequence[Point], judgements: Judgements, budget: float, ours: str, other: str
+) -> NDArray[np.float64]:
+    """How much more often each image is right under `ours`, in per cent of the seeds that both have; [] without."""
+    mine, its = seeds(points, ours, budget), seeds(points, other, budget)
+    both = sorted(mine.keys() & its.keys())
+    if not both:
+        return np.zeros(0)
+    after, before = (
+        mean_hits([judgements[p.model, p.digest] for p in (some[seed] for seed in both)])
+        for some in (mine, its)
+    )
+    return 100 * (after - before)
+
+
+def plot(points: Sequence[Point], judgements: Judgements, path: Path) -> None:
+    """Top-1 over the budget, a panel for every network and rounding."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print("no plot is drawn: pip install onnxmpq[benchmarks]")
+        return
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = grouped(points)
+    width = max(len(panels), 1)
+    figure, axes = plt.subplots(1, width, figsize=(5 * width, 4.5), squeeze=False, layout="constrained")
+    methods = list(dict.fromkeys([*OURS, *SIX, *(point.method for point in points)]))
+    for axis, ((model, rounding), some) in zip(axes[0], panels.items(), strict=False):
+        for number, method in enumerate(methods):
+            line = _line(some, judgements, method)
+            style = "-" if method in OURS else "--" if number % 2 else ":"
+            wide = 2.0 if method in OURS else 1.0
+            axis.plot(
+                line.keys(), line.values(), style, color=f"C{number % 10}", linewidth=wide, marker="o",
+                markersize=3, label=method,
+            )  # fmt: skip
+        fp32 = judgements.get((model, FP32))
+        if fp32 is not None:
+            axis.axhline(100 * fp32.hits.mean(), color="grey", linewidth=0.8)
+        axis.set(title=f"{model}, {rounding}", xlabel="mean bits a weight", ylabel="top-1, %")
+    axes[0][-1].legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _line(points: Sequence[Point], judgements: Judgements, method: str) -> dict[float, float]:
+    """Mean top-1 by budget."""
+    budgets = sorted({p.budget for p in points if p.method == method and not p.error})
+    return {
+        budget: 100 * _mean(list(seeds(points, method, budget).values()), lambda p: _top1(judgements, p))
+        for budget in budgets
+    }
+
+
+def _top1(judgements: Judgements, point: Point) -> float:
+    return float(judgements[point.model, point.digest].hits.mean())
