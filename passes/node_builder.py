@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class NodeBuilder:
 
     graph: gs.Graph
     taken: set[str]
+    _counts: dict[str, int] = field(default_factory=dict)  # of a stem: the last number behind it
 
     def constant(self, stem: str, values: NDArray[Any]) -> gs.Constant:
         """A new constant named after `stem`."""
@@ -51,10 +52,12 @@ class NodeBuilder:
 
     def name(self, stem: str) -> str:
         """`stem`, or with a number behind it where it is taken."""
-        name, count = stem, 0
+        count = self._counts.get(stem, 0)
+        name = f"{stem}_{count}" if count else stem
         while name in self.taken:
             count += 1
             name = f"{stem}_{count}"
+        self._counts[stem] = count
         self.taken.add(name)
         return name
 

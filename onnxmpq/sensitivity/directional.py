@@ -25,6 +25,7 @@ from onnxmpq.model.trace import common_shapes, trace
 from onnxmpq.passes.emit_directional import Change, EmitDirectional, directional_name, layer_outputs
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
+from onnxmpq.passes.emit_tangents import EmitTangents
 from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer
@@ -39,11 +40,15 @@ _BYTES_A_PASS = 256 << 20  # of changes that one session holds
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A loss, what its outputs hold, and what a batch's outputs are compared with."""
+    """A loss, what its outputs hold, and what a batch's outputs are compared with.
+
+    With `tangents` the targets are random signs, which the graph makes tangents of (`EmitTangents`).
+    """
 
     loss: Loss
     outputs: Mapping[str, OutputKind]
     targets: Callable[[Batch], Targets]
+    tangents: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ def _emitted(
     graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
     EmitGradients(LOSS, layer_outputs(graph, list(changes)), shapes)(graph)
+    if objective.tangents:
+        EmitTangents(objective.outputs)(graph)
     EmitDirectional(changes, shapes, per_sample=per_sample)(graph)
     kept = {directional_name(weight) for weight in changes}
     graph.outputs = [output for output in graph.outputs if output.name in kept]

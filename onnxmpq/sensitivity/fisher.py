@@ -11,7 +11,7 @@ plane tangent to the sphere on which sqrt(p) lies,
 
     D^T J^T F J D = E_v <grad_W L_v, D>^2,    L_v = <v, 2 sqrt(p)>
 
-(Hutchinson's estimate). One draw a sample makes
+(Hutchinson's estimate). One draw a sample (`EmitTangents`) makes
 
     cost[layer][width] = 1/2 mean over samples of <dL_v/dY, layer(X, D)>^2
 
@@ -26,25 +26,24 @@ stands for the squared error, normalised as in `onnxmpq.metrics`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.data import Batch
-from onnxmpq.metrics import OutputKind, Sums, probabilities
+from onnxmpq.metrics import OutputKind, Sums
 from onnxmpq.passes.emit_loss import Loss
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.directional import Objective, Targets, slopes, widths_of
 from onnxmpq.sensitivity.probe import Probe
 
-Floats = NDArray[np.float64]
-
 
 def fisher(probe: Probe) -> CostTable:
     """Half the mean square of the slopes along random directions of the outputs, in the metric's own units.
 
-    Costs two forward runs and a backward run of the samples, and for each layer one weight gradient a sample, or a
+    Costs a forward and a backward run of the samples, and for each layer one weight gradient a sample, or a
     product of its input with each width's rounding error, whichever is less work: some forward runs in all.
 
     Raises ModelError and DataError as `slopes` does.
@@ -63,60 +62,32 @@ def fisher(probe: Probe) -> CostTable:
 
 def _of_distributions(probe: Probe) -> Objective:
     """Random tangents at each sample's outputs, of a length that makes squared slopes add up to the mean KL."""
-    rng = np.random.default_rng(probe.seed)
-    session, kinds = probe.runtime.session(probe.model, spin=False), probe.metric.kinds
-    length = math.sqrt(0.5 / (probe.data.count * len(kinds)))
+    kinds = probe.metric.kinds
+    draw = _signs_of(probe, dict.fromkeys(kinds, math.sqrt(0.5 / (probe.data.count * len(kinds)))))
 
     def targets(batch: Batch) -> Targets:
-        outputs = session.run(batch.feeds, list(kinds))
-        return {
-            name: (length * _tangents(outputs[name], kind, rng)).astype(outputs[name].dtype)
-            for name, kind in kinds.items()
-        }
+        return {name: signs.reshape(len(signs), -1) for name, signs in draw(batch).items()}
 
-    return Objective(Loss.PROJECTION, kinds, targets)
-
-
-def _tangents(output: NDArray[np.floating], kind: OutputKind, rng: np.random.Generator) -> Floats:
-    """A random tangent for each sample, [N, outcomes]."""
-    p = probabilities(
-        output.reshape(len(output), -1), kind
-    )  # [N, classes], or [N, classes, 2] if independent
-    drawn = random_tangent(p.reshape(-1, p.shape[-1]), rng).reshape(p.shape)
-    return drawn if p.ndim == 2 else drawn.transpose(0, 2, 1).reshape(len(output), -1)
-
-
-def random_tangent(p: Floats, rng: np.random.Generator) -> Floats:
-    """Random vectors v [N, classes] with E[v v^T] = 1 - sqrt(p) sqrt(p)^T, from probabilities p > 0 [N, classes].
-
-    With classes in falling order and P_k = p_1 + ... + p_k, the basis vector of class k > 1 is
-    -sqrt(P_{k-1} / P_k) at k, and sqrt(p_i p_k / (P_{k-1} P_k)) at each i before it.
-    """
-    order = np.argsort(-p, axis=1)
-    q = np.take_along_axis(p, order, axis=1)
-    upto = np.cumsum(q, axis=1)
-    before = np.roll(upto, 1, axis=1)
-    before[:, 0] = 1.0  # never used: the first class has no vector
-    signs = rng.choice([-1.0, 1.0], q.shape)
-    signs[:, 0] = 0.0
-    weights = signs * np.sqrt(q / (before * upto))
-    behind = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1] - weights
-    drawn = np.empty_like(q)
-    np.put_along_axis(drawn, order, np.sqrt(q) * behind - signs * np.sqrt(before / upto), axis=1)
-    return drawn
+    return Objective(Loss.PROJECTION, kinds, targets, tangents=True)
 
 
 def _of_values(probe: Probe) -> Objective:
     """Random signs, of a length that makes squared slopes add up to the mean normalised squared error."""
-    rng = np.random.default_rng(probe.seed)
     lengths = _lengths(probe)
+    return Objective(Loss.PROJECTION, dict.fromkeys(lengths, OutputKind.VALUES), _signs_of(probe, lengths))
 
-    def targets(batch: Batch) -> Targets:
-        return {
-            name: _signs(probe, name, batch, rng) * np.float32(length) for name, length in lengths.items()
-        }
 
-    return Objective(Loss.PROJECTION, dict.fromkeys(lengths, OutputKind.VALUES), targets)
+def _signs_of(probe: Probe, lengths: Mapping[str, float]) -> Callable[[Batch], Targets]:
+    """What draws random signs, of a length for each output, in the shapes and types of a batch's outputs."""
+    rng = np.random.default_rng(probe.seed)
+
+    def drawn(output: str, length: float, batch: Batch) -> NDArray[np.floating]:
+        traced = probe.traced[output]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(traced.elem_type)
+        shape = (traced.shape[0] if batch.count == 1 else batch.count, *traced.shape[1:])
+        return rng.choice(np.array([-length, length], dtype), shape)
+
+    return lambda batch: {name: drawn(name, length, batch) for name, length in lengths.items()}
 
 
 def _lengths(probe: Probe) -> dict[str, float]:
@@ -128,11 +99,3 @@ def _lengths(probe: Probe) -> dict[str, float]:
         weight += probe.metric.weight(session.run(batch.feeds))
     counted = int((weight > 0).sum())
     return {n: 1 / math.sqrt(w * counted) for n, w in zip(names, weight, strict=True) if w > 0}
-
-
-def _signs(probe: Probe, output: str, batch: Batch, rng: np.random.Generator) -> NDArray[np.floating]:
-    """In the shape and type of the output over a batch."""
-    traced = probe.traced[output]
-    shape = (traced.shape[0] if batch.count == 1 else batch.count, *traced.shape[1:])
-    dtype = np.float16 if traced.elem_type == onnx.TensorProto.FLOAT16 else np.float32
-    return rng.choice(np.array([-1, 1], dtype), shape)

@@ -13,7 +13,6 @@ from onnxmpq.engine import Runtime
 from onnxmpq.plan import CostTable
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import METHODS, Method
-from onnxmpq.sensitivity.fisher import random_tangent
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
 from onnxmpq.weights.candidates import Candidates
@@ -50,21 +49,6 @@ def costs(probe: Probe, method: Method) -> np.ndarray:
 def kendall(a: np.ndarray, b: np.ndarray) -> float:
     rows = np.triu_indices(len(a), 1)
     return float(np.mean(np.sign(a[:, None] - a)[rows] * np.sign(b[:, None] - b)[rows]))
-
-
-def test_tangents_have_the_covariance_of_the_tangent_plane() -> None:
-    rng = np.random.default_rng(0)
-    p = np.array([0.5, 0.05, 0.3, 0.15])
-    drawn = random_tangent(np.tile(p, (40_000, 1)), rng)
-    np.testing.assert_allclose(drawn @ np.sqrt(p), 0, atol=1e-12)
-    covariance = drawn.T @ drawn / len(drawn)
-    np.testing.assert_allclose(covariance, np.eye(4) - np.sqrt(np.outer(p, p)), atol=0.02)
-    np.testing.assert_allclose((drawn**2).sum(axis=1), 3)  # an orthonormal basis of the plane
-
-
-def test_of_two_classes_nothing_is_left_to_chance() -> None:
-    drawn = random_tangent(np.tile([0.3, 0.7], (10, 1)), np.random.default_rng(0))
-    np.testing.assert_allclose(np.abs(drawn), np.tile(np.sqrt([0.7, 0.3]), (10, 1)))
 
 
 @pytest.mark.parametrize("metric", ["kl", "nse"])
