@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paired
@@ -41,7 +42,8 @@ def report(points: Sequence[Point], judgements: Judgements, samples: int) -> str
         fp32 = judgements.get((model, FP32))
         told = "" if fp32 is None else f"fp32 {100 * fp32.hits.mean():.2f} on {fp32.images:,} images.\n\n"
         parts.append(f"## {model}, {rounding} rounding\n\n{told}{_methods(some, judgements, budgets)}")
-        parts.append(f"{_AGAINST}\n\n{_against(some, judgements, budgets)}")
+        if any(point.method in SIX and not point.error for point in some):
+            parts.append(f"{_AGAINST}\n\n{_against(some, judgements, budgets)}")
     return "\n".join(parts)
 
 
@@ -154,16 +156,12 @@ def plot(points: Sequence[Point], judgements: Judgements, path: Path) -> None:
     panels = grouped(points)
     width = max(len(panels), 1)
     figure, axes = plt.subplots(1, width, figsize=(5 * width, 4.5), squeeze=False, layout="constrained")
-    methods = list(dict.fromkeys([*OURS, *SIX, *(point.method for point in points)]))
+    drawn = {point.method for point in points if not point.error}
+    styles = {method: style for method, style in _styles(points).items() if method in drawn}
     for axis, ((model, rounding), some) in zip(axes[0], panels.items(), strict=False):
-        for number, method in enumerate(methods):
+        for method, style in styles.items():
             line = _line(some, judgements, method)
-            style = "-" if method in OURS else "--" if number % 2 else ":"
-            wide = 2.0 if method in OURS else 1.0
-            axis.plot(
-                line.keys(), line.values(), style, color=f"C{number % 10}", linewidth=wide, marker="o",
-                markersize=3, label=method,
-            )  # fmt: skip
+            axis.plot(line.keys(), line.values(), marker="o", markersize=3, label=method, **style)
         fp32 = judgements.get((model, FP32))
         if fp32 is not None:
             axis.axhline(100 * fp32.hits.mean(), color="grey", linewidth=0.8)
@@ -171,6 +169,17 @@ def plot(points: Sequence[Point], judgements: Judgements, path: Path) -> None:
     axes[0][-1].legend(fontsize=7)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _styles(points: Sequence[Point]) -> dict[str, dict[str, Any]]:
+    """Ours wide and black, the six dashed, each in a colour of its own, the others dotted."""
+    others = [m for m in dict.fromkeys(point.method for point in points) if m not in {*OURS, *SIX}]
+    ours = zip(OURS, (":", "-"), strict=True)
+    return {
+        **{m: {"color": "black", "linestyle": dash, "linewidth": 2.0} for m, dash in ours},
+        **{m: {"color": f"C{i}", "linestyle": "--", "linewidth": 1.0} for i, m in enumerate(SIX)},
+        **{m: {"color": f"C{i}", "linestyle": ":", "linewidth": 1.0} for i, m in enumerate(others)},
+    }
 
 
 def _line(points: Sequence[Point], judgements: Judgements, method: str) -> dict[float, float]:
