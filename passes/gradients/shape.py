@@ -7,12 +7,16 @@ from functools import partial, reduce
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, attribute, is_constant, optional_input, read, require
 
 _BEFORE_THE_START = np.iinfo(np.int64).min
+_NARROW = (
+    128  # values along the last axis that a product spreads faster than a Pad, which copies them one by one
+)
 
 
 def reshape(step: Step) -> gs.Tensor:
@@ -109,6 +113,9 @@ def _spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, s
     size, behind = shape[axis], shape[axis + 1 :]
     if size is None or behind.count(None) > 1:
         raise NoMatch(f"sizes of its output, {shape}, are free")
+    if not behind and size <= _NARROW:
+        shape[axis] = size * stride
+        return e("MatMul", tensor, e.cast_like(e.constant(_places(size, stride)), tensor))
     inner = axis + 1
     apart = e("Unsqueeze", tensor, e.ints([inner]))
     filled = e.padded(
@@ -117,6 +124,13 @@ def _spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, s
     shape[axis] = size * stride
     joined = [0] * axis + [-1 if s is None else s for s in (shape[axis], *behind)]
     return e("Reshape", filled, e.ints(joined))
+
+
+def _places(size: int, stride: int) -> NDArray[np.float32]:
+    """[size, size x stride]: a one where each value goes."""
+    places = np.zeros((size, size * stride), np.float32)
+    places[np.arange(size), stride * np.arange(size)] = 1
+    return places
 
 
 def pad(step: Step) -> gs.Tensor:
