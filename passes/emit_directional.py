@@ -173,7 +173,7 @@ def _by_gradient(e: Emitter, node: gs.Node, changes: Sequence[Change], gradient:
     of_weight = e("MatMul", patches, e("Transpose", rows, perm=[0, 2, 1]))  # [N, patch, outputs]
     flat = e("Reshape", of_weight, e.ints([-1, patch * outputs]))
     turned = [change[weight.name].reshape(outputs, patch).T.ravel() for change in changes]
-    found = e("MatMul", flat, e.constant(np.stack(turned, axis=1)))
+    found = e("Gemm", flat, e.constant(np.stack(turned)), transB=1)
     bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
     if not any(bias in change and np.any(change[bias]) for change in changes):
         return found

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.gradients.shape import spread
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import attribute, is_constant, read
 
@@ -172,16 +173,13 @@ def _conv_transpose(e: Emitter, gradient: gs.Tensor, weight: gs.Tensor, spans: W
 
 def _with_zeros_between(e: Emitter, gradient: gs.Tensor, spans: Windows) -> tuple[gs.Tensor, Windows]:
     """g on the grid of stride 1, `stride - 1` zeros behind every value, and the windows on that grid."""
-    sizes = [size for outside in spans.outside for size in (outside, 1)]
-    apart = e("Reshape", gradient, e.ints([0, 0, *sizes]))
-    behind = [size for stride in spans.strides for size in (0, stride - 1)]
-    filled = e.padded(apart, [0] * (2 + len(behind)), [0, 0, *behind])
+    shape: list[int | None] = [None, None, *spans.outside]
+    for axis, stride in enumerate(spans.strides, start=2):
+        if stride > 1:
+            gradient = spread(e, gradient, shape, axis, stride)
     dense = tuple(o * s for o, s in zip(spans.outside, spans.strides, strict=True))
     ones = (1,) * spans.rank
-    return (
-        e("Reshape", filled, e.ints([0, 0, *dense])),
-        Windows(spans.kernel, ones, spans.dilations, spans.begin, spans.inside, dense),
-    )
+    return gradient, Windows(spans.kernel, ones, spans.dilations, spans.begin, spans.inside, dense)
 
 
 def _flipped(e: Emitter, weight: gs.Tensor, group: int) -> gs.Tensor:

@@ -86,7 +86,7 @@ def slice_(step: Step) -> gs.Tensor:
         if taken.step < 0:
             result, taken = _reversed(e, result, axis), taken[::-1]
         if taken.step > 1:
-            result = _spread(e, result, shape, axis, taken.step)
+            result = spread(e, result, shape, axis, taken.step)
         begin[axis], end[axis] = taken[0], size - taken[0] - len(taken) * taken.step
     return e.padded(result, begin, end)
 
@@ -108,7 +108,7 @@ def _reversed(e: Emitter, tensor: gs.Tensor, axis: int) -> gs.Tensor:
     return e("Slice", tensor, e.ints([-1]), e.ints([_BEFORE_THE_START]), e.ints([axis]), e.ints([-1]))
 
 
-def _spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, stride: int) -> gs.Tensor:
+def spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, stride: int) -> gs.Tensor:
     """`stride - 1` zeros behind every value along an axis; `shape`, the tensor's, becomes the result's."""
     size, behind = shape[axis], shape[axis + 1 :]
     if size is None or behind.count(None) > 1:
