@@ -46,12 +46,16 @@ class EmitDirectional:
     outputs of the nodes that read them (`EmitGradients`, for `layer_outputs`). With `per_sample` the first axis of
     every layer's output counts samples, and `shapes` hold the sizes of the others; without, N is 1.
 
-    Raises ModelError for a weight that no layer of the main graph reads. Exposing.
+    With `fed` the changes of a weight are no constants but the graph input `changes_name(weight)`, where they are of no
+    other use than a product: `rows_of` gives it. To build and load the graph then takes less time.
+
+    Raises ModelError for a weight that no layer of the main graph reads. Exposing, but for the inputs.
     """
 
     directions: Mapping[str, Sequence[Change]]
     shapes: Shapes
     per_sample: bool = True
+    fed: bool = False
 
     name: ClassVar[str] = "emit-directional"
 
@@ -78,7 +82,7 @@ class EmitDirectional:
         """[N, changes] of one node."""
         changes = self.directions[weight]
         if self.per_sample and _sums_first(e, node, weight, len(changes)):
-            return _by_gradient(e, node, changes, gradient)
+            return _by_gradient(e, node, changes, gradient, fed=self.fed)
         return self._by_outputs(e, node, changes, gradient)
 
     def _by_outputs(
@@ -111,6 +115,17 @@ class EmitDirectional:
 def directional_name(weight: str) -> str:
     """The name of the graph output that holds the derivatives along the changes of a weight."""
     return f"{weight}/directional"
+
+
+def changes_name(weight: str) -> str:
+    """The name of the graph input that takes the changes of a weight (`fed`)."""
+    return f"{weight}/changes"
+
+
+def rows_of(changes: Sequence[Change], weight: str) -> Array:
+    """[changes, inputs x kernel x outputs]: each change as the gradient of a weight for one sample is laid out."""
+    found = [change[weight] for change in changes]
+    return np.stack([values.reshape(len(values), -1).T.ravel() for values in found])
 
 
 def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
@@ -163,7 +178,9 @@ def _sums_first(e: Emitter, node: gs.Node, weight: str, changes: int) -> bool:
     return changes >= _PAYS and held <= _ROOM * changes * outputs * positions
 
 
-def _by_gradient(e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor) -> gs.Tensor:
+def _by_gradient(
+    e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor, *, fed: bool
+) -> gs.Tensor:
     """[N, changes] of a Conv without groups, from the gradient of its weight for each sample."""
     weight = node.inputs[1]
     outputs, patch = weight.shape[0], math.prod(weight.shape[1:])
@@ -172,13 +189,23 @@ def _by_gradient(e: Emitter, node: gs.Node, changes: Sequence[Change], gradient:
     rows = e("Reshape", gradient, e.ints([-1, outputs, positions]))
     of_weight = e("MatMul", patches, e("Transpose", rows, perm=[0, 2, 1]))  # [N, patch, outputs]
     flat = e("Reshape", of_weight, e.ints([-1, patch * outputs]))
-    turned = [change[weight.name].reshape(outputs, patch).T.ravel() for change in changes]
-    found = e("Gemm", flat, e.constant(np.stack(turned)), transB=1)
+    along = rows_of(changes, weight.name)
+    found = e("Gemm", flat, _input(e, weight.name, along) if fed else e.constant(along), transB=1)
     bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
     if not any(bias in change and np.any(change[bias]) for change in changes):
         return found
     of_bias = e("MatMul", e.sum(rows, [2], keep=False), e.constant(np.stack([c[bias] for c in changes], 1)))
     return e("Add", found, of_bias)
+
+
+def _input(e: Emitter, weight: str, values: Array) -> gs.Tensor:
+    """The graph input for the changes of a weight, of which all its readers make use."""
+    graph, name = e.builder.graph, changes_name(weight)
+    known = [tensor for tensor in graph.inputs if tensor.name == name]
+    if not known:
+        known = [gs.Variable(name, values.dtype, list(values.shape))]
+        graph.inputs.extend(known)
+    return known[0]
 
 
 def _patches(e: Emitter, node: gs.Node, dtype: np.dtype[Any]) -> gs.Tensor:

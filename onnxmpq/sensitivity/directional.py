@@ -18,11 +18,19 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.data import Batch
+from onnxmpq.engine import Session
 from onnxmpq.errors import DataError
 from onnxmpq.metrics import OutputKind
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.model.trace import common_shapes, trace
-from onnxmpq.passes.emit_directional import Change, EmitDirectional, directional_name, layer_outputs
+from onnxmpq.passes.emit_directional import (
+    Change,
+    EmitDirectional,
+    changes_name,
+    directional_name,
+    layer_outputs,
+    rows_of,
+)
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.emit_tangents import EmitTangents
@@ -90,12 +98,15 @@ def _slopes(
     probe: Probe, objective: Objective, layers: Sequence[Layer], number: int, groups: int
 ) -> Iterator[Slopes]:
     shapes, size = batch_shapes(probe, [layer.weight for layer in layers])
-    model = _emitted(probe, objective, layers, shapes, per_sample=size > 1)
+    widths = widths_of(probe)
+    changes = {layer.weight: changes_of(probe, layer, widths[layer.name]) for layer in layers}
+    model = _emitted(probe, objective, changes, shapes, per_sample=size > 1)
     session = probe.runtime.session(model, spin=False)
+    rows = fed_changes(session, changes)
     done = number * probe.data.count
     for batch in probe.data.batches(size):
         check_sizes(batch, shapes)
-        values = session.run({**batch.feeds, **fed_targets(objective, batch)})
+        values = session.run({**batch.feeds, **fed_targets(objective, batch), **rows})
         for layer in layers:
             yield Slopes(layer.name, values[directional_name(layer.weight)].astype(np.float64))
         done += batch.count
@@ -107,18 +118,31 @@ def fed_targets(objective: Objective, batch: Batch) -> dict[str, Array]:
     return {target_name(output): values for output, values in objective.targets(batch).items()}
 
 
+def fed_changes(session: Session, changes: Mapping[str, Sequence[Change]]) -> dict[str, Array]:
+    """Those changes of weights that the session takes as inputs, by their names."""
+    wanted = {spec.name for spec in session.inputs}
+    return {
+        changes_name(weight): rows_of(some, weight)
+        for weight, some in changes.items()
+        if changes_name(weight) in wanted
+    }
+
+
 def _emitted(
-    probe: Probe, objective: Objective, layers: Sequence[Layer], shapes: Shapes, *, per_sample: bool
+    probe: Probe,
+    objective: Objective,
+    changes: Mapping[str, Sequence[Change]],
+    shapes: Shapes,
+    *,
+    per_sample: bool,
 ) -> onnx.ModelProto:
     """The model that gives the slopes and nothing else."""
-    widths = widths_of(probe)
-    changes = {layer.weight: changes_of(probe, layer, widths[layer.name]) for layer in layers}
     graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
     EmitGradients(LOSS, layer_outputs(graph, list(changes)), shapes)(graph)
     if objective.tangents:
         EmitTangents(objective.outputs)(graph)
-    EmitDirectional(changes, shapes, per_sample=per_sample)(graph)
+    EmitDirectional(changes, shapes, per_sample=per_sample, fed=True)(graph)
     kept = {directional_name(weight) for weight in changes}
     graph.outputs = [output for output in graph.outputs if output.name in kept]
     return export_model(graph, probe.model)

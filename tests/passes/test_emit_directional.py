@@ -8,7 +8,13 @@ from onnxmpq.engine import Runtime
 from onnxmpq.errors import ModelError
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.model.trace import common_shapes, trace
-from onnxmpq.passes.emit_directional import EmitDirectional, directional_name, layer_outputs
+from onnxmpq.passes.emit_directional import (
+    EmitDirectional,
+    changes_name,
+    directional_name,
+    layer_outputs,
+    rows_of,
+)
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.testing import check_pass, model_of, run
 
@@ -108,3 +114,17 @@ def test_sums_over_positions_first_give_the_same(attrs: str, kernel: int) -> Non
     together, *pairs = [outputs[directional_name("w")] for outputs in found]
     assert together.shape == (4, 6)
     np.testing.assert_allclose(together, np.concatenate(pairs, axis=1), rtol=1e-4, atol=1e-3)
+
+
+def test_changes_may_be_fed_and_are_one_input_for_all_readers() -> None:
+    model, shapes = differentiated()
+    changes = [{"w": 0.1 * W**2, "b": 0 * B}, {"w": 0 * W, "b": B}, {"w": -0.1 * W, "b": B}]
+    found = []
+    for fed in (False, True):
+        graph = import_graph(model)
+        assert EmitDirectional({"w": changes}, shapes, fed=fed)(graph)
+        emitted = export_model(graph, model)
+        given = {changes_name("w"): rows_of(changes, "w")} if fed else {}
+        assert [spec.name for spec in emitted.graph.input] == ["x", "z", *given]
+        found.append(run(emitted, {**feeds(3), **given})[directional_name("w")])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-5)
