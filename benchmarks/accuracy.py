@@ -31,6 +31,8 @@ import onnxmpq
 from onnxmpq.engine import Runtime
 from onnxmpq.metrics import OutputKind, classes, kl_divergence
 
+Key = tuple[str, float, str, str, int, int]
+
 _UNIFORM, _UNIFORM_NEAREST = "uniform", "uniform, nearest"
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     _UNIFORM_NEAREST: {"rounding": "nearest"},
@@ -72,6 +74,7 @@ class Result:
     activations: str
     recipe: str
     seed: int
+    samples: int
     commit: str
     average_bits: float = 0.0
     file_bytes: int = 0
@@ -86,8 +89,8 @@ class Result:
     error: str = ""
 
     @property
-    def key(self) -> tuple[str, float, str, str, int]:
-        return self.model, self.budget, self.activations, self.recipe, self.seed
+    def key(self) -> Key:
+        return self.model, self.budget, self.activations, self.recipe, self.seed, self.samples
 
 
 def main() -> None:
@@ -105,23 +108,25 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "accuracy_results.jsonl")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "accuracy_table.md")
     options = parser.parse_args()
-    results = {result.key: result for result in read(options.results)}
+    results = read(options.results)
     end = time.monotonic() + 60 * options.minutes
     for network, budget, activations, recipe, seed in itertools.product(
         networks(options.models), options.budgets, options.activations, options.recipes, options.seeds
     ):
         if time.monotonic() > end:
             break
-        if (network.name, budget, activations, recipe, seed) in results and not options.again:
+        point = (budget, activations, recipe, seed, options.samples)
+        if (network.name, *point) in results and not options.again:
             continue
-        result = measured(network, budget, activations, recipe, seed, options.samples)
+        result = measured(network, *point)
         results[result.key] = result
-        write(options.results, results.values())
+        append(options.results, result)
         print(json.dumps(asdict(result)), flush=True)
     notes = _NOTES.format(samples=options.samples)
-    commits = ", ".join(sorted({result.commit for result in results.values()}))
-    rows = list(means(results.values()))
-    text = f"# Accuracy\n\n{notes}\n\n{header()} Measured at {commits}.\n\n{table(_COLUMNS, rows)}"
+    shown = [result for result in results.values() if result.samples == options.samples]
+    commits = ", ".join(sorted({result.commit for result in shown}))
+    rows = list(means(shown))
+    text = f"# Accuracy\n\n{notes}\n\n{header()} The figures were measured at {commits}.\n\n{table(_COLUMNS, rows)}"
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(text, encoding="utf-8")
 
@@ -130,7 +135,7 @@ def measured(
     network: Network, budget: float, activations: str, recipe: str, seed: int, samples: int
 ) -> Result:
     """A compile by a recipe, and its judgement."""
-    blank = Result(network.name, budget, activations, recipe, seed, commit())
+    blank = Result(network.name, budget, activations, recipe, seed, samples, commit())
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "compiled.onnx"
         start = time.perf_counter()
@@ -181,7 +186,7 @@ def means(results: Iterable[Result]) -> Iterator[list[str]]:
     """A row for each network, budget, activations and recipe, the means over the seeds."""
     order = list(RECIPES)
     known = sorted(results, key=lambda r: (r.model, -r.budget, r.activations, order.index(r.recipe), r.seed))
-    for place, group in itertools.groupby(known, key=lambda r: r.key[:-1]):
+    for place, group in itertools.groupby(known, key=lambda r: r.key[:4]):
         some = list(group)
         model, budget, activations, recipe = place
         start = [model, f"{budget:g}", activations, recipe, ", ".join(str(r.seed) for r in some)]
@@ -213,15 +218,17 @@ def _cells(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def read(path: Path) -> list[Result]:
-    if not path.is_file():
-        return []
-    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+def read(path: Path) -> dict[Key, Result]:
+    """What was measured, the last of each point."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = (Result(**json.loads(line)) for line in lines)
+    return {result.key: result for result in found}
 
 
-def write(path: Path, results: Iterable[Result]) -> None:
+def append(path: Path, result: Result) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results), encoding="utf-8")
+    with path.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(asdict(result)) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ def header() -> str:
 
 
 def commit() -> str:
-    """The commit measured, `+` behind it where the code has changes; unknown outside a checkout."""
-    git = ["git", "-C", str(ROOT)]
-    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
-    if done.returncode:
+    """The last commit that changed the code, `+` behind it where the tree changes it further; unknown without git."""
+    git, code = ["git", "-C", str(ROOT)], ["--", "onnxmpq", "passes"]
+    last = subprocess.run(
+        [*git, "log", "-1", "--format=%h", *code], check=False, capture_output=True, text=True
+    )
+    if last.returncode:
         return "unknown"
-    changed = subprocess.run(
-        [*git, "diff", "--quiet", "HEAD", "--", "onnxmpq", "passes"], check=False
-    ).returncode
-    return done.stdout.strip() + "+" * changed
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *code], check=False).returncode
+    return last.stdout.strip() + "+" * changed
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any, NoReturn
 
 import click
@@ -260,8 +261,8 @@ def eval_command(model: Path, as_json: bool, **options: Any) -> None:
 
 def main() -> None:
     """Entry point: errors of ours become one line and an exit code, never a traceback."""
-    # What ends a job ends it as Ctrl-C does: an unfinished file goes too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if current_thread() is main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -276,6 +277,11 @@ def main() -> None:
         _fail(f"not enough memory: {error or 'give smaller inputs with --shape'}", EXIT_ERROR)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; no unfinished file was left behind", EXIT_ERROR)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """What ends a job ends it as Ctrl-C does, so that an unfinished file goes too, with the shell's exit code for it."""
+    raise SystemExit(128 + number)
 
 
 def _fail_usage(error: click.UsageError) -> NoReturn:

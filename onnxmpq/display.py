@@ -287,7 +287,8 @@ def _sizes(before: int, after: int) -> str:
 def _speed(latency: Latency) -> str:
     faster = "faster" if latency.speedup >= 1 else "slower"
     ratio = max(latency.speedup, 1 / latency.speedup)
-    return f"{_duration(latency.reference)} -> {_duration(latency.model)} ({ratio:.2f}x {faster} here)"
+    change = "as fast" if f"{ratio:.2f}" == "1.00" else f"{ratio:.2f}x {faster}"
+    return f"{_duration(latency.reference)} -> {_duration(latency.model)} ({change} here)"
 
 
 def _reached(budget: BudgetReport) -> str:

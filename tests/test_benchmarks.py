@@ -105,7 +105,14 @@ def test_the_projects_own_network_stands_in_for_the_shared_ones(
 
 def test_accuracy_is_told_as_means_over_seeds(load: Any) -> None:
     module = load("accuracy")
-    blank = {"model": "n", "budget": 2.5, "activations": "fp32", "recipe": "balanced", "commit": "a"}
+    blank = {
+        "model": "n",
+        "budget": 2.5,
+        "activations": "fp32",
+        "recipe": "balanced",
+        "samples": 512,
+        "commit": "a",
+    }
     seeds = [
         module.Result(
             **blank, seed=seed, fp32_top1=92.0, top1=top1, lowest_drop=0.5, highest_drop=high, images=9
@@ -121,13 +128,48 @@ def test_accuracy_is_told_as_means_over_seeds(load: Any) -> None:
     assert len(refused) == len(row)
 
 
-def test_results_of_accuracy_are_read_as_they_were_written(load: Any, tmp_path: Path) -> None:
-    module = load("accuracy")
-    result = module.Result("n", 3.0, "int8", "max", 1, "abc", top1=90.25)
-    module.write(tmp_path / "r.jsonl", [result])
-    assert module.read(tmp_path / "r.jsonl") == [result]
+def test_a_point_measured_again_replaces_the_former(load: Any, tmp_path: Path) -> None:
+    module, path = load("accuracy"), tmp_path / "r.jsonl"
+    first = module.Result("n", 3.0, "int8", "max", 1, 512, "abc", top1=90.25)
+    fewer = module.Result("n", 3.0, "int8", "max", 1, 64, "abc", top1=89.0)
+    again = module.Result("n", 3.0, "int8", "max", 1, 512, "def", top1=90.5)
+    for result in (first, fewer, again):
+        module.append(path, result)
+    assert list(module.read(path).values()) == [again, fewer]
     assert module.uniform_widths("uniform", 2.5) == {"bits": (2,)}
     assert module.uniform_widths("max", 2.5) == {}
+
+
+@pytest.mark.parametrize(("arguments", "measured"), [([], 1), (["--again"], 2), (["--minutes", "-1"], 0)])
+def test_a_run_goes_on_where_the_last_one_stopped(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], measured: int
+) -> None:
+    module = load("accuracy")
+    calls = []
+
+    def fake(network: Any, budget: float, activations: str, recipe: str, seed: int, samples: int) -> Any:
+        calls.append(budget)
+        return module.Result(network.name, budget, activations, recipe, seed, samples, "abc", images=1)
+
+    monkeypatch.setattr(module, "measured", fake)
+    monkeypatch.setattr(module, "networks", lambda _names: [load("networks")._digits()["digits"]])
+    results, output = tmp_path / "r.jsonl", tmp_path / "t.md"
+    module.append(results, module.Result("digits", 4.0, "fp32", "balanced", 0, 512, "abc", images=1))
+    words = [
+        "--budgets",
+        "4",
+        "3",
+        "--activations",
+        "fp32",
+        "--results",
+        str(results),
+        "--output",
+        str(output),
+    ]
+    monkeypatch.setattr("sys.argv", ["accuracy.py", *words, *arguments])
+    module.main()
+    assert len(calls) == measured
+    assert "| digits | 4 | fp32 | balanced | 0 |" in output.read_text(encoding="utf-8")
 
 
 def test_a_figure_stands_beside_its_limit(load: Any) -> None:

@@ -69,6 +69,12 @@ def test_short_times_are_microseconds(capsys: Capture) -> None:
     assert "1.20 ms -> 40 µs (30.00x faster here)" in shown(fast, capsys)
 
 
+def test_a_difference_that_rounds_to_none_is_none(capsys: Capture) -> None:
+    same = replace(REPORT, latency=(Latency(1, 1.001e-3, 1e-3, 1.001), Latency(8, 1e-3, 1.001e-3, 0.999)))
+    printed = shown(same, capsys)
+    assert printed.count("1.00 ms -> 1.00 ms (as fast here)") == 2
+
+
 def test_a_report(capsys: Capture) -> None:
     text = shown(REPORT, capsys)
     for words in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from onnxmpq.errors import OutputError
@@ -51,16 +51,18 @@ def require_writable(path: Path, protect: Sequence[Path] = ()) -> None:
         )
     if not os.access(path.parent, os.W_OK):
         raise OutputError(
-            f"{path} cannot be written: folder {path.parent} is read-only for you; name another folder with -o"
+            f"{path} cannot be written: folder {path.parent} is read-only for you; name another folder"
         )
     trial = _part(path)  # what the permissions say is not all: /proc, a read-only mount
     try:
         trial.touch(exist_ok=False)
-        trial.unlink()
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}; name another folder with -o"
+            f"{path} cannot be written: {error.strerror or error}; name another folder"
         ) from error
+    finally:
+        with suppress(OSError):  # a folder that takes files and gives none back
+            trial.unlink(missing_ok=True)
 
 
 def _part(path: Path) -> Path:

@@ -25,6 +25,8 @@ _BYTES_A_PASS = 512 << 20
 _WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
 _PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small matrix sees more windows
 _SHARE_A_COLUMN = 1 / 16  # of a window: fewer tell less than that errors should cancel
+_FEWEST_SAMPLES = 4  # the windows of one sample are much alike
+_NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
 _LARGEST = 4096  # columns; a larger matrix takes longer to factor than it can repay
 
 
@@ -41,7 +43,18 @@ class Moments:
 
     def covariance(self) -> Doubles:
         """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
-        return self.gram - self.count * self.mean[:, :, None] * self.mean[:, None, :]
+        return centred(self.gram, self.mean, self.count)
+
+
+def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
+    """The moments [group, D, D] without the means [group, D] of `count` windows; a constant column is left with none.
+
+    What rounding leaves of a constant is of either sign, and would count as a column of its own correlations.
+    """
+    left = gram - count * mean[:, :, None] * mean[:, None, :]
+    varies = np.einsum("gii->gi", left) > _NOISE * np.einsum("gii->gi", gram)
+    kept: Doubles = left * varies[:, :, None] * varies[:, None, :]
+    return kept
 
 
 def columns(layer: Layer) -> int:
@@ -61,9 +74,14 @@ def enough(layer: Layer) -> int:
     return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
 
 
-def is_known(layer: Layer, count: float) -> bool:
-    """Whether so many windows tell anything of a layer's inputs, shrunk as they are to be (`onnxmpq.weights.shrink`)."""
-    return count >= max(2, _SHARE_A_COLUMN * columns(layer))
+def is_known(layer: Layer, count: float, data: Dataset) -> bool:
+    """Whether so many windows over the data tell anything of a layer's inputs, shrunk as they are to be.
+
+    Of noise in the place of data, and of a few samples, as many are wanted as there are columns: what is learned
+    from fewer holds on others of their kind only (`onnxmpq.weights.shrink`).
+    """
+    few = data.synthetic or data.count < _FEWEST_SAMPLES
+    return count >= max(2, columns(layer) * (1 if few else _SHARE_A_COLUMN))
 
 
 def step(layer: Layer, samples: int) -> int:
@@ -95,7 +113,7 @@ def input_moments(
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
-            if total is not None and is_known(layer, total[0, -1, -1]) and np.isfinite(total).all():
+            if total is not None and is_known(layer, total[0, -1, -1], data) and np.isfinite(total).all():
                 order = channel_major(layer)
                 yield layer, _moments(total[:, order][:, :, order])
 

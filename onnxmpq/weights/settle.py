@@ -3,10 +3,11 @@
 Behind quantized layers a layer's inputs x' are no longer those x that it was trained for. Its rows are first
 fitted to give what the float network gives there, from what the quantized one feeds it,
 
-    W' = argmin sum |t - W' x'|^2 + |(W' - W) D^1/2|^2 = (sum t x'^T + W D) (sum x' x'^T + D)^-1
+    W' = argmin sum |t - W' x'|^2 + |(W' - W) R^1/2|^2 = (sum t x'^T + W R) (sum x' x'^T + R)^-1
 
-with D a little damping and what the moments are shrunk by, and W' is rounded against x'. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's
-output only goes into a sum with a shortcut, t also makes up for what the shortcut lost.
+with R a little damping and what the moments are shrunk by (`onnxmpq.weights.shrink`), and W' is rounded against x'.
+With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output only goes into a sum with a
+shortcut, t also makes up for what the shortcut lost.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from onnxmpq.turns import cores, in_turn
 from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.gram import Doubles, channel_major, columns, has_moments, is_known, step
+from onnxmpq.weights.gram import Doubles, centred, channel_major, columns, has_moments, is_known, step
 from onnxmpq.weights.quantizer import Floats, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
@@ -56,9 +57,10 @@ class Fit:
 
     def centred(self) -> Fit:
         """Without the means, which a bias takes up."""
-        outer = self.mean_input[:, :, None] * self.mean_input[:, None, :]
         mixed = self.mean_target[:, :, None] * self.mean_input[:, None, :]
-        gram, cross = self.gram - self.count * outer, self.cross - self.count * mixed
+        gram = centred(self.gram, self.mean_input, self.count)
+        varies = np.einsum("gii->gi", gram) > 0
+        cross = (self.cross - self.count * mixed) * varies[:, None, :]
         return Fit(gram, cross, self.mean_input, self.mean_target, self.count)
 
 
@@ -149,11 +151,11 @@ class Settler:
         total: list[Doubles] = []
         for part in in_turn(sums, data.batches(self._batch_size), cores()):
             total = [a + b for a, b in zip(total, part, strict=True)] if total else part
-        return _checked(layer, *total)
+        return _checked(layer, data, *total)
 
     def _samples(self, layer: Layer) -> Dataset:
         """As many samples as hold enough windows, within what the effort allows; all where each holds one window."""
-        if not layer.positions:
+        if math.prod(layer.positions) == 1:
             return self._all
         windows = _WINDOWS_A_COLUMN * columns(layer)
         return _part(self._some, max(_LEAST, math.ceil(windows / math.prod(layer.positions))))
@@ -189,10 +191,10 @@ def _fed(session: Session, values: Mapping[str, Array]) -> dict[str, Array]:
     return {spec.name: values[spec.name] for spec in session.inputs}
 
 
-def _checked(layer: Layer, gram: Doubles, cross: Doubles) -> Fit | None:
+def _checked(layer: Layer, data: Dataset, gram: Doubles, cross: Doubles) -> Fit | None:
     """The sums as a fit; None where they come from too few windows or are not finite."""
     count = float(gram[0, -1, -1])
-    if not is_known(layer, count) or not (np.isfinite(gram).all() and np.isfinite(cross).all()):
+    if not is_known(layer, count, data) or not (np.isfinite(gram).all() and np.isfinite(cross).all()):
         return None
     order = channel_major(layer)
     gram, cross = gram[:, order][:, :, order], cross[:, :, order]

@@ -48,8 +48,8 @@ class Curvature:
 def curvature(gram: Doubles) -> Curvature:
     """Of second moments [group, D, D].
 
-    Fewer windows than columns leave a matrix singular; more damping then brings the result closer to that of
-    nearest rounding.
+    A matrix that is singular all the same (few windows are dealt with before, `onnxmpq.weights.shrink`) is damped
+    more, which brings the result closer to that of nearest rounding.
     """
     scale = np.einsum("gii->gi", gram).mean(axis=1)
     # What is left of a constant input less its mean is rounding error, of either sign: no curvature at all.

@@ -39,6 +39,19 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_trial_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch = Path.touch
+
+    def interrupted(path: Path, mode: int = 0o666, exist_ok: bool = True) -> None:
+        touch(path, mode, exist_ok)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.touch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        require_writable(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_can_be_told_beforehand(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"input")
     (tmp_path / "alias").symlink_to(tmp_path / "in")

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.data import open_data
+from onnxmpq.data import open_data, synthetic_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
@@ -20,7 +20,7 @@ from onnxmpq.passes.emit_gram import EmitGram, gram_name
 from onnxmpq.prepare import prepare, runnable
 from onnxmpq.spec import Layer
 from onnxmpq.testing import check_pass
-from onnxmpq.weights.gram import Moments, columns, has_moments, input_moments, step
+from onnxmpq.weights.gram import Moments, centred, columns, has_moments, input_moments, is_known, step
 
 CPU = Runtime("cpu", threads=1)
 
@@ -219,3 +219,39 @@ def test_products_of_a_target_and_the_windows(group: int, pads: int, stride: int
         found["w/cross"][:, :, :-1], target @ seen.transpose(0, 2, 1)[:, :, order], rtol=1e-3, atol=1e-3
     )
     assert np.allclose(found["w/cross"][:, :, -1], target.sum(axis=2), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "samples", "synthetic", "known"),
+    [
+        (8, 8, False, True),
+        (7, 7, False, False),
+        (127, 127, True, False),
+        (128, 128, True, True),
+        (127, 3, False, False),
+        (128, 2, False, True),
+    ],
+)
+def test_how_many_windows_tell_something(count: int, samples: int, synthetic: bool, known: bool) -> None:
+    """A sixteenth of 128 columns, but as many as columns of noise or of next to no samples."""
+    specs = [InputSpec("x", np.dtype(np.float32), (None, 2))]
+    data = (
+        synthetic_data(specs, samples=samples, seed=0)
+        if synthetic
+        else open_data({"x": np.zeros((samples, 2), np.float32)}, specs, samples=None)
+    )
+    assert is_known(Layer("fc", "Gemm", ("fc",), "w", (40, 128), 0), count, data) is known
+
+
+@pytest.mark.parametrize("value", [1.7, 1000.0])
+def test_a_constant_column_is_left_with_nothing(value: float) -> None:
+    """In single precision its energy less its mean's is rounding noise, of either sign."""
+    x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+    x[:, 2] = value
+    moments = (x.T @ x).astype(np.float64)[None]
+    found = centred(moments, x.mean(axis=0, dtype=np.float64)[None], 64)
+    assert not found[:, 2].any()
+    assert not found[:, :, 2].any()
+    others = np.delete(x, 2, axis=1).astype(np.float64)
+    rest = np.delete(np.delete(found[0], 2, axis=0), 2, axis=1)
+    np.testing.assert_allclose(rest, 64 * np.cov(others.T, bias=True), rtol=1e-3, atol=1e-3)
