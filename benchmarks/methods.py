@@ -89,12 +89,12 @@ CONTENDERS: Mapping[str, Contender] = {
 
 def main() -> None:
     options = parsed()
-    points = {point.key: point for point in read(options.results)}
+    points = {point.key: point for point in read(options.results) if point.calibration == options.samples}
     judgements = Judgements(options.judgements)
     end = time.monotonic() + 60 * options.minutes
     chosen = [n for n in networks(options.models) if options.models or n.name != "squeezenet"]
     for network, seed in itertools.product(chosen, options.seeds):
-        missing = list(gaps(points.keys(), network.name, seed, options))
+        missing = sorted(gaps(points, network.name, seed, options), key=lambda gap: CONTENDERS[gap[1]].dear)
         if not missing or time.monotonic() > end:
             continue
         bench = Bench(network, seed, options.samples, options.search_samples, judgements)
@@ -137,7 +137,9 @@ def gaps(
 ) -> Iterator[tuple[str, str, list[float]]]:
     """The budgets of each rounding and method that have no point yet."""
     for method, rounding in itertools.product(options.methods, options.roundings):
-        budgets = [b for b in options.budgets if (model, rounding, method, seed, b) not in known]
+        budgets = [
+            b for b in options.budgets if (model, rounding, method, seed, b, options.samples) not in known
+        ]
         if budgets:
             yield rounding, method, budgets
 
@@ -148,7 +150,8 @@ class Bench:
     def __init__(
         self, network: Network, seed: int, samples: int, search_samples: int | None, judgements: Judgements
     ) -> None:
-        self.network, self.seed, self.search_samples = network, seed, search_samples
+        self.network, self.seed = network, seed
+        self.samples, self.search_samples = samples, search_samples
         self.runtime, self.commit = Runtime(), commit()
         self.loaded = loaded(network, self.runtime, seed, samples)
         self.judge = Judge(network, self.runtime, judgements)
@@ -158,7 +161,7 @@ class Bench:
     def points(self, rounding: str, method: str, budgets: Sequence[float]) -> list[Point]:
         """What the method comes to at every budget; its files are judged by then."""
         contender = CONTENDERS[method]
-        blank = Point(self.network.name, rounding, method, self.seed, 0.0, self.commit)
+        blank = Point(self.network.name, rounding, method, self.seed, 0.0, self.samples, self.commit)
         try:
             found, seconds = self.found(rounding, contender)
         except OnnxmpqError as error:

@@ -1,4 +1,4 @@
-"""What methods came to: one point for a network, rounding, method, seed and budget, kept line by line."""
+"""What methods came to: a point for each network, rounding, method, seed, budget and count of images, kept line by line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-Key = tuple[str, str, str, int, float]
+Key = tuple[str, str, str, int, float, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Point:
     method: str
     seed: int
     budget: float
+    calibration: int  # images
     commit: str
     digest: str = ""
     average_bits: float = 0.0
@@ -32,7 +33,7 @@ class Point:
 
     @property
     def key(self) -> Key:
-        return self.model, self.rounding, self.method, self.seed, self.budget
+        return self.model, self.rounding, self.method, self.seed, self.budget, self.calibration
 
 
 def read(path: Path) -> list[Point]:

@@ -35,7 +35,7 @@ def judgements(load: Any, path: Path, hits: dict[str, Any]) -> Any:
 
 
 def point(load: Any, method: str, digest: str, seed: int = 0, **changes: Any) -> Any:
-    found = load("points").Point("n", "nearest", method, seed, 3.0, "abc", digest, samples=32)
+    found = load("points").Point("n", "nearest", method, seed, 3.0, 64, "abc", digest, samples=32)
     return dataclasses.replace(found, **changes)
 
 
@@ -94,12 +94,12 @@ def test_ours_stands_against_the_best_of_the_six_over_the_seeds_both_have(load: 
 
 def test_what_is_missing_is_asked_method_by_method(load: Any) -> None:
     options = argparse.Namespace(
-        methods=["size", "ompq"], roundings=["nearest", "compensated"], budgets=[3.0, 4.0]
+        methods=["size", "ompq"], roundings=["nearest", "compensated"], budgets=[3.0, 4.0], samples=64
     )
     known = {
-        ("n", "nearest", "size", 0, 3.0),
-        ("n", "nearest", "size", 0, 4.0),
-        ("n", "nearest", "ompq", 0, 4.0),
+        ("n", "nearest", "size", 0, 3.0, 64),
+        ("n", "nearest", "size", 0, 4.0, 64),
+        ("n", "nearest", "ompq", 0, 4.0, 64),
     }
     found = list(load("methods").gaps(known, "n", 0, options))
     assert found == [
