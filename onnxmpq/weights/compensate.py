@@ -2,7 +2,8 @@
 
 Each channel is walked (GPTQ) at a few scales around that of least squared error, the best one is kept, and
 coordinate descent over codes and scales takes it further. Where the layer has a bias, the bias takes up the
-mean of the error (Nagel et al. 2019, arXiv 1906.04721, section 4.2) and the moments are centred.
+mean of the error (Nagel et al. 2019, arXiv 1906.04721, section 4.2) and the moments are centred. Rows that share
+a scale (of a ConvTranspose, or of several blocks of input channels) are tried and fitted together.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def compensate(
 ) -> Mapping[int, QuantizedWeight]:
     """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least.
 
-    `gram` [group, D, D] are the second moments of the layer's inputs, centred where a bias takes up the mean.
+    `gram` [group * blocks, D_b, D_b] are the second moments of the layer's inputs (`onnxmpq.weights.gram`), centred
+    where a bias takes up the mean.
     """
     if not widths:
         return {}
@@ -60,7 +62,8 @@ def compensate(
 def bias_shift(weight: Floats, rounded: Floats, layer: Layer, moments: Moments) -> Floats:
     """What a layer's bias must gain so that its mean output stays: (w - w') E[x], float32 [channels]."""
     lost = to_rows(weight - rounded, layer) @ moments.mean[:, :, None]
-    return lost.reshape(-1).astype(np.float32)
+    total: Floats = lost.reshape(layer.group, -1, lost.shape[1]).sum(axis=1).reshape(-1).astype(np.float32)
+    return total
 
 
 def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
@@ -73,7 +76,7 @@ def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
 def _rounded(
     rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer
 ) -> tuple[Stack, Stack]:
-    """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D]."""
+    """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D], blocks as groups."""
     group, count, size = rows.shape
     widths = scales.shape[1]
 
@@ -83,7 +86,8 @@ def _rounded(
         return np.concatenate([rows] * versions, axis=1), low, high
 
     def pool(values: Stack) -> Stack:
-        return pooled(values.reshape(group, -1, count), layer).reshape(values.shape)
+        weighted = values.reshape(group, -1, count) * curved.energy[:, None, None]
+        return pooled(weighted, layer).reshape(values.shape)
 
     trials = (scales[:, :, None, :] * _TRIALS[:, None]).reshape(group, -1, count)
     many, low, high = stacked(trials.shape[1])

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.spec import Layer
+from onnxmpq.weights.blocks import block_columns, block_count, columns
 from onnxmpq.weights.compensate import bias_shift, compensate
 from onnxmpq.weights.gram import Doubles, Moments
 from onnxmpq.weights.quantizer import Floats, code_range, quantize
-from onnxmpq.weights.rows import from_rows, to_rows
+from onnxmpq.weights.rows import channel_scales, from_rows, row_scales, to_rows
 
 SHAPES = {
     "Conv": ((6, 4, 3, 3), 0, 1),
@@ -88,6 +89,55 @@ def test_comes_close_to_the_best_of_all_roundings() -> None:
         worse.append(output_error(weight, stored.dequantize(), layer, x) / best)
     nearest = np.median(worse)
     assert nearest < 1.5
+
+
+BLOCKED = {"Conv": 20, "grouped": 10, "ConvTranspose": 2, "grouped ConvTranspose": 1, "Gemm": 4, "MatMul": 4}
+
+
+@pytest.mark.parametrize(("kind", "largest"), BLOCKED.items())
+@pytest.mark.parametrize("bits", [2, 4])
+def test_blocks_round_as_the_whole_without_what_lies_between_them(
+    kind: str, largest: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing lies between the blocks, they lose nothing but what one damping for all is worth."""
+    layer = layer_of(kind, bias="b" if kind == "Conv" else None)
+    weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
+    moments, _ = moments_of(layer, 2)
+    monkeypatch.setattr("onnxmpq.weights.blocks.LARGEST", largest)
+    blocks, size = block_count(layer), block_columns(layer)
+    assert blocks > 1
+    assert np.array_equal(from_rows(to_rows(weight, layer), layer), weight)
+    assert np.array_equal(
+        channel_scales(row_scales(np.arange(weight.shape[layer.axis], dtype=np.float32), layer), layer),
+        np.arange(weight.shape[layer.axis]),
+    )
+    missing = blocks * size - columns(layer)
+    filled = np.pad(moments.gram, [(0, 0), (0, missing), (0, missing)])
+    parts = np.stack([g[i : i + size, i : i + size] for g in filled for i in range(0, blocks * size, size)])
+    stored = compensate(weight, layer, parts, [bits])[bits]
+    monkeypatch.undo()
+    between = np.arange(columns(layer)) // size
+    diagonal = moments.gram * (between[:, None] == between)
+    whole = compensate(weight, layer, diagonal, [bits])[bits]
+    ours, theirs = (cost(weight, s.dequantize(), layer, diagonal) for s in (stored, whole))
+    assert stored.scale.shape == whole.scale.shape
+    assert ours < 1.1 * theirs
+
+
+def cost(weight: Floats, rounded: Floats, layer: Layer, gram: Doubles) -> float:
+    error = to_rows(weight, layer) - to_rows(rounded, layer)
+    return float(np.einsum("grd,gde,gre->", error, gram, error))
+
+
+def test_the_bias_takes_up_the_mean_of_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layer_of("grouped", bias="b")
+    weight = np.random.default_rng(5).standard_normal(layer.shape).astype(np.float32)
+    rounded = quantize(weight, 0, 3).dequantize()
+    moments, _ = moments_of(layer, 6, mean=3.0)
+    whole = bias_shift(weight, rounded, layer, moments)
+    monkeypatch.setattr("onnxmpq.weights.blocks.LARGEST", 10)
+    parts = Moments(moments.gram, moments.mean.reshape(6, 9), moments.count)
+    np.testing.assert_allclose(bias_shift(weight, rounded, layer, parts), whole, rtol=1e-4)
 
 
 @settings(max_examples=20, deadline=None)
