@@ -35,13 +35,18 @@ class EmitGram:
     D counts a window tap by tap: tap t of channel c of the group is number t * channels + c. A weight that
     several nodes read gets the sum of theirs.
 
+    `channels` says how many input channels of a group make a block, all where it says nothing. Of several blocks
+    each gets a matrix as if it were a group, [group * blocks, D_b + 1, D_b + 1]: the diagonal of the whole. The last
+    block is filled up with channels of zeros.
+
     `targets` names a tensor of the shape of a layer's output: `cross_name(weight)`, float32 [group, rows, D + 1],
     is then the sum of t x^T over the same windows, t being the target at each one's place (Conv, Gemm and MatMul
-    that one node reads). Exposing: what the graph gave before stays bit-equal.
+    that one node reads, in one block). Exposing: what the graph gave before stays bit-equal.
     """
 
     weights: Mapping[str, int]
     targets: Mapping[str, str] = field(default_factory=dict)
+    channels: Mapping[str, int] = field(default_factory=dict)
 
     name: ClassVar[str] = "emit-gram"
 
@@ -55,12 +60,14 @@ class EmitGram:
             readers = [n for n in graph.nodes if _reads(n, weight)]
             if gram_name(weight) in present or not readers:
                 continue
-            if len({_shape(node) for node in readers}) > 1:
+            windows = {_window(node) for node in readers}
+            if len(windows) > 1:
                 _LOGGER.debug("no second moments for %s: its readers differ in their windows", weight)
                 continue
+            blocks = _Blocks.of(*windows.pop(), self.channels.get(weight))
             target = tensors.get(self.targets.get(weight, ""))
             try:
-                self._expose(graph, builder, readers, step, target)
+                self._expose(graph, builder, readers, blocks, step, target)
             except NoMatch as reason:
                 _LOGGER.debug("no Gram matrix for %s: %s", weight, reason)
                 continue
@@ -71,20 +78,25 @@ class EmitGram:
 
     @staticmethod
     def _expose(
-        graph: gs.Graph, builder: NodeBuilder, readers: Sequence[gs.Node], step: int, target: gs.Tensor | None
+        graph: gs.Graph,
+        builder: NodeBuilder,
+        readers: Sequence[gs.Node],
+        blocks: _Blocks,
+        step: int,
+        target: gs.Tensor | None,
     ) -> None:
         weight = readers[0].inputs[1].name
         require(target is None or len(readers) == 1, "a target is for a weight that one node reads")
+        require(target is None or blocks.count == 1, "a target is for a weight in one block")
         places = None if target is None else _places(builder, readers[0], target, step)
-        columns = [_columns(builder, node, step) for node in readers]
+        columns = [_columns(builder, node, blocks, step) for node in readers]
         turned = [builder.node("Transpose", [c], "gram", {"perm": [0, 2, 1]}) for c in columns]
         products = [builder.node("MatMul", pair, "gram") for pair in zip(columns, turned, strict=True)]
-        output = gs.Variable(gram_name(weight), np.float32, _shape(readers[0]))
+        output = gs.Variable(gram_name(weight), np.float32, (blocks.matrices, blocks.width, blocks.width))
         builder.into(output, "Sum", products)
         graph.outputs.append(output)
         if places is not None:
-            group, _, width = _shape(readers[0])
-            cross = gs.Variable(cross_name(weight), np.float32, (group, None, width))
+            cross = gs.Variable(cross_name(weight), np.float32, (blocks.matrices, None, blocks.width))
             builder.into(cross, "MatMul", [places, turned[0]])
             graph.outputs.append(cross)
 
@@ -105,22 +117,68 @@ def cross_name(weight: str) -> str:
     return f"{weight}/cross"
 
 
-def _shape(node: gs.Node) -> tuple[int, int, int]:
-    """[group, D + 1, D + 1]."""
-    weight, group = node.inputs[1].shape, int(node.attrs.get("group", 1))
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """A window's columns: `group` times `channels` of `taps` each, `size` channels a block."""
+
+    group: int
+    channels: int
+    taps: int
+    size: int
+
+    @staticmethod
+    def of(group: int, channels: int, taps: int, size: int | None) -> _Blocks:
+        return _Blocks(group, channels, taps, size or channels)
+
+    @property
+    def count(self) -> int:
+        """Blocks of a group."""
+        return math.ceil(self.channels / self.size)
+
+    @property
+    def missing(self) -> int:
+        """Channels of zeros that fill up the last block."""
+        return self.count * self.size - self.channels
+
+    @property
+    def matrices(self) -> int:
+        return self.group * self.count
+
+    @property
+    def width(self) -> int:
+        """D_b + 1."""
+        return self.size * self.taps + 1
+
+
+def _window(node: gs.Node) -> tuple[int, int, int]:
+    """What an output value is a sum over: the groups, the input channels of one, and the taps of a channel."""
+    weight, group = [int(n) for n in node.inputs[1].shape], int(node.attrs.get("group", 1))
     if node.op == "Conv":
-        size = math.prod(weight[1:])
-    elif node.op == "ConvTranspose":
-        size = weight[0] // group
-    else:
-        size = weight[1 if node.attrs.get("transB", 0) else 0]
-    return group, int(size) + 1, int(size) + 1
+        return group, weight[1], math.prod(weight[2:])
+    if node.op == "ConvTranspose":
+        return group, weight[0] // group, 1
+    return 1, weight[1 if node.attrs.get("transB", 0) else 0], 1
 
 
-def _columns(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
-    """What one node's windows hold, and a 1: [group, D + 1, n]."""
+def _columns(builder: NodeBuilder, node: gs.Node, blocks: _Blocks, step: int) -> gs.Variable:
+    """What one node's windows hold, and a 1: [group * blocks, D_b + 1, n]."""
     read = {"Conv": _windows, "ConvTranspose": _channels, "Gemm": _rows, "MatMul": _rows}[node.op]
-    return _with_ones(builder, read(builder, node, step))
+    split = [_split(builder, tap, blocks) for tap in read(builder, node, step)]
+    return _with_ones(builder, builder.node("Concat", split, "gram", {"axis": 1}))
+
+
+def _split(builder: NodeBuilder, tap: gs.Tensor, blocks: _Blocks) -> gs.Tensor:
+    """One tap [group * channels, N, *positions] as [group * blocks, size, N * positions]; N may be zero."""
+
+    def reshaped(tensor: gs.Tensor, *shape: int) -> gs.Tensor:
+        return builder.node(
+            "Reshape", [tensor, builder.constant("gram_shape", np.array(shape, np.int64))], "gram"
+        )
+
+    if blocks.missing:
+        fill = builder.constant("gram_pads", np.array([0, 0, 0, 0, blocks.missing, 0], np.int64))
+        tap = builder.node("Pad", [reshaped(tap, blocks.group, blocks.channels, -1), fill], "gram")
+    return reshaped(tap, blocks.matrices, blocks.size, -1)
 
 
 def _places(builder: NodeBuilder, node: gs.Node, target: gs.Tensor, step: int) -> gs.Variable:
@@ -136,7 +194,8 @@ def _places(builder: NodeBuilder, node: gs.Node, target: gs.Tensor, step: int) -
     ones = [1] * rank
     turned = _channels_first(builder, _float(builder, target), rank)
     taken = _tap(builder, turned, [0] * rank, ones, [step] * rank, ones)
-    return _gathered(builder, [taken], group, int(weight.shape[0]) // group)
+    rows = int(weight.shape[0]) // group
+    return _split(builder, taken, _Blocks(group, rows, 1, rows))
 
 
 def _with_ones(builder: NodeBuilder, columns: gs.Variable) -> gs.Variable:
@@ -147,8 +206,8 @@ def _with_ones(builder: NodeBuilder, columns: gs.Variable) -> gs.Variable:
     return builder.node("Concat", [columns, ones], "gram", {"axis": 1})
 
 
-def _windows(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
-    """The unfolded input of a Conv: [group, taps * channels, samples * positions]."""
+def _windows(builder: NodeBuilder, node: gs.Node, step: int) -> list[gs.Tensor]:
+    """The unfolded input of a Conv, tap by tap: [group * channels, samples, *positions] each."""
     weight = node.inputs[1]
     kernel = list(weight.shape[2:])
     rank = len(kernel)
@@ -156,24 +215,21 @@ def _windows(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
     dilations = list(node.attrs.get("dilations", [1] * rank))
     padded = _padded(builder, node, kernel, dilations)
     turned = _channels_first(builder, padded, rank)
-    taps = [
+    return [
         _tap(builder, turned, index, kernel, strides, dilations)
         for index in itertools.product(*(range(k) for k in kernel))
     ]
-    return _gathered(builder, taps, int(node.attrs.get("group", 1)), int(weight.shape[1]))
 
 
-def _channels(builder: NodeBuilder, node: gs.Node, step: int) -> gs.Variable:
-    """The input of a ConvTranspose: [group, channels, samples * positions]; each tap sees the same."""
-    group = int(node.attrs.get("group", 1))
+def _channels(builder: NodeBuilder, node: gs.Node, step: int) -> list[gs.Tensor]:
+    """The input of a ConvTranspose: [group * channels, samples, *positions]; each tap sees the same."""
     rank = len(node.inputs[1].shape) - 2
     ones = [1] * rank
     turned = _channels_first(builder, _float(builder, node.inputs[0]), rank)
-    taken = _tap(builder, turned, [0] * rank, ones, [step] * rank, ones)
-    return _gathered(builder, [taken], group, int(node.inputs[1].shape[0]) // group)
+    return [_tap(builder, turned, [0] * rank, ones, [step] * rank, ones)]
 
 
-def _rows(builder: NodeBuilder, node: gs.Node, _step: int) -> gs.Variable:
+def _rows(builder: NodeBuilder, node: gs.Node, _step: int) -> list[gs.Tensor]:
     """The input of a Gemm or MatMul: [1, features, rows]."""
     weight = node.inputs[1]
     require(len(weight.shape) == 2, "its weight is a stack of matrices")
@@ -181,7 +237,7 @@ def _rows(builder: NodeBuilder, node: gs.Node, _step: int) -> gs.Variable:
     features = int(weight.shape[1 if node.attrs.get("transB", 0) else 0])
     shape = builder.constant("gram_shape", np.array([1, -1, features], np.int64))
     rows = builder.node("Reshape", [_float(builder, node.inputs[0]), shape], "gram")
-    return builder.node("Transpose", [rows], "gram", {"perm": [0, 2, 1]})
+    return [builder.node("Transpose", [rows], "gram", {"perm": [0, 2, 1]})]
 
 
 def _float(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Tensor:
@@ -251,10 +307,3 @@ def _tap(
     axes = list(range(2, 2 + len(kernel)))
     bounds = [builder.constant("gram_slice", np.array(v, np.int64)) for v in (starts, ends, axes, strides)]
     return builder.node("Slice", [tensor, *bounds], "gram")
-
-
-def _gathered(builder: NodeBuilder, taps: Sequence[gs.Tensor], group: int, channels: int) -> gs.Variable:
-    """Taps [group * channels, N, *positions] as [group, taps * channels, N * positions]; N may be zero."""
-    shape = builder.constant("gram_shape", np.array([group, channels, -1], np.int64))
-    split = [builder.node("Reshape", [tap, shape], "gram") for tap in taps]
-    return builder.node("Concat", split, "gram", {"axis": 1})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from onnxmpq.spec import Layer
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.setting import Setting
+from onnxmpq.weights.blocks import LARGEST, block_columns, block_count
 from onnxmpq.weights.candidates import Candidates
-from onnxmpq.weights.gram import input_moments
+from onnxmpq.weights.gram import has_moments, input_moments
 
 
 def round_weights(setting: Setting) -> Lowering:
@@ -21,9 +25,18 @@ def fit(candidates: Candidates, setting: Setting) -> None:
     prepared = setting.prepared
     widths = {name: [o.weight_bits for o in c if o.is_quantized] for name, c in setting.choices.items()}
     layers = [layer for layer in prepared.layers if widths[layer.name]]
+    _tell_blocks(layers, setting.stages.note)
     found = input_moments(
         setting.runtime, prepared.model, layers, setting.shares.rounding, prepared.batch_size,
         setting.stages.observer.progress,
     )  # fmt: skip
     for layer, moments in found:
         candidates.fit(layer, moments, widths[layer.name])
+
+
+def _tell_blocks(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
+    """Say which layers' errors make up for each other within blocks of input channels only."""
+    wide = [layer for layer in layers if has_moments(layer) and block_count(layer) > 1]
+    if wide:
+        named = ", ".join(f"{la.name} ({block_count(la)} of {block_columns(la):,} columns)" for la in wide)
+        note(f"wider than {LARGEST:,} columns, rounded in blocks of input channels: {named}")

@@ -2,7 +2,8 @@
 
 Each channel is walked (GPTQ) at a few scales around that of least squared error, the best one is kept, and
 coordinate descent over codes and scales takes it further. Where the layer has a bias, the bias takes up the
-mean of the error (Nagel et al. 2019, arXiv 1906.04721, section 4.2) and the moments are centred.
+mean of the error (Nagel et al. 2019, arXiv 1906.04721, section 4.2) and the moments are centred. Rows that share
+a scale (of a ConvTranspose, or of several blocks of input channels) are tried and fitted together.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from onnxmpq.weights.quantizer import Floats, QuantizedWeight, code_range, fit_s
 from onnxmpq.weights.rows import Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
 from onnxmpq.weights.walk import Curvature, curvature, walk
 
-# Of the scale of least squared error; 1 comes first, so that it wins where nothing tells them apart.
-_TRIALS = np.array([1, 0.7, 0.8, 0.87, 0.94, 1.06, 1.13, 1.2], np.float32)
+# Of the scale of least squared error, which few codes want wider than that: 0.5 to 1.6. 1 comes first, so that it wins
+# where nothing tells them apart.
+_TRIALS = np.concatenate([[1], np.arange(10, 20) / 20, np.arange(21, 33) / 20]).astype(np.float32)
 _STACK_BYTES = 8 << 20  # of rows that are walked at once
 
 
@@ -29,7 +31,8 @@ def compensate(
 ) -> Mapping[int, QuantizedWeight]:
     """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least.
 
-    `gram` [group, D, D] are the second moments of the layer's inputs, centred where a bias takes up the mean.
+    `gram` [group * blocks, D_b, D_b] are the second moments of the layer's inputs (`onnxmpq.weights.gram`), centred
+    where a bias takes up the mean.
     """
     if not widths:
         return {}
@@ -60,7 +63,8 @@ def compensate(
 def bias_shift(weight: Floats, rounded: Floats, layer: Layer, moments: Moments) -> Floats:
     """What a layer's bias must gain so that its mean output stays: (w - w') E[x], float32 [channels]."""
     lost = to_rows(weight - rounded, layer) @ moments.mean[:, :, None]
-    return lost.reshape(-1).astype(np.float32)
+    total: Floats = lost.reshape(layer.group, -1, lost.shape[1]).sum(axis=1).reshape(-1).astype(np.float32)
+    return total
 
 
 def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
@@ -73,7 +77,7 @@ def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
 def _rounded(
     rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer
 ) -> tuple[Stack, Stack]:
-    """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D]."""
+    """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D], blocks as groups."""
     group, count, size = rows.shape
     widths = scales.shape[1]
 
@@ -83,7 +87,8 @@ def _rounded(
         return np.concatenate([rows] * versions, axis=1), low, high
 
     def pool(values: Stack) -> Stack:
-        return pooled(values.reshape(group, -1, count), layer).reshape(values.shape)
+        weighted = values.reshape(group, -1, count) * curved.energy[:, None, None]
+        return pooled(weighted, layer).reshape(values.shape)
 
     trials = (scales[:, :, None, :] * _TRIALS[:, None]).reshape(group, -1, count)
     many, low, high = stacked(trials.shape[1])

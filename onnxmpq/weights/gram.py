@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
 from onnxmpq.spec import Layer
 from onnxmpq.turns import cores, in_turn
+from onnxmpq.weights.blocks import LARGEST, block_channels, block_columns, block_count, columns
 
 Doubles = NDArray[np.float64]
 
@@ -27,14 +28,14 @@ _PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small
 _SHARE_A_COLUMN = 1 / 16  # of a window: fewer tell less than that errors should cancel
 _FEWEST_SAMPLES = 4  # the windows of one sample are much alike
 _NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
-_LARGEST = 4096  # columns; a larger matrix takes longer to factor than it can repay
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
 
-    A window is counted channel by channel, as the weight is.
+    A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
+    (`onnxmpq.weights.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].
     """
 
     gram: Doubles
@@ -57,21 +58,14 @@ def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
     return kept
 
 
-def columns(layer: Layer) -> int:
-    """D: how many weights one output value of the layer is a sum over (ConvTranspose: at one tap)."""
-    if layer.op == "ConvTranspose":
-        return layer.shape[0] // layer.group
-    return layer.params // layer.channels
-
-
 def has_moments(layer: Layer) -> bool:
-    """False for layers in control-flow bodies, left alone, or wider than 4,096 columns."""
-    return layer.reason is None and not layer.weights_only and columns(layer) <= _LARGEST
+    """False for layers in control-flow bodies, left alone, or with more than 4,096 taps a channel."""
+    return layer.reason is None and not layer.weights_only and block_columns(layer) <= LARGEST
 
 
 def enough(layer: Layer) -> int:
     """How many windows a layer's matrix needs to be known by."""
-    return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
+    return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * block_columns(layer))
 
 
 def is_known(layer: Layer, count: float, data: Dataset) -> bool:
@@ -81,7 +75,7 @@ def is_known(layer: Layer, count: float, data: Dataset) -> bool:
     from fewer holds on others of their kind only (`onnxmpq.weights.shrink`).
     """
     few = data.synthetic or data.count < _FEWEST_SAMPLES
-    return count >= max(2, columns(layer) * (1 if few else _SHARE_A_COLUMN))
+    return count >= max(2, block_columns(layer) * (1 if few else _SHARE_A_COLUMN))
 
 
 def step(layer: Layer, samples: int) -> int:
@@ -108,8 +102,11 @@ def input_moments(
         def report(done: int, number: int = number) -> None:
             progress(number * data.count + done, len(passes) * data.count)
 
-        steps = {la.weight: step(la, data.count) for la in some}
-        sums = _summed(runtime, model, steps, data, batch_size, report)
+        emit = EmitGram(
+            {la.weight: step(la, data.count) for la in some},
+            channels={la.weight: block_channels(la) for la in some},
+        )
+        sums = _summed(runtime, model, emit, data, batch_size, report)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
@@ -121,15 +118,15 @@ def input_moments(
 def _summed(
     runtime: Runtime,
     model: onnx.ModelProto,
-    steps: Mapping[str, int],
+    emit: EmitGram,
     data: Dataset,
     batch_size: int,
     progress: Callable[[int], None],
 ) -> dict[str, Doubles]:
     """The emitted outputs summed over the data, in double precision."""
     graph = import_graph(model)
-    EmitGram(steps)(graph)
-    names = {gram_name(weight) for weight in steps}
+    emit(graph)
+    names = {gram_name(weight) for weight in emit.weights}
     graph.outputs = [output for output in graph.outputs if output.name in names]
     if not graph.outputs:
         return {}
@@ -155,10 +152,8 @@ def _moments(total: Doubles) -> Moments:
 
 def channel_major(layer: Layer) -> NDArray[np.intp]:
     """Where the entries of a window are that was counted tap by tap, channel by channel, the 1 kept last."""
-    size = columns(layer)
-    windows = np.arange(size)
-    if layer.op == "Conv":
-        windows = windows.reshape(-1, layer.shape[1]).T.ravel()
+    size = block_columns(layer)
+    windows = np.arange(size).reshape(-1, block_channels(layer)).T.ravel()
     return np.append(windows, size)
 
 
@@ -167,7 +162,8 @@ def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
     run: list[Layer] = []
     size = 0
     for layer in layers:
-        bytes_ = 12 * layer.group * columns(layer) ** 2  # the sum in float64 and a batch's in float32
+        matrices = layer.group * block_count(layer)
+        bytes_ = 12 * matrices * block_columns(layer) ** 2  # the sum in float64 and a batch's in float32
         if run and size + bytes_ > _BYTES_A_PASS:
             yield run
             run, size = [], 0

@@ -32,9 +32,10 @@ from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer
 from onnxmpq.turns import cores, in_turn
 from onnxmpq.weights.aim import Aim, find_aim
+from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.gram import Doubles, centred, channel_major, columns, has_moments, is_known, step
+from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
 from onnxmpq.weights.quantizer import Floats, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
@@ -71,13 +72,18 @@ def settled(
     after = candidates.copy()
     for done, layer in enumerate(layers):
         bits = plan[layer.name].weight_bits
-        found = settler.settle(layer, bits) if 1 < bits <= 8 and has_moments(layer) else None
+        found = settler.settle(layer, bits) if 1 < bits <= 8 and _can_be_fitted(layer) else None
         if found is not None:
             after.settle(layer, *found)
         if layer.reason is None:
             settler.fix(after.constants(layer, bits))
         progress(done + 1, len(layers))
     return after
+
+
+def _can_be_fitted(layer: Layer) -> bool:
+    """Not in blocks: each would be fitted to a target that all of them give together."""
+    return has_moments(layer) and block_count(layer) == 1
 
 
 class Settler:

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.weights.gram import Doubles
+from onnxmpq.weights.quantizer import Floats
 from onnxmpq.weights.rows import Stack
 
 _DAMPING = (0.01, 0.1, 1.0)  # of the mean diagonal of H: the first that leaves it positive definite
+_LEAST_ENERGY = 1e-6  # of the largest: where no group sees anything, the weights decide
 _BLOCK = 32  # columns whose errors are carried on at once
 
 
@@ -28,13 +30,15 @@ class Curvature:
     """What rounding a group's rows costs: `gram` damped and of mean diagonal 1, in the walk's order of columns.
 
     `order` and its inverse `back` are [group, D], `gram` and `factor`, the upper Cholesky factor of its
-    inverse, float32 [group, D, D].
+    inverse, float32 [group, D, D]. `energy`, float32 [group], is the mean diagonal that each had, of the largest one:
+    what a cost counts beside those of other groups.
     """
 
     order: NDArray[np.intp]
     back: NDArray[np.intp]
     gram: Stack
     factor: Stack
+    energy: Floats
 
     def ordered(self, rows: Stack) -> Stack:
         """Columns of rows [group, n, D] in the walk's order."""
@@ -60,7 +64,11 @@ def curvature(gram: Doubles) -> Curvature:
     gram = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2)
     damped, factor = _factor(gram)
     back = np.argsort(order, axis=1)
-    return Curvature(order, back, damped.astype(np.float32), factor.astype(np.float32))
+    largest = scale.max()
+    energy = np.maximum(scale / (largest if largest > 0 else 1.0), _LEAST_ENERGY)
+    return Curvature(
+        order, back, damped.astype(np.float32), factor.astype(np.float32), energy.astype(np.float32)
+    )
 
 
 def _factor(gram: Doubles) -> tuple[Doubles, Doubles]:

@@ -20,7 +20,8 @@ from onnxmpq.passes.emit_gram import EmitGram, gram_name
 from onnxmpq.prepare import prepare, runnable
 from onnxmpq.spec import Layer
 from onnxmpq.testing import check_pass
-from onnxmpq.weights.gram import Moments, centred, columns, has_moments, input_moments, is_known, step
+from onnxmpq.weights.blocks import block_columns, block_count, columns
+from onnxmpq.weights.gram import Moments, centred, has_moments, input_moments, is_known, step
 
 CPU = Runtime("cpu", threads=1)
 
@@ -172,6 +173,29 @@ def test_every_layer_of_an_export_with_implicit_pads_has_moments(name: str) -> N
     assert {layer.name for layer in wanted if gram_name(layer.weight) not in emitted} == set()
 
 
+@pytest.mark.parametrize(("group", "largest"), [(1, 36), (1, 20), (2, 10)])
+def test_blocks_are_the_diagonal_of_the_whole(
+    group: int, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 5 channels the last block is filled up with zeros."""
+    model = convolution((4, 5, 3, 3), f"group={group}, pads=[1, 1, 1, 1]", (6, 6), 5 * group)
+    x = np.random.default_rng(1).standard_normal((20, 5 * group, 6, 6)).astype(np.float32)
+    (layer,) = discover(gs.import_onnx(model), {})
+    data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, *x.shape[1:]))], samples=None)
+    ((_, whole),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
+    monkeypatch.setattr("onnxmpq.weights.blocks.LARGEST", largest)
+    ((_, parts),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
+    blocks, size = block_count(layer), block_columns(layer)
+    assert blocks > 1
+    assert parts.gram.shape == (group * blocks, size, size)
+    assert parts.count == whole.count
+    filled = np.pad(whole.gram, [(0, 0), *[(0, blocks * size - 45)] * 2])
+    expected = [g[i : i + size, i : i + size] for g in filled for i in range(0, blocks * size, size)]
+    np.testing.assert_allclose(parts.gram, expected, rtol=1e-4, atol=1e-3)
+    means = np.pad(whole.mean, [(0, 0), (0, blocks * size - 45)]).reshape(parts.mean.shape)
+    np.testing.assert_allclose(parts.mean, means, rtol=1e-4, atol=1e-5)
+
+
 def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
     x = np.random.default_rng(3).standard_normal((2, 3, 50)) + 1
     moments = Moments(x @ x.transpose(0, 2, 1), x.mean(axis=2), 50)
@@ -196,7 +220,7 @@ def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
 
 
 def test_what_no_matrix_is_made_for() -> None:
-    assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 512, 3, 3), 0))
+    assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 3, 80, 80), 0))
     assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, weights_only=True))
     assert not has_moments(Layer("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))
 

@@ -33,6 +33,11 @@ def test_columns_are_restored() -> None:
     assert (np.diff(diagonal, axis=1) <= 0).all()
 
 
+def test_groups_keep_what_they_weigh_beside_each_other() -> None:
+    curved = curvature(np.stack([np.eye(3), 4 * np.eye(3), np.zeros((3, 3))]))
+    assert curved.energy.tolist() == pytest.approx([0.25, 1, 1e-6])
+
+
 def test_a_matrix_that_is_not_definite_means_nearest_rounding() -> None:
     curved = curvature(-np.eye(3)[None] * 9)
     rows = np.array([[[0.9, 0.4, -0.7]]], np.float32)
