@@ -24,6 +24,7 @@ from accuracy import Hits
 from machine import ROOT, header, table
 from networks import Network, evaluation, labelled_calibration, networks, open_samples
 
+from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.allocation.constrain import average_bits
 from onnxmpq.budget import Budget
 from onnxmpq.effort import EFFORTS
@@ -140,8 +141,8 @@ class Bench:
         )  # fmt: skip
         request = Request(  # `_asked` puts the method and the budget of each point in its place
             budgets=(Budget.parse("4bit-avg"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
-            activations="fp32", rounding=rounding, method=METHODS["measured"], effort=EFFORTS["balanced"], metric=None,
-            provider="cpu", seed=seed, verify=False, force=True,
+            activations="fp32", calibrator=CALIBRATORS["typical"], rounding=rounding, method=METHODS["measured"],
+            effort=EFFORTS["balanced"], metric=None, provider="cpu", seed=seed, verify=False, force=True,
         )  # fmt: skip
         loaded = Loaded(request, Stages(Observer()), self.runtime, original, session, evidence, 0)
         self.lowering = round_weights(calibrate(loaded, place(loaded, prepare_model(loaded))))

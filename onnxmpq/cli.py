@@ -119,6 +119,12 @@ def cli() -> None:
     "--activations", type=click.Choice(["int8", "fp32"]), help="[default: int8 with real data, else fp32]"
 )
 @click.option(
+    "--calibrator",
+    default="typical",
+    show_default=True,
+    help="Ranges of activations: typical, minmax, percentile, entropy, mse, file.py:function.",
+)
+@click.option(
     "--rounding",
     type=click.Choice(["compensated", "nearest"]),
     default="compensated",

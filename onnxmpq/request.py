@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxmpq.activations.calibrators import Calibrator
+from onnxmpq.activations.ranges import Codes
 from onnxmpq.allocation.constrain import MEASURED
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.allocation.timed import is_timed
@@ -59,6 +61,7 @@ class Request:
     target: Target
     widths: tuple[int, ...]
     activations: str | None
+    calibrator: Calibrator
     rounding: str
     method: Method
     effort: Effort
@@ -80,6 +83,11 @@ class Request:
     def activation_bits(self) -> int | None:
         """Bits of activations; None where they stay in float."""
         return 8 if self.activations == "int8" else None
+
+    @property
+    def codes(self) -> Codes:
+        """What quantized activations are held in."""
+        return Codes(self.activation_bits or 8, self.target.signed_activations)
 
     @property
     def is_measured(self) -> bool:

@@ -94,7 +94,7 @@ class _Writer:
     def _write_pair(
         self, source: gs.Tensor, result: gs.Variable, activation: ActivationRange, place: int
     ) -> gs.Variable:
-        dtype = np.int8 if activation.signed else np.uint8
+        dtype = np.int8 if activation.codes.signed else np.uint8
         codes = gs.Variable(self._names.name("codes"), dtype, source.shape)
         scale = self._parameter("scale", np.float32(activation.scale))
         zero_point = self._parameter("zero_point", dtype(activation.zero_point))

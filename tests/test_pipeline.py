@@ -20,6 +20,7 @@ from onnx.parser import parse_model
 
 import onnxmpq
 from onnxmpq import pipeline
+from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
 from onnxmpq.layer_times import LayerTimes
@@ -89,6 +90,23 @@ def test_budget_holds_on_the_written_file(small: Compile, budget: str, activatio
     assert score.agreement is not None
     assert score.agreement > 0.95
     assert {layer.activation_bits for layer in report.layers} == ({8} if activations == "int8" else {None})
+
+
+def test_every_calibrator_gives_a_file_of_its_own(small: Compile) -> None:
+    scales = {}
+    for name in CALIBRATORS:
+        report = small("6bit-avg", activations="int8", calibrator=name)
+        assert (report.metrics["compiled"].agreement or 0) > 0.95
+        scales[name] = activation_scales(report.output)
+    assert len(set(scales.values())) == len(CALIBRATORS)
+    assert all(max(found) <= max(scales["minmax"]) for found in scales.values())
+
+
+def activation_scales(path: str) -> tuple[float, ...]:
+    graph = onnx.load(path).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    return tuple(sorted(float(values[node.input[1]]) for node in nodes))
 
 
 def test_several_budgets_hold_at_once(small: Compile) -> None:

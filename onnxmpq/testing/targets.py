@@ -10,6 +10,7 @@ import onnx
 
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.policies import POLICIES
+from onnxmpq.activations.ranges import Codes
 from onnxmpq.data import InputSpec, synthetic_data
 from onnxmpq.engine import Array
 from onnxmpq.lower import Activations, lower
@@ -72,8 +73,8 @@ class _Lowerer:
         prepared = prepare(RUNTIME, model, sample, integer=integer, batchable=False)
         asked = [layer.name for layer in prepared.layers] if integer else []
         placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
-        signed = target.signed_activations
-        ranges = calibrate(RUNTIME, prepared.model, placement, data, signed=signed) if integer else {}
+        codes = Codes(signed=target.signed_activations)
+        ranges = calibrate(RUNTIME, prepared.model, placement, data, codes=codes) if integer else {}
         return cls(target, prepared, Activations(placement, ranges), Candidates(prepared.model, "nearest"))
 
     def check(self, bits: int, runs: Runs, decibels: float) -> None:

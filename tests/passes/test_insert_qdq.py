@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.activations.ranges import ActivationRange, range_of
+from onnxmpq.activations.ranges import INT8, ActivationRange, range_of
 from onnxmpq.engine import Array
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.testing import check_pass, model_of, random_feeds, run
@@ -131,7 +131,7 @@ def test_values_in_range_move_by_half_a_step_at_most(low: float, high: float) ->
 
 
 def test_signed_ranges_are_int8() -> None:
-    lowered = check_pass(InsertQdq({"a": range_of(-1, 2, signed=True)}), CHAIN, kind="lowering")
+    lowered = check_pass(InsertQdq({"a": range_of(-1, 2, INT8)}), CHAIN, kind="lowering")
     zero_points = {t.name: t for t in lowered.graph.initializer}
     (node,) = (n for n in lowered.graph.node if n.op_type == "QuantizeLinear")
     value = onnx.numpy_helper.to_array(zero_points[node.input[2]])
