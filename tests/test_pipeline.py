@@ -92,13 +92,14 @@ def test_budget_holds_on_the_written_file(small: Compile, budget: str, activatio
     assert {layer.activation_bits for layer in report.layers} == ({8} if activations == "int8" else {None})
 
 
-def test_every_calibrator_gives_a_file_of_its_own(small: Compile) -> None:
+def test_every_calibrator_gives_ranges_of_its_own(small: Compile) -> None:
     scales = {}
     for name in CALIBRATORS:
         report = small("6bit-avg", activations="int8", calibrator=name)
         assert (report.metrics["compiled"].agreement or 0) > 0.95
         scales[name] = activation_scales(report.output)
-    assert len(set(scales.values())) == len(CALIBRATORS)
+    assert scales.pop("typical") == scales["minmax"]  # as long as no sample of so few lies far out
+    assert len(set(scales.values())) == len(scales)
     assert all(max(found) <= max(scales["minmax"]) for found in scales.values())
 
 
