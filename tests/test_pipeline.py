@@ -110,6 +110,26 @@ def activation_scales(path: str) -> tuple[float, ...]:
     return tuple(sorted(float(values[node.input[1]]) for node in nodes))
 
 
+def test_activations_of_16_bits_are_close_to_float(small: Compile) -> None:
+    options: dict[str, Any] = {"target": "portable", "bits": (8,), "rounding": "nearest"}
+    found = {acts: small("99GBOPs", activations=acts, **options) for acts in ("fp32", "int8", "int16")}
+    losses = {acts: report.metrics["compiled"].kl or 0.0 for acts, report in found.items()}
+    assert losses["int16"] < 1.5 * losses["fp32"]  # what is clipped is clipped
+    assert losses["int8"] > 2 * losses["int16"]
+    operations = {acts: report.budgets[0].reached or 0.0 for acts, report in found.items()}
+    assert (
+        operations["fp32"] > operations["int16"] == pytest.approx(operations["int8"] * 16 / 7)
+    )  # 8 x 16 and 7 x 8
+    assert {layer.activation_bits for layer in found["int16"].layers} == {16}
+    assert found["int16"].opset == 21
+
+
+def test_settled_and_searched_with_activations_of_16_bits(small: Compile) -> None:
+    report = small("5bit-avg", activations="int16", target="portable", rounding="compensated")
+    assert (report.metrics["compiled"].agreement or 0) > 0.97
+    assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
+
+
 def test_several_budgets_hold_at_once(small: Compile) -> None:
     report = small("6bit-avg", "60kB", "60MBOPs", activations="int8")
     assert [b.asked for b in report.budgets] == ["6bit-avg", "60kB", "60MBOPs"]

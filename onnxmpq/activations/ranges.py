@@ -16,6 +16,10 @@ class Codes:
     signed: bool = False
 
     @property
+    def dtype(self) -> np.dtype[np.integer]:
+        return np.dtype(f"{'int' if self.signed else 'uint'}{self.bits}")
+
+    @property
     def lowest(self) -> int:
         return -(1 << (self.bits - 1)) if self.signed else 0
 
