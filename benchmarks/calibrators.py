@@ -150,8 +150,8 @@ def report(results: Sequence[Result], samples: int) -> str:
     rows = [_row([r for r in results if (r.model, r.calibrator) == key])
             for key in itertools.product(models, CALIBRATORS)]  # fmt: skip
     ratios = [[name, f"{_ratio(results, name):.3f}"] for name in CALIBRATORS]
-    parts = [_NOTES.format(samples=samples), header(), table(_COLUMNS, rows)]
-    return "\n\n".join(["# Calibrators", *parts, table(["calibrator", "KL, typical's = 1"], ratios)])
+    parts = ["# Calibrators", _NOTES.format(samples=samples), header(), table(_COLUMNS, rows)]
+    return "\n".join(f"{part}\n" for part in parts) + table(["calibrator", "KL, typical's = 1"], ratios)
 
 
 def _row(some: Sequence[Result]) -> list[str]:
