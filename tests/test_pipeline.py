@@ -286,7 +286,8 @@ def test_options_that_make_no_sense(small: Compile) -> None:
     for options, words in (
         ({"bits": ()}, "widths"),
         ({"bits": (9,)}, "widths"),
-        ({"activations": "int4"}, "int8 or fp32"),
+        ({"activations": "int4"}, "int8, int16, fp32"),
+        ({"calibrator": "guess"}, "typical"),
         ({"target": "toaster"}, "ort-cpu"),
         ({"method": "guess"}, "measured"),
         ({"shapes": {"picture": (1, 1, 8, 8)}}, "image"),
