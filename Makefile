@@ -26,6 +26,7 @@ benchmarks: .venv/demo
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/bytes.py
 	$(BIN)/python benchmarks/blocks.py
+	$(BIN)/python benchmarks/calibrators.py
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onnxmpq needs Python 3.11 or newer; set PYTHON=python3.x")'

@@ -29,6 +29,7 @@ from methods_report import plot, report
 from networks import Network, evaluation, labelled_calibration, networks
 from points import Key, Point, append, read
 
+from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.allocation.constrain import average_bits
 from onnxmpq.budget import Budget
 from onnxmpq.data import Dataset
@@ -227,7 +228,7 @@ def loaded(network: Network, runtime: Runtime, seed: int, samples: int) -> Loade
     )  # fmt: skip
     request = Request(  # `asked` puts the method and the budget of each point in its place
         budgets=(Budget.parse("4bit-avg"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
-        activations="fp32", rounding=ROUNDINGS[0], method=METHODS["measured"], effort=EFFORTS["balanced"], metric=None,
+        activations="fp32", calibrator=CALIBRATORS["typical"], rounding=ROUNDINGS[0], method=METHODS["measured"], effort=EFFORTS["balanced"], metric=None,
         provider="cpu", seed=seed, verify=False, force=True,
     )  # fmt: skip
     return Loaded(request, Stages(Observer()), runtime, original, session, evidence, 0)

@@ -117,7 +117,15 @@ def cli() -> None:
 )
 @click.option("-o", "--output", type=OUTPUT, help="Written file.  [default: MODEL.mpq.onnx]")
 @click.option(
-    "--activations", type=click.Choice(["int8", "fp32"]), help="[default: int8 with real data, else fp32]"
+    "--activations",
+    type=click.Choice(["int8", "int16", "fp32"]),
+    help="int16: for targets that have it.  [default: int8 with real data, else fp32]",
+)
+@click.option(
+    "--calibrator",
+    default="typical",
+    show_default=True,
+    help="Ranges of activations: typical, minmax, percentile, entropy, mse, file.py:function.",
 )
 @click.option(
     "--rounding",

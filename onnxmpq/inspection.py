@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
 from onnxmpq.model.modelfile import import_graph, load_model, opset_version
 from onnxmpq.model.requirements import Requirements, described
+from onnxmpq.passes.matching import optional_input
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.readback import StoredWeight, read_weights
@@ -88,11 +90,12 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
 
 
 def _activation_bits(node: gs.Node) -> int | None:
-    """8 where the layer reads dequantized codes besides its weight's, None where it reads float."""
+    """The width of the dequantized codes that the layer reads besides its weight's, None where it reads float."""
     makers = [
         maker for tensor in node.inputs[:2] for maker in tensor.inputs if maker.op == "DequantizeLinear"
     ]
-    computed = any(
-        not isinstance(maker.inputs[0], gs.Constant) and maker.inputs[0].inputs for maker in makers
-    )
-    return 8 if computed and len(makers) == 2 else None
+    computed = [m for m in makers if not isinstance(m.inputs[0], gs.Constant) and m.inputs[0].inputs]
+    if not computed or len(makers) != 2:
+        return None
+    zero_point = optional_input(computed[0], 2)
+    return 8 if zero_point is None else 8 * int(np.dtype(zero_point.dtype).itemsize)

@@ -29,6 +29,8 @@ from onnxmpq.spec import HALF_BITS, Layer
 from onnxmpq.target import Policy, Target
 from onnxmpq.weights.candidates import Candidates
 
+_WIDE_CODES = 21  # the opset of QuantizeLinear to 16 bits
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -61,13 +63,19 @@ def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
     """
     widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
     needed = required_opset(widths, native2=_native2(target), wide=target.wide)
-    opset = max(opset_version(prepared.model), needed)
+    opset = max(_simulated_opset(plan, prepared), needed)
     if opset > target.highest_opset:
         raise ModelError(
             f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "
             "model at a lower opset"
         )
     return opset
+
+
+def _simulated_opset(plan: Plan, prepared: Prepared) -> int:
+    """The model's own, or that of QuantizeLinear to 16 bits."""
+    wide = any((option.activation_bits or 0) > 8 for option in plan.options.values())
+    return max(opset_version(prepared.model), _WIDE_CODES if wide else 0)
 
 
 def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
@@ -84,6 +92,7 @@ def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
 def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.ModelProto:
     """The model with the plan's Q/DQ pairs on activations and all weights in float."""
     graph = import_graph(prepared.model)
+    raise_graph(graph, _simulated_opset(plan, prepared))
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
     return export_model(graph, prepared.model)
@@ -92,7 +101,7 @@ def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.M
 def lower(
     prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
 ) -> onnx.ModelProto:
-    """The model with every layer stored at its planned width, and Q/DQ pairs where activations are int8."""
+    """The model with every layer stored at its planned width, and Q/DQ pairs where activations are quantized."""
     graph = import_graph(prepared.model)
     raise_graph(graph, planned_opset(plan, prepared, target))
     ReplaceConstants(_biases(prepared, plan, candidates))(graph)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from onnxmpq.activations.calibrators import find_calibrator
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.budget import Budget
 from onnxmpq.data import DataSource
@@ -60,6 +61,7 @@ def compile_model(
     training: DataSource | None = None,
     preprocess: Preprocess | None = None,
     activations: str | None = None,
+    calibrator: str = "typical",
     rounding: str = ROUNDINGS[0],
     method: str = "measured",
     metric: str | None = None,
@@ -80,16 +82,18 @@ def compile_model(
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
 
     `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
-    `data`. `activations` is "int8" or "fp32" (default: int8 with real data, fp32 without). The file is written to
+    `data`. `activations` is "int8", "int16" or "fp32" (default: int8 with real data, fp32 without), `calibrator` chooses
+    their ranges: "typical", "minmax", "percentile", "entropy", "mse" or `file.py:function`. The file is written to
     `output`, by default `MODEL.mpq.onnx` beside the model.
 
     Raises a subclass of OnnxmpqError; nothing is written then.
     """
     asked = parse_budgets(budgets)
     request = Request(
-        budgets=asked, keeps=parse_keeps(keep), target=parse_target(target, storage, isa),
-        widths=parse_widths(bits, asked), activations=activations, rounding=rounding, method=find_method(method),
-        effort=find_effort(effort), metric=metric, provider=provider, seed=seed, verify=verify, force=force,
+        budgets=asked, keeps=parse_keeps(keep), target=parse_target(target, storage, isa, activations),
+        widths=parse_widths(bits, asked), activations=activations, calibrator=find_calibrator(calibrator),
+        rounding=rounding, method=find_method(method), effort=find_effort(effort), metric=metric, provider=provider,
+        seed=seed, verify=verify, force=force,
     )  # fmt: skip
     sources = Sources(
         model=Path(model), output=default_output(Path(model)) if output is None else Path(output), data=data,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxmpq.activations.calibrators import Calibrator
+from onnxmpq.activations.ranges import Codes
 from onnxmpq.allocation.constrain import MEASURED
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.allocation.timed import is_timed
@@ -22,6 +24,7 @@ from onnxmpq.target import Target, find_target
 from onnxmpq.weights.candidates import ROUNDINGS
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
+ACTIVATIONS: Mapping[str, int | None] = {"int8": 8, "int16": 16, "fp32": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +50,9 @@ class Sources:
 class Request:
     """What the user decided about the file and how it is found.
 
-    `widths` are in order, 16 and 32 for layers that may stay in float. `activations` is "int8", "fp32" or, as long
-    as no data tell, None; `metric` as `choose_metric` takes it. `force` goes on where the data do not fit the
-    model's classes, `verify` has the written file checked, scored and timed.
+    `widths` are in order, 16 and 32 for layers that may stay in float. `activations` is "int8", "int16", "fp32" or,
+    as long as no data tell, None; `metric` as `choose_metric` takes it. `force` goes on where the data do not fit
+    the model's classes, `verify` has the written file checked, scored and timed.
 
     Raises OptionError for choices that make no sense together.
     """
@@ -59,6 +62,7 @@ class Request:
     target: Target
     widths: tuple[int, ...]
     activations: str | None
+    calibrator: Calibrator
     rounding: str
     method: Method
     effort: Effort
@@ -73,13 +77,21 @@ class Request:
             raise OptionError("no budget was given; write for example --budget 4bit-avg")
         if self.rounding not in ROUNDINGS:
             raise OptionError(f"rounding {self.rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
-        if self.activations not in (None, "int8", "fp32"):
-            raise OptionError(f"activations {self.activations!r} are not known; choose int8 or fp32")
+        if self.activations not in (None, *ACTIVATIONS):
+            raise OptionError(
+                f"activations {self.activations!r} are not known; choose {', '.join(ACTIVATIONS)}"
+            )
+        _require_one_width(self.codes.bits, self.keeps)
 
     @property
     def activation_bits(self) -> int | None:
         """Bits of activations; None where they stay in float."""
-        return 8 if self.activations == "int8" else None
+        return ACTIVATIONS[self.activations or "fp32"]
+
+    @property
+    def codes(self) -> Codes:
+        """What quantized activations are held in."""
+        return Codes(self.activation_bits or self.target.activation_bits[0], self.target.signed_activations)
 
     @property
     def is_measured(self) -> bool:
@@ -93,7 +105,17 @@ class Request:
 
     def decided(self, *, synthetic: bool) -> Request:
         """The same with activations decided: integers where asked, or where real data can calibrate them."""
-        return self if self.activations else replace(self, activations="fp32" if synthetic else "int8")
+        integers = f"int{self.target.activation_bits[0]}"
+        return self if self.activations else replace(self, activations="fp32" if synthetic else integers)
+
+
+def _require_one_width(bits: int, keeps: Sequence[Keep]) -> None:
+    others = [keep for keep in keeps if keep.option.activation_bits not in (None, bits)]
+    if others:
+        raise OptionError(
+            f"--keep '{others[0]}' beside activations of {bits} bits: a file has quantized activations of one width; "
+            f"write /{bits} or /fp32"
+        )
 
 
 def parse_budgets(budgets: Sequence[Budget | str]) -> tuple[Budget, ...]:
@@ -106,9 +128,11 @@ def parse_keeps(keeps: Sequence[Keep | str]) -> tuple[Keep, ...]:
     return tuple(k if isinstance(k, Keep) else Keep.parse(k) for k in keeps)
 
 
-def parse_target(name: str, storage: str | None, isa: str) -> Target:
-    """The target that stores weights so, on such CPUs. Raises OptionError where there is none."""
-    return find_target(name).storing(storage).on(isa)
+def parse_target(name: str, storage: str | None, isa: str, activations: str | None = None) -> Target:
+    """The target that stores weights so, on such CPUs, with such activations. Raises OptionError where there is none."""
+    target = find_target(name).storing(storage).on(isa)
+    bits = ACTIVATIONS.get(activations or "fp32")
+    return target if bits is None else target.computing(bits)
 
 
 def parse_widths(bits: Sequence[int], budgets: Sequence[Budget]) -> tuple[int, ...]:

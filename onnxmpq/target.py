@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
-from onnxmpq.spec import Option
+from onnxmpq.spec import ACTIVATION_BITS, Option
 
 Storage = Literal["packed", "native", "int8"]
 Policy = Literal["kernels", "inputs"]
@@ -34,12 +34,13 @@ class Target:
     `tensor_bits` are the widths of its integer tensors, `direct_bits` those that it lets a DequantizeLinear read
     beside quantized activations. `folds` says that nodes over constants alone are computed once, when the file
     is loaded: without it no storage but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic
-    of 32 bits only. `code_bits` is the width of weight
-    codes that its integer kernels sum without saturating. `signed_activations` asks for symmetric INT8 (zero
-    point 0) instead of asymmetric UINT8. `placement` of Q/DQ pairs: "kernels" puts them on both sides of every
-    integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only. `highest_opset` and
-    `onnxruntime` are what the consumer reads at most and, the version of ONNX Runtime, at least (None: what the
-    file itself needs). `is_onnxruntime` is False where the figures of a compile are those of another runtime.
+    of 32 bits only. `code_bits` is the width of weight codes that its integer kernels sum without saturating.
+    `signed_activations` asks for symmetric INT8 (zero point 0) instead of asymmetric UINT8, and `activation_bits` are
+    the widths of quantized activations that it has kernels for, its default first. `placement` of Q/DQ pairs: "kernels" puts them on
+    both sides of every integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only.
+    `highest_opset` and `onnxruntime` are what the consumer reads at most and, the version of ONNX Runtime, at least
+    (None: what the file itself needs). `is_onnxruntime` is False where the figures of a compile are those of another
+    runtime.
 
     Raises OptionError where the fields contradict each other.
     """
@@ -54,6 +55,7 @@ class Target:
     wide: bool = False
     code_bits: int = _LONGEST_CODE
     signed_activations: bool = False
+    activation_bits: tuple[int, ...] = (8,)
     placement: Policy = "kernels"
     highest_opset: int = _HIGHEST_OPSET
     onnxruntime: str | None = None
@@ -72,6 +74,7 @@ class Target:
             "direct_bits must be 8 and some of tensor_bits": 8 not in self.direct_bits or not {*self.direct_bits} <= {*self.tensor_bits},
             "packed weights need a consumer that folds": "packed" in self.storages and not self.folds,
             "code_bits must be 7 or 8": self.code_bits not in ISAS.values(),
+            "activation_bits must be some of 8 and 16": not self.activation_bits or not {*self.activation_bits} <= {*ACTIVATION_BITS},
             f"highest_opset must be {_LOWEST_OPSET} or more": self.highest_opset < _LOWEST_OPSET,
         }  # fmt: skip
 
@@ -100,6 +103,19 @@ class Target:
         if isa not in ISAS:
             raise OptionError(f"isa {isa!r} is not known; choose {' or '.join(ISAS)}")
         return replace(self, code_bits=max(self.code_bits, ISAS[isa]))
+
+    def computing(self, bits: int) -> Target:
+        """The same consumer with quantized activations of that width alone. Raises OptionError where it has no kernels.
+
+        What saturates are sums of products of bytes: beside wider activations codes have all their bits.
+        """
+        if bits not in self.activation_bits:
+            raise OptionError(
+                f"target {self.name} has no kernels for {bits}-bit activations, which gain nothing without; choose "
+                f"{' or '.join(f'int{b}' for b in self.activation_bits)} or fp32, or a target that has them, such as portable"
+            )
+        code_bits = self.code_bits if bits == _LONGEST_CODE else _LONGEST_CODE
+        return replace(self, activation_bits=(bits,), code_bits=code_bits)
 
     def hold(self, option: Option, *, beside_integers: bool = False) -> Option:
         """The option as a file for this target really holds it: how wide its codes, and the tensor of them.
@@ -135,7 +151,7 @@ TARGETS = {
         ),
         Target(
             "portable", "any runtime that reads QuantizeLinear and DequantizeLinear", ("native", "int8"),
-            folds=False, code_bits=_ANY_CPU,
+            folds=False, code_bits=_ANY_CPU, activation_bits=(8, 16),
         ),
     )
 }  # fmt: skip

@@ -21,7 +21,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class InsertQdq:
-    """Put a Q/DQ pair (QuantizeLinear-13, per tensor, uint8 or int8) on each tensor of `ranges`.
+    """Put a Q/DQ pair (one scale a tensor; QuantizeLinear-13, or 21 where codes have 16 bits) on each tensor of `ranges`.
 
     Everyone reads the quantized value, graph outputs and subgraphs too. A tensor in `float_sources` is of use in
     float as well: there only the nodes listed, by their first outputs, read the quantized value. Equal ranges
@@ -94,10 +94,10 @@ class _Writer:
     def _write_pair(
         self, source: gs.Tensor, result: gs.Variable, activation: ActivationRange, place: int
     ) -> gs.Variable:
-        dtype = np.int8 if activation.signed else np.uint8
+        dtype = activation.codes.dtype
         codes = gs.Variable(self._names.name("codes"), dtype, source.shape)
         scale = self._parameter("scale", np.float32(activation.scale))
-        zero_point = self._parameter("zero_point", dtype(activation.zero_point))
+        zero_point = self._parameter("zero_point", dtype.type(activation.zero_point))
         self._graph.nodes[place:place] = [
             gs.Node("QuantizeLinear", inputs=[source, scale, zero_point], outputs=[codes]),
             gs.Node("DequantizeLinear", inputs=[codes, scale, zero_point], outputs=[result]),

@@ -39,6 +39,7 @@ class ZeroDeadChannels:
     def _zero(self, _graph: gs.Graph, node: gs.Node) -> None:
         source, weight, bias = node.inputs[0], node.inputs[1], optional_input(node, 2)
         require(source.name in self.ranges, f"{source.name} is not quantized")
+        require(self.ranges[source.name].codes.bits == 8, "sums over wider codes are not held in INT32")
         require(is_constant(weight) and is_constant(bias), "its weight or bias is not constant")
         require(len(weight.outputs) == 1, f"{weight.name} is read {len(weight.outputs)} times")
         axis = 1 if node.op == "Gemm" and not attribute(node, "transB", 0) else 0

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
+from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.budget import Budget
 from onnxmpq.effort import EFFORTS
 from onnxmpq.observer import Observer, Stages
@@ -29,8 +30,8 @@ def asked() -> Callable[..., Request]:
     """A request with the plainest answer to every question; changes may say otherwise."""
     plain = {
         "budgets": (Budget.parse("6bit-avg"),), "keeps": (), "target": find_target("ort-cpu"), "widths": (4, 8),
-        "activations": "fp32", "rounding": "nearest", "method": METHODS["size"], "effort": EFFORTS["fast"],
-        "metric": None, "provider": "cpu", "seed": 0, "verify": False, "force": False,
+        "activations": "fp32", "calibrator": CALIBRATORS["typical"], "rounding": "nearest", "method": METHODS["size"],
+        "effort": EFFORTS["fast"], "metric": None, "provider": "cpu", "seed": 0, "verify": False, "force": False,
     }  # fmt: skip
 
     def ask(**changes: Any) -> Request:

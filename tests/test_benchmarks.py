@@ -227,6 +227,11 @@ def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: P
             ["--methods", "size", "ompq, as published", "--seeds", "0", "--results", "results.jsonl"],
             ["## digits, nearest rounding", "## digits, compensated rounding", "| ompq, as published |"],
         ),
+        (
+            "calibrators.py",
+            ["--seeds", "0", "--results", "results.jsonl"],
+            ["| digits | typical |", "| digits | entropy |", "| typical | 1.000 |"],
+        ),
         ("speed.py", [], ["## Peak memory", "## Making a session", "## The sensitivity stage", "## Latency"]),
     ],
 )

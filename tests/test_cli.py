@@ -372,6 +372,7 @@ def test_keep_that_matches_nothing(run: Command, tmp_path: Path) -> None:
         ("--shape", "image=1x3x9x9"),
         ("--samples", "0"),
         ("--method", "nonsense"),
+        ("--calibrator", "nonsense"),
         ("--target", "nonsense"),
         ("--metric", "nonsense"),
         ("--provider", "nonsense"),

@@ -20,6 +20,7 @@ from onnx.parser import parse_model
 
 import onnxmpq
 from onnxmpq import pipeline
+from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
 from onnxmpq.layer_times import LayerTimes
@@ -89,6 +90,44 @@ def test_budget_holds_on_the_written_file(small: Compile, budget: str, activatio
     assert score.agreement is not None
     assert score.agreement > 0.95
     assert {layer.activation_bits for layer in report.layers} == ({8} if activations == "int8" else {None})
+
+
+def test_every_calibrator_gives_ranges_of_its_own(small: Compile) -> None:
+    scales = {}
+    for name in CALIBRATORS:
+        report = small("6bit-avg", activations="int8", calibrator=name)
+        assert (report.metrics["compiled"].agreement or 0) > 0.95
+        scales[name] = activation_scales(report.output)
+    assert scales.pop("typical") == scales["minmax"]  # as long as no sample of so few lies far out
+    assert len(set(scales.values())) == len(scales)
+    assert all(max(found) <= max(scales["minmax"]) for found in scales.values())
+
+
+def activation_scales(path: str) -> tuple[float, ...]:
+    graph = onnx.load(path).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    return tuple(sorted(float(values[node.input[1]]) for node in nodes))
+
+
+def test_activations_of_16_bits_are_close_to_float(small: Compile) -> None:
+    options: dict[str, Any] = {"target": "portable", "bits": (8,), "rounding": "nearest"}
+    found = {acts: small("99GBOPs", activations=acts, **options) for acts in ("fp32", "int8", "int16")}
+    losses = {acts: report.metrics["compiled"].kl or 0.0 for acts, report in found.items()}
+    assert losses["int16"] < 1.5 * losses["fp32"]  # what is clipped is clipped
+    assert losses["int8"] > 2 * losses["int16"]
+    operations = {acts: report.budgets[0].reached or 0.0 for acts, report in found.items()}
+    assert (
+        operations["fp32"] > operations["int16"] == pytest.approx(operations["int8"] * 16 / 7)
+    )  # 8 x 16 and 7 x 8
+    assert {layer.activation_bits for layer in found["int16"].layers} == {16}
+    assert found["int16"].opset == 21
+
+
+def test_settled_and_searched_with_activations_of_16_bits(small: Compile) -> None:
+    report = small("5bit-avg", activations="int16", target="portable", rounding="compensated")
+    assert (report.metrics["compiled"].agreement or 0) > 0.97
+    assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
 
 
 def test_several_budgets_hold_at_once(small: Compile) -> None:
@@ -247,7 +286,8 @@ def test_options_that_make_no_sense(small: Compile) -> None:
     for options, words in (
         ({"bits": ()}, "widths"),
         ({"bits": (9,)}, "widths"),
-        ({"activations": "int4"}, "int8 or fp32"),
+        ({"activations": "int4"}, "int8, int16, fp32"),
+        ({"calibrator": "guess"}, "typical"),
         ({"target": "toaster"}, "ort-cpu"),
         ({"method": "guess"}, "measured"),
         ({"shapes": {"picture": (1, 1, 8, 8)}}, "image"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from onnxmpq.activations.ranges import Codes
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.budget import Budget
 from onnxmpq.errors import OptionError
@@ -20,8 +22,10 @@ from onnxmpq.request import (
     parse_widths,
     protected,
 )
+from onnxmpq.target import find_target
 
 Ask = Callable[..., Request]
+PORTABLE = find_target("portable")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +33,15 @@ Ask = Callable[..., Request]
     [
         ({"budgets": ()}, "no budget was given"),
         ({"rounding": "up"}, "choose compensated or nearest"),
-        ({"activations": "int4"}, "choose int8 or fp32"),
+        ({"activations": "int4"}, "choose int8, int16, fp32"),
+        (
+            {"keeps": parse_keeps(["stem=8/16"])},
+            "--keep 'stem=8/16' beside activations of 8 bits.*write /8 or /fp32",
+        ),
+        (
+            {"activations": "int16", "target": PORTABLE, "keeps": parse_keeps(["stem=8/8"])},
+            "write /16 or /fp32",
+        ),
     ],
 )
 def test_choices_that_make_no_sense(asked: Ask, changes: dict[str, Any], words: str) -> None:
@@ -62,6 +74,18 @@ def test_the_data_decide_on_activations_where_nobody_did(asked: Ask) -> None:
         assert asked(activations=None).decided(synthetic=synthetic).activation_bits == bits
         assert asked(activations="int8").decided(synthetic=synthetic).activation_bits == 8
         assert asked(activations="fp32").decided(synthetic=synthetic).activation_bits is None
+
+
+def test_activations_are_as_wide_as_asked_where_the_target_has_them(asked: Ask) -> None:
+    wide = asked(activations="int16", target=PORTABLE, keeps=parse_keeps(["stem=8/16", "head=8/fp32"]))
+    assert (wide.activation_bits, wide.codes.bits, wide.codes.signed) == (16, 16, False)
+    with pytest.raises(
+        OptionError, match=r"ort-cpu has no kernels for 16-bit activations.* such as portable"
+    ):
+        parse_target("ort-cpu", None, "any", "int16")
+    only = replace(PORTABLE, activation_bits=(16,))
+    assert asked(activations=None, target=only).decided(synthetic=False).activation_bits == 16
+    assert asked().codes == Codes(8)  # of what is quantized by --keep
 
 
 def test_budgets_that_only_a_run_can_tell_of(asked: Ask) -> None:

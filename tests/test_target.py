@@ -103,7 +103,7 @@ def test_choices_that_a_target_has_not() -> None:
 DSP = """
 from onnxmpq.target import Target
 DSP = Target("dsp", "a signal processor", ("native",), tensor_bits=(8, 4), direct_bits=(8, 4), folds=False,
-             signed_activations=True, highest_opset=21)
+             signed_activations=True, highest_opset=21, activation_bits=(8, 16))
 NUMBER = 3
 """
 
@@ -120,6 +120,15 @@ def test_a_third_partys_target(tmp_path: Path) -> None:
         find_target(f"{tmp_path / 'other.py'}:DSP")
     with pytest.raises(OptionError, match="ort-cpu, ort-cuda, openvino, tensorrt, portable"):
         find_target("ort")
+
+
+def test_codes_beside_wide_activations_have_all_their_bits() -> None:
+    portable = TARGETS["portable"]
+    assert portable.computing(8).hold(Option(8, 8)) == Option(7, 8, 8)
+    assert portable.computing(16).hold(Option(8, 16)) == Option(8, 16)
+    assert portable.computing(16).activation_bits == (16,)
+    with pytest.raises(OptionError, match="tensorrt has no kernels for 16-bit activations"):
+        TARGETS["tensorrt"].computing(16)
 
 
 def test_the_battery_finds_a_target_that_does_not_hold_what_it_says() -> None:

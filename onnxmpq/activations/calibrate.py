@@ -1,29 +1,29 @@
-"""Ranges of activations, streamed: one sample at a time, a few numbers kept per tensor."""
+"""Ranges of activations, streamed: the memory of one run, whatever the number of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from onnxmpq.activations.calibrators import CALIBRATORS, Calibrator
+from onnxmpq.activations.extremes import REDUCTIONS, Extremes, measure_extremes
+from onnxmpq.activations.histograms import PICKED, empty_histogram, fill_histograms
 from onnxmpq.activations.placement import Placement
-from onnxmpq.activations.ranges import ActivationRange, range_of
+from onnxmpq.activations.ranges import UINT8, ActivationRange, Codes, range_of
+from onnxmpq.activations.statistics import Histogram, Statistics
 from onnxmpq.data import Dataset
-from onnxmpq.engine import Runtime, Session
-from onnxmpq.errors import DataError
+from onnxmpq.engine import Runtime
+from onnxmpq.errors import OptionError
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.observer import Progress
 from onnxmpq.passes.matching import read
-from onnxmpq.passes.tap_tensors import TapTensors, tap_name
+from onnxmpq.passes.tap_bins import TapBins
+from onnxmpq.passes.tap_tensors import TapTensors
 
-__all__ = ["ActivationRange", "calibrate"]
-
-Doubles = NDArray[np.float64]
-
-_REDUCTIONS = ("ReduceMin", "ReduceMax")
+__all__ = ["ActivationRange", "calibrate", "gather_statistics"]
 
 
 def calibrate(
@@ -31,85 +31,83 @@ def calibrate(
     model: onnx.ModelProto,
     placement: Placement,
     dataset: Dataset,
+    calibrator: Calibrator = CALIBRATORS["typical"],
     *,
-    deviations: float = 3.0,
-    signed: bool = False,
+    codes: Codes = UINT8,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
     """The range of every tensor of `placement` over the samples of `dataset` that hold any values of it.
 
-    Each has its own (see `Placement.shared`); a tensor that is empty in all samples (a detector that finds nothing)
-    gets none.
+    Each has its own (see `Placement.shared`), a constant from its least to its largest value; a tensor that is empty
+    in all samples (a detector that finds nothing) gets none. No range goes beyond what was seen.
 
-    A tensor's smallest and largest value in each sample are taken by the runtime; its range goes from the mean
-    of the smallest less `deviations` standard deviations to the mean of the largest plus as many, but never
-    beyond what was seen. A rare outlier then costs itself, and not the resolution of all others. Measured against
-    min-max and against histograms clipped at a percentile or for the least squared error: as good as the best.
-    `signed` ranges are symmetric.
-
-    Memory is that of one run, whatever the number of samples. `progress` hears (samples done, samples in all).
-    Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model.
+    `progress` hears (samples done, samples in all), each sample twice where `calibrator` looks at histograms.
+    Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model, OptionError where
+    the calibrator gives no interval.
     """
-    graph = import_graph(model)
-    known = graph.tensors()
-    constants = {
-        name: read(known[name]) for name in placement.tensors if isinstance(known[name], gs.Constant)
-    }
-    ends = {name: (float(v.min()), float(v.max())) for name, v in constants.items()}
+    known = import_graph(model).tensors()
+    constants = {n: read(known[n]) for n in placement.tensors if isinstance(known[n], gs.Constant)}
+    ranges = {name: range_of(float(v.min()), float(v.max()), codes) for name, v in constants.items()}
     measured = tuple(name for name in placement.tensors if name not in constants)
-    if measured:
-        TapTensors(measured, _REDUCTIONS)(graph)
-        session = runtime.session(export_model(graph, model), spin=False)
-        typical = _typical_extremes(_extremes(session, measured, dataset, progress), deviations)
-        seen = zip(measured, typical.T, strict=True)
-        ends |= {
-            name: (float(low), float(high)) for name, (low, high) in seen if np.isfinite([low, high]).all()
-        }
-    return {name: range_of(*ends[name], signed=signed) for name in placement.tensors if name in ends}
+    statistics = gather_statistics(runtime, model, measured, dataset, calibrator.bins, progress=progress)
+    ranges |= {
+        name: range_of(*_interval(name, seen, calibrator, codes), codes) for name, seen in statistics.items()
+    }
+    return {name: ranges[name] for name in placement.tensors if name in ranges}
 
 
-def _extremes(
-    session: Session, tensors: Sequence[str], dataset: Dataset, progress: Progress
-) -> Iterator[Doubles]:
-    """The smallest and the largest value of each tensor, [2, tensors], sample by sample; inf and -inf where empty."""
-    taps = [tap_name(tensor, reduction) for reduction in _REDUCTIONS for tensor in tensors]
-    done = 0
-    for batch in dataset.batches(1):
-        outputs = session.run(batch.feeds, taps)
-        values = np.array([outputs[tap] for tap in taps], np.float64).reshape(2, -1)
-        _require_finite(values, tensors)
-        yield values
-        done += batch.count
-        progress(done, dataset.count)
+def gather_statistics(
+    runtime: Runtime,
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    dataset: Dataset,
+    bins: int,
+    *,
+    progress: Progress = lambda _done, _total: None,
+) -> dict[str, Statistics]:
+    """What calibrators look at, by tensor; tensors that are empty in all samples are left out.
+
+    Extremes take one pass over the data, histograms (where `bins` is not 0) a second one with their bins then known.
+    """
+    if not tensors:
+        return {}
+    passes = dataset.count * (2 if bins else 1)
+    model = _tapped(model, TapTensors(tuple(tensors), REDUCTIONS))
+    extremes = measure_extremes(
+        runtime.session(model, spin=False), tensors, dataset, lambda done: progress(done, passes)
+    )
+    ends = {
+        name: (low, high) for name, low, high in zip(tensors, *extremes.whole, strict=True) if low <= high
+    }
+    histograms = {name: empty_histogram(low, high, bins) for name, (low, high) in ends.items()}
+    if bins and histograms:
+        model = _tapped(model, TapBins({name: h.width for name, h in histograms.items()}, PICKED))
+        histograms = fill_histograms(
+            runtime.session(model, spin=False), histograms, dataset,
+            lambda done: progress(dataset.count + done, passes),
+        )  # fmt: skip
+    return {n: _of(extremes, i, histograms[n]) for i, n in enumerate(tensors) if n in histograms}
 
 
-def _require_finite(values: Doubles, tensors: Sequence[str]) -> None:
-    empty = _is_empty(values)
-    for tensor, column, is_empty in zip(tensors, values.T, empty, strict=True):
-        if not (is_empty or np.isfinite(column).all()):
-            raise DataError(
-                f"tensor {tensor!r} reached {column[0]} to {column[1]} on a calibration sample; "
-                "check the preprocessing, or keep the activations in float (--activations fp32)"
-            )
+def _tapped(model: onnx.ModelProto, taps: TapTensors | TapBins) -> onnx.ModelProto:
+    graph = import_graph(model)
+    taps(graph)
+    return export_model(graph, model)
 
 
-def _is_empty(values: Doubles) -> NDArray[np.bool_]:
-    """[tensors]: what the runtime's ReduceMin and ReduceMax give for no values at all."""
-    empty: NDArray[np.bool_] = (values[0] == np.inf) & (values[1] == -np.inf)
-    return empty
+def _of(extremes: Extremes, index: int, histogram: Histogram) -> Statistics:
+    numbers = np.concatenate([extremes.whole, extremes.mean, extremes.deviation])[:, index]
+    lowest, highest, mean_lowest, mean_highest, deviation_lowest, deviation_highest = numbers.tolist()
+    return Statistics(
+        lowest, highest, mean_lowest, mean_highest, deviation_lowest, deviation_highest, histogram
+    )
 
 
-def _typical_extremes(stream: Iterable[Doubles], deviations: float) -> Doubles:
-    """Lower and upper end per tensor, [2, tensors], by Welford's running mean and variance; inf, -inf if never seen."""
-    count, mean, squares = np.zeros(()), np.zeros(()), np.zeros(())
-    lowest, highest = np.array(np.inf), np.array(-np.inf)
-    for values in stream:
-        seen = ~_is_empty(values)
-        count = count + seen
-        known = np.where(seen, values, mean)
-        step = known - mean
-        mean = mean + step / np.maximum(count, 1)
-        squares = squares + step * (known - mean)
-        lowest, highest = np.minimum(lowest, values[0]), np.maximum(highest, values[1])
-    spread = deviations * np.sqrt(squares / np.maximum(count, 1))
-    return np.stack([np.maximum(mean[0] - spread[0], lowest), np.minimum(mean[1] + spread[1], highest)])
+def _interval(name: str, seen: Statistics, calibrator: Calibrator, codes: Codes) -> tuple[float, float]:
+    """What the calibrator chooses, within what was seen."""
+    low, high = map(float, calibrator.interval(seen, codes))
+    if not low <= high:  # nor where one of them is NaN
+        raise OptionError(
+            f"the calibrator gave {low} to {high} for tensor {name!r}; wanted its lower and its upper end"
+        )
+    return max(low, seen.lowest), min(high, seen.highest)

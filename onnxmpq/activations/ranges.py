@@ -1,4 +1,4 @@
-"""The quantization of an activation, one scale for the whole tensor: asymmetric uint8, or symmetric int8."""
+"""The quantization of an activation, one scale for the whole tensor: asymmetric unsigned codes, or symmetric signed."""
 
 from __future__ import annotations
 
@@ -7,36 +7,57 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_CODES = 255  # the highest uint8 code; the lowest is 0
-_SIGNED_CODES = 127  # the highest int8 code
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """The integers that hold a quantized activation: unsigned, or `signed` around the zero point 0."""
+
+    bits: int = 8
+    signed: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[np.integer]:
+        return np.dtype(f"{'int' if self.signed else 'uint'}{self.bits}")
+
+    @property
+    def lowest(self) -> int:
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        return (1 << (self.bits - self.signed)) - 1
+
+
+UINT8 = Codes()
+INT8 = Codes(signed=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ActivationRange:
-    """Real values are `(code - zero_point) * scale`; codes are uint8, or int8 where `signed` (QuantizeLinear-13)."""
+    """Real values are `(code - zero_point) * scale` (QuantizeLinear-13)."""
 
     scale: float
     zero_point: int
-    signed: bool = False
+    codes: Codes = UINT8
 
 
-def range_of(low: float, high: float, *, signed: bool = False) -> ActivationRange:
-    """The quantization that covers [low, high] and represents zero exactly; where `signed`, by the code zero.
+def range_of(low: float, high: float, codes: Codes = UINT8) -> ActivationRange:
+    """The quantization that covers [low, high] and represents zero exactly; where signed, by the code zero.
 
     Zero padding and ReLU need an exact zero, so the interval is first widened to hold it; a tensor that is
     zero throughout gets scale 1.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    step = max(high, -low) / _SIGNED_CODES if signed else (high - low) / _CODES
+    step = (max(high, -low) if codes.signed else high - low) / codes.highest
     scale = float(np.float32(step))
     if scale < np.finfo(np.float32).tiny:
-        return ActivationRange(1.0, 0, signed)
-    return ActivationRange(scale, 0 if signed else round(-low / scale), signed)
+        return ActivationRange(1.0, 0, codes)
+    return ActivationRange(scale, 0 if codes.signed else round(-low / scale), codes)
 
 
 def rounded(values: NDArray[np.floating], activation: ActivationRange) -> NDArray[np.floating]:
-    """Values as QuantizeLinear and DequantizeLinear (13, uint8 or int8) leave them, in their own dtype."""
-    low, high = (-_SIGNED_CODES - 1, _SIGNED_CODES) if activation.signed else (0, _CODES)
+    """Values as QuantizeLinear and DequantizeLinear (13, one scale) leave them, in their own dtype."""
+    low, high = activation.codes.lowest, activation.codes.highest
     scale = values.dtype.type(activation.scale)
     codes = np.clip(np.rint(values / scale), low - activation.zero_point, high - activation.zero_point)
     result: NDArray[np.floating] = codes * scale

@@ -37,8 +37,8 @@ def calibrated(loaded: Loaded, found: Placed, data: Dataset) -> tuple[Placed, di
     if not placement.tensors:
         return found, {}
     ranges = measure_ranges(
-        loaded.runtime, found.prepared.model, placement, data,
-        signed=loaded.request.target.signed_activations, progress=loaded.stages.observer.progress,
+        loaded.runtime, found.prepared.model, placement, data, loaded.request.calibrator,
+        codes=loaded.request.codes, progress=loaded.stages.observer.progress,
     )  # fmt: skip
     unseen = set(placement.tensors) - ranges.keys()
     return calibrated(loaded, without(found, unseen, loaded), data) if unseen else (found, ranges)

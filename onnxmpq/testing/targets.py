@@ -10,6 +10,7 @@ import onnx
 
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.policies import POLICIES
+from onnxmpq.activations.ranges import Codes
 from onnxmpq.data import InputSpec, synthetic_data
 from onnxmpq.engine import Array
 from onnxmpq.lower import Activations, lower
@@ -33,7 +34,7 @@ Runs = Callable[[onnx.ModelProto, Mapping[str, Array]], Mapping[str, Array]]
 def check_target(
     target: Target, model: onnx.ModelProto | None = None, runs: Runs | None = None, *, decibels: float = 100.0
 ) -> None:
-    """Lower a model for a target in every storage, at every width, with float and with int8 activations; check each.
+    """Lower a model for a target in every storage, at every width, with float and with quantized activations; check each.
 
     Checked: the files are valid ONNX, keep the rules that the target's fields state (`broken_rules`), hold the
     plan's codes at the bits that the plan counts, say what they need, and come out the same twice. They run in
@@ -45,10 +46,13 @@ def check_target(
     """
     for storage in target.storages:
         stored = target.storing(storage)
-        for integer in (False, True):
-            lowerer = _Lowerer.of(model or _target_model(), stored, integer=integer)
+        for acts in (None, *target.activation_bits):
+            computing = stored.computing(acts) if acts else stored
+            lowerer = _Lowerer.of(model or _target_model(), computing, acts)
             for bits in QUANTIZED_BITS:
-                what = f"{target.name}, {storage}, {bits} bits, {'int8' if integer else 'fp32'} activations"
+                what = (
+                    f"{target.name}, {storage}, {bits} bits, {f'int{acts}' if acts else 'fp32'} activations"
+                )
                 try:
                     lowerer.check(bits, runs or run, decibels)
                 except Exception as error:
@@ -61,20 +65,23 @@ class _Lowerer:
 
     target: Target
     prepared: Prepared
+    acts: int | None
     activations: Activations
     candidates: Candidates
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, target: Target, *, integer: bool) -> _Lowerer:
+    def of(cls, model: onnx.ModelProto, target: Target, acts: int | None) -> _Lowerer:
         inputs = [InputSpec(i.name, i.dtype, i.shape) for i in RUNTIME.session(model).inputs]
         data = synthetic_data(inputs, samples=4, seed=0)
         sample = next(iter(data.batches(1))).feeds
-        prepared = prepare(RUNTIME, model, sample, integer=integer, batchable=False)
-        asked = [layer.name for layer in prepared.layers] if integer else []
+        prepared = prepare(RUNTIME, model, sample, integer=acts is not None, batchable=False)
+        asked = [layer.name for layer in prepared.layers] if acts else []
         placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
-        signed = target.signed_activations
-        ranges = calibrate(RUNTIME, prepared.model, placement, data, signed=signed) if integer else {}
-        return cls(target, prepared, Activations(placement, ranges), Candidates(prepared.model, "nearest"))
+        codes = Codes(acts or 8, target.signed_activations)
+        ranges = calibrate(RUNTIME, prepared.model, placement, data, codes=codes) if acts else {}
+        return cls(
+            target, prepared, acts, Activations(placement, ranges), Candidates(prepared.model, "nearest")
+        )
 
     def check(self, bits: int, runs: Runs, decibels: float) -> None:
         plan = self._plan(bits)
@@ -96,7 +103,9 @@ class _Lowerer:
 
     def _plan(self, bits: int) -> Plan:
         integer = self.activations.placement.integer_layers
-        options = {la.name: Option(bits, 8 if la.name in integer else None) for la in self.prepared.layers}
+        options = {
+            la.name: Option(bits, self.acts if la.name in integer else None) for la in self.prepared.layers
+        }
         return Plan({name: self.target.hold(o, beside_integers=bool(integer)) for name, o in options.items()})
 
     def _lowered(self, plan: Plan, target: Target) -> onnx.ModelProto:

@@ -162,7 +162,7 @@ def _kernels(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime) -> 
 def _cpus(compiled: Compiled) -> str:
     """On which CPUs the accuracy that was measured here holds."""
     plan = compiled.plan.options.values()
-    full = sum(o.activation_bits is not None and o.weight_bits > ISAS["any"] for o in plan)
+    full = sum(o.activation_bits == 8 and o.weight_bits > ISAS["any"] for o in plan)
     if not full or compiled.target.signed_activations:
         return "any"
     return (

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnxmpq.activations.ranges import Codes
 from onnxmpq.model.modelfile import opset_version
 from onnxmpq.target import Target
 from onnxmpq.verdict.readback import StoredWeight, read_weights
@@ -85,7 +86,7 @@ def _is_packed(graph: _Graph, name: str) -> bool:
 
 def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
     """QuantizeLinear, each with the DequantizeLinear nodes that read it."""
-    wanted = np.dtype(np.int8 if target.signed_activations else np.uint8)
+    wanted = [str(Codes(bits, target.signed_activations).dtype) for bits in target.activation_bits]
     for node in graph.nodes:
         if node.op_type != "QuantizeLinear":
             continue
@@ -98,8 +99,8 @@ def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
             yield f"{what} has {scale.size} scales, wanted one for the tensor"
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             yield f"{what} has the scale {scale}"
-        if zero_point.dtype != wanted:
-            yield f"{what} is {zero_point.dtype}, wanted {wanted}"
+        if str(zero_point.dtype) not in wanted:
+            yield f"{what} is {zero_point.dtype}, wanted {' or '.join(wanted)}"
         if target.signed_activations and zero_point.any():
             yield f"{what} has the zero point {zero_point}, wanted 0"
         for reader in graph.readers.get(node.output[0], ()):

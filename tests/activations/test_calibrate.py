@@ -1,17 +1,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import numpy as np
 import onnx
 import pytest
 
 from onnxmpq.activations.calibrate import calibrate
+from onnxmpq.activations.calibrators import CALIBRATORS, Calibrator
+from onnxmpq.activations.calibrators.typical import typical
 from onnxmpq.activations.placement import Placement
 from onnxmpq.activations.ranges import ActivationRange, range_of
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.engine import Array, Runtime
-from onnxmpq.errors import DataError
+from onnxmpq.errors import DataError, OptionError
 from onnxmpq.testing import model_of
 
 RUNTIME = Runtime("cpu", threads=1)
@@ -42,8 +45,9 @@ def place(*tensors: str, same_scale: tuple[tuple[str, ...], ...] = ()) -> Placem
     return Placement(tensors, same_scale, {}, frozenset(), {}, (), {})
 
 
-def ranges(rows: Array, placement: Placement, **options: Any) -> dict[str, ActivationRange]:
-    return calibrate(RUNTIME, MODEL, placement, cast("Dataset", Stream(rows)), **options)
+def ranges(rows: Array, placement: Placement, deviations: float = 3.0) -> dict[str, ActivationRange]:
+    calibrator = Calibrator(partial(typical, deviations=deviations), bins=0)
+    return calibrate(RUNTIME, MODEL, placement, cast("Dataset", Stream(rows)), calibrator)
 
 
 def noise(count: int, seed: int = 0) -> Array:
@@ -102,6 +106,30 @@ def test_the_data_are_read_once_sample_by_sample() -> None:
     assert heard == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_histograms_take_a_second_pass() -> None:
+    stream, heard = Stream(noise(3)), list[tuple[int, int]]()
+    calibrate(
+        RUNTIME, MODEL, place("x"), cast("Dataset", stream), CALIBRATORS["mse"],
+        progress=lambda *done: heard.append(done),
+    )  # fmt: skip
+    assert stream.sizes == [1, 1]
+    assert heard == [(i, 6) for i in range(1, 7)]
+
+
+def test_what_a_calibrator_chooses_stays_within_what_was_seen() -> None:
+    rows = noise(20)
+    wide = calibrate(
+        RUNTIME, MODEL, place("x"), cast("Dataset", Stream(rows)), Calibrator(lambda *_: (-99, 99))
+    )
+    assert wide["x"] == range_of(float(rows.min()), float(rows.max()))
+
+
+@pytest.mark.parametrize("ends", [(1.0, -1.0), (np.nan, 1.0), (0.0, np.nan)])
+def test_what_is_no_interval_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(OptionError, match=r"the calibrator gave .* for tensor 'x'"):
+        calibrate(RUNTIME, MODEL, place("x"), cast("Dataset", Stream(noise(2))), Calibrator(lambda *_: ends))
+
+
 def test_order_and_repetition_do_not_matter() -> None:
     rows = noise(40)
     assert ranges(rows, place("a")) == ranges(rows[::-1].copy(), place("a"))
@@ -133,6 +161,8 @@ def test_samples_in_which_a_tensor_is_empty_do_not_count() -> None:
     assert found.keys() == {"x", "a"}  # b never held anything
     chosen = cast("Dataset", Stream(rows[rows.max(axis=1) > 0.5]))
     assert found["a"] == calibrate(RUNTIME, model, place("a"), chosen)["a"]
+    assert calibrate(RUNTIME, model, place("a", "b"), stream, CALIBRATORS["minmax"]).keys() == {"a"}
+    assert calibrate(RUNTIME, model, place("a", "b"), stream, CALIBRATORS["mse"]).keys() == {"a"}
 
 
 def test_the_model_is_left_alone() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.activations.ranges import ActivationRange, range_of, rounded
+from onnxmpq.activations.ranges import INT8, ActivationRange, range_of, rounded
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.testing import model_of
 
@@ -53,6 +53,6 @@ def test_rounding_is_the_runtimes_own(low: float, high: float, seed: int) -> Non
 
 
 def test_signed_ranges_are_symmetric() -> None:
-    assert range_of(-1, 2.54, signed=True) == ActivationRange(float(np.float32(0.02)), 0, signed=True)
-    assert range_of(-2.54, 1, signed=True) == range_of(-1, 2.54, signed=True)
-    assert range_of(0, 0, signed=True) == ActivationRange(1.0, 0, signed=True)
+    assert range_of(-1, 2.54, INT8) == ActivationRange(float(np.float32(0.02)), 0, INT8)
+    assert range_of(-2.54, 1, INT8) == range_of(-1, 2.54, INT8)
+    assert range_of(0, 0, INT8) == ActivationRange(1.0, 0, INT8)

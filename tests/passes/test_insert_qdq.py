@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.activations.ranges import ActivationRange, range_of
+from onnxmpq.activations.ranges import INT8, ActivationRange, Codes, range_of
 from onnxmpq.engine import Array
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.testing import check_pass, model_of, random_feeds, run
@@ -130,10 +130,13 @@ def test_values_in_range_move_by_half_a_step_at_most(low: float, high: float) ->
     assert (error <= activation.scale * 0.5 + 1e-5).all()
 
 
-def test_signed_ranges_are_int8() -> None:
-    lowered = check_pass(InsertQdq({"a": range_of(-1, 2, signed=True)}), CHAIN, kind="lowering")
+@pytest.mark.parametrize("codes", [INT8, Codes(16), Codes(16, signed=True)])
+def test_codes_of_other_types(codes: Codes) -> None:
+    chain = onnx.ModelProto.FromString(CHAIN.SerializeToString())
+    chain.opset_import[0].version = 21
+    lowered = check_pass(InsertQdq({"a": range_of(-1, 2, codes)}), chain, kind="lowering")
     zero_points = {t.name: t for t in lowered.graph.initializer}
     (node,) = (n for n in lowered.graph.node if n.op_type == "QuantizeLinear")
     value = onnx.numpy_helper.to_array(zero_points[node.input[2]])
-    assert value.dtype == np.int8
-    assert value.item() == 0
+    assert value.dtype == codes.dtype
+    assert value.item() == (0 if codes.signed else 21845)

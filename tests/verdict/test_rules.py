@@ -58,6 +58,15 @@ def test_a_file_for_one_target_is_not_one_for_another(files: dict[str, onnx.Mode
     assert any("wanted uint8" in fault for fault in broken_rules(files["tensorrt"], TARGETS["portable"]))
 
 
+def test_activations_are_as_wide_as_the_target_computes(files: dict[str, onnx.ModelProto]) -> None:
+    wide = onnx.ModelProto.FromString(files["portable"].SerializeToString())
+    for node in wide.graph.node:
+        if node.op_type == "QuantizeLinear":
+            set_values(constant(wide, node.input[2]), np.array(3, np.uint16))
+    assert broken_rules(wide, TARGETS["portable"]) == []
+    assert any("is uint16, wanted uint8" in fault for fault in broken_rules(wide, TARGETS["openvino"]))
+
+
 def raise_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 26
 

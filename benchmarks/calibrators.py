@@ -1,0 +1,172 @@
+"""Every calibrator on equal terms: 8-bit weights, int8 activations, judged on calibration images it never saw.
+
+python benchmarks/calibrators.py [--models resnet20 ...] [--seeds 0 1 2] [--samples 512]
+                                 [--results docs/calibrators_results.jsonl] [--output docs/calibrators_table.md]
+
+The default calibrator is chosen by this table, so no test set is looked at. What is measured is added to the results
+line by line; a run goes on where the last one stopped, and the table is made of all that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from machine import ROOT, header, table
+from networks import Network, calibration, networks, open_samples
+
+from onnxmpq.activations.calibrate import calibrate
+from onnxmpq.activations.calibrators import CALIBRATORS
+from onnxmpq.activations.placement import place_activations
+from onnxmpq.data import Dataset
+from onnxmpq.engine import Runtime, Session
+from onnxmpq.lower import Activations, lower
+from onnxmpq.metrics import OutputKind, classes, kl_divergence
+from onnxmpq.model.modelfile import import_graph, load_model
+from onnxmpq.plan import Plan
+from onnxmpq.prepare import prepare
+from onnxmpq.spec import Option
+from onnxmpq.target import find_target
+from onnxmpq.weights.candidates import Candidates
+
+_BATCH = 50
+_BITS = 8
+_COLUMNS = ["model", "calibrator", "KL", "least", "largest", "agreement %", "seconds"]
+_NOTES = (
+    "Weights of 8 bits, rounded to nearest, and int8 activations; ranges from {samples} calibration images, or half of "
+    "those there are, and KL to fp32 in nats on as many others of them, never on a test set. Mean over the seeds (least "
+    "and largest beside it); seconds are those of one calibration. The last table takes KL in units of `typical`'s on "
+    "the same model and seed, as geometric means over all."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One calibrator on one split of the calibration images."""
+
+    model: str
+    calibrator: str
+    seed: int
+    samples: int
+    kl: float
+    agreement: float
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.model, self.seed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="*", default=[])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "calibrators_results.jsonl")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "calibrators_table.md")
+    options = parser.parse_args()
+    results = read(options.results)
+    for network, seed in itertools.product(networks(options.models), options.seeds):
+        if (network.name, seed) in {result.key for result in results}:
+            continue
+        found = list(measured(network, seed, options.samples))
+        with options.results.open("a", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(asdict(result)) + "\n" for result in found)
+        results += found
+        print(*found, sep="\n", flush=True)
+    options.output.write_text(report(results, options.samples), encoding="utf-8")
+
+
+def measured(network: Network, seed: int, samples: int) -> Iterator[Result]:
+    """All calibrators on one split."""
+    runtime = Runtime()
+    with tempfile.TemporaryDirectory() as folder:
+        everything = open_samples(network, calibration(network, Path(folder)), samples=None)
+        some, others = everything.split(0.5, seed)
+        seen, held = (part.take(range(min(samples, part.count))).remembered() for part in (some, others))
+        model = load_model(network.model)
+        reference = runtime.session(model)
+        compiler = _Compiler(runtime, model, seen)
+        for name in CALIBRATORS:
+            start = time.perf_counter()
+            activations = compiler.calibrated(name)
+            seconds = time.perf_counter() - start
+            session = runtime.session(compiler.lowered(activations), simulated=True)
+            kl, agreement = judged(reference, session, held)
+            yield Result(network.name, name, seed, seen.count, kl, agreement, seconds)
+
+
+class _Compiler:
+    """A network prepared, its Q/DQ pairs placed and its weights rounded: what all calibrators have in common."""
+
+    def __init__(self, runtime: Runtime, model: onnx.ModelProto, seen: Dataset) -> None:
+        self.runtime, self.seen = runtime, seen
+        sample = next(seen.batches(1)).feeds
+        self.prepared = prepare(runtime, model, sample, integer=True, batchable=True)
+        names = [layer.name for layer in self.prepared.layers if layer.reason is None]
+        self.placement = place_activations(import_graph(self.prepared.model), self.prepared.layers, names)
+        integer = self.placement.integer_layers
+        self.plan = Plan({name: Option(_BITS, 8 if name in integer else None) for name in names})
+        self.candidates = Candidates(self.prepared.model, "nearest")
+
+    def calibrated(self, name: str) -> Activations:
+        ranges = calibrate(self.runtime, self.prepared.model, self.placement, self.seen, CALIBRATORS[name])
+        return Activations(self.placement, ranges)
+
+    def lowered(self, activations: Activations) -> onnx.ModelProto:
+        target = find_target("ort-cpu").on("vnni")
+        return lower(self.prepared, self.plan, self.candidates, activations, target)
+
+
+def judged(reference: Session, session: Session, held: Dataset) -> tuple[float, float]:
+    """Mean KL to the original in nats, and the share of images whose class stays."""
+    name = reference.outputs[0]
+    kl, same = 0.0, 0
+    for batch in held.batches(_BATCH):
+        expected, found = reference.run(batch.feeds)[name], session.run(batch.feeds)[name]
+        kl += float(kl_divergence(expected, found, OutputKind.LOGITS).sum())
+        same += int((classes(expected) == classes(found)).sum())
+    return kl / held.count, same / held.count
+
+
+def read(path: Path) -> list[Result]:
+    if not path.is_file():
+        return []
+    return [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def report(results: Sequence[Result], samples: int) -> str:
+    models = dict.fromkeys(result.model for result in results)
+    rows = [_row([r for r in results if (r.model, r.calibrator) == key])
+            for key in itertools.product(models, CALIBRATORS)]  # fmt: skip
+    ratios = [[name, f"{_ratio(results, name):.3f}"] for name in CALIBRATORS]
+    parts = ["# Calibrators", _NOTES.format(samples=samples), header(), table(_COLUMNS, rows)]
+    return "\n".join(f"{part}\n" for part in parts) + table(["calibrator", "KL, typical's = 1"], ratios)
+
+
+def _row(some: Sequence[Result]) -> list[str]:
+    losses = [result.kl for result in some]
+    agreement, seconds = (np.mean([getattr(r, field) for r in some]) for field in ("agreement", "seconds"))
+    figures = [f"{value:.3g}" for value in (np.mean(losses), min(losses), max(losses))]
+    return [some[0].model, some[0].calibrator, *figures, f"{100 * agreement:.2f}", f"{seconds:.1f}"]
+
+
+def _ratio(results: Sequence[Result], name: str) -> float:
+    """Geometric mean of KL in units of `typical`'s."""
+    losses = {(r.key, r.calibrator): r.kl for r in results}
+    keys = {result.key for result in results}
+    return float(np.exp(np.mean([np.log(losses[key, name] / losses[key, "typical"]) for key in keys])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Min-max: nothing is clipped."""
+
+from __future__ import annotations
+
+from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.statistics import Statistics
+
+
+def minmax(seen: Statistics, _codes: Codes) -> tuple[float, float]:
+    """The lowest and the highest value of all samples."""
+    return seen.lowest, seen.highest
