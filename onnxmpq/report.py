@@ -48,7 +48,7 @@ class SearchReport:
     after: float
     tried: int
     kept: int
-    is_uniform: bool
+    rival: str | None  # the plan that looks at no costs that it was found from
 
 
 @dataclass(frozen=True, slots=True)

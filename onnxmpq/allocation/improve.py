@@ -1,13 +1,13 @@
 """The last word on a plan has the joint network: costs of layers add up nearly, not quite.
 
-On samples that the costs were not measured on, the plan is compared with the uniform one, and swaps are tried:
-one layer a width down, another one up. What is kept must better the loss on each half of the samples, so that it
-is not their noise.
+On samples that the costs were not measured on, the plan is compared with rivals that look at no costs (the uniform
+one, say), and swaps are tried: one layer a width down, another one up. What is kept must better the loss on each half
+of the samples, so that it is not their noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -24,14 +24,14 @@ Losses = Callable[[Plan], tuple[float, float]]  # of the joint network on each h
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A plan, its loss before and after, how many others were tried and kept, and whether it is the uniform one."""
+    """A plan, its loss before and after, how many swaps were tried and kept, and the rival it was found from, if any."""
 
     plan: Plan
     before: float
     after: float
     tried: int
     kept: int
-    is_uniform: bool = False
+    rival: str | None = None
 
 
 def improve(
@@ -39,20 +39,21 @@ def improve(
     costs: CostTable,
     layers: Sequence[Layer],
     options: Options,
+    rivals: Mapping[str, Plan],
     meets: Meets,
     losses: Losses,
     trials: int,
     progress: Progress,
 ) -> Search:
-    """The best of the plan, the uniform one and `trials` swaps, most promising first, that meet the budgets."""
+    """The best of the plan, the rivals by name, and `trials` swaps, most promising first, that meet the budgets."""
     current, first = plan, losses(plan)
-    best, kept, is_uniform = first, 0, False
-    options = _as_computed(plan, options)
-    uniform = uniform_plan(layers, options, meets)
-    if uniform is not None and uniform != plan and _size(uniform, layers) >= _SAME * _size(plan, layers):
-        found = losses(uniform)
-        if _is_better(found, first):
-            current, best, is_uniform = uniform, found, True
+    best, kept, rival = first, 0, None
+    options = as_computed(plan, options)
+    for name, other in rivals.items():
+        if other != plan and meets(other) and _size(other, layers) >= _SAME * _size(plan, layers):
+            found = losses(other)
+            if _is_better(found, best):
+                current, best, rival = other, found, name
     tried: set[tuple[str, Option, str, Option]] = set()
     while len(tried) < trials:
         move = next((m for m in moves(current, costs, options, meets) if m not in tried), None)
@@ -62,9 +63,9 @@ def improve(
         moved = _moved(current, move)
         found = losses(moved)
         if _is_better(found, best):
-            current, best, kept, is_uniform = moved, found, kept + 1, False
+            current, best, kept = moved, found, kept + 1
         progress(len(tried), trials)
-    return Search(current, sum(first) / 2, sum(best) / 2, len(tried), kept, is_uniform)
+    return Search(current, sum(first) / 2, sum(best) / 2, len(tried), kept, rival)
 
 
 def _size(plan: Plan, layers: Sequence[Layer]) -> float:
@@ -77,7 +78,7 @@ def _is_better(found: tuple[float, float], best: tuple[float, float]) -> bool:
     return all(new < old for new, old in zip(found, best, strict=True))
 
 
-def _as_computed(plan: Plan, options: Options) -> Options:
+def as_computed(plan: Plan, options: Options) -> Options:
     """Each layer's options that compute as the plan has it: the joint network's Q/DQ pairs stay where they are."""
     return {
         name: [o for o in choices if o.activation_bits == plan[name].activation_bits]

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxmpq.allocation.choose import file_fits, rows_of, single
-from onnxmpq.allocation.constrain import weight_bytes
-from onnxmpq.allocation.improve import Losses, Meets, Search, improve
+from onnxmpq.allocation.constrain import Options, weight_bytes
+from onnxmpq.allocation.improve import Losses, Meets, Search, as_computed, improve, uniform_plan
 from onnxmpq.budget import Kind
 from onnxmpq.joint import Joint
 from onnxmpq.lower import simulate
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.report import SearchReport
 from onnxmpq.sensitivity import METHODS
+from onnxmpq.sensitivity.size import size
+from onnxmpq.stages.allocate import allocate
 from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.sensitivity import probe_of, whole_table
 from onnxmpq.stages.setting import Setting
 
 
@@ -30,14 +33,32 @@ LEAST_HELD = 32  # samples; fewer tell a uniform plan from a mixed one, but not 
 def search(lowering: Lowering, plan: Plan, costs: CostTable) -> Search:
     """The plan, or a better one of its size whose file is within the budgets too."""
     setting = lowering.setting
+    meets = within(setting, plan)
     found = improve(
-        plan, costs, setting.prepared.layers, setting.options, within(setting, plan), judge(lowering, plan),
-        trials(setting), setting.stages.observer.progress,
+        plan, costs, setting.prepared.layers, setting.options, rivals(lowering, plan, meets), meets,
+        judge(lowering, plan), trials(setting), setting.stages.observer.progress,
     )  # fmt: skip
     found = fitting(lowering, found, plan)
-    if found.is_uniform:
-        setting.stages.note("the uniform plan of this size does better on samples held out, and ships")
+    if found.rival is not None:
+        setting.stages.note(f"{found.rival} did better on samples held out than widths by the measured costs")
     return found
+
+
+def rivals(lowering: Lowering, plan: Plan, meets: Meets) -> dict[str, Plan]:
+    """Plans of about the same size that look at no costs: where these do not add up, such a plan may be better."""
+    setting = lowering.setting
+    options = as_computed(plan, setting.options)
+    costs = whole_table(size(probe_of(setting, lowering.candidates)), setting.options)
+    found = {
+        "the uniform plan": uniform_plan(setting.prepared.layers, options, meets),
+        "widths by the sizes of layers": allocate(lowering, costs, None),
+    }
+    return {name: some for name, some in found.items() if some is not None and is_within(some, options)}
+
+
+def is_within(plan: Plan, options: Options) -> bool:
+    """True where every layer has one of these options."""
+    return all(plan[name] in choices for name, choices in options.items())
 
 
 def trials(setting: Setting) -> int:
@@ -79,11 +100,11 @@ def fitting(lowering: Lowering, found: Search, plan: Plan) -> Search:
     """What was found if its file is within the budgets, else the plan that it was found from."""
     if file_fits(lowering.setting.request.budgets, found.plan, lowering.file_size):
         return found
-    return replace(found, plan=plan, after=found.before, kept=0, is_uniform=False)
+    return replace(found, plan=plan, after=found.before, kept=0, rival=None)
 
 
 def told(found: Search | None) -> SearchReport | None:
     """A search as the report has it."""
     if found is None:
         return None
-    return SearchReport(found.before, found.after, found.tried, found.kept, found.is_uniform)
+    return SearchReport(found.before, found.after, found.tried, found.kept, found.rival)

@@ -1,6 +1,7 @@
 """Swaps and the uniform plan: kept where the joint network is really better, and only within the budget."""
 
 from collections.abc import Callable
+from functools import partial
 
 from onnxmpq.allocation.improve import Search, improve, moves, uniform_plan
 from onnxmpq.plan import CostTable, Plan
@@ -20,7 +21,10 @@ def at_most(total: int) -> Callable[[Plan], bool]:
 
 
 def search(first: Plan, loss: Callable[[Plan], tuple[float, float]], total: int, trials: int) -> Search:
-    return improve(first, COSTS, LAYERS, OPTIONS, at_most(total), loss, trials, lambda _a, _b: None)
+    meets = at_most(total)
+    uniform = uniform_plan(LAYERS, OPTIONS, meets)
+    rivals = {"by size": plan(8, 2, 2)} | ({} if uniform is None else {"uniform": uniform})
+    return improve(first, COSTS, LAYERS, OPTIONS, rivals, meets, loss, trials, lambda _a, _b: None)
 
 
 def test_the_uniform_plan_is_the_widest_that_fits() -> None:
@@ -33,7 +37,17 @@ def test_the_uniform_plan_is_the_widest_that_fits() -> None:
 
 def test_the_uniform_plan_ships_where_it_is_better() -> None:
     found = search(plan(2, 2, 8), lambda p: (1.0, 1.0) if p == plan(4, 4, 4) else (2.0, 2.0), 12, 0)
-    assert (found.plan, found.is_uniform, found.before, found.after) == (plan(4, 4, 4), True, 2.0, 1.0)
+    assert (found.plan, found.rival, found.before, found.after) == (plan(4, 4, 4), "uniform", 2.0, 1.0)
+
+
+def test_the_best_of_the_rivals_ships() -> None:
+    def loss(some: Plan, own: float = 2.0) -> tuple[float, float]:
+        value = 0.5 if some == plan(8, 2, 2) else 1.0 if some == plan(4, 4, 4) else own
+        return value, value
+
+    found = search(plan(2, 2, 8), loss, 12, 0)
+    assert (found.plan, found.rival) == (plan(8, 2, 2), "by size")
+    assert search(plan(2, 2, 8), partial(loss, own=0.1), 12, 0).rival is None
 
 
 def test_a_uniform_plan_that_leaves_the_budget_unused_is_no_rival() -> None:

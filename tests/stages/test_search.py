@@ -11,7 +11,7 @@ from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.search import fitting, is_searched, told, within
+from onnxmpq.stages.search import fitting, is_searched, rivals, told, within
 
 Lower = Callable[..., Lowering]
 
@@ -38,6 +38,16 @@ def test_plans_within_the_budgets(lower_classifier: Lower) -> None:
     assert within(files.setting, plan_of(files, 8))(plan_of(files, 4))
 
 
+def test_rivals_compute_as_the_plan_does(lower_classifier: Lower) -> None:
+    lowering = lower_classifier(budgets=parse_budgets(["5bit-avg"]))
+    plan = plan_of(lowering, 4)
+    found = rivals(lowering, plan, within(lowering.setting, plan))
+    assert set(found) == {"the uniform plan", "widths by the sizes of layers"}
+    assert {o.weight_bits for o in found["the uniform plan"].options.values()} == {4}
+    computed = {name: option.activation_bits for name, option in plan.options.items()}
+    assert all({n: o.activation_bits for n, o in p.options.items()} == computed for p in found.values())
+
+
 def test_a_find_whose_file_is_too_large_does_not_ship(lower_classifier: Lower) -> None:
     lowering = lower_classifier()
     small, large = plan_of(lowering, 4), plan_of(lowering, 8)
@@ -49,13 +59,13 @@ def test_a_find_whose_file_is_too_large_does_not_ship(lower_classifier: Lower) -
 
 
 def test_a_search_is_told_without_its_plan(lower_classifier: Lower) -> None:
-    report = told(Search(plan_of(lower_classifier(), 4), 2.0, 1.0, 5, 1, is_uniform=True))
+    report = told(Search(plan_of(lower_classifier(), 4), 2.0, 1.0, 5, 1, "the uniform plan"))
     assert report is not None
-    assert (report.before, report.after, report.tried, report.kept, report.is_uniform) == (
+    assert (report.before, report.after, report.tried, report.kept, report.rival) == (
         2.0,
         1.0,
         5,
         1,
-        True,
+        "the uniform plan",
     )
     assert told(None) is None
