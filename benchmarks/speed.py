@@ -39,6 +39,7 @@ from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
+from onnxmpq.verdict.latency import interleaved, medians, ratio
 
 _BUDGET = "4bit-avg"
 _SECTIONS = ("memory", "loading", "sensitivity", "latency")
@@ -46,8 +47,7 @@ _FEW, _MANY = 100, 1000  # samples whose peaks are compared
 _PAUSE = 0.05  # seconds after which the threads of other sessions no longer spin
 _FORWARDS = 5  # plain forwards of a batch, beside the sensitivity of that batch
 _BATCHES, _PARTS = (16, 32, 64, 128), (2, 4, 6, 9, 12)  # what --tune tries
-_ROUNDS, _FEWEST = 50, 7
-_SECONDS = 10.0  # at most, for the rounds of one row beyond the fewest
+_SECONDS = 12.0  # at most, for the rounds of one row
 _SAMPLES = 64  # that the files whose speed is compared are calibrated on
 _LOADS = 7
 _WIDE_BITS = (5, 6, 7)
@@ -225,48 +225,32 @@ def latency(chosen: Sequence[Network], samples: int) -> str:
                 feeds = next(data.batches(batch)).feeds
                 for threads in (1, 2):
                     sessions = [Runtime("cpu", threads).session(file) for file in files.values()]
-                    rounds = interleaved_rounds(sessions, feeds)
+                    rounds = interleaved(sessions, feeds, most=_SECONDS)
                     place = [network.name, str(batch), str(threads)]
-                    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-                    _add(times, [*place, str(len(rounds)), *(f"{1e3 * seconds:.2f}" for seconds in medians)])
+                    _add(times, [*place, str(len(rounds)), *(f"{1e3 * s:.2f}" for s in medians(rounds))])
                     _add(ratios, [*place, *ratio_cells(list(files), rounds)])
     names = [FP32, STATIC, *map(ours, INT8_BITS), WEIGHT_ONLY]
     limits = [f"{ours(bits)} / {STATIC}" for bits in INT8_BITS]
     limits += [f"{ours(bits)} / {FP32}" for bits in INT8_BITS] + [f"{WEIGHT_ONLY} / {FP32}"]
     return (
         f"## Files\n\nBytes. {_CHEAP}\n\n{table(['model', *names], sizes)}\n"
-        f"## Latency\n\nMedians of interleaved rounds, in ms; before each timed run go a pause of {1e3 * _PAUSE:.0f} ms, "
-        f"in which the threads of the file before cease to spin, and a run that is not timed.\n\n"
+        "## Latency\n\nMedians of interleaved rounds, in ms. In each round a file has a pause, in which the threads of the "
+        "file before cease to spin, some runs that are not timed, and then the median of a turn of runs.\n\n"
         f"{table(['model', 'batch', 'threads', 'rounds', *names], times)}\n"
         "Medians of the rounds' ratios (below 1: faster), each with its limit where one is set; **beyond** it in "
         f"bold.\n\n{table(['model', 'batch', 'threads', *limits], ratios)}"
     )
 
 
-def interleaved_rounds(sessions: Sequence[Session], feeds: Mapping[str, Array]) -> list[list[float]]:
-    """Seconds of a run of each session, round by round."""
-    rounds: list[list[float]] = []
-    start = time.perf_counter()
-    while len(rounds) < _ROUNDS and (len(rounds) < _FEWEST or time.perf_counter() - start < _SECONDS):
-        round_ = []
-        for session in sessions:
-            time.sleep(_PAUSE)
-            _timed(session, feeds)  # warms the caches and wakes the threads
-            round_.append(_timed(session, feeds))
-        rounds.append(round_)
-    return rounds
-
-
 def ratio_cells(names: Sequence[str], rounds: Sequence[Sequence[float]]) -> list[str]:
     """The ratios that a table tells, each with its limit: ours to onnxruntime's own, and to fp32."""
 
-    def ratio(name: str, other: str) -> float:
-        one, two = names.index(name), names.index(other)
-        return statistics.median(seconds[one] / seconds[two] for seconds in rounds)
+    def cell(name: str, other: str, limit: float) -> str:
+        return against(ratio(rounds, names.index(name), names.index(other)), limit)
 
-    cells = [against(ratio(ours(bits), STATIC), _TO_STATIC) for bits in INT8_BITS]
-    cells += [against(ratio(ours(bits), FP32), _TO_FP32) for bits in INT8_BITS]
-    return [*cells, against(ratio(WEIGHT_ONLY, FP32), _WEIGHT_ONLY_TO_FP32)]
+    cells = [cell(ours(bits), STATIC, _TO_STATIC) for bits in INT8_BITS]
+    cells += [cell(ours(bits), FP32, _TO_FP32) for bits in INT8_BITS]
+    return [*cells, cell(WEIGHT_ONLY, FP32, _WEIGHT_ONLY_TO_FP32)]
 
 
 def against(value: float, limit: float) -> str:

@@ -19,7 +19,7 @@ import onnx
 from onnxmpq.engine import Array, KernelTime, Runtime
 from onnxmpq.model.subgraph import names_read
 from onnxmpq.spec import Layer
-from onnxmpq.verdict.latency import interleaved
+from onnxmpq.verdict.latency import interleaved, medians
 
 _RUNS = 30
 _SECONDS = 0.5  # at least, for what the whole files take
@@ -61,7 +61,8 @@ def layer_times(
     names = [layer.name for layer in layers]
     halves = frozenset(names[::2]), frozenset(names[1::2])
     files = [lowered(floats) for floats in ((), *halves)]
-    whole, *seconds = interleaved([runtime.session(model) for model in (fp32, *files)], feeds, _SECONDS)
+    rounds = interleaved([runtime.session(model) for model in (fp32, *files)], feeds, least=_SECONDS)
+    whole, *seconds = medians(rounds)
     integer, *mixed = (
         _scaled(_by_layer(runtime, model, layers, feeds), total)
         for model, total in zip(files, seconds, strict=True)

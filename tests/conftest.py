@@ -23,6 +23,14 @@ from onnxmpq.stages.prepare import prepare_model
 from onnxmpq.stages.round import round_weights
 from onnxmpq.target import find_target
 from onnxmpq.testing import classifier, labelled
+from onnxmpq.verdict import latency
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies that nobody reads need no pauses and no turns of runs."""
+    for name in ("_PAUSE", "_WARM", "_TURN"):
+        monkeypatch.setattr(latency, name, 0.0)
 
 
 @pytest.fixture

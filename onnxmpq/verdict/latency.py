@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 from onnxmpq.engine import Array, Session
 
-_ROUNDS = 30
-_SECONDS = 3.0
-_CAREFUL = 0.5  # seconds at least, where a choice hangs on the figure
+_FEWEST, _ROUNDS = 5, 30
+_SECONDS = 1.0  # at most, beyond the fewest rounds
+_CAREFUL = 1.0  # seconds at least, where a choice hangs on the figure
+# Measured on two cores and two threads: after 10 ms the threads of the session before no longer spin; a woken thread is
+# slow for some milliseconds, and a session's first run behind another's is slower still.
+_PAUSE, _WARM, _TURN = 0.01, 0.005, 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median seconds of one run of each at `batch` samples, and their ratio."""
+    """Median seconds of one run of each at `batch` samples, and the median of their ratios."""
 
     batch: int
     reference: float
@@ -25,44 +28,57 @@ class Latency:
 
 
 def measure_latency(reference: Session, model: Session, feeds: Mapping[str, Array], batch: int) -> Latency:
-    """Time both in turn on the same feeds, for at most a few seconds."""
-    reference_seconds, model_seconds = interleaved((reference, model), feeds)
-    return Latency(
-        batch,
-        reference_seconds,
-        model_seconds,
-        reference_seconds / model_seconds,
-    )
-
-
-def interleaved(
-    sessions: Sequence[Session], feeds: Mapping[str, Array], least: float = 0.0
-) -> tuple[float, ...]:
-    """Median seconds of a run of each session, timed in turn on the same feeds.
-
-    For a number of rounds and at least so many seconds, but at most a few seconds. Before each timed run goes one that is not: the threads of the session before are still spinning.
-    """
-    for session in sessions:
-        session.run(feeds)
-    rounds: list[list[float]] = []
-    start = time.perf_counter()
-    while (
-        len(rounds) < 3
-        or (elapsed := time.perf_counter() - start) < least
-        or (len(rounds) < _ROUNDS and elapsed < _SECONDS)
-    ):
-        rounds.append([_second_run(session, feeds) for session in sessions])
-    return tuple(statistics.median(times) for times in zip(*rounds, strict=True))
+    """Time both in turn on the same feeds, for a second or five rounds."""
+    rounds = interleaved((reference, model), feeds)
+    before, after = medians(rounds)
+    return Latency(batch, before, after, 1 / ratio(rounds))
 
 
 def slowdown(reference: Session, model: Session, feeds: Mapping[str, Array]) -> float:
     """How many times as long as the reference the model takes; below 1 it is faster."""
-    before, after = interleaved((reference, model), feeds, _CAREFUL)
-    return after / before
+    return ratio(interleaved((reference, model), feeds, least=_CAREFUL))
 
 
-def _second_run(session: Session, feeds: Mapping[str, Array]) -> float:
-    session.run(feeds)
+def interleaved(
+    sessions: Sequence[Session], feeds: Mapping[str, Array], *, least: float = 0.0, most: float = _SECONDS
+) -> list[tuple[float, ...]]:
+    """Seconds of a run of each session, timed in turn on the same feeds, round by round.
+
+    At least five rounds and so many seconds; then at most 30 rounds, and no new one after `most` seconds.
+    """
+    rounds: list[tuple[float, ...]] = []
     start = time.perf_counter()
-    session.run(feeds)
-    return time.perf_counter() - start
+    while (
+        len(rounds) < _FEWEST
+        or (elapsed := time.perf_counter() - start) < least
+        or (len(rounds) < _ROUNDS and elapsed < most)
+    ):
+        rounds.append(tuple(seconds_a_run(session, feeds) for session in sessions))
+    return rounds
+
+
+def medians(rounds: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The median seconds of each session."""
+    return tuple(statistics.median(column) for column in zip(*rounds, strict=True))
+
+
+def ratio(rounds: Sequence[Sequence[float]], one: int = 1, other: int = 0) -> float:
+    """How many times as long one session takes as another: the median over the rounds."""
+    return statistics.median(seconds[one] / seconds[other] for seconds in rounds)
+
+
+def seconds_a_run(session: Session, feeds: Mapping[str, Array]) -> float:
+    """The median of a turn of runs, after a pause and runs that are not timed."""
+    time.sleep(_PAUSE)
+    _turn(session, feeds, _WARM)
+    return statistics.median(_turn(session, feeds, _TURN))
+
+
+def _turn(session: Session, feeds: Mapping[str, Array], seconds: float) -> list[float]:
+    """Seconds of each run, of as many as take so long and at least one."""
+    times: list[float] = []
+    while not times or sum(times) < seconds:
+        start = time.perf_counter()
+        session.run(feeds)
+        times.append(time.perf_counter() - start)
+    return times
