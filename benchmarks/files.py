@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,30 +26,35 @@ from onnxmpq.verdict.machine import has_vnni
 
 FP32, STATIC = "fp32", "ORT int8"
 INT8_BITS = (8, 4, 3)  # averages of our files with int8 activations
-WEIGHT_ONLY = "4 bits, weights only"
 _WIDE_CHANNELS, _WIDE_LAYERS = 512, 11
 
 
-def ours(bits: int) -> str:
-    """The name of our file at so many bits on average, activations int8."""
-    return f"{bits} bits, int8"
+def ours(bits: float, activations: str = "int8") -> str:
+    """The name of our file at so many bits on average."""
+    return f"{bits:g} bits, {'weights only' if activations == 'fp32' else activations}"
 
 
-def comparable_files(network: Network, samples: int, scratch: Path) -> dict[str, Path]:
-    """Every file of one network by its name, made in `scratch`.
+WEIGHT_ONLY = ours(4, "fp32")
+LATENCY = (*((bits, "int8") for bits in INT8_BITS), (4, "fp32"))  # the files whose runs are timed
+LOADING = tuple(itertools.product((8, 5, 4, 3, 2.5), ("int8", "fp32")))  # and those whose sessions are
+
+
+def comparable_files(
+    network: Network, samples: int, scratch: Path, wanted: Sequence[tuple[float, str]]
+) -> dict[str, Path]:
+    """Every file of one network by its name, made in `scratch`; `wanted` are averages and activations of ours.
 
     Sizes of layers choose the widths and weights are rounded to nearest: the speed of a file does not hang on
     which codes it holds.
     """
     files = {FP32: network.model, STATIC: scratch / "static.onnx"}
     write_static(network, samples, scratch, files[STATIC])
-    wanted = {ours(bits): (bits, "int8") for bits in INT8_BITS} | {WEIGHT_ONLY: (4, "fp32")}
-    for name, (bits, activations) in wanted.items():
-        files[name] = scratch / f"{bits}-{activations}.onnx"
+    for bits, activations in wanted:
+        files[ours(bits, activations)] = file = scratch / f"{bits}-{activations}.onnx"
         onnxmpq.compile_model(
-            network.model, [f"{bits}bit-avg"], calibration(network, scratch), output=files[name],
-            activations=activations, preprocess=network.decoding, samples=samples, provider="cpu", verify=False,
-            method="size", rounding="nearest",
+            network.model, [f"{bits}bit-avg"], calibration(network, scratch), output=file, activations=activations,
+            preprocess=network.decoding, samples=samples, provider="cpu", verify=False, method="size",
+            rounding="nearest",
         )  # fmt: skip
     return files
 

@@ -1,14 +1,15 @@
 """What a compile costs in time and memory, and how fast its files are.
 
-    python benchmarks/speed.py [--models resnet56 ...] [--only memory|loading|sensitivity|latency ...] [--samples 512]
+    python benchmarks/speed.py [--models resnet56 ...] [--only memory|loading|sensitivity|compile|latency ...] [--samples 512]
                                [--threads 0] [--tune] [--output docs/speed_table.md]
 
 memory        peak of a whole compile in a fresh process, with few and with many samples
 sensitivity   seconds of the stage against (layers x widths) plain fp32 forwards of the same samples
+compile       seconds of whole compiles in plain fp32 forwards of the same samples
 loading       making a session of each of the files below, and of one with 25 million weights
 latency       bytes and speed of fp32, onnxruntime's own static int8 file and ours, interleaved, by batch and threads
 
-Without --models, memory and loading run on MobileNetV2, sensitivity on ResNet-56 and latency on all networks.
+Without --models, memory and loading run on MobileNetV2, sensitivity and compile on ResNet-56 and latency on all networks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from files import FP32, INT8_BITS, STATIC, WEIGHT_ONLY, comparable_files, ours, write_wide
+from files import (
+    FP32,
+    INT8_BITS,
+    LATENCY,
+    LOADING,
+    STATIC,
+    WEIGHT_ONLY,
+    comparable_files,
+    ours,
+    write_wide,
+)
 from loading import load_cost
 from machine import ROOT, SHARED, header, table
 from networks import Network, calibration, networks, open_samples
@@ -42,7 +53,7 @@ from onnxmpq.sensitivity.size import size
 from onnxmpq.verdict.latency import interleaved, medians, ratio
 
 _BUDGET = "4bit-avg"
-_SECTIONS = ("memory", "loading", "sensitivity", "latency")
+_SECTIONS = ("memory", "loading", "sensitivity", "compile", "latency")
 _FEW, _MANY = 100, 1000  # samples whose peaks are compared
 _PAUSE = 0.05  # seconds after which the threads of other sessions no longer spin
 _FORWARDS = 5  # plain forwards of a batch, beside the sensitivity of that batch
@@ -59,6 +70,7 @@ _CHEAP = (
 _TO_STATIC, _TO_FP32, _WEIGHT_ONLY_TO_FP32 = 1.02, 1.0, 1.03
 _LOAD_RATIO, _LOAD_MORE = 1.5, 0.08  # seconds
 _WIDE_SECONDS, _WIDE_BYTES = 1.0, 20.0
+_COMPILE_FORWARDS = {"fast": 60, "balanced": 200}
 
 
 def main() -> None:
@@ -82,6 +94,8 @@ def main() -> None:
     if "sensitivity" in options.only:
         chosen = _chosen(options.models, "resnet56")
         sections.append(sensitivity(chosen, options.samples, options.threads, tune=options.tune))
+    if "compile" in options.only:
+        sections.append(whole(_chosen(options.models, "resnet56"), options.samples))
     if "latency" in options.only:
         sections.append(latency(networks(options.models), _SAMPLES))
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -211,6 +225,45 @@ def stage_cells(network: Network, probe: Probe) -> list[str]:
     ]
 
 
+def whole(chosen: Sequence[Network], samples: int) -> str:
+    """The section on whole compiles, verdict included."""
+    rows: list[list[str]] = []
+    for network in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            data = calibration(network, Path(scratch))
+            before = forward_seconds(network, data, samples)
+            for effort, limit in _COMPILE_FORWARDS.items():
+                seconds = compile_seconds(network, data, samples, effort)
+                after = forward_seconds(network, data, samples)
+                forward = (before + after) / 2
+                cells = [effort, str(samples), f"{seconds:.1f}", f"{forward:.3f}"]
+                _add(rows, [network.name, *cells, against(seconds / forward, limit)])
+                before = after
+    columns = ["model", "effort", "samples", "compile s", "forward s", "forwards"]
+    return (
+        f"## A whole compile at {_BUDGET}\n\nIn plain fp32 forwards of the same samples, timed before and after it.\n\n"
+        f"{table(columns, rows)}"
+    )
+
+
+def compile_seconds(network: Network, data: Path, samples: int, effort: str) -> float:
+    """What a compile takes, reading the data included."""
+    with tempfile.TemporaryDirectory() as scratch:
+        start = time.perf_counter()
+        onnxmpq.compile_model(
+            network.model, [_BUDGET], data, output=Path(scratch) / "compiled.onnx", preprocess=network.decoding,
+            samples=samples, provider="cpu", effort=effort,
+        )  # fmt: skip
+        return time.perf_counter() - start
+
+
+def forward_seconds(network: Network, data: Path, samples: int) -> float:
+    """The least of some forwards of the original file over the samples in batches of 64."""
+    batches = [batch.feeds for batch in open_samples(network, data, samples=samples).batches(64)]
+    session = Runtime("cpu").session(network.model)
+    return min(sum(_timed(session, feeds) for feeds in batches) for _ in range(_FORWARDS))
+
+
 def latency(chosen: Sequence[Network], samples: int) -> str:
     """The section on the speed of the files, beside onnxruntime's own int8 file."""
     times: list[list[str]] = []
@@ -218,7 +271,7 @@ def latency(chosen: Sequence[Network], samples: int) -> str:
     sizes: list[list[str]] = []
     for network in chosen:
         with tempfile.TemporaryDirectory() as scratch:
-            files = comparable_files(network, samples, Path(scratch))
+            files = comparable_files(network, samples, Path(scratch), LATENCY)
             sizes.append([network.name, *(f"{file.stat().st_size:,}" for file in files.values())])
             for batch in (1, 32):
                 data = open_samples(network, calibration(network, Path(scratch)), samples=batch)
@@ -264,7 +317,7 @@ def loading(chosen: Sequence[Network], samples: int) -> str:
     rows: list[list[str]] = []
     for network in chosen:
         with tempfile.TemporaryDirectory() as scratch:
-            costs = load_costs(comparable_files(network, samples, Path(scratch)))
+            costs = load_costs(comparable_files(network, samples, Path(scratch), LOADING))
             base = costs[FP32][0]
             limit = _LOAD_RATIO * base + _LOAD_MORE
             for name, (seconds, peak) in costs.items():
