@@ -35,6 +35,7 @@ class Target:
     beside quantized activations. `folds` says that nodes over constants alone are computed once, when the file
     is loaded: without it no storage but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic
     of 32 bits only. `code_bits` is the width of weight codes that its integer kernels sum without saturating.
+    `negative_scales` says that it takes weights whose scales are below zero.
     `signed_activations` asks for symmetric INT8 (zero point 0) instead of asymmetric UINT8, and `activation_bits` are
     the widths of quantized activations that it has kernels for, its default first. `placement` of Q/DQ pairs: "kernels" puts them on
     both sides of every integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only.
@@ -54,6 +55,7 @@ class Target:
     folds: bool = True
     wide: bool = False
     code_bits: int = _LONGEST_CODE
+    negative_scales: bool = False
     signed_activations: bool = False
     activation_bits: tuple[int, ...] = (8,)
     placement: Policy = "kernels"
@@ -140,8 +142,8 @@ _ANY_CPU = ISAS["any"]
 TARGETS = {
     target.name: target
     for target in (
-        Target("ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, is_onnxruntime=True),
-        Target("ort-cuda", "ONNX Runtime's CUDA execution provider", is_onnxruntime=True),
+        Target("ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, negative_scales=True, is_onnxruntime=True),
+        Target("ort-cuda", "ONNX Runtime's CUDA execution provider", negative_scales=True, is_onnxruntime=True),
         Target(
             "openvino", "OpenVINO on the CPU", tensor_bits=(8, 4), wide=True, code_bits=_ANY_CPU,
         ),

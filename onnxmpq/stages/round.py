@@ -14,8 +14,9 @@ from onnxmpq.weights.gram import has_moments, input_moments
 
 def round_weights(setting: Setting) -> Lowering:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
-    candidates = Candidates(setting.prepared.model, setting.request.rounding)
-    if setting.request.rounding != "nearest":
+    request = setting.request
+    candidates = Candidates(setting.prepared.model, request.rounding, request.target.negative_scales)
+    if request.rounding != "nearest":
         fit(candidates, setting)
     return Lowering(setting, candidates)
 

@@ -114,8 +114,10 @@ def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeigh
         maker = graph.producers[maker.input[0]]
     if not target.folds and maker.op_type != "DequantizeLinear":
         yield f"is made by {maker.op_type}, wanted DequantizeLinear"
-    if not np.isfinite(stored.scale).all() or not (stored.scale > 0).all():
-        yield "has scales that are not positive"
+    if not np.isfinite(stored.scale).all() or not stored.scale.all():
+        yield "has scales that are zero or no numbers"
+    if not target.negative_scales and (stored.scale < 0).any():
+        yield "has scales below zero"
     for layer in graph.readers.get(name, ()):
         axis = _channel_axis(layer, name, stored.codes.ndim)
         if layer.op_type in _LAYERS and axis is not None and axis != stored.axis:

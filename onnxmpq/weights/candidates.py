@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,17 +30,20 @@ class Candidates:
     """Rounded weights by layer and width; memory is a byte a weight and width.
 
     With rounding "compensated", a layer that was given its inputs' moments is rounded against them and its bias
-    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel.
+    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel. `negative` allows
+    scales below zero.
     """
 
     model: onnx.ModelProto
     rounding: str = ROUNDINGS[0]
+    negative: bool = True
     _made: dict[tuple[str, int], QuantizedWeight] = field(default_factory=dict)
     _shifts: dict[tuple[str, int], Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in self.model.graph.initializer}
-        self._round = quantize if self.rounding == "nearest" else quantize_balanced
+        rounded = quantize if self.rounding == "nearest" else quantize_balanced
+        self._round = partial(rounded, negative=self.negative)
 
     def copy(self) -> Candidates:
         """The same roundings, to settle without losing these."""
@@ -49,7 +53,8 @@ class Candidates:
         """Round a layer at these widths against the moments of its inputs."""
         weight = self._single(layer)
         gram = moments.gram if layer.bias is None else moments.covariance()
-        made = compensate(weight, layer, shrunk(gram, moments.count), [b for b in widths if b > 1])
+        gram, wide = shrunk(gram, moments.count), [bits for bits in widths if bits > 1]
+        made = compensate(weight, layer, gram, wide, negative=self.negative)
         for bits in widths:
             rounded = made.get(bits) or self._round(weight, layer.axis, bits)
             self._made[layer.name, bits] = rounded
@@ -74,7 +79,7 @@ class Candidates:
             for (name, bits), shift in self._shifts.items():
                 if name == layer.part_of:
                     shifts[layer.name, bits] = shift[channels]
-        return Candidates(model, self.rounding, made, shifts)
+        return Candidates(model, self.rounding, self.negative, made, shifts)
 
     def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:
         """The codes and scales of a layer at a width of 1 to 8 bits."""

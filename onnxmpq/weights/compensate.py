@@ -27,16 +27,17 @@ _STACK_BYTES = 8 << 20  # of rows that are walked at once
 
 
 def compensate(
-    weight: Floats, layer: Layer, gram: Doubles, widths: Sequence[int]
+    weight: Floats, layer: Layer, gram: Doubles, widths: Sequence[int], *, negative: bool = True
 ) -> Mapping[int, QuantizedWeight]:
     """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least.
 
     `gram` [group * blocks, D_b, D_b] are the second moments of the layer's inputs (`onnxmpq.weights.gram`), centred
-    where a bias takes up the mean.
+    where a bias takes up the mean. Scales are negative where that is better and `negative` allows it.
     """
     if not widths:
         return {}
-    scales = np.stack([row_scales(fit_scale(weight, layer.axis, bits), layer) for bits in widths], axis=1)
+    fitted = [fit_scale(weight, layer.axis, bits, negative=negative) for bits in widths]
+    scales = np.stack([row_scales(scale, layer) for scale in fitted], axis=1)
     bounds = np.array([code_range(bits) for bits in widths], np.float32)
     with threadpool_limits(
         limits=1

@@ -62,6 +62,6 @@ def _refit(rows: Stack, codes: Stack, steps: Stack, gram: Stack, pool: Pool) -> 
     bent = codes @ gram
     along = pool(np.einsum("gnd,gnd->gn", bent, rows))
     square = pool(np.einsum("gnd,gnd->gn", bent, codes))
-    usable = (square > 0) & (along > 0)
+    usable = (square > 0) & (along * steps > 0)  # a scale keeps its sign
     fitted: Stack = np.where(usable, along / np.where(usable, square, 1.0), steps).astype(np.float32)
     return fitted

@@ -3,10 +3,14 @@
 Symmetric, per output channel (ONNX QuantizeLinear-13, zero point 0):
 
     code = clip(round(w / scale), lowest(b), highest(b)),    w' = code * scale
+
+The codes reach one step further below zero than above. A channel whose weights reach further above has a negative
+scale, which costs nothing in a file and a tenth to a quarter of the squared error less at 2 to 4 bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +29,7 @@ _BLOCK = 1 << 15  # weights searched at once
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
-    """A weight as it is stored: `codes` int8 of the weight's own shape, `scale` float32 [channels] > 0.
+    """A weight as it is stored: `codes` int8 of the weight's own shape, `scale` float32 [channels], none of them zero.
 
     `axis` is the output-channel axis that `scale` runs along, `bits` the width that holds every code.
     """
@@ -69,25 +73,38 @@ def round_to_codes(weight: Floats, scale: Floats, axis: int, bits: int) -> Codes
     return codes
 
 
-def fit_scale(weight: Floats, axis: int, bits: int) -> Floats:
+def fit_scale(weight: Floats, axis: int, bits: int, *, negative: bool = True) -> Floats:
     """Scale per output channel with the least squared error over a grid of clips, float32 [channels].
 
-    A channel of zeros gets scale 1, so that its codes are zeros and no scale is zero. For one bit the best
-    scale is the mean magnitude (XNOR-Net, eq. 6).
+    A scale is negative where that is better and `negative` allows it. A channel of zeros gets scale 1, so that its
+    codes are zeros and no scale is zero. For one bit the best scale is the mean magnitude (XNOR-Net, eq. 6).
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     if bits == 1:
-        return _positive(np.abs(rows).mean(axis=1))
+        return _usable(np.abs(rows).mean(axis=1))
+    low, high = code_range(bits)
+    signs = (1, -1) if negative and -low != high else (1,)
     # In blocks that stay in the cache: the search reads the same rows dozens of times.
     step = max(1, _BLOCK // max(rows.shape[1], 1))
-    return np.concatenate([_search(rows[i : i + step], bits) for i in range(0, len(rows), step)])
+    return np.concatenate([_search(rows[i : i + step], bits, signs) for i in range(0, len(rows), step)])
 
 
-def _search(rows: Floats, bits: int) -> Floats:
-    """Best scale of each row: a coarse grid of clips, then a fine one around each row's best."""
+def _search(rows: Floats, bits: int, signs: Sequence[int]) -> Floats:
+    """Best scale of each row among those of these signs."""
     low, high = code_range(bits)
-    # The full range must reach the largest weight on either side of an asymmetric code range.
-    full = _positive(np.maximum(rows.max(axis=1) / high, rows.min(axis=1) / low))
+    found = []
+    for sign in signs:
+        # The full range must reach the largest weight on either side of an asymmetric code range.
+        turned = sign * rows
+        full = _usable(np.maximum(turned.max(axis=1) / high, turned.min(axis=1) / low))
+        found.append(_clipped(rows, np.float32(sign) * full, low, high))
+    scales, errors = map(np.stack, zip(*found, strict=True))
+    best: Floats = np.take_along_axis(scales, errors.argmin(axis=0)[None], 0)[0]
+    return best
+
+
+def _clipped(rows: Floats, full: Floats, low: int, high: int) -> tuple[Floats, Floats]:
+    """Best share of each row's full scale, and its error: a coarse grid of clips, then a fine one around the best."""
     shrink, error = np.ones_like(full), _squared_error(rows, full, low, high)
     for offsets in (_COARSE, _FINE):
         centre = shrink
@@ -96,17 +113,17 @@ def _search(rows: Floats, bits: int) -> Floats:
             trial_error = _squared_error(rows, full * trial, low, high)
             better = trial_error < error
             shrink, error = np.where(better, trial, shrink), np.where(better, trial_error, error)
-    return full * shrink
+    return full * shrink, error
 
 
-def quantize(weight: Floats, axis: int, bits: int) -> QuantizedWeight:
-    """Round `weight` to the nearest codes of the best scales.
+def quantize(weight: Floats, axis: int, bits: int, *, negative: bool = True) -> QuantizedWeight:
+    """Round `weight` to the nearest codes of the best scales, of either sign where `negative` allows it.
 
     Raises OptionError for a width outside 1 to 8.
     """
     weight = weight.astype(np.float32, copy=False)
     axis %= weight.ndim
-    scale = fit_scale(weight, axis, bits)
+    scale = fit_scale(weight, axis, bits, negative=negative)
     return QuantizedWeight(round_to_codes(weight, scale, axis, bits), scale, axis, bits)
 
 
@@ -116,6 +133,6 @@ def _squared_error(rows: Floats, scale: Floats, low: int, high: int) -> Floats:
     return total
 
 
-def _positive(scale: Floats) -> Floats:
+def _usable(scale: Floats) -> Floats:
     """Zero scales, and those whose reciprocal overflows, replaced by one."""
     return np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)

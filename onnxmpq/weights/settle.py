@@ -98,14 +98,17 @@ class Settler:
         data: Dataset,
         batch_size: int,
         samples: int = 256,
+        *,
+        negative: bool = True,
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at most so many `samples`, but for one that has a window a sample.
+        A layer sees at most so many `samples`, but for one that has a window a sample. `negative` allows scales below
+        zero.
         """
         self._runtime, self._traced, self._batch_size = runtime.on_one_thread(), traced, batch_size
         self._all, self._some = data, _part(data, samples).remembered()
-        self._float = model
+        self._float, self._negative = model, negative
         self._quantized = onnx.ModelProto()
         self._quantized.CopyFrom(quantized)
         self._constants = {i.name: i for i in self._quantized.graph.initializer}
@@ -120,7 +123,8 @@ class Settler:
         with threadpool_limits(limits=1):
             centred = fit.centred() if layer.bias is not None else fit
             wanted = from_rows(_solved(to_rows(weight, layer), centred), layer).astype(np.float32)
-        rounded = compensate(wanted, layer, shrunk(centred.gram, fit.count), [bits])[bits]
+        gram = shrunk(centred.gram, fit.count)
+        rounded = compensate(wanted, layer, gram, [bits], negative=self._negative)[bits]
         if layer.bias is None:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)

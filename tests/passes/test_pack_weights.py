@@ -21,7 +21,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.model.modelfile import export_model, import_graph, lowest_ir_version
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.testing import check_pass
-from onnxmpq.weights.quantizer import QuantizedWeight, code_range, quantize
+from onnxmpq.weights.quantizer import QuantizedWeight, along, code_range, quantize
 
 Form = Literal["integer", "float"]
 Weights = dict[str, QuantizedWeight]
@@ -506,3 +506,21 @@ def test_unpacking_takes_at_most_twenty_bytes_a_weight(tmp_path: Path) -> None:
     for bits in WIDTHS:
         codes = {name: random_weight(shape, bits, seed=i) for i, name in enumerate(weights)}
         assert peak(pack(fp32, codes, "float")) - before <= 20 * count * weight.size, bits
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_scales_below_zero_are_exact_in_integer_kernels(groups: int, tmp_path: Path) -> None:
+    """Negated codes under a negated scale are the same weight: kernels that multiply and then scale must agree."""
+    rng = np.random.default_rng(groups)
+    codes = rng.integers(-60, 60, (8, 8 // groups, 3, 3), np.int8)
+    scale = rng.uniform(0.001, 0.01, 8).astype(np.float32)
+    signs = np.where(rng.random(8) < 0.5, -1, 1)
+    positive = {"w": QuantizedWeight(codes, scale, 0, 7)}
+    turned = {
+        "w": QuantizedWeight(
+            (codes * along(signs, 0, 4)).astype(np.int8), (scale * signs).astype(np.float32), 0, 7
+        )
+    }
+    model = conv_model(floats(positive), {"w": groups}, "integer")
+    assert_equal_outputs(pack(model, turned, "integer"), pack(model, positive, "integer"))
+    assert optimized_ops(pack(model, turned, "integer"), tmp_path)["QLinearConv"] == 1

@@ -121,6 +121,18 @@ def widen_the_codes(model: onnx.ModelProto) -> None:
     set_values(tensor, values)
 
 
+def negate_a_scale(model: onnx.ModelProto) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.attribute)
+    tensor = constant(model, node.input[1])
+    set_values(tensor, -numpy_helper.to_array(tensor))
+
+
+def zero_a_scale(model: onnx.ModelProto) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.attribute)
+    tensor = constant(model, node.input[1])
+    set_values(tensor, 0 * numpy_helper.to_array(tensor))
+
+
 @pytest.mark.parametrize(
     ("target", "change", "words"),
     [
@@ -132,6 +144,8 @@ def widen_the_codes(model: onnx.ModelProto) -> None:
         ("tensorrt", compute_the_codes, "are computed"),
         ("portable", turn_the_scales, "scales along axis 1, wanted 0"),
         ("portable", widen_the_codes, "codes beyond -64 to 63"),
+        ("tensorrt", negate_a_scale, "has scales below zero"),
+        ("ort-cpu", zero_a_scale, "scales that are zero or no numbers"),
     ],
 )
 def test_a_broken_rule_is_said(

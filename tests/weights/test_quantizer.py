@@ -14,17 +14,20 @@ BITS = st.integers(1, 8)
 
 
 @settings(deadline=None)
-@given(WEIGHTS, BITS, st.data())
-def test_codes_stay_in_range_and_scales_are_positive(weight: Floats, bits: int, data: st.DataObject) -> None:
+@given(WEIGHTS, BITS, st.booleans(), st.data())
+def test_codes_stay_in_range_and_scales_keep_their_sign(
+    weight: Floats, bits: int, negative: bool, data: st.DataObject
+) -> None:
     axis = data.draw(st.integers(0, weight.ndim - 1))
-    stored = quantize(weight, axis, bits)
+    stored = quantize(weight, axis, bits, negative=negative)
     low, high = code_range(bits)
     assert stored.codes.dtype == np.int8
     assert stored.codes.shape == weight.shape
     assert low <= stored.codes.min() <= stored.codes.max() <= high
     assert bits > 1 or set(np.unique(stored.codes)) <= {-1, 1}
     assert stored.scale.shape == (weight.shape[axis],)
-    assert (stored.scale > 0).all()
+    assert (stored.scale != 0).all()
+    assert (negative and 1 < bits < 8) or (stored.scale > 0).all()
 
 
 @settings(deadline=None)
@@ -52,6 +55,17 @@ def test_the_scale_is_the_best_of_a_fine_search() -> None:
             best = np.minimum(best, np.square(codes * (full * shrink)[:, None] - weight).sum(axis=1))
         found = np.square(quantize(weight, 0, bits).dequantize() - weight).sum(axis=1)
         assert (found <= best * 1.03).all()
+
+
+def test_a_negative_scale_reaches_the_larger_end() -> None:
+    weight = np.array([[-0.9, 0.1, 2.0], [0.9, 0.1, -2.0]], np.float32)
+    stored = quantize(weight, 0, 2)
+    assert np.sign(stored.scale).tolist() == [-1, 1]
+    assert np.array_equal(*stored.codes)
+    positive = quantize(weight, 0, 2, negative=False)
+    errors = [np.square(some.dequantize() - weight).sum(axis=1) for some in (stored, positive)]
+    assert errors[0][0] < 0.5 * errors[1][0]
+    assert errors[0][1] == errors[1][1]
 
 
 def test_one_bit_is_the_sign_and_the_mean_magnitude() -> None:
