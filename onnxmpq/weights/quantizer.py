@@ -6,12 +6,16 @@ Symmetric, per output channel (ONNX QuantizeLinear-13, zero point 0):
 
 The codes reach one step further below zero than above. A channel whose weights reach further above has a negative
 scale, which costs nothing in a file and a tenth to a quarter of the squared error less at 2 to 4 bits.
+
+A layer's codes may also be odd: of all odd numbers from 1 - 2^b to 2^b - 1, as if they lay halfway between the integers. One bit
+has no others, and for two bits the four even-handed levels -3, -1, 1, 3 are often better than -2, -1, 0, 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,26 +35,36 @@ _BLOCK = 1 << 15  # weights searched at once
 class QuantizedWeight:
     """A weight as it is stored: `codes` int8 of the weight's own shape, `scale` float32 [channels], none of them zero.
 
-    `axis` is the output-channel axis that `scale` runs along, `bits` the width that holds every code.
+    `axis` is the output-channel axis that `scale` runs along, `bits` the width that holds every code; `odd` codes are
+    odd numbers, and those of one bit always are.
     """
 
     codes: Codes
     scale: Floats
     axis: int
     bits: int
+    odd: bool = False
 
     def dequantize(self) -> Floats:
         """The float32 weight the stored codes stand for, in the weight's own shape."""
         return self.codes.astype(np.float32) * along(self.scale, self.axis, self.codes.ndim)
 
 
-def code_range(bits: int) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Grids:
+    """Which codes and scales a file may hold: scales below zero, odd codes of two bits."""
+
+    negative: bool = True
+    odd: bool = True
+
+
+def code_range(bits: int, *, odd: bool = False) -> tuple[int, int]:
     """Lowest and highest code of a width; 8 bits leave -128 out so that the grid is symmetric.
 
     One bit has the two codes -1 and +1 (there is no zero).
     """
-    if bits == 1:
-        return -1, 1
+    if bits == 1 or (odd and bits < 8):
+        return 1 - 2**bits, 2**bits - 1
     if bits == 8:
         return -127, 127
     if 2 <= bits < 8:
@@ -63,72 +77,87 @@ def along(values: Floats, axis: int, ndim: int) -> Floats:
     return values.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
 
 
-def round_to_codes(weight: Floats, scale: Floats, axis: int, bits: int) -> Codes:
-    """Nearest code of each weight (ties to even, as QuantizeLinear), clipped to the width's range."""
+def round_to_codes(weight: Floats, scale: Floats, axis: int, bits: int, *, odd: bool = False) -> Codes:
+    """Nearest code of each weight (ties to even, as QuantizeLinear; odd ones up), clipped to the width's range."""
     ratio = weight / along(scale, axis, weight.ndim)
-    if bits == 1:
-        return np.where(ratio >= 0, np.int8(1), np.int8(-1))
-    low, high = code_range(bits)
-    codes: Codes = np.clip(np.rint(ratio), low, high).astype(np.int8)
+    codes: Codes = _nearest(ratio, *code_range(bits, odd=odd), odd=odd or bits == 1).astype(np.int8)
     return codes
 
 
-def fit_scale(weight: Floats, axis: int, bits: int, *, negative: bool = True) -> Floats:
+def _nearest(ratio: Floats, low: int, high: int, *, odd: bool) -> Floats:
+    """The nearest of all codes, or of the odd ones."""
+    whole: Floats = 2 * np.floor(ratio / 2) + 1 if odd else np.rint(ratio)
+    return np.clip(whole, low, high)
+
+
+def fit_scale(
+    weight: Floats, axis: int, bits: int, *, negative: bool = True, odd: bool = False
+) -> Floats:
     """Scale per output channel with the least squared error over a grid of clips, float32 [channels].
 
-    A scale is negative where that is better and `negative` allows it. A channel of zeros gets scale 1, so that its
+    A scale is negative where that is better and `negative` allows it; odd codes need none. A channel of zeros gets scale 1, so that its
     codes are zeros and no scale is zero. For one bit the best scale is the mean magnitude (XNOR-Net, eq. 6).
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     if bits == 1:
         return _usable(np.abs(rows).mean(axis=1))
-    low, high = code_range(bits)
+    low, high = code_range(bits, odd=odd)
     signs = (1, -1) if negative and -low != high else (1,)
     # In blocks that stay in the cache: the search reads the same rows dozens of times.
     step = max(1, _BLOCK // max(rows.shape[1], 1))
-    return np.concatenate([_search(rows[i : i + step], bits, signs) for i in range(0, len(rows), step)])
+    search = partial(_search, low=low, high=high, odd=odd, signs=signs)
+    return np.concatenate([search(rows[i : i + step]) for i in range(0, len(rows), step)])
 
 
-def _search(rows: Floats, bits: int, signs: Sequence[int]) -> Floats:
+def _search(rows: Floats, low: int, high: int, *, odd: bool, signs: Sequence[int]) -> Floats:
     """Best scale of each row among those of these signs."""
-    low, high = code_range(bits)
     found = []
     for sign in signs:
         # The full range must reach the largest weight on either side of an asymmetric code range.
         turned = sign * rows
         full = _usable(np.maximum(turned.max(axis=1) / high, turned.min(axis=1) / low))
-        found.append(_clipped(rows, np.float32(sign) * full, low, high))
+        found.append(_clipped(rows, np.float32(sign) * full, partial(_nearest, low=low, high=high, odd=odd)))
     scales, errors = map(np.stack, zip(*found, strict=True))
     best: Floats = np.take_along_axis(scales, errors.argmin(axis=0)[None], 0)[0]
     return best
 
 
-def _clipped(rows: Floats, full: Floats, low: int, high: int) -> tuple[Floats, Floats]:
+def _clipped(rows: Floats, full: Floats, nearest: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
     """Best share of each row's full scale, and its error: a coarse grid of clips, then a fine one around the best."""
-    shrink, error = np.ones_like(full), _squared_error(rows, full, low, high)
+    shrink, error = np.ones_like(full), _squared_error(rows, full, nearest)
     for offsets in (_COARSE, _FINE):
         centre = shrink
         for offset in offsets:
             trial = np.clip(centre + offset, _SMALLEST_CLIP, 1.0).astype(np.float32)
-            trial_error = _squared_error(rows, full * trial, low, high)
+            trial_error = _squared_error(rows, full * trial, nearest)
             better = trial_error < error
             shrink, error = np.where(better, trial, shrink), np.where(better, trial_error, error)
     return full * shrink, error
 
 
-def quantize(weight: Floats, axis: int, bits: int, *, negative: bool = True) -> QuantizedWeight:
-    """Round `weight` to the nearest codes of the best scales, of either sign where `negative` allows it.
+def quantize(weight: Floats, axis: int, bits: int, grids: Grids = Grids()) -> QuantizedWeight:
+    """Round `weight` to the nearest codes of the best scales.
 
     Raises OptionError for a width outside 1 to 8.
     """
     weight = weight.astype(np.float32, copy=False)
     axis %= weight.ndim
-    scale = fit_scale(weight, axis, bits, negative=negative)
-    return QuantizedWeight(round_to_codes(weight, scale, axis, bits), scale, axis, bits)
+    found = [_rounded(weight, axis, bits, grids, odd=odd) for odd in odd_or_not(bits, grids)]
+    return min(found, key=lambda some: float(np.square(some.dequantize() - weight).sum()))
 
 
-def _squared_error(rows: Floats, scale: Floats, low: int, high: int) -> Floats:
-    error = rows - np.clip(np.rint(rows / scale[:, None]), low, high) * scale[:, None]
+def odd_or_not(bits: int, grids: Grids) -> tuple[bool, ...]:
+    """Whether codes of a width may be odd, need not be, or both."""
+    return (bits == 1,) if bits != 2 or not grids.odd else (False, True)
+
+
+def _rounded(weight: Floats, axis: int, bits: int, grids: Grids, *, odd: bool) -> QuantizedWeight:
+    scale = fit_scale(weight, axis, bits, negative=grids.negative, odd=odd)
+    return QuantizedWeight(round_to_codes(weight, scale, axis, bits, odd=odd), scale, axis, bits, odd)
+
+
+def _squared_error(rows: Floats, scale: Floats, nearest: Callable[[Floats], Floats]) -> Floats:
+    error = rows - nearest(rows / scale[:, None]) * scale[:, None]
     total: Floats = np.einsum("ij,ij->i", error, error)
     return total
 
