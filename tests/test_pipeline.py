@@ -625,6 +625,12 @@ def test_a_target_brings_its_storage_and_says_whose_figures_these_are(small: Com
         small("8bit-avg", isa="avx2")
 
 
+def test_layers_before_a_sum_may_stay_in_float_for_a_target_that_fuses_one(small: Compile) -> None:
+    options: dict[str, Any] = {"bits": (8, 32), "target": "tensorrt", "method": "size"}
+    report = small("14bit-avg", **options)
+    assert {layer.weight_bits for layer in report.layers} == {8, 32}
+
+
 # Networks that rounding once more must leave alone
 
 ODD = {
