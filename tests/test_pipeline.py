@@ -613,7 +613,7 @@ def test_budgets_count_what_the_file_holds(small: Compile, storage: str) -> None
 def test_a_target_brings_its_storage_and_says_whose_figures_these_are(small: Compile) -> None:
     report = small("8bit-avg", target="tensorrt")
     assert (report.storage, report.opset, report.onnxruntime) == ("native", 17, "1.15")
-    assert any("those of ONNX Runtime here, not of TensorRT" in note for note in report.notes)
+    assert any("the file is for TensorRT" in note for note in report.notes)
     model = onnx.load(report.output)
     types = {t.name: t.data_type for t in model.graph.initializer}
     quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
