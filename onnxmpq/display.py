@@ -200,21 +200,34 @@ def _kernels(report: Report) -> str:
     """How many layers run as which integer kernels."""
     counts = Counter(layer.kernel for layer in report.layers if layer.kernel is not None)
     kinds = ", ".join(f"{count} {kernel}" for kernel, count in counts.items())
-    layers = len(report.layers)
-    return f"{counts.total()} of {layers} layers as integer kernels ({kinds}), {layers - counts.total()} in float"
+    found, layers = f" ({kinds})" if kinds else "", len(report.layers)
+    return (
+        f"{counts.total()} of {layers} layers as integer kernels{found}, {layers - counts.total()} in float"
+    )
 
 
 def _size_only(report: Report) -> str:
-    """The line that says that nothing but bytes was gained, and why."""
+    """The line that says that nothing but bytes was gained, if that, and why."""
     speeds = ", ".join(
         f"{1 / times.speedup:.2f}x fp32's time at batch {times.batch}" for times in report.latency
     )
+    is_smaller = report.file_bytes < report.fp32_file_bytes
+    gained = (
+        "SIZE ONLY: this file is smaller but no faster" if is_smaller else "NO GAIN: this file is no faster"
+    )
+    return f"{gained} here ({speeds}): {_why_no_faster(report)}"
+
+
+def _why_no_faster(report: Report) -> str:
     integer = sum(layer.kernel is not None for layer in report.layers)
+    every_run = f"{report.storage} weights are dequantized at every run"
     if all(layer.activation_bits is None for layer in report.layers):
-        why = "activations stay in fp32, so layers compute as before; --activations int8 lets them run in integers"
-    else:
-        why = f"{integer} of {len(report.layers)} layers run as integer kernels, which gains nothing on this machine"
-    return f"SIZE ONLY: this file is smaller but no faster here ({speeds}): {why}"
+        as_before = every_run if report.dequantizes else "layers compute as before"
+        return f"activations stay in fp32, so {as_before}; --activations int8 lets them run in integers"
+    others = (
+        f", for the others {every_run}" if report.dequantizes else ", which gains nothing on this machine"
+    )
+    return f"{integer} of {len(report.layers)} layers run as integer kernels{others}"
 
 
 def _by_reason(report: Report) -> dict[str, list[str]]:
@@ -247,7 +260,7 @@ def _verdict(report: Report) -> Rows:
     if report.metrics:
         rows.append(("judged on", report.evaluated_on))
         rows += _compared(report.metrics["fp32"], report.metrics["compiled"])
-    if any(layer.kernel is not None for layer in report.layers):
+    if report.latency and report.provider == "cpu":  # that the runtime's own graph was looked at
         rows.append(("runs as", _kernels(report)))
     rows.append(
         (

@@ -72,6 +72,7 @@ class Report:
     processor: str
     target: str
     storage: str
+    dequantizes: bool  # weights, at every run of ONNX Runtime, where no integer kernel reads them
     opset: int
     onnxruntime: str  # the lowest version that loads the file
     cpus: str  # on which the measured accuracy holds

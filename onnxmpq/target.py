@@ -12,6 +12,7 @@ from onnxmpq.spec import ACTIVATION_BITS, Option
 
 Storage = Literal["packed", "native", "int8"]
 Policy = Literal["kernels", "inputs"]
+Provider = Literal["cpu", "cuda"]
 
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 ISAS: Mapping[str, int] = {"any": 7, "vnni": 8}  # bits of weight codes that its integer kernels sum exactly
@@ -40,8 +41,8 @@ class Target:
     the widths of quantized activations that it has kernels for, its default first. `placement` of Q/DQ pairs: "kernels" puts them on
     both sides of every integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only.
     `highest_opset` and `onnxruntime` are what the consumer reads at most and, the version of ONNX Runtime, at least
-    (None: what the file itself needs). `is_onnxruntime` is False where the figures of a compile are those of another
-    runtime.
+    (None: what the file itself needs). `provider` is the execution provider of ONNX Runtime that the files are for, None for
+    another runtime, whose speed and kernels no compile tells.
 
     Raises OptionError where the fields contradict each other.
     """
@@ -61,7 +62,7 @@ class Target:
     placement: Policy = "kernels"
     highest_opset: int = _HIGHEST_OPSET
     onnxruntime: str | None = None
-    is_onnxruntime: bool = False
+    provider: Provider | None = None
 
     def __post_init__(self) -> None:
         for fault, found in self._faults().items():
@@ -79,6 +80,11 @@ class Target:
             "activation_bits must be some of 8 and 16": not self.activation_bits or not {*self.activation_bits} <= {*ACTIVATION_BITS},
             f"highest_opset must be {_LOWEST_OPSET} or more": self.highest_opset < _LOWEST_OPSET,
         }  # fmt: skip
+
+    @property
+    def is_onnxruntime(self) -> bool:
+        """True where ONNX Runtime itself runs the files."""
+        return self.provider is not None
 
     @property
     def stored_as(self) -> Storage:
@@ -142,8 +148,11 @@ _ANY_CPU = ISAS["any"]
 TARGETS = {
     target.name: target
     for target in (
-        Target("ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, negative_scales=True, is_onnxruntime=True),
-        Target("ort-cuda", "ONNX Runtime's CUDA execution provider", negative_scales=True, is_onnxruntime=True),
+        Target(
+            "ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, negative_scales=True,
+            provider="cpu",
+        ),
+        Target("ort-cuda", "ONNX Runtime's CUDA execution provider", negative_scales=True, provider="cuda"),
         Target(
             "openvino", "OpenVINO on the CPU", tensor_bits=(8, 4), wide=True, code_bits=_ANY_CPU,
         ),

@@ -37,6 +37,7 @@ REPORT = Report(
     processor="Fast CPU",
     target="ort-cpu",
     storage="packed",
+    dequantizes=False,
     opset=21,
     onnxruntime="1.23",
     cpus="any",
@@ -109,8 +110,21 @@ def test_a_gain_in_size_only_is_said_last_with_its_reason(capsys: Capture) -> No
     assert "1.00x fp32's time at batch 1, 2.00x fp32's time at batch 8" in said
     assert "1 of 4 layers run as integer kernels" in said
     floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
-    assert "--activations int8" in shown(replace(slow, layers=floats), capsys).splitlines()[-1]
+    said = shown(replace(slow, layers=floats), capsys)
+    assert "so layers compute as before; --activations int8" in said.splitlines()[-1]
+    assert "0 of 4 layers as integer kernels, 4 in float" in said
+    larger = shown(replace(slow, file_bytes=9000), capsys).splitlines()[-1]
+    assert larger.startswith("NO GAIN: this file is no faster here (")
     assert "SIZE ONLY" not in shown(REPORT, capsys)
+
+
+def test_weights_that_are_dequantized_at_every_run_are_the_reason_why_a_file_is_slow(capsys: Capture) -> None:
+    slow = replace(REPORT, is_faster=False, storage="native", dequantizes=True)
+    said = shown(slow, capsys).splitlines()[-1]
+    assert said.endswith("kernels, for the others native weights are dequantized at every run")
+    floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
+    said = shown(replace(slow, layers=floats), capsys).splitlines()[-1]
+    assert "activations stay in fp32, so native weights are dequantized at every run; --activations" in said
 
 
 def test_nothing_measured(capsys: Capture) -> None:
