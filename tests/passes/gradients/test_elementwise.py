@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.errors import ModelError
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.passes.emit_gradients import EmitGradients
-from onnxmpq.testing import model_of, random_feeds
+from onnxmpq.testing import model_of, random_feeds, run
 
 HEADER = '<ir_version: 10, opset_import: ["": {}]> '
 DOUBLE = [
@@ -133,6 +133,14 @@ def test_a_cast_to_integers_is_a_step() -> None:
     """)
     values = {"x": np.array([0.3, 1.4, 2.4, -1.7, 3.3, 5.2], np.float32)}
     check_gradients(model, ["x"], values, step=2**-8, tolerance=2e-3)
+
+
+def test_round_is_passed_straight_through() -> None:
+    model = model_of("g (float[4] x) => (float loss) { y = Round (x) loss = ReduceSum <keepdims = 0> (y) }")
+    graph = import_graph(model)
+    EmitGradients("loss", ("x",), {})(graph)
+    found = run(export_model(graph, model), {"x": np.array([-1.3, 0.4, 0.6, 7.9], np.float32)})
+    assert found["x/gradient"].tolist() == [1, 1, 1, 1]
 
 
 def test_dropout_that_drops_is_refused() -> None:
