@@ -19,7 +19,7 @@ from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import classifier_output
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps
+from onnxmpq.sensitivity.step_sizes import StepTraining, chooses_activations, learn_steps, learned_widths
 from onnxmpq.spec import Option
 
 Steps = Mapping[str, Mapping[int, float]]  # layer -> width -> step size
@@ -50,8 +50,7 @@ class Limpq:
             )
         weight, activation = learn_steps(self.training, probe, data)
         costs = indicator_costs(probe.options, weight, activation, self.alpha)
-        widths = {option.weight_bits for options in probe.options.values() for option in options}
-        runs = self.training.epochs * (len(widths) + 1)
+        runs = self.training.epochs * (len(learned_widths(probe.options)) + 1)
         return CostTable(costs, "step size", "limpq", data.count, runs)
 
 
@@ -65,13 +64,19 @@ def indicator_costs(
 ) -> dict[str, dict[Option, float]]:
     """The paper's costs of all options; a layer's activations count where its options differ in them.
 
+    What stays in floating point has no step and costs nothing.
+
     A width whose step is smaller than that of the next wider one is not to be taken: such an outlier costs more
     than everything else together. A layer without steps costs the mean of the others.
     """
     raw = {
         name: {
-            option: alpha * weight[name][option.weight_bits]
-            + (activation[name][option.activation_bits or 0] if _chooses_activations(choices) else 0.0)
+            option: alpha * (weight[name][option.weight_bits] if option.is_quantized else 0.0)
+            + (
+                activation[name][option.activation_bits]
+                if option.activation_bits and chooses_activations(choices)
+                else 0.0
+            )
             for option in choices
         }
         for name, choices in options.items()
@@ -84,16 +89,12 @@ def indicator_costs(
             costs[name] = {option: _mean_cost(raw, option) for option in choices}
             continue
         outliers = _outliers(weight[name])
-        other = _outliers(activation[name]) if _chooses_activations(choices) else frozenset()
+        other = _outliers(activation[name]) if chooses_activations(choices) else frozenset()
         costs[name] = {
             option: never if option.weight_bits in outliers or option.activation_bits in other else cost
             for option, cost in raw[name].items()
         }
     return costs
-
-
-def _chooses_activations(options: Sequence[Option]) -> bool:
-    return len({option.activation_bits for option in options}) > 1
 
 
 def _outliers(steps: Mapping[int, float]) -> frozenset[int]:
