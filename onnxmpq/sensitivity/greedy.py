@@ -3,7 +3,8 @@
     l_k = argmax over the layers left of  top-1(network with l_1 .. l_{k-1} and l at b bits)
 
 for one width after the other, widest first, each starting from the network that the last one left: N + (N-1)
-+ ... + 1 = N(N+1)/2 evaluations a width. Every layer starts at its widest option, which leaves nothing to order.
++ ... + 1 = N(N+1)/2 evaluations a width. Layers that may stay in float start there: quantization may be partial. All
+others start at their widest option, as the order in which they get there tells nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Greedy:
     updated: bool = True
 
     def __call__(self, probe: Probe) -> Trajectory:
-        """The path from every layer at its widest option to every layer at its narrowest.
+        """The path from every layer as wide as it may be to every layer at its narrowest.
 
         Raises DataError without labels, OptionError for a model that is no classifier, where top-1 judges.
         """
@@ -67,7 +68,7 @@ class _Search:
     def __init__(self, probe: Probe, judged_by: Judgement) -> None:
         self.probe, self.judged_by, self.judge = probe, judged_by, Judge(probe)
         self.layers = [layer for layer in probe.layers if layer.name in probe.options]
-        self.options = {n: sorted(o, key=lambda o: -o.weight_bits) for n, o in probe.options.items()}
+        self.options = {name: probe.descent(name) for name in probe.options}
         self.state = {name: options[0] for name, options in self.options.items()}
         self.plans = [Plan(dict(self.state))]
         self.outcomes: list[Outcome | None] = [None]  # nobody measures where the search starts

@@ -48,9 +48,13 @@ class Limpq:
                 f"method limpq trains with labels, and {data.description} have none; give --train-data with an array "
                 "'labels' of class indices, or use --method onnxmpq.sensitivity.limpq:without_labels"
             )
+        if not (widths := learned_widths(probe.options)):
+            raise OptionError(
+                "method limpq learns steps of codes, and no layer may have any; allow some with --bits"
+            )
         weight, activation = learn_steps(self.training, probe, data)
         costs = indicator_costs(probe.options, weight, activation, self.alpha)
-        runs = self.training.epochs * (len(learned_widths(probe.options)) + 1)
+        runs = self.training.epochs * (len(widths) + 1)
         return CostTable(costs, "step size", "limpq", data.count, runs)
 
 

@@ -14,6 +14,7 @@ from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.greedy import Greedy, by_loss, greedy
 from onnxmpq.sensitivity.joint import Change, Judge
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -46,6 +47,20 @@ def test_evaluations_are_half_n_times_n_plus_one_a_width(probe: Probe, counted: 
     assert found.evaluations == widths * layers * (layers + 1) // 2
     assert len(counted) == batches * found.evaluations
     assert len(found.plans) == 1 + widths * layers
+
+
+def test_layers_that_may_stay_in_float_start_there(probe: Probe) -> None:
+    stays = Option(32)
+    first, *others = probe.options
+    free = replace(probe, untouched=dict.fromkeys(probe.options, stays))
+    found = greedy(free)
+    assert set(found.plans[0].options.values()) == {stays}
+    assert found.evaluations == 3 * 4 * 5 // 2  # at 8 bits, too
+    one = greedy(replace(probe, untouched={first: stays}))
+    assert [one.plans[0][name].weight_bits for name in (first, *others)] == [32, 8, 8, 8]
+    only = {name: options[-1:] for name, options in probe.options.items()}
+    partial = greedy(replace(free, options=only))
+    assert [sum(o == stays for o in plan.options.values()) for plan in partial.plans] == [4, 3, 2, 1, 0]
 
 
 def test_a_frozen_order_is_measured_once_a_width(probe: Probe) -> None:

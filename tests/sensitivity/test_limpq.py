@@ -188,6 +188,11 @@ def test_labels_are_asked_for() -> None:
     assert without_labels(unlabelled).method == "limpq"
 
 
+def test_codes_are_asked_for(probe: Probe) -> None:
+    with pytest.raises(OptionError, match="no layer may have any"):
+        limpq(replace(probe, options=dict.fromkeys(probe.options, (Option(16),))))
+
+
 def test_a_classifier_is_asked_for() -> None:
     model = model_of(
         "g (float[N, 3] x) => (float[N, 1] y) { y = MatMul (x, w) }", w=np.ones((3, 1), np.float32)
