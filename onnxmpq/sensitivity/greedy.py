@@ -31,12 +31,13 @@ class Greedy:
 
     `judged_by` "top-1" needs labels; equal top-1 is told apart by the loss, then the larger and the earlier layer
     goes first. "loss" is the probe's metric alone. `moves` "passes" takes all layers to one width before any goes
-    to the next; "steps" lowers any one layer by one option, the one that costs least for the weight bits it
-    saves. `updated` False orders each pass by one measurement at its start: what the paper argues against.
+    to the next; "steps" lowers any one layer by one option, the one that costs least, for each weight bit that it
+    saves where `per_bit`. `updated` False orders each pass by one measurement at its start: what the paper argues against.
     """
 
     judged_by: Judgement = "top-1"
     moves: Moves = "passes"
+    per_bit: bool = True
     updated: bool = True
 
     def __call__(self, probe: Probe) -> Trajectory:
@@ -48,7 +49,7 @@ class Greedy:
             require_labels(probe, "greedy", "use --method onnxmpq.sensitivity.greedy:by_loss")
         search = _Search(probe, self.judged_by)
         if self.moves == "steps":
-            _steps(search)
+            _steps(search, per_bit=self.per_bit)
         else:
             _passes(search, updated=self.updated)
         losses = tuple(None if outcome is None else outcome.loss for outcome in search.outcomes)
@@ -60,6 +61,7 @@ class Greedy:
 
 greedy = Greedy()
 by_loss = Greedy(judged_by="loss")
+by_steps = Greedy(moves="steps")
 
 
 class _Search:
@@ -113,14 +115,16 @@ def _passes(search: _Search, *, updated: bool) -> None:
             left.remove(move)
 
 
-def _steps(search: _Search) -> None:
-    """One layer by one option at a time, by what it costs for a weight bit saved."""
+def _steps(search: _Search, *, per_bit: bool) -> None:
+    """One layer by one option at a time, by what it costs, or costs for a weight bit saved."""
     total = sum(len(options) - 1 for options in search.options.values()) * len(search.layers)  # at most
-    last = Outcome(0.0, search.judge.top1(), None)
+    first = search.layers[0]
+    (last,) = search.try_all([(first, search.state[first.name])], total)  # where it starts
 
     def price(move: Move, outcome: Outcome) -> tuple[float, float, int]:
         layer, option = move
-        saved = layer.params * (search.state[layer.name].weight_bits - option.weight_bits)
+        bits = search.state[layer.name].weight_bits - option.weight_bits
+        saved = layer.params * bits if per_bit else 1
         worse = search.bad(outcome) - search.bad(last)
         return worse / saved, (outcome.loss - last.loss) / saved, -layer.params
 

@@ -19,18 +19,31 @@ from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import classifier_output
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.step_sizes import StepTraining, chooses_activations, learn_steps, learned_widths
-from onnxmpq.spec import Option
+from onnxmpq.sensitivity.step_sizes import (
+    Learned,
+    StepTraining,
+    chooses_activations,
+    learn_steps,
+    learned_widths,
+)
+from onnxmpq.spec import FLOAT_BITS, Option
+
+_TINY = 1e-12
 
 Steps = Mapping[str, Mapping[int, float]]  # layer -> width -> step size
 
 
 @dataclass(frozen=True, slots=True)
 class Limpq:
-    """The method; `alpha` weighs the weights' steps against the activations', as the authors do."""
+    """The method; `alpha` weighs the weights' steps against the activations', as the authors do.
+
+    `relative` divides a weight's steps by its standard deviation: steps as they are grow with the scale of a
+    BatchNorm that was folded into the weight.
+    """
 
     training: StepTraining = field(default_factory=StepTraining)
     alpha: float = 2.0
+    relative: bool = False
 
     def __call__(self, probe: Probe) -> CostTable:
         """Train on the probe's training samples; costs are step sizes, in the tensors' own units.
@@ -53,6 +66,8 @@ class Limpq:
                 "method limpq learns steps of codes, and no layer may have any; allow some with --bits"
             )
         weight, activation = learn_steps(self.training, probe, data)
+        if self.relative:
+            weight = _by_deviation(probe, weight)
         costs = indicator_costs(probe.options, weight, activation, self.alpha)
         runs = self.training.epochs * (len(widths) + 1)
         return CostTable(costs, "step size", "limpq", data.count, runs)
@@ -61,6 +76,18 @@ class Limpq:
 limpq = Limpq()
 without_labels = Limpq(StepTraining(targets="float"))
 as_published = Limpq(StepTraining(trains="all"))
+
+
+def _by_deviation(probe: Probe, steps: Steps) -> Learned:
+    """Each layer's steps over the standard deviation of its float weight."""
+    layers = {layer.name: layer for layer in probe.layers}
+    deviations = {
+        name: float(probe.candidate(layers[name], FLOAT_BITS)[layers[name].weight].std()) for name in steps
+    }
+    return {
+        name: {bits: step / max(deviations[name], _TINY) for bits, step in found.items()}
+        for name, found in steps.items()
+    }
 
 
 def indicator_costs(

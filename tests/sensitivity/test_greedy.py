@@ -78,6 +78,24 @@ def test_steps_lower_any_layer_by_one_option(probe: Probe) -> None:
     assert sums == list(range(9))
 
 
+@pytest.mark.parametrize("per_bit", [True, False])
+def test_each_step_costs_the_least(probe: Probe, per_bit: bool) -> None:
+    found = Greedy("loss", moves="steps", per_bit=per_bit)(probe)
+    last = whole_loss(probe, found.plans[0])
+    for before, after, loss in zip(found.plans, found.plans[1:], found.losses[1:], strict=False):
+        prices = {}
+        for layer in probe.layers:
+            width = before[layer.name].weight_bits
+            if width > 2:
+                lower = {8: 4, 4: 2}[width]
+                worse = whole_loss(probe, Plan({**before.options, layer.name: Option(lower)})) - last
+                prices[layer.name] = worse / (layer.params * (width - lower) if per_bit else 1)
+        (moved,) = [name for name in prices if before[name] != after[name]]
+        assert moved == min(prices, key=lambda name: prices[name])
+        assert loss is not None
+        last = loss
+
+
 def test_losses_are_those_of_the_joint_network(probe: Probe) -> None:
     found = by_loss(probe)
     for plan, loss in list(zip(found.plans, found.losses, strict=True))[1::3]:

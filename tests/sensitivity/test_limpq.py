@@ -174,6 +174,14 @@ def test_the_papers_protocol_trains_the_weights_too(probe: Probe) -> None:
     assert frozen.evaluations == 3 * 6
 
 
+def test_relative_steps_forget_the_scale_of_a_weight(probe: Probe) -> None:
+    plain, relative = limpq(probe), replace(limpq, relative=True)(probe)
+    for layer in probe.layers:
+        deviation = probe.candidate(layer, 32)[layer.weight].std()
+        for option, cost in plain.costs[layer.name].items():
+            assert relative.costs[layer.name][option] == pytest.approx(cost / deviation, rel=1e-5)
+
+
 def test_training_data_of_its_own(probe: Probe) -> None:
     arrays = {name: values[:16] for name, values in labelled(classifier()).items()}
     found = limpq(replace(probe, training=probe_of(classifier(), arrays).data))
