@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from onnxmpq.verdict.score import Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
-_NUMBERS = frozenset({"weights", "bits", "acts", "bytes", "kl", "nse"})  # columns flush right
+_NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
 
 Rows = list[tuple[str, str]]
 
@@ -159,16 +160,18 @@ def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
         _line(console, f"{name:<16} {value}")
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, numbers: AbstractSet[str] = _NUMBERS) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
-        justify: JustifyMethod = "right" if column in _NUMBERS else "left"
+        justify: JustifyMethod = "right" if column in numbers else "left"
         table.add_column(column, justify=justify, overflow="fold")
     return table
 
 
 def _layer_table(report: Report) -> Table:
-    table = _table("layer", "op", "weights", "bits", "acts", "bytes", report.metric, "runs as")
+    unit = report.sensitivity_unit
+    columns = ("layer", "op", "weights", "bits", "acts", "bytes", unit, "runs as")
+    table = _table(*columns, numbers=_NUMBERS | {unit})
     for layer in report.layers:
         table.add_row(
             layer.name,
@@ -271,9 +274,17 @@ def _verdict(report: Report) -> Rows:
     rows.append(("right on CPUs", report.cpus))
     rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
     rows += [("speeds hold on", report.processor)] if report.latency else []
+    rows.append(("sensitivity", _effort(report)))
     seconds = sum(report.seconds.values())
     memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
     return [*rows, ("compile", f"{seconds:.1f} s, {memory}{report.provider}")]
+
+
+def _effort(report: Report) -> str:
+    """Which method found the sensitivities, and what that took."""
+    taken = [f"{report.evaluations:,} evaluations"] if report.evaluations else []
+    taken += [f"{report.sensitivity_samples:,} samples"] if report.sensitivity_samples else []
+    return ", ".join([report.method, *taken, f"{report.seconds.get('sensitivity', 0.0):.1f} s"])
 
 
 def _compared(fp32: Score, compiled: Score) -> Rows:

@@ -79,6 +79,7 @@ class Report:
     method: str
     evaluations: int  # of a changed network on all `sensitivity_samples`, that the method made
     sensitivity_samples: int
+    sensitivity_unit: str  # of the layers' sensitivities
     metric: str
     calibration: str
     effort: str

@@ -44,13 +44,14 @@ REPORT = Report(
     method="measured",
     evaluations=48,
     sensitivity_samples=128,
+    sensitivity_unit="nats",
     metric="kl",
     calibration="512 samples of y.npz",
     effort="balanced",
     search=None,
     float_ops={"act": "HardSwish has no integer kernel"},
     notes=(),
-    seconds={"load": 1.0, "verify": 2.5},
+    seconds={"load": 1.0, "sensitivity": 1.5, "verify": 1.0},
     peak_rss_bytes=123_000_000,
     versions={},
     is_broken=False,
@@ -84,6 +85,7 @@ def test_a_report(capsys: Capture) -> None:
         "0.0123 nats", "2.00 ms -> 1.00 ms (2.00x faster here)", "(2.00x slower here)", "3.5 s", "123 MB", "opset 21",
         "stays float: block/:up:: no integer kernel", "stays float: loose: its weight is not constant",
         "stays float: act: HardSwish has no integer kernel", "500 samples of x.npz", "Fast CPU",
+        "measured, 48 evaluations, 128 samples, 1.5 s", " nats ",
         "1 of 4 layers as integer kernels (1 QLinearConv), 3 in float",
     ):  # fmt: skip
         assert words in text

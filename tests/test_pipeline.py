@@ -279,6 +279,8 @@ def test_kept_layers(small: Compile) -> None:
 def test_methods_and_metrics(small: Compile, method: str, metric: str) -> None:
     report = small("6bit-avg", method=method, metric=metric, activations="fp32")
     assert (report.method, report.metric) == (method, metric)
+    units = {"size": "squared bits", "ompq": "orthogonality", "csmpq": "separability"}
+    assert report.sensitivity_unit == units.get(method, metric)
     assert set(widths(report).values()) == {4, 8}
 
 

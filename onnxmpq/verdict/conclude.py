@@ -113,6 +113,7 @@ def report_on(
         method=compiled.costs.method,
         evaluations=compiled.costs.evaluations,
         sensitivity_samples=compiled.costs.samples,
+        sensitivity_unit=compiled.costs.metric,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
         effort=compiled.effort,
