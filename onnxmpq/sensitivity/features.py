@@ -21,7 +21,7 @@ _FOLLOWED = frozenset({
 
 
 def layer_features(probe: Probe, method: str) -> dict[str, str]:
-    """Layer name -> tensor, in the order in which the tensors are made, for the layers that have a choice; several may share one tensor.
+    """Layer name -> tensor, in the order of the tensors, for the layers that have a choice; several may share one tensor.
 
     Layers in control-flow bodies, and those whose feature is no float tensor [N, channels, ...], have none.
     Raises OptionError where no layer has one.
