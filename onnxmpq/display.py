@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from onnxmpq.verdict.score import Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
-_NUMBERS = frozenset({"weights", "bits", "acts", "bytes", "kl", "nse"})  # columns flush right
+_NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
 
 Rows = list[tuple[str, str]]
 
@@ -159,16 +160,18 @@ def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
         _line(console, f"{name:<16} {value}")
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, numbers: AbstractSet[str] = _NUMBERS) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
-        justify: JustifyMethod = "right" if column in _NUMBERS else "left"
+        justify: JustifyMethod = "right" if column in numbers else "left"
         table.add_column(column, justify=justify, overflow="fold")
     return table
 
 
 def _layer_table(report: Report) -> Table:
-    table = _table("layer", "op", "weights", "bits", "acts", "bytes", report.metric, "runs as")
+    unit = report.sensitivity_unit
+    columns = ("layer", "op", "weights", "bits", "acts", "bytes", unit, "runs as")
+    table = _table(*columns, numbers=_NUMBERS | {unit})
     for layer in report.layers:
         table.add_row(
             layer.name,
@@ -200,21 +203,34 @@ def _kernels(report: Report) -> str:
     """How many layers run as which integer kernels."""
     counts = Counter(layer.kernel for layer in report.layers if layer.kernel is not None)
     kinds = ", ".join(f"{count} {kernel}" for kernel, count in counts.items())
-    layers = len(report.layers)
-    return f"{counts.total()} of {layers} layers as integer kernels ({kinds}), {layers - counts.total()} in float"
+    found, layers = f" ({kinds})" if kinds else "", len(report.layers)
+    return (
+        f"{counts.total()} of {layers} layers as integer kernels{found}, {layers - counts.total()} in float"
+    )
 
 
 def _size_only(report: Report) -> str:
-    """The line that says that nothing but bytes was gained, and why."""
+    """The line that says that nothing but bytes was gained, if that, and why."""
     speeds = ", ".join(
         f"{1 / times.speedup:.2f}x fp32's time at batch {times.batch}" for times in report.latency
     )
+    is_smaller = report.file_bytes < report.fp32_file_bytes
+    gained = (
+        "SIZE ONLY: this file is smaller but no faster" if is_smaller else "NO GAIN: this file is no faster"
+    )
+    return f"{gained} here ({speeds}): {_why_no_faster(report)}"
+
+
+def _why_no_faster(report: Report) -> str:
     integer = sum(layer.kernel is not None for layer in report.layers)
+    every_run = f"{report.storage} weights are dequantized at every run"
     if all(layer.activation_bits is None for layer in report.layers):
-        why = "activations stay in fp32, so layers compute as before; --activations int8 lets them run in integers"
-    else:
-        why = f"{integer} of {len(report.layers)} layers run as integer kernels, which gains nothing on this machine"
-    return f"SIZE ONLY: this file is smaller but no faster here ({speeds}): {why}"
+        as_before = every_run if report.dequantizes else "layers compute as before"
+        return f"activations stay in fp32, so {as_before}; --activations int8 lets them run in integers"
+    others = (
+        f", for the others {every_run}" if report.dequantizes else ", which gains nothing on this machine"
+    )
+    return f"{integer} of {len(report.layers)} layers run as integer kernels{others}"
 
 
 def _by_reason(report: Report) -> dict[str, list[str]]:
@@ -247,7 +263,7 @@ def _verdict(report: Report) -> Rows:
     if report.metrics:
         rows.append(("judged on", report.evaluated_on))
         rows += _compared(report.metrics["fp32"], report.metrics["compiled"])
-    if any(layer.kernel is not None for layer in report.layers):
+    if report.latency and report.provider == "cpu":  # that the runtime's own graph was looked at
         rows.append(("runs as", _kernels(report)))
     rows.append(
         (
@@ -258,9 +274,17 @@ def _verdict(report: Report) -> Rows:
     rows.append(("right on CPUs", report.cpus))
     rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
     rows += [("speeds hold on", report.processor)] if report.latency else []
+    rows.append(("sensitivity", _effort(report)))
     seconds = sum(report.seconds.values())
     memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
     return [*rows, ("compile", f"{seconds:.1f} s, {memory}{report.provider}")]
+
+
+def _effort(report: Report) -> str:
+    """Which method found the sensitivities, and what that took."""
+    taken = [f"{report.evaluations:,} evaluations"] if report.evaluations else []
+    taken += [f"{report.sensitivity_samples:,} samples"] if report.sensitivity_samples else []
+    return ", ".join([report.method, *taken, f"{report.seconds.get('sensitivity', 0.0):.1f} s"])
 
 
 def _compared(fp32: Score, compiled: Score) -> Rows:

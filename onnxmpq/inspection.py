@@ -14,8 +14,8 @@ from onnxmpq.model.modelfile import import_graph, load_model, opset_version
 from onnxmpq.model.requirements import Requirements, described
 from onnxmpq.passes.matching import optional_input
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
-from onnxmpq.spec import Layer
-from onnxmpq.verdict.readback import StoredWeight, read_weights
+from onnxmpq.spec import HALF_BITS, Layer
+from onnxmpq.verdict.readback import StoredWeight, read_halves, read_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,18 @@ class Inspection:
 def inspect_model(path: Path) -> Inspection:
     """Read a file and list its layers. Raises MissingFileError or ModelError."""
     model = load_model(path)
-    stored = read_weights(model)
-    layers = _stored_layers(model, stored) if stored else _float_layers(model)
+    stored, needed = read_weights(model), described(model)
+    is_compiled = bool(stored) or needed is not None
+    layers = _stored_layers(model, stored) if is_compiled else _float_layers(model)
     size = path.stat().st_size
     return Inspection(
         str(path),
         opset_version(model),
         model.producer_name,
         size,
-        bool(stored),
+        is_compiled,
         tuple(layers),
-        described(model),
+        needed,
     )
 
 
@@ -74,8 +75,8 @@ def _float_layer(layer: Layer) -> InspectedLayer:
 
 
 def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> list[InspectedLayer]:
-    """Layers of a compiled file: the stored codes, and what was left in float."""
-    graph = import_graph(model)
+    """Layers of a compiled file: the stored codes, and what was left in single or half precision."""
+    graph, halves = import_graph(model), read_halves(model)
     left = {layer.weight: layer for layer in discover(graph, {})}
     found: dict[str, InspectedLayer] = {}
     for node, name, _ in layer_names(graph):
@@ -84,6 +85,9 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
                 held, size = stored[weight], stored[weight].stored_bytes + stored[weight].scale.nbytes
                 acts = _activation_bits(node)
                 found[weight] = InspectedLayer(name, node.op, held.codes.shape, held.bits, acts, round(size))
+            elif weight in halves and weight not in found:
+                half = halves[weight]
+                found[weight] = InspectedLayer(name, node.op, half.shape, HALF_BITS, None, half.nbytes)
             elif weight in left and weight not in found and left[weight].params:
                 found[weight] = _float_layer(left[weight])
     return list(found.values())

@@ -63,7 +63,7 @@ def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
     """
     widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
     needed = required_opset(widths, native2=_native2(target), wide=target.wide)
-    opset = max(_simulated_opset(plan, prepared), needed)
+    opset = max(_simulated_opset(plan, prepared), needed, target.lowest_opset)
     if opset > target.highest_opset:
         raise ModelError(
             f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "

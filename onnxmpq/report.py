@@ -72,12 +72,14 @@ class Report:
     processor: str
     target: str
     storage: str
+    dequantizes: bool  # weights, at every run of ONNX Runtime, where no integer kernel reads them
     opset: int
     onnxruntime: str  # the lowest version that loads the file
     cpus: str  # on which the measured accuracy holds
     method: str
     evaluations: int  # of a changed network on all `sensitivity_samples`, that the method made
     sensitivity_samples: int
+    sensitivity_unit: str  # of the layers' sensitivities
     metric: str
     calibration: str
     effort: str

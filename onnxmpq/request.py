@@ -82,6 +82,8 @@ class Request:
                 f"activations {self.activations!r} are not known; choose {', '.join(ACTIVATIONS)}"
             )
         _require_one_width(self.codes.bits, self.keeps)
+        if self.is_timed:
+            _require_times(self.target)
 
     @property
     def activation_bits(self) -> int | None:
@@ -115,6 +117,20 @@ def _require_one_width(bits: int, keeps: Sequence[Keep]) -> None:
         raise OptionError(
             f"--keep '{others[0]}' beside activations of {bits} bits: a file has quantized activations of one width; "
             f"write /{bits} or /fp32"
+        )
+
+
+def _require_times(target: Target) -> None:
+    """Refuse a latency budget where ONNX Runtime's times on the CPU, by kernels alone, are not the file's."""
+    if target.provider != "cpu":
+        raise OptionError(
+            f"a latency budget is measured in ONNX Runtime on the CPU, and files for target {target.name} run elsewhere; "
+            "use --target ort-cpu, or another budget"
+        )
+    if target.is_plain:
+        raise OptionError(
+            f"a latency budget takes all widths to be equally fast, which {target.stored_as} weights are not: most are "
+            "dequantized at every run; use --storage packed or int8, or another budget"
         )
 
 

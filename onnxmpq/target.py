@@ -12,10 +12,12 @@ from onnxmpq.spec import ACTIVATION_BITS, Option
 
 Storage = Literal["packed", "native", "int8"]
 Policy = Literal["kernels", "inputs"]
+Provider = Literal["cpu", "cuda"]
 
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 ISAS: Mapping[str, int] = {"any": 7, "vnni": 8}  # bits of weight codes that its integer kernels sum exactly
-_LOWEST_OPSET = 13  # DequantizeLinear along an axis
+_LOWEST_OPSET = 7  # ONNX Runtime and OpenVINO; TensorRT: 9
+_LEAST_HIGHEST = 13  # DequantizeLinear along an axis
 _HIGHEST_OPSET = 25  # INT2; what graphs can be raised to
 _LONGEST_CODE = 8
 _TENSOR_BITS = (8, 4, 2)
@@ -39,9 +41,9 @@ class Target:
     `signed_activations` asks for symmetric INT8 (zero point 0) instead of asymmetric UINT8, and `activation_bits` are
     the widths of quantized activations that it has kernels for, its default first. `placement` of Q/DQ pairs: "kernels" puts them on
     both sides of every integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only.
-    `highest_opset` and `onnxruntime` are what the consumer reads at most and, the version of ONNX Runtime, at least
-    (None: what the file itself needs). `is_onnxruntime` is False where the figures of a compile are those of another
-    runtime.
+    `lowest_opset` and `highest_opset` bound what the consumer reads; `onnxruntime` is the version that it has at least
+    (None: what the file itself needs). `provider` is the execution provider of ONNX Runtime that the files are for, None for
+    another runtime, whose speed and kernels no compile tells.
 
     Raises OptionError where the fields contradict each other.
     """
@@ -59,9 +61,10 @@ class Target:
     signed_activations: bool = False
     activation_bits: tuple[int, ...] = (8,)
     placement: Policy = "kernels"
+    lowest_opset: int = _LOWEST_OPSET
     highest_opset: int = _HIGHEST_OPSET
     onnxruntime: str | None = None
-    is_onnxruntime: bool = False
+    provider: Provider | None = None
 
     def __post_init__(self) -> None:
         for fault, found in self._faults().items():
@@ -77,8 +80,14 @@ class Target:
             "packed weights need a consumer that folds": "packed" in self.storages and not self.folds,
             "code_bits must be 7 or 8": self.code_bits not in ISAS.values(),
             "activation_bits must be some of 8 and 16": not self.activation_bits or not {*self.activation_bits} <= {*ACTIVATION_BITS},
-            f"highest_opset must be {_LOWEST_OPSET} or more": self.highest_opset < _LOWEST_OPSET,
+            f"highest_opset must be {_LEAST_HIGHEST} or more": self.highest_opset < _LEAST_HIGHEST,
+            "lowest_opset must be no more than highest_opset": self.lowest_opset > self.highest_opset,
         }  # fmt: skip
+
+    @property
+    def is_onnxruntime(self) -> bool:
+        """True where ONNX Runtime itself runs the files."""
+        return self.provider is not None
 
     @property
     def stored_as(self) -> Storage:
@@ -142,14 +151,20 @@ _ANY_CPU = ISAS["any"]
 TARGETS = {
     target.name: target
     for target in (
-        Target("ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, negative_scales=True, is_onnxruntime=True),
-        Target("ort-cuda", "ONNX Runtime's CUDA execution provider", negative_scales=True, is_onnxruntime=True),
+        Target(
+            "ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, negative_scales=True,
+            onnxruntime="1.15", provider="cpu",
+        ),
+        Target(
+            "ort-cuda", "ONNX Runtime's CUDA execution provider", negative_scales=True, onnxruntime="1.15",
+            provider="cuda",
+        ),
         Target(
             "openvino", "OpenVINO on the CPU", tensor_bits=(8, 4), wide=True, code_bits=_ANY_CPU,
         ),
         Target(
             "tensorrt", "TensorRT 8.5 and newer", ("native", "int8"), tensor_bits=(8,), direct_bits=(8,),
-            folds=False, signed_activations=True, placement="inputs",
+            folds=False, signed_activations=True, placement="inputs", lowest_opset=9,
         ),
         Target(
             "portable", "any runtime that reads QuantizeLinear and DequantizeLinear", ("native", "int8"),

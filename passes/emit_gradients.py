@@ -20,7 +20,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.passes.gradients.emitter import Emitter, Shape, Shapes
 from onnxmpq.passes.gradients.rules import find_rule, is_parameter
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, is_constant, label, remove
+from onnxmpq.passes.matching import NoMatch, graphs, is_constant, label, remove
 from onnxmpq.passes.node_builder import builders
 
 _LOGGER = logging.getLogger(__name__)
@@ -99,15 +99,25 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
     needed = {loss.name}
     for node in reversed(graph.nodes):
         if any(tensor.name in needed for tensor in node.outputs):
-            needed.update(t.name for i, t in enumerate(node.inputs) if not is_parameter(node, i) and t.name)
+            needed.update(_reads(node))
     path = {name: name for name in wanted if name in needed}
     for node in graph.nodes:
-        sources = [
-            path[t.name] for i, t in enumerate(node.inputs) if t.name in path and not is_parameter(node, i)
-        ]
+        sources = [path[name] for name in _reads(node) if name in path]
         if sources:
             path.update((t.name, path.get(t.name, sources[0])) for t in node.outputs if t.name in needed)
     return path
+
+
+def _reads(node: gs.Node) -> list[str]:
+    """The tensors that a gradient may go back to from a node: its inputs, and what its bodies capture."""
+    inputs = [t.name for i, t in enumerate(node.inputs) if t.name and not is_parameter(node, i)]
+    return inputs + _captured(node)
+
+
+def _captured(node: gs.Node) -> list[str]:
+    """What control flow reads by name: every tensor in its bodies, as names are unique across them."""
+    bodies = [body for value in node.attrs.values() if isinstance(value, gs.Graph) for body in graphs(value)]
+    return [t.name for body in bodies for t in (*body.tensors().values(), *body.outputs)]
 
 
 def _steps(graph: gs.Graph, path: Path) -> list[tuple[gs.Node, int]]:
@@ -123,6 +133,13 @@ def _steps(graph: gs.Graph, path: Path) -> list[tuple[gs.Node, int]]:
 
 def _check_rules(graph: gs.Graph, path: Path, loss: str) -> None:
     """Raise ModelError for the first node without a rule."""
+    for node in graph.nodes:
+        captured = next((name for name in _captured(node) if name in path), None)
+        if captured is not None and any(tensor.name in path for tensor in node.outputs):
+            raise ModelError(
+                f"there is no gradient rule for {captured!r} inside {node.op} {label(node)!r}, which lies between "
+                f"{path[captured]!r} and {loss!r}; differentiate tensors behind it only"
+            )
     for node, index in _steps(graph, path):
         if find_rule(node, index) is None:
             raise ModelError(

@@ -37,19 +37,21 @@ REPORT = Report(
     processor="Fast CPU",
     target="ort-cpu",
     storage="packed",
+    dequantizes=False,
     opset=21,
     onnxruntime="1.23",
     cpus="any",
     method="measured",
     evaluations=48,
     sensitivity_samples=128,
+    sensitivity_unit="nats",
     metric="kl",
     calibration="512 samples of y.npz",
     effort="balanced",
     search=None,
     float_ops={"act": "HardSwish has no integer kernel"},
     notes=(),
-    seconds={"load": 1.0, "verify": 2.5},
+    seconds={"load": 1.0, "sensitivity": 1.5, "verify": 1.0},
     peak_rss_bytes=123_000_000,
     versions={},
     is_broken=False,
@@ -83,6 +85,7 @@ def test_a_report(capsys: Capture) -> None:
         "0.0123 nats", "2.00 ms -> 1.00 ms (2.00x faster here)", "(2.00x slower here)", "3.5 s", "123 MB", "opset 21",
         "stays float: block/:up:: no integer kernel", "stays float: loose: its weight is not constant",
         "stays float: act: HardSwish has no integer kernel", "500 samples of x.npz", "Fast CPU",
+        "measured, 48 evaluations, 128 samples, 1.5 s", " nats ",
         "1 of 4 layers as integer kernels (1 QLinearConv), 3 in float",
     ):  # fmt: skip
         assert words in text
@@ -109,8 +112,21 @@ def test_a_gain_in_size_only_is_said_last_with_its_reason(capsys: Capture) -> No
     assert "1.00x fp32's time at batch 1, 2.00x fp32's time at batch 8" in said
     assert "1 of 4 layers run as integer kernels" in said
     floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
-    assert "--activations int8" in shown(replace(slow, layers=floats), capsys).splitlines()[-1]
+    said = shown(replace(slow, layers=floats), capsys)
+    assert "so layers compute as before; --activations int8" in said.splitlines()[-1]
+    assert "0 of 4 layers as integer kernels, 4 in float" in said
+    larger = shown(replace(slow, file_bytes=9000), capsys).splitlines()[-1]
+    assert larger.startswith("NO GAIN: this file is no faster here (")
     assert "SIZE ONLY" not in shown(REPORT, capsys)
+
+
+def test_weights_that_are_dequantized_at_every_run_are_the_reason_why_a_file_is_slow(capsys: Capture) -> None:
+    slow = replace(REPORT, is_faster=False, storage="native", dequantizes=True)
+    said = shown(slow, capsys).splitlines()[-1]
+    assert said.endswith("kernels, for the others native weights are dequantized at every run")
+    floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
+    said = shown(replace(slow, layers=floats), capsys).splitlines()[-1]
+    assert "activations stay in fp32, so native weights are dequantized at every run; --activations" in said
 
 
 def test_nothing_measured(capsys: Capture) -> None:

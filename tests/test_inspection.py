@@ -75,6 +75,19 @@ def test_what_was_left_in_float_is_listed(model: Path) -> None:
     assert {la.name: la.weight_bits for la in found.layers} == {"stem": 32, "head": 4}
 
 
+@pytest.mark.parametrize("head", ["fp16", "fp32", "4"])
+def test_half_precision_is_listed_as_the_report_has_it(model: Path, head: str) -> None:
+    report = onnxmpq.compile_model(
+        model, ["32bit-avg"], keep=["stem=fp16", f"head={head}"], rounding="nearest"
+    )
+    found = inspect_model(Path(report.output))
+    assert found.is_compiled
+    assert [(la.name, la.weight_bits, la.stored_bytes) for la in found.layers] == [
+        (la.name, la.weight_bits, la.stored_bytes) for la in report.layers
+    ]
+    assert found.layers[0].weight_bits == 16
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         inspect_model(tmp_path / "m.onnx")

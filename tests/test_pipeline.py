@@ -279,6 +279,8 @@ def test_kept_layers(small: Compile) -> None:
 def test_methods_and_metrics(small: Compile, method: str, metric: str) -> None:
     report = small("6bit-avg", method=method, metric=metric, activations="fp32")
     assert (report.method, report.metric) == (method, metric)
+    units = {"size": "squared bits", "ompq": "orthogonality", "csmpq": "separability"}
+    assert report.sensitivity_unit == units.get(method, metric)
     assert set(widths(report).values()) == {4, 8}
 
 
@@ -613,7 +615,7 @@ def test_budgets_count_what_the_file_holds(small: Compile, storage: str) -> None
 def test_a_target_brings_its_storage_and_says_whose_figures_these_are(small: Compile) -> None:
     report = small("8bit-avg", target="tensorrt")
     assert (report.storage, report.opset, report.onnxruntime) == ("native", 17, "1.15")
-    assert any("those of ONNX Runtime here, not of TensorRT" in note for note in report.notes)
+    assert any("the file is for TensorRT" in note for note in report.notes)
     model = onnx.load(report.output)
     types = {t.name: t.data_type for t in model.graph.initializer}
     quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
@@ -623,6 +625,12 @@ def test_a_target_brings_its_storage_and_says_whose_figures_these_are(small: Com
         small("8bit-avg", target="tensorrt", storage="packed")
     with pytest.raises(OptionError, match="any or vnni"):
         small("8bit-avg", isa="avx2")
+
+
+def test_layers_before_a_sum_may_stay_in_float_for_a_target_that_fuses_one(small: Compile) -> None:
+    options: dict[str, Any] = {"bits": (8, 32), "target": "tensorrt", "method": "size"}
+    report = small("14bit-avg", **options)
+    assert {layer.weight_bits for layer in report.layers} == {8, 32}
 
 
 # Networks that rounding once more must leave alone

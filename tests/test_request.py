@@ -95,6 +95,22 @@ def test_budgets_that_only_a_run_can_tell_of(asked: Ask) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("target", "storage", "words"),
+    [
+        ("openvino", None, "files for target openvino run elsewhere; use --target ort-cpu"),
+        ("ort-cuda", None, "files for target ort-cuda run elsewhere"),
+        ("ort-cpu", "native", "native weights are not: .* use --storage packed or int8"),
+    ],
+)
+def test_latency_budgets_are_for_what_is_timed_here(
+    asked: Ask, target: str, storage: str | None, words: str
+) -> None:
+    with pytest.raises(OptionError, match=words):
+        asked(budgets=parse_budgets(["latency=0.7x"]), target=parse_target(target, storage, "any"))
+    assert asked(budgets=parse_budgets(["8x"]), target=parse_target(target, storage, "any"))
+
+
 def test_what_is_read_is_never_written_over() -> None:
     model = Path("there") / "m.onnx"
     assert default_output(model) == Path("there") / "m.mpq.onnx"

@@ -77,6 +77,7 @@ def test_layers_in_float_are_held_as_they_are_unless_told() -> None:
         ({"folds": False}, "packed weights need"),
         ({"code_bits": 6}, "code_bits"),
         ({"highest_opset": 12}, "highest_opset"),
+        ({"lowest_opset": 26}, "lowest_opset"),
     ],
 )
 def test_fields_that_contradict_each_other(fields: dict[str, object], words: str) -> None:

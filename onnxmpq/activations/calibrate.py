@@ -36,7 +36,7 @@ def calibrate(
     codes: Codes = UINT8,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
-    """The range of every tensor of `placement` over the samples of `dataset` that hold any values of it.
+    """The range of every tensor of `placement`, spare ones too, over the samples of `dataset` that hold any values of it.
 
     Each has its own (see `Placement.shared`), a constant from its least to its largest value; a tensor that is empty
     in all samples (a detector that finds nothing) gets none. No range goes beyond what was seen.
@@ -45,15 +45,15 @@ def calibrate(
     Raises DataError where a tensor is not finite, EngineError where the runtime cannot run the model, OptionError where
     the calibrator gives no interval.
     """
-    known = import_graph(model).tensors()
-    constants = {n: read(known[n]) for n in placement.tensors if isinstance(known[n], gs.Constant)}
+    known, wanted = import_graph(model).tensors(), (*placement.tensors, *placement.spare)
+    constants = {n: read(known[n]) for n in wanted if isinstance(known[n], gs.Constant)}
     ranges = {name: range_of(float(v.min()), float(v.max()), codes) for name, v in constants.items()}
-    measured = tuple(name for name in placement.tensors if name not in constants)
+    measured = tuple(name for name in wanted if name not in constants)
     statistics = gather_statistics(runtime, model, measured, dataset, calibrator.bins, progress=progress)
     ranges |= {
         name: range_of(*_interval(name, seen, calibrator, codes), codes) for name, seen in statistics.items()
     }
-    return {name: ranges[name] for name in placement.tensors if name in ranges}
+    return {name: ranges[name] for name in wanted if name in ranges}
 
 
 def gather_statistics(

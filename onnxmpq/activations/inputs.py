@@ -19,7 +19,9 @@ from onnxmpq.spec import Layer
 def place_inputs(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str]) -> Placement:
     """Quantize what the layers named in `integer` read, and the other operand of every sum that they alone end in.
 
-    Each pair serves those readers; all others go on in float. `graph` is normalised and topologically sorted.
+    Each pair serves those readers; all others go on in float. Of two layers that end in one sum the first is taken in;
+    were it in float, the second would be, and so the first's result is a spare. `graph` is normalised and topologically
+    sorted.
     """
     left = float_layers(graph, layers, integer)
     weights = {layer.weight for layer in layers if layer.name not in left}
@@ -27,6 +29,7 @@ def place_inputs(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[s
     for node in graph.nodes:
         for source in _quantized_inputs(graph, node, weights):
             quantized.setdefault(source, set()).add(node.outputs[0].name)
+    fused = (ends[0] for node in graph.nodes if len(ends := _fusible(graph, node, weights)) == 2)
     return Placement(
         tensors=tuple(quantized),
         same_scale=(),
@@ -35,16 +38,22 @@ def place_inputs(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[s
         float_ops={},
         integer_layers=tuple(layer.name for layer in layers if layer.name not in left),
         float_layers=left,
+        spare=tuple(name for name in fused if name not in quantized),
     )
 
 
 def _quantized_inputs(graph: gs.Graph, node: gs.Node, weights: Collection[str]) -> Iterator[str]:
     if _is_layer(node, weights):
         yield node.inputs[0].name
-    elif node.op == "Add" and is_standard(node) and not any(map(is_constant, node.inputs)):
-        fused = [tensor for tensor in node.inputs if _ends_layer(graph, tensor, weights)]
-        if fused:
-            yield node.inputs[0 if fused[0] is node.inputs[1] else 1].name
+    elif fused := _fusible(graph, node, weights):
+        yield next(tensor.name for tensor in node.inputs if tensor.name != fused[0])
+
+
+def _fusible(graph: gs.Graph, node: gs.Node, weights: Collection[str]) -> list[str]:
+    """The operands of a sum of two results that integer layers end in; none for other nodes."""
+    if node.op != "Add" or not is_standard(node) or any(map(is_constant, node.inputs)):
+        return []
+    return [tensor.name for tensor in node.inputs if _ends_layer(graph, tensor, weights)]
 
 
 def _ends_layer(graph: gs.Graph, tensor: gs.Tensor, weights: Collection[str]) -> bool:

@@ -40,7 +40,8 @@ class Placement:
     integer kernel only without their bias (see `SplitGemmBias`).
 
     `float_ops` says, by first output, why an operator beside a quantized tensor stays in float.
-    `integer_layers` are expected to run as integer kernels; `float_layers` says why the others do not.
+    `integer_layers` are expected to run as integer kernels; `float_layers` says why the others do not. `spare` are
+    tensors that a placement for fewer integer layers may quantize where this one does not: they need ranges as well.
     """
 
     tensors: tuple[str, ...]
@@ -50,6 +51,7 @@ class Placement:
     float_ops: Mapping[str, str]
     integer_layers: tuple[str, ...]
     float_layers: Mapping[str, str]
+    spare: tuple[str, ...] = ()
 
     def shared(self, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
         """The range of every tensor, given each tensor's own: that of the first of its group."""

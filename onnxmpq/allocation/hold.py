@@ -35,10 +35,11 @@ def _changes(found: Mapping[Option, Option], target: Target) -> Iterator[str]:
             f"{target.stored_as} storage for {target.name} rounds codes of {_listed(raised)} bits up to "
             f"tensors of {tensors} bits"
         )
-    if target.is_plain and target.folds:
+    if target.is_plain and found:
+        packed = "; packed ones when the file is loaded" if "packed" in target.storages else ""
         yield (
-            f"{target.stored_as} weights are dequantized at every run where no integer kernel reads them (INT8 beside "
-            "int8 activations); packed ones when the file is loaded"
+            f"in ONNX Runtime {target.stored_as} weights are dequantized at every run where no integer kernel reads them "
+            f"(INT8 beside int8 activations){packed}"
         )
     for bits in capped:
         yield (

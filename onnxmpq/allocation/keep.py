@@ -34,6 +34,10 @@ class Keep:
             raise OptionError(f"--keep {text!r}: {error}") from error
         if option.container_bits is not None:
             raise OptionError(f"--keep {text!r} names a container; --storage decides what holds the codes")
+        if not option.is_quantized and "/" in width:
+            raise OptionError(
+                f"--keep {text!r}: a layer in float computes in float; leave out {width[width.index('/') :]!r}"
+            )
         if not pattern:
             raise OptionError(f"--keep {text!r} was not understood; write GLOB=BITS, for example 'head/*=8'")
         return cls(pattern, option, width.endswith("/fp32"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from operator import attrgetter
 
 from onnxmpq.allocation.allocate import SLACK, Row
 from onnxmpq.allocation.constrain import Options
@@ -48,36 +48,65 @@ def time_row(budgets: Sequence[Budget], layers: Sequence[Layer], options: Option
     """
     tightest = min((b for b in budgets if is_timed(b)), key=table.limit)
     use = tuple(tuple(table.seconds[la.name][o] for o in options[la.name]) for la in layers)
-    row = Row(f"budget {tightest} ({tightest.kind})", use, table.limit(tightest))
-    if row.least() > row.limit * (1 + SLACK):
+    limit = table.limit(tightest)
+    row = Row(f"budget {tightest}", use, limit, lambda time: tightest.spell(time / limit * tightest.limit))
+    if row.least() > limit * (1 + SLACK):
         raise InfeasibleError(
-            f"budget {tightest} cannot be met: the least measured is {row.least() / table.fp32:.3f}x, "
+            f"{row.name} cannot be met: the least measured is {row.least() / table.fp32:.3f}x, "
             f"{row.least() * 1e3:.3f} ms against {table.fp32 * 1e3:.3f} ms of fp32. All stored widths are equally "
             "fast; only integer activations in place of float ones save time"
         )
     return row
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    limit: float  # of the row that the plan was found under
+    plan: Plan
+    seconds: float  # of its file
+
+
 def within_time(solve: Solve, row: Row, latency: Callable[[Plan], float]) -> Plan:
-    """The plan that `solve` gives under a row whose limit its file keeps; the fastest tried where none does.
+    """The plan of the widest limit that `solve` gives under a row, of those whose files keep the row's own limit.
 
     `latency` measures a plan's file, in seconds. The row's limit is moved by what its sum was wrong, and halfway
     to a limit known to be too wide or too narrow where that leads beyond it.
+
+    Raises InfeasibleError where `solve` finds no plan, or none whose file is fast enough.
     """
+    tried = _tried(solve, row, latency)
+    kept = [entry for entry in tried if entry.seconds <= row.limit * _MARGIN]
+    if kept:
+        return max(kept, key=attrgetter("limit")).plan
+    fastest = min(tried, key=attrgetter("seconds"))
+    if fastest.seconds > row.limit:
+        raise InfeasibleError(
+            f"{row.name} cannot be met: the fastest file that the other budgets and options leave takes "
+            f"{row.spell(fastest.seconds)}"
+        )
+    return fastest.plan
+
+
+def _tried(solve: Solve, row: Row, latency: Callable[[Plan], float]) -> list[_Tried]:
+    """The plans under limits that close in on what the row's own limit really allows."""
     target = row.limit * _MARGIN
-    tried: list[tuple[Plan, float]] = []
+    tried: list[_Tried] = []
     limit, low, high = max(target, row.least()), row.least(), math.inf
     for _ in range(_ROUNDS):
-        plan = solve((replace(row, limit=limit),))
-        seconds = next((known for before, known in tried if before == plan), None)
-        if seconds is None:
-            seconds = latency(plan)
-            tried.append((plan, seconds))
+        try:
+            plan = solve((replace(row, limit=limit),))
+        except InfeasibleError:  # other budgets leave no plan as fast as that
+            if not tried and limit >= row.limit:
+                raise
+            low, limit = limit, (limit + high) / 2 if tried else row.limit
+            continue
+        known = next((entry.seconds for entry in tried if entry.plan == plan), None)
+        seconds = latency(plan) if known is None else known
+        tried.append(_Tried(limit, plan, seconds))
         if target * _MARGIN <= seconds <= target:
             break
         low, high = (limit, high) if seconds <= target else (low, limit)
         limit *= target / seconds
         if not low < limit < high:
             limit = (low + high) / 2
-    kept = [entry for entry in tried if entry[1] <= target]
-    return max(kept, key=itemgetter(1))[0] if kept else min(tried, key=itemgetter(1))[0]
+    return tried

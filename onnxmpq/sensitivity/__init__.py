@@ -36,7 +36,7 @@ METHODS: dict[str, Method] = {
 def find_method(name: str) -> Method:
     """A built-in method by name, or `file.py:function` or `module:function`.
 
-    Raises OptionError with the nearest names for anything else.
+    Raises OptionError with the nearest names for anything else, and for what is no function of a probe.
     """
     if name in METHODS:
         return METHODS[name]
@@ -46,4 +46,10 @@ def find_method(name: str) -> Method:
             "One of your own is named file.py:function"
         )
     method: Method = load_attribute(name)
+    if isinstance(method, type) or not callable(method):
+        kind = "class" if isinstance(method, type) else type(method).__name__
+        raise OptionError(
+            f"{name} is a {kind}; name a function from a Probe to a CostTable or a Trajectory, "
+            "or a value that can be called like one"
+        )
     return method

@@ -1,6 +1,6 @@
 """Class separability by TF-IDF (Wang et al., CSMPQ, arXiv 2212.10220): what tells samples apart needs many bits.
 
-    A [C, N] = mean over positions of Relu(feature),   tf_cn = A_cn / sum_c' A_c'n
+    A [C, N] = mean over positions of Relu(feature),   tf_cn = kappa A_cn / sum_c' A_c'n,   kappa = 1
     S_c = {n: A_cn >= mean_n A_cn},   TF_c = mean of tf_cn over S_c,   IDF_c = ln(N / (|S_c| + 1))
     gamma = mean_c TF_c IDF_c,   max  sum_l theta_l b_l   within the budget
 
@@ -10,6 +10,7 @@ error made at it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -35,13 +36,15 @@ class Csmpq:
     """The method; the default direction is the paper's, theta = gamma.
 
     Its code for post-training quantization has the opposite one, theta = exp(-`beta` gamma), all but constant:
-    `direction` "inverse". `images` are streamed, in two passes. `program` "relaxed" is the authors' solver and
+    `direction` "inverse". `images` are streamed, in two passes. `coe` multiplies the term frequencies of a layer of
+    C channels by ln(e C / coe), which their scripts leave out. `program` "relaxed" is the authors' solver and
     rounding, over all sizes.
     """
 
     images: int = 32
     direction: Literal["separable", "inverse"] = "separable"
     beta: float = 3.3
+    coe: float | None = None
     program: Literal["exact", "relaxed"] = "exact"
 
     def __call__(self, probe: Probe) -> Sensitivity:
@@ -53,10 +56,14 @@ class Csmpq:
         probe = replace(probe, data=data)
         features = layer_features(probe, "csmpq")
         tensors = tuple(dict.fromkeys(features.values()))
-        gamma = dict(zip(tensors, _separability(probe, tensors), strict=True))
+        found = zip(tensors, _separability(probe, tensors), strict=True)
+        gamma = {tensor: value * self._kappa(probe.traced[tensor].shape[1]) for tensor, value in found}
         theta = {name: self._theta(gamma[tensor]) for name, tensor in features.items()}
         answer = by_exact_program if self.program == "exact" else by_relaxed_program
         return answer(probe, theta, "separability", "csmpq", data.count)
+
+    def _kappa(self, channels: int) -> float:
+        return 1.0 if self.coe is None else math.log(math.e * channels / self.coe)
 
     def _theta(self, gamma: float) -> float:
         return max(gamma, 0.0) if self.direction == "separable" else float(np.exp(-self.beta * gamma))

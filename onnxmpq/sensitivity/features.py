@@ -21,7 +21,7 @@ _FOLLOWED = frozenset({
 
 
 def layer_features(probe: Probe, method: str) -> dict[str, str]:
-    """Layer name -> tensor, in execution order, for the layers that have a choice; several may share one tensor.
+    """Layer name -> tensor, in the order of the tensors, for the layers that have a choice; several may share one tensor.
 
     Layers in control-flow bodies, and those whose feature is no float tensor [N, channels, ...], have none.
     Raises OptionError where no layer has one.
@@ -32,7 +32,9 @@ def layer_features(probe: Probe, method: str) -> dict[str, str]:
             readers.setdefault(name, []).append(node)
     layers = [layer for layer in probe.layers if layer.name in probe.options]
     found = {la.name: _feature(la, readers) for la in layers if readers.get(la.weight)}
-    found = {name: tensor for name, tensor in found.items() if _has_channels(tensor, probe)}
+    made = {name: i for i, node in enumerate(probe.model.graph.node) for name in node.output}
+    ordered = sorted(found.items(), key=lambda pair: made[pair[1]])
+    found = {name: tensor for name, tensor in ordered if _has_channels(tensor, probe)}
     if not found:
         raise OptionError(
             f"method {method} compares the layers' features, and no layer of this model has one"

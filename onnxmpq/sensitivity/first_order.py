@@ -126,8 +126,9 @@ class FirstOrder:
         if self.labels == "data":
             if not probe.data.has_labels:
                 raise DataError(
-                    f"--method first-order needs labels, and {probe.data.description} have none; give data with "
-                    "labels (an npz with an array `labels`, or a folder for each class), or use --method fisher"
+                    f"method first-order needs labels, and {probe.data.description} have none; give --data with an "
+                    "array 'labels' of class indices (or a folder for each class), or use --method fisher or "
+                    "onnxmpq.sensitivity.first_order:without_labels"
                 )
             return Objective(Loss.CROSS_ENTROPY, {output: kind}, lambda batch: {output: _given(batch)})
         rng = np.random.default_rng(probe.seed)
@@ -142,6 +143,10 @@ class FirstOrder:
         return Objective(Loss.CROSS_ENTROPY, {output: kind}, targets)
 
 
+squared = FirstOrder("squared")
+without_labels = FirstOrder(labels="likeliest")
+
+
 def _given(batch: Batch) -> NDArray[np.int64]:
     if batch.labels is None:
         raise DataError("a batch lost its labels; give every sample one")
@@ -154,7 +159,7 @@ def _classifier(probe: Probe) -> tuple[str, OutputKind]:
     found = [(name, kind) for name, kind in probe.metric.kinds.items() if kind not in wrong]
     if len(found) != 1 or len(probe.metric.kinds) != 1:
         raise OptionError(
-            "--method first-order needs one output of shape [N, classes] for its cross-entropy, and the outputs are "
+            "method first-order needs one output of shape [N, classes] for its cross-entropy, and the outputs are "
             f"{', '.join(f'{name} ({kind})' for name, kind in probe.metric.kinds.items())}; use --method fisher"
         )
     return found[0]

@@ -3,7 +3,8 @@
     l_k = argmax over the layers left of  top-1(network with l_1 .. l_{k-1} and l at b bits)
 
 for one width after the other, widest first, each starting from the network that the last one left: N + (N-1)
-+ ... + 1 = N(N+1)/2 evaluations a width. Every layer starts at its widest option, which leaves nothing to order.
++ ... + 1 = N(N+1)/2 evaluations a width. Layers that may stay in float start there: quantization may be partial. All
+others start at their widest option, as the order in which they get there tells nothing.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ class Greedy:
 
     `judged_by` "top-1" needs labels; equal top-1 is told apart by the loss, then the larger and the earlier layer
     goes first. "loss" is the probe's metric alone. `moves` "passes" takes all layers to one width before any goes
-    to the next; "steps" lowers any one layer by one option, the one that costs least for the weight bits it
-    saves. `updated` False orders each pass by one measurement at its start: what the paper argues against.
+    to the next; "steps" lowers any one layer by one option, the one that costs least, for each weight bit that it
+    saves where `per_bit`. `updated` False orders each pass by one measurement at its start: what the paper argues against.
     """
 
     judged_by: Judgement = "top-1"
     moves: Moves = "passes"
+    per_bit: bool = True
     updated: bool = True
 
     def __call__(self, probe: Probe) -> Trajectory:
-        """The path from every layer at its widest option to every layer at its narrowest.
+        """The path from every layer as wide as it may be to every layer at its narrowest.
 
         Raises DataError without labels, OptionError for a model that is no classifier, where top-1 judges.
         """
@@ -47,7 +49,7 @@ class Greedy:
             require_labels(probe, "greedy", "use --method onnxmpq.sensitivity.greedy:by_loss")
         search = _Search(probe, self.judged_by)
         if self.moves == "steps":
-            _steps(search)
+            _steps(search, per_bit=self.per_bit)
         else:
             _passes(search, updated=self.updated)
         losses = tuple(None if outcome is None else outcome.loss for outcome in search.outcomes)
@@ -59,6 +61,7 @@ class Greedy:
 
 greedy = Greedy()
 by_loss = Greedy(judged_by="loss")
+by_steps = Greedy(moves="steps")
 
 
 class _Search:
@@ -67,7 +70,7 @@ class _Search:
     def __init__(self, probe: Probe, judged_by: Judgement) -> None:
         self.probe, self.judged_by, self.judge = probe, judged_by, Judge(probe)
         self.layers = [layer for layer in probe.layers if layer.name in probe.options]
-        self.options = {n: sorted(o, key=lambda o: -o.weight_bits) for n, o in probe.options.items()}
+        self.options = {name: probe.descent(name) for name in probe.options}
         self.state = {name: options[0] for name, options in self.options.items()}
         self.plans = [Plan(dict(self.state))]
         self.outcomes: list[Outcome | None] = [None]  # nobody measures where the search starts
@@ -112,14 +115,16 @@ def _passes(search: _Search, *, updated: bool) -> None:
             left.remove(move)
 
 
-def _steps(search: _Search) -> None:
-    """One layer by one option at a time, by what it costs for a weight bit saved."""
+def _steps(search: _Search, *, per_bit: bool) -> None:
+    """One layer by one option at a time, by what it costs, or costs for a weight bit saved."""
     total = sum(len(options) - 1 for options in search.options.values()) * len(search.layers)  # at most
-    last = Outcome(0.0, search.judge.top1(), None)
+    first = search.layers[0]
+    (last,) = search.try_all([(first, search.state[first.name])], total)  # where it starts
 
     def price(move: Move, outcome: Outcome) -> tuple[float, float, int]:
         layer, option = move
-        saved = layer.params * (search.state[layer.name].weight_bits - option.weight_bits)
+        bits = search.state[layer.name].weight_bits - option.weight_bits
+        saved = layer.params * bits if per_bit else 1
         worse = search.bad(outcome) - search.bad(last)
         return worse / saved, (outcome.loss - last.loss) / saved, -layer.params
 

@@ -19,18 +19,31 @@ from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import classifier_output
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps
-from onnxmpq.spec import Option
+from onnxmpq.sensitivity.step_sizes import (
+    Learned,
+    StepTraining,
+    chooses_activations,
+    learn_steps,
+    learned_widths,
+)
+from onnxmpq.spec import FLOAT_BITS, Option
+
+_TINY = 1e-12
 
 Steps = Mapping[str, Mapping[int, float]]  # layer -> width -> step size
 
 
 @dataclass(frozen=True, slots=True)
 class Limpq:
-    """The method; `alpha` weighs the weights' steps against the activations', as the authors do."""
+    """The method; `alpha` weighs the weights' steps against the activations', as the authors do.
+
+    `relative` divides a weight's steps by its standard deviation: steps as they are grow with the scale of a
+    BatchNorm that was folded into the weight.
+    """
 
     training: StepTraining = field(default_factory=StepTraining)
     alpha: float = 2.0
+    relative: bool = False
 
     def __call__(self, probe: Probe) -> CostTable:
         """Train on the probe's training samples; costs are step sizes, in the tensors' own units.
@@ -48,9 +61,14 @@ class Limpq:
                 f"method limpq trains with labels, and {data.description} have none; give --train-data with an array "
                 "'labels' of class indices, or use --method onnxmpq.sensitivity.limpq:without_labels"
             )
+        if not (widths := learned_widths(probe.options)):
+            raise OptionError(
+                "method limpq learns steps of codes, and no layer may have any; allow some with --bits"
+            )
         weight, activation = learn_steps(self.training, probe, data)
+        if self.relative:
+            weight = _by_deviation(probe, weight)
         costs = indicator_costs(probe.options, weight, activation, self.alpha)
-        widths = {option.weight_bits for options in probe.options.values() for option in options}
         runs = self.training.epochs * (len(widths) + 1)
         return CostTable(costs, "step size", "limpq", data.count, runs)
 
@@ -60,18 +78,36 @@ without_labels = Limpq(StepTraining(targets="float"))
 as_published = Limpq(StepTraining(trains="all"))
 
 
+def _by_deviation(probe: Probe, steps: Steps) -> Learned:
+    """Each layer's steps over the standard deviation of its float weight."""
+    layers = {layer.name: layer for layer in probe.layers}
+    deviations = {
+        name: float(probe.candidate(layers[name], FLOAT_BITS)[layers[name].weight].std()) for name in steps
+    }
+    return {
+        name: {bits: step / max(deviations[name], _TINY) for bits, step in found.items()}
+        for name, found in steps.items()
+    }
+
+
 def indicator_costs(
     options: Mapping[str, Sequence[Option]], weight: Steps, activation: Steps, alpha: float
 ) -> dict[str, dict[Option, float]]:
     """The paper's costs of all options; a layer's activations count where its options differ in them.
+
+    What stays in floating point has no step and costs nothing.
 
     A width whose step is smaller than that of the next wider one is not to be taken: such an outlier costs more
     than everything else together. A layer without steps costs the mean of the others.
     """
     raw = {
         name: {
-            option: alpha * weight[name][option.weight_bits]
-            + (activation[name][option.activation_bits or 0] if _chooses_activations(choices) else 0.0)
+            option: alpha * (weight[name][option.weight_bits] if option.is_quantized else 0.0)
+            + (
+                activation[name][option.activation_bits]
+                if option.activation_bits and chooses_activations(choices)
+                else 0.0
+            )
             for option in choices
         }
         for name, choices in options.items()
@@ -84,16 +120,12 @@ def indicator_costs(
             costs[name] = {option: _mean_cost(raw, option) for option in choices}
             continue
         outliers = _outliers(weight[name])
-        other = _outliers(activation[name]) if _chooses_activations(choices) else frozenset()
+        other = _outliers(activation[name]) if chooses_activations(choices) else frozenset()
         costs[name] = {
             option: never if option.weight_bits in outliers or option.activation_bits in other else cost
             for option, cost in raw[name].items()
         }
     return costs
-
-
-def _chooses_activations(options: Sequence[Option]) -> bool:
-    return len({option.activation_bits for option in options}) > 1
 
 
 def _outliers(steps: Mapping[int, float]) -> frozenset[int]:

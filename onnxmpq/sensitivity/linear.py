@@ -17,13 +17,13 @@ _MIB = 2**20
 def by_exact_program(
     probe: Probe, importance: Mapping[str, float], unit: str, method: str, samples: int
 ) -> CostTable:
-    """Cost = importance x the bits below the layer's widest option; its least sum is the largest sum of b x importance.
+    """Cost = importance x the bits below the layer's highest width; its least sum is the largest sum of b x importance.
 
     Layers without an importance of their own get the mean.
     """
     costs = {}
     for name, value in _complete(probe, importance).items():
-        widest = max(option.weight_bits for option in probe.options[name])
+        widest = probe.highest(name)
         costs[name] = {option: value * (widest - option.weight_bits) for option in probe.options[name]}
     return CostTable(costs, unit, method, samples)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -22,7 +22,8 @@ Progress = Callable[[int, int], None]  # (done, of how many)
 class Probe:
     """Everything a method may look at; it returns a CostTable over `options`.
 
-    `options` holds, for every layer that has a choice, what it may be given. `candidate(layer, bits)` are
+    `options` holds, for every layer that has a choice, what it may be given besides being left as it is; `untouched`
+    the option that leaves it so, for the layers that may be: it costs nothing, and a path may start from it. `candidate(layer, bits)` are
     the layer's constants that would ship at that width, by name: its dequantized weight, and its bias if it has
     one of its own. `traced` is one run's tensor
     types and shapes.
@@ -40,3 +41,13 @@ class Probe:
     seed: int = 0
     training: Dataset | None = None  # what a method that trains may train on, `data` where None
     progress: Progress = lambda _done, _total: None
+    untouched: Mapping[str, Option] = field(default_factory=dict)
+
+    def descent(self, layer: str) -> list[Option]:
+        """All that a layer may be, the widest first."""
+        untouched = [self.untouched[layer]] if layer in self.untouched else []
+        return untouched + sorted(self.options[layer], key=lambda option: -option.weight_bits)
+
+    def highest(self, layer: str) -> int:
+        """The bits of a layer's widest option; one more where it may stay as it is, which loses less than any."""
+        return max(option.weight_bits for option in self.options[layer]) + (layer in self.untouched)

@@ -3,8 +3,8 @@
 For each width, falling: dL(c) = CE(only channel c at b bits) - CE(float) splits every layer in two by its sign.
 These semilayers are tried in the order of K' = KL(float || only this one at b bits) / weights saved, in the network
 as it then is, and kept where top-1 does not fall; what is never kept is taken to few bits at the end, in the same
-order and unasked. Ours, so that any budget can be met: what is not quantized yet counts as being at its widest
-option, and behind the end of the paper's search everything goes on down, width by width.
+order and unasked. Ours, so that any budget can be met: what is not quantized yet, in a layer that may not stay in float,
+counts as being at its widest option, and behind the end of the paper's search everything goes on down, width by width.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Semilayers:
     postponed: int = 6
 
     def __call__(self, probe: Probe) -> Trajectory:
-        """The path from everything at its widest option to everything at its narrowest.
+        """The path from everything as wide as it may be to everything at its narrowest.
 
         Its plans are over groups of channels, its `layers`: those that have one width all along the path.
         Costs an evaluation for every channel and width. Raises DataError without labels, OptionError for a model
@@ -144,7 +144,7 @@ class _Search:
                 self.path.append(self._lowered(layer, wide.tolist(), max(self.options[layer.name])))
 
     def trajectory(self) -> Trajectory:
-        """The points as plans over groups of channels with one history; a loss is told where nothing is float."""
+        """The points as plans over groups of channels with one history; a loss is told where the file could be so."""
         units: list[tuple[Layer, str, int]] = []
         for layer in self.layers:
             history = np.stack([self._stored(layer, point) for point in self.path])
@@ -159,13 +159,8 @@ class _Search:
         plans = []
         for point in self.path:
             stored = {name: self._stored(layer, point) for name, layer in parents.items()}
-            plans.append(Plan({u.name: self.options[name][int(stored[name][c])] for u, name, c in units}))
-        losses = [
-            None
-            if any((widths == FLOAT_BITS).any() for widths in point.widths.values())
-            else point.outcome.loss
-            for point in self.path
-        ]
+            plans.append(Plan({u.name: self._option(name, int(stored[name][c])) for u, name, c in units}))
+        losses = [point.outcome.loss if self._is_real(point) else None for point in self.path]
         layers = tuple(unit for unit, _, _ in units)
         return Trajectory(
             tuple(plans), tuple(losses), self.probe.metric.name, "semilayer", self.probe.data.count,
@@ -173,8 +168,16 @@ class _Search:
         )  # fmt: skip
 
     def _stored(self, layer: Layer, point: _Point) -> Widths:
-        """What the channels would be stored at: their widest option where they are float still."""
-        return np.minimum(point.widths[layer.name], max(self.options[layer.name]))
+        """What the channels would be stored at: as wide as they may be where they are float still."""
+        return np.minimum(point.widths[layer.name], self.probe.descent(layer.name)[0].weight_bits)
+
+    def _option(self, layer: str, bits: int) -> Option:
+        return self.options[layer].get(bits) or self.probe.untouched[layer]
+
+    def _is_real(self, point: _Point) -> bool:
+        """True where every channel that is float may stay so."""
+        floats = {name for name, widths in point.widths.items() if (widths == FLOAT_BITS).any()}
+        return floats <= self.probe.untouched.keys()
 
     def _with(self, bits: int) -> list[Layer]:
         return [layer for layer in self.layers if bits in self.options[layer.name]]

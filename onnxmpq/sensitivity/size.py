@@ -13,9 +13,9 @@ from onnxmpq.sensitivity.probe import Probe
 
 
 def size(probe: Probe) -> CostTable:
-    """Half the squared distance from the layer's widest option, in squared bits; no data are read."""
+    """Half the squared distance from the layer's highest width, in squared bits; no data are read."""
     costs = {}
     for name, options in probe.options.items():
-        highest = max(option.weight_bits for option in options)
+        highest = probe.highest(name)
         costs[name] = {option: (highest - option.weight_bits) ** 2 / 2 for option in options}
     return CostTable(costs, "squared bits", "size", 0)

@@ -7,7 +7,7 @@ trains those of all widths at once. One graph serves all widths: steps and range
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer
+from onnxmpq.spec import Layer, Option
 
 Array = NDArray[Any]
 Learned = dict[str, dict[int, float]]  # layer -> width -> step size
@@ -38,8 +38,8 @@ _TINY = np.float32(1e-12)  # of a probability
 class StepTraining:
     """How steps are trained; the defaults are LIMPQ's for ResNet-50, but for the network's weights.
 
-    `trains` "steps" leaves the weights alone; "all" trains them too, as the paper does, on a folded graph without
-    its private copies of BatchNorm. `targets` "labels" is cross-entropy with `smoothing`; "float" takes the float
+    `trains` "steps" leaves the weights alone; "all" trains those of the layers too, as the paper does, on a folded
+    graph: without their biases, and without private copies of BatchNorm. `targets` "labels" is cross-entropy with `smoothing`; "float" takes the float
     network's probabilities for labels. The `rate` falls to `last_rate` along a cosine.
     """
 
@@ -52,6 +52,20 @@ class StepTraining:
     decay: float = 2.5e-5
     smoothing: float = 0.1
     limits: tuple[float, float] = (1e-5, 1.0)  # of a step
+
+
+def learned_widths(options: Mapping[str, Sequence[Option]]) -> list[int]:
+    """The widths that need steps, widest first: of all codes, and of activations where a layer has a choice of them."""
+    widths = {o.weight_bits for some in options.values() for o in some if o.is_quantized}
+    for some in options.values():
+        if chooses_activations(some):
+            widths.update(o.activation_bits for o in some if o.activation_bits)
+    return sorted(widths, reverse=True)
+
+
+def chooses_activations(options: Sequence[Option]) -> bool:
+    """True where a layer's options differ in their activations."""
+    return len({option.activation_bits for option in options}) > 1
 
 
 def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Learned, Learned]:
@@ -76,9 +90,13 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Le
 
 @dataclass(slots=True)
 class _Parameter:
-    """Values under SGD with momentum; those whose gradient is zero stay as they are."""
+    """Values under SGD with momentum.
+
+    A parameter whose gradient is zero throughout stays as it is; where `each`, every value is a parameter of its own.
+    """
 
     value: Array
+    each: bool = False
     velocity: Array = field(init=False)
     gradient: Array = field(init=False)
 
@@ -87,7 +105,7 @@ class _Parameter:
 
     def descend(self, rate: float, training: StepTraining) -> None:
         """One step along the gradient gathered so far, which starts at zero again."""
-        moved = self.gradient != 0
+        moved = self.gradient != 0 if self.each else np.any(self.gradient)
         slope = np.clip(self.gradient, -_CLIPPED, _CLIPPED) + training.decay * self.value
         self.velocity = np.where(moved, training.momentum * self.velocity + slope, self.velocity)
         self.value = np.where(moved, self.value - rate * self.velocity, self.value).astype(self.value.dtype)
@@ -105,7 +123,7 @@ class _Learner:
         self.shape = probe.traced[output].shape[1:]
         self.outcomes = math.prod(self.shape)
         self.float = probe.runtime.session(probe.model)
-        self.widths = sorted({o.weight_bits for some in probe.options.values() for o in some}, reverse=True)
+        self.widths = learned_widths(probe.options)
         self.layers, self.session = _trainable(training, probe, self.output, self.kind)
         initial = {i.name: i for i in probe.model.graph.initializer}
         self.weights = {
@@ -118,8 +136,8 @@ class _Learner:
             "activation": np.array([math.prod(probe.traced[name].shape[1:]) for name in inputs]),
         }
         self.steps = {
-            "weight": _Parameter(np.array([self._weight_steps(layer) for layer in self.layers])),
-            "activation": _Parameter(2 * means[:, None] / np.sqrt(self._highest("activation"))),
+            "weight": _Parameter(np.array([self._weight_steps(layer) for layer in self.layers]), each=True),
+            "activation": _Parameter(2 * means[:, None] / np.sqrt(self._highest("activation")), each=True),
         }
         self._clamp()
 

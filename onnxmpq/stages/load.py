@@ -44,9 +44,10 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
         training=sources.training, shapes=sources.shapes, samples=sources.samples, preprocess=sources.preprocess,
         seed=request.seed, note=stages.note,
     )  # fmt: skip
-    if not request.target.is_onnxruntime:
+    if request.target.provider != runtime.provider:
         stages.note(
-            f"accuracy, kernels and speed are those of ONNX Runtime here, not of {request.target.note}"
+            f"accuracy, kernels and speed are those of ONNX Runtime's {runtime.provider.upper()} provider here; the file "
+            f"is for {request.target.note}"
         )
     decided = request.decided(synthetic=evidence.calibration.synthetic)
     return Loaded(decided, stages, runtime, model, session, evidence, given.ByteSize())

@@ -48,16 +48,13 @@ def probe_of(setting: Setting, candidates: Candidates) -> Probe:
     """What the method may look at."""
     prepared, shares = setting.prepared, setting.shares
     own = {layer.name: layer.float_bits for layer in prepared.layers}
-    options = {
-        # A weight left as it is costs nothing, and there is nothing to measure.
-        name: tuple(o for o in choices if o.weight_bits < own[name])
-        for name, choices in setting.options.items()
-        if len(choices) > 1
-    }
+    chosen = {name: choices for name, choices in setting.options.items() if len(choices) > 1}
+    options = {name: tuple(o for o in some if o.weight_bits < own[name]) for name, some in chosen.items()}
+    untouched = {name: o for name, some in chosen.items() for o in some if o.weight_bits == own[name]}
     return Probe(
         prepared.model, prepared.layers, options, candidates.constants, shares.sensitivity, prepared.metric,
         setting.runtime, prepared.traced, prepared.batch_size, setting.request.seed, shares.training,
-        setting.stages.observer.progress,
+        setting.stages.observer.progress, untouched,
     )  # fmt: skip
 
 

@@ -125,6 +125,7 @@ def _state(probe: Probe) -> tuple[bytes, str]:
 
 def _check_found(found: Sensitivity, probe: Probe) -> None:
     wanted = {name: set(options) for name, options in probe.options.items()}
+    offered = {name: set(probe.descent(name)) for name in wanted}
     if isinstance(found, CostTable):
         given = {name: set(costs) for name, costs in found.costs.items()}
         check(given == wanted, f"the table has costs of {given}, wanted {wanted}")
@@ -132,13 +133,16 @@ def _check_found(found: Sensitivity, probe: Probe) -> None:
     check(isinstance(found, Trajectory), f"the method gave {found!r}, wanted a CostTable or a Trajectory")
     if found.layers:
         _check_parts(found.layers, probe)
-        wanted = {layer.name: wanted[layer.part_of or layer.name] for layer in found.layers}
+        wanted, offered = (
+            {layer.name: some[layer.part_of or layer.name] for layer in found.layers}
+            for some in (wanted, offered)
+        )
     widths = [{name: option.weight_bits for name, option in plan.options.items()} for plan in found.plans]
     for plan in found.plans:
         check(
             plan.options.keys() == wanted.keys(), f"a plan decides {set(plan.options)}, wanted {set(wanted)}"
         )
-        strange = {n: o for n, o in plan.options.items() if o not in wanted[n]}
+        strange = {n: o for n, o in plan.options.items() if o not in offered[n]}
         check(not strange, f"a plan takes options that the probe does not offer: {strange}")
     for wide, narrow in itertools.pairwise(widths):
         check(all(narrow[n] <= wide[n] for n in wide), "a layer grows on the path, which must only narrow")

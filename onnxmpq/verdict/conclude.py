@@ -106,12 +106,14 @@ def report_on(
         processor=processor(),
         target=compiled.target.name,
         storage=compiled.target.stored_as,
+        dequantizes=compiled.target.is_plain,
         opset=needed.opset,
         onnxruntime=needed.onnxruntime,
         cpus=_cpus(compiled),
         method=compiled.costs.method,
         evaluations=compiled.costs.evaluations,
         sensitivity_samples=compiled.costs.samples,
+        sensitivity_unit=compiled.costs.metric,
         metric=prepared.metric.name,
         calibration=compiled.evidence.calibration.description,
         effort=compiled.effort,
@@ -167,7 +169,7 @@ def _cpus(compiled: Compiled) -> str:
         return "any"
     return (
         f"those with VNNI, and ARM: on x86 without it the sums of {full} layers with 8-bit codes saturate; "
-        "leave --isa vnni out for a file that is right everywhere"
+        "a file for --target ort-cpu without --isa vnni is right everywhere"
     )
 
 

@@ -12,14 +12,17 @@ from onnxmpq.engine import Array, Session
 _FEWEST, _ROUNDS = 5, 30
 _SECONDS = 1.0  # at most, beyond the fewest rounds
 _CAREFUL = 1.0  # seconds at least, where a choice hangs on the figure
-# Measured on two cores and two threads: after 10 ms the threads of the session before no longer spin; a woken thread is
-# slow for some milliseconds, and a session's first run behind another's is slower still.
-_PAUSE, _WARM, _TURN = 0.01, 0.005, 0.01
+# Measured on two cores and two threads: after 50 ms the threads of the session before no longer spin (after 10 ms they do at
+# times), woken threads are slow for some milliseconds, and a session's first run behind another's is slower still.
+_PAUSE, _WARM, _TURN = 0.05, 0.01, 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median seconds of one run of each at `batch` samples, and the median of their ratios."""
+    """Seconds of one run of each at `batch` samples: the reference's median, and with it the model's by the median ratio.
+
+    (Where the machine slows down halfway, two medians may say the contrary of the ratio.)
+    """
 
     batch: int
     reference: float
@@ -30,8 +33,8 @@ class Latency:
 def measure_latency(reference: Session, model: Session, feeds: Mapping[str, Array], batch: int) -> Latency:
     """Time both in turn on the same feeds, for a second or five rounds."""
     rounds = interleaved((reference, model), feeds)
-    before, after = medians(rounds)
-    return Latency(batch, before, after, 1 / ratio(rounds))
+    before, times = medians(rounds)[0], ratio(rounds)
+    return Latency(batch, before, before * times, 1 / times)
 
 
 def slowdown(reference: Session, model: Session, feeds: Mapping[str, Array]) -> float:

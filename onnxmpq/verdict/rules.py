@@ -65,6 +65,8 @@ class _Graph:
 def _file_faults(graph: _Graph, target: Target) -> Iterator[str]:
     if graph.opset > target.highest_opset:
         yield f"opset {graph.opset} is above {target.highest_opset}"
+    if graph.opset < target.lowest_opset:
+        yield f"opset {graph.opset} is below {target.lowest_opset}"
     for name, tensor in graph.constants.items():
         if _WIDTHS.get(tensor.data_type, 8) not in target.tensor_bits:
             yield f"tensor {name!r} is {TensorProto.DataType.Name(tensor.data_type)}"

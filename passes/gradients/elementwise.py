@@ -11,13 +11,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import attribute, require
+from onnxmpq.passes.matching import attribute, is_constant, read, require
 
 _STEEPEST = float(np.finfo(np.float32).max)
 
 
 def pass_on(step: Step) -> gs.Tensor:
-    """Identity, Dropout (inference): g."""
+    """Identity, and Round straight through: g."""
+    return step.gradient
+
+
+def dropout(step: Step) -> gs.Tensor:
+    """g, as in inference."""
+    training = step.optional(2)
+    require(training is None or not read(training).any(), "it drops values (training_mode)")
     return step.gradient
 
 
@@ -60,9 +67,17 @@ def denominator(step: Step) -> gs.Tensor:
 
 def power_base(step: Step) -> gs.Tensor:
     """g p x^(p - 1)."""
-    e, exponent = step.emit, step.input(1)
+    e, exponent = step.emit, _exponent(step)
     slope = e("Mul", exponent, e("Pow", step.input(), e("Sub", exponent, 1.0)))
     return e.unbroadcast(e("Mul", step.gradient, slope), step.output, step.asked)
+
+
+def _exponent(step: Step) -> gs.Tensor:
+    """The exponent in the type of the base; it may be an integer's."""
+    exponent = step.input(1)
+    if is_constant(exponent):
+        return step.emit.constant(read(exponent).astype(np.dtype(step.gradient.dtype)))
+    return step.emit.cast_like(exponent, step.input())
 
 
 def power_exponent(step: Step) -> gs.Tensor:
@@ -170,6 +185,13 @@ def clip(step: Step) -> gs.Tensor:
         if bound is not None:
             result = e("Where", e(within, x, bound), result, 0.0)
     return result
+
+
+def clip_bound(step: Step) -> gs.Tensor:
+    """g where x is beyond the bound."""
+    e = step.emit
+    beyond = e("Less" if step.index == 1 else "Greater", step.input(), step.asked)
+    return e.unbroadcast(e("Where", beyond, step.gradient, 0.0), step.output, step.asked)
 
 
 def sigmoid(step: Step) -> gs.Tensor:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.gradients.step import Step
@@ -88,3 +92,13 @@ def gemm_bias(step: Step) -> gs.Tensor:
     e, scale = step.emit, attribute(step.node, "beta", 1.0)
     scaled = step.gradient if scale == 1.0 else e("Mul", step.gradient, scale)
     return e.unbroadcast(scaled, step.output, step.asked)
+
+
+def along(e: Emitter, tensor: gs.Tensor, rank: int, axis: int, matrix: NDArray[Any]) -> gs.Tensor:
+    """A tensor of `rank` axes times a matrix [size, new size] along one of them."""
+    constant = e.constant(matrix.astype(np.dtype(tensor.dtype)))
+    if axis == rank - 1:
+        return e("MatMul", tensor, constant)
+    last = [*(i for i in range(rank) if i != axis), axis]
+    product = e("MatMul", e.transposed(tensor, last), constant)
+    return e.transposed(product, np.argsort(last).tolist())

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxmpq.passes.gradients.products import along
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
 
@@ -45,11 +46,7 @@ def resize(step: Step) -> gs.Tensor:
         if inside is None or outside is None:
             raise NoMatch(f"axis {axis} is resized and of free size")
         matrix = weights(step.node, inside, outside, scales.get(axis, outside / inside))
-        constant = e.constant(matrix.astype(np.dtype(result.dtype)))
-        last_two = [*(i for i in range(rank) if i != axis), axis]
-        turned = e.transposed(result, last_two) if axis != rank - 1 else result
-        product = e("MatMul", turned, constant)
-        result = e.transposed(product, np.argsort(last_two).tolist()) if axis != rank - 1 else product
+        result = along(e, result, rank, axis, matrix)
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from onnxmpq.passes.gradients import (
     convolution,
@@ -42,7 +43,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
     # functions of one value
     "Abs": (elementwise.absolute,),
     "Cast": (elementwise.cast,),
-    "Dropout": (elementwise.pass_on,),
+    "Dropout": (elementwise.dropout,),
     "Erf": (elementwise.erf,),
     "Exp": (elementwise.exp,),
     "Identity": (elementwise.pass_on,),
@@ -52,7 +53,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
     "Round": (elementwise.pass_on,),  # straight through, as in QuantizeLinear
     "Sqrt": (elementwise.sqrt,),
     # activations
-    "Clip": (elementwise.clip,),
+    "Clip": (elementwise.clip, elementwise.clip_bound, elementwise.clip_bound),
     "Elu": (elementwise.elu,),
     "Gelu": (elementwise.gelu,),
     "HardSigmoid": (elementwise.hard_sigmoid,),
@@ -117,7 +118,6 @@ VARIADIC_RULES: Mapping[str, Rule] = {
 
 # Inputs that only say how: whatever they were computed from, no gradient reaches it by them.
 _PARAMETERS: Mapping[str, frozenset[int]] = {
-    "Clip": frozenset({1, 2}),
     "DequantizeLinear": frozenset({2}),
     "Dropout": frozenset({1, 2}),
     "Expand": frozenset({1}),
@@ -140,13 +140,19 @@ _STEPS = frozenset({
     "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf",
     "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor",
 })  # fmt: skip
+_FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def is_parameter(node: gs.Node, index: int) -> bool:
     """True for an input that a gradient never reaches."""
     if not is_standard(node):
         return False
-    return node.op in _STEPS or index in _PARAMETERS.get(node.op, frozenset())
+    return node.op in _STEPS or _makes_integers(node) or index in _PARAMETERS.get(node.op, frozenset())
+
+
+def _makes_integers(node: gs.Node) -> bool:
+    """True for a Cast to anything but floats, which is a step, too."""
+    return node.op == "Cast" and node.attrs["to"] not in _FLOAT_TYPES
 
 
 def find_rule(node: gs.Node, index: int) -> Rule | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.gradients.products import along
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, attribute, is_constant, optional_input, read, require
 
@@ -134,15 +136,34 @@ def _places(size: int, stride: int) -> NDArray[np.float32]:
 
 
 def pad(step: Step) -> gs.Tensor:
-    """g without the border."""
-    require(attribute(step.node, "mode", "constant") == "constant", "it repeats values of its input")
+    """g without the border; what the border repeats gets its part of g as well."""
+    mode, result = attribute(step.node, "mode", "constant"), step.gradient
     e, rank = step.emit, step.emit.rank(step.input())
+    if mode == "constant":
+        begin, end = np.zeros((2, rank), np.int64)
+        for axis, sides in _borders(step, rank).items():
+            begin[axis], end[axis] = sides
+        return e.padded(result, (-begin).tolist(), (-end).tolist())
+    for axis, sides in _borders(step, rank).items():
+        if any(sides):
+            (size,) = e.sizes(step.input(), [axis])
+            result = along(e, result, rank, axis, _repeated(size, sides, mode))
+    return result
+
+
+def _borders(step: Step, rank: int) -> dict[int, tuple[int, int]]:
+    """What is added along each axis, at its begin and at its end."""
     pads, chosen = read(step.input(1)).tolist(), optional_input(step.node, 3)
     axes = list(range(rank)) if chosen is None else [a % rank for a in read(chosen).tolist()]
-    begin, end = [0] * rank, [0] * rank
-    for axis, first, last in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-        begin[axis], end[axis] = -first, -last
-    return e.padded(step.gradient, begin, end)
+    return dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
+
+
+def _repeated(size: int, sides: tuple[int, int], mode: Any) -> NDArray[np.float32]:
+    """[padded size, size]: a one where each value was taken from."""
+    require(mode in {"reflect", "edge", "wrap"}, f"its mode {mode!r} is not known")
+    require(min(sides) >= 0, f"it cuts and repeats values (mode {mode!r})")
+    taken = np.pad(np.arange(size), sides, mode)
+    return np.eye(size, dtype=np.float32)[taken]
 
 
 def depth_to_space(step: Step) -> gs.Tensor:

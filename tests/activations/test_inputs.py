@@ -36,6 +36,16 @@ def test_the_residual_of_a_sum_is_quantized_and_the_convolution_beside_it_is_not
 def test_of_two_convolutions_in_a_sum_one_stays_fused() -> None:
     found = place("a = Conv (x, v) c = Conv (x, w) s = Add (a, c) y = Relu (s)")
     assert found.float_sources == {"x": frozenset({"a", "c"}), "c": frozenset({"s"})}
+    assert found.spare == ("a",)
+
+
+def test_what_fewer_integer_layers_may_quantize_is_known_before() -> None:
+    body = "a = Conv (x, v) c = Conv (x, w) s = Add (a, c) y = Relu (s)"
+    whole = place(body)
+    for floats in (("a",), ("c",), ("a", "c")):
+        assert {*place(body, keep=floats).tensors} <= {*whole.tensors, *whole.spare}
+    assert place(body, keep=("a",)).float_sources == {"x": frozenset({"c"}), "a": frozenset({"s"})}
+    assert place("a = Conv (x, v) s = Add (a, x) y = Relu (s)").spare == ()
 
 
 def test_sums_of_other_things_stay_in_float() -> None:

@@ -25,6 +25,17 @@ def test_equal_options_are_one_and_their_order_stays() -> None:
     assert "--isa vnni" in notes[2]
 
 
+def test_what_plain_weights_cost_is_said_of_every_target() -> None:
+    _, notes = hold({"b": OPTIONS["b"]}, TARGETS["portable"])
+    (said,) = notes
+    assert said.startswith(
+        "in ONNX Runtime native weights are dequantized at every run where no integer kernel"
+    )
+    assert "packed" not in said
+    assert "packed ones when the file is loaded" in hold(OPTIONS, ORT.storing("native"))[1][1]
+    assert hold({"c": OPTIONS["c"]}, ORT.storing("native"))[1] == ()
+
+
 def test_bytes_say_that_they_are_bytes() -> None:
     held, notes = hold(OPTIONS, ORT.storing("int8").on("vnni"))
     assert [option.weight_bits for option in held["a"]] == [2, 3, 4, 6, 8]

@@ -83,7 +83,9 @@ def test_control_flow_bodies_take_weights_only() -> None:
         options_of((inner,), (4,), 8, [Keep.parse("inner=4/8")])
 
 
-@pytest.mark.parametrize("text", ["stem", "=8", "stem=9", "stem=int8", "stem=8/4", "stem="])
+@pytest.mark.parametrize(
+    "text", ["stem", "=8", "stem=9", "stem=int8", "stem=8/4", "stem=", "stem=fp16/8", "stem=fp32/8"]
+)
 def test_other_words_are_usage_errors(text: str) -> None:
     with pytest.raises(OptionError, match="--keep"):
         Keep.parse(text)

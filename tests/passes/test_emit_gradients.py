@@ -117,6 +117,25 @@ def test_a_missing_rule_names_the_operator_the_node_and_what_needed_it() -> None
     assert EmitGradients("loss", ("b",), {})(graph)  # behind it there is no need
 
 
+@pytest.mark.parametrize("end", ["y = Relu (z)", "y = Add (z, a)"])
+def test_what_control_flow_captures_is_not_passed_over(end: str) -> None:
+    model = model_of(
+        """g (float[6] x, bool c) => (float loss) {
+            a = Mul (x, x)
+            z = If (c) <
+                then_branch = one () => (float[6] o) { o = Mul (a, a) },
+                else_branch = other () => (float[6] p) { p = Neg (k) }
+            >
+            """
+        + end
+        + " loss = ReduceSum <keepdims = 0> (y) }",
+        k=np.ones(6, np.float32),
+    )
+    message = r"no gradient rule for 'a' inside If 'z', which lies between 'x' and 'loss'"
+    refused(model, EmitGradients("loss", ("x",), {}), message)
+    assert EmitGradients("loss", ("z",), {})(import_graph(model))
+
+
 def test_a_form_without_a_gradient_leaves_the_graph_as_it_was() -> None:
     text = """g (float[1, 1, 5] x) => (float loss) {
         a = MaxPool <kernel_shape = [3]> (x) b = Relu (a) loss = ReduceSum <keepdims = 0> (b) }"""

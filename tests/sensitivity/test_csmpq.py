@@ -51,6 +51,16 @@ def test_the_default_is_the_papers_direction(probe: Probe) -> None:
     assert first == second[::-1]
 
 
+def test_term_frequencies_may_be_weighed_by_channels(probe: Probe) -> None:
+    plain, weighed = csmpq(probe), Csmpq(coe=2.0)(probe)
+    assert isinstance(plain, CostTable)
+    assert isinstance(weighed, CostTable)
+    channels = [6, 6, 8, 5]
+    for (name, costs), count in zip(plain.costs.items(), channels, strict=True):
+        for option, cost in costs.items():
+            assert weighed.costs[name][option] == pytest.approx(cost * (1 + math.log(count / 2)))
+
+
 def test_batches_change_nothing(probe: Probe) -> None:
     costs = [
         [list(options.values()) for options in found.costs.values()]

@@ -21,6 +21,20 @@ def test_layers_joined_by_an_addition_share_their_feature() -> None:
     assert layer_features(probe, "m") == {"a": "y", "b": "y"}
 
 
+def test_the_order_is_that_of_the_features_and_not_of_the_layers() -> None:
+    model = model_of(
+        """g (float[N, 3] x) => (float[N, 3] y) {
+            s = MatMul (x, shortcut)  a = MatMul (x, v)  r = Relu (a)  b = MatMul (r, w)  c = Add (b, s)  y = Relu (c)
+        }""",
+        shortcut=np.eye(3, dtype=np.float32),
+        v=2 * np.eye(3, dtype=np.float32),
+        w=np.ones((3, 3), np.float32),
+    )
+    probe = probe_of(model, {"x": np.ones((4, 3), np.float32)})
+    assert [layer.name for layer in probe.layers] == ["s", "a", "b"]
+    assert list(layer_features(probe, "m").items()) == [("a", "r"), ("s", "y"), ("b", "y")]
+
+
 def test_a_model_without_features() -> None:
     model = model_of(
         "g (float[N, 1, 3] x, bool c) => (float[N, 1, 3] y) { y = If (c) < then_branch = t () => (float[N, 1, 3] u) { u = MatMul (x, w) },"

@@ -74,7 +74,7 @@ def test_the_default_is_the_most_literal_form_with_the_labels_of_the_data() -> N
 
 def test_labels_are_asked_for() -> None:
     with pytest.raises(
-        DataError, match=r"needs labels, and 6 samples of .* have none; give data with labels"
+        DataError, match=r"needs labels, and 6 samples of .* have none; give --data with an array 'labels'"
     ):
         FirstOrder()(linear())
     for labels in ("likeliest", "drawn"):

@@ -14,6 +14,7 @@ from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.greedy import Greedy, by_loss, greedy
 from onnxmpq.sensitivity.joint import Change, Judge
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.spec import Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -48,6 +49,20 @@ def test_evaluations_are_half_n_times_n_plus_one_a_width(probe: Probe, counted: 
     assert len(found.plans) == 1 + widths * layers
 
 
+def test_layers_that_may_stay_in_float_start_there(probe: Probe) -> None:
+    stays = Option(32)
+    first, *others = probe.options
+    free = replace(probe, untouched=dict.fromkeys(probe.options, stays))
+    found = greedy(free)
+    assert set(found.plans[0].options.values()) == {stays}
+    assert found.evaluations == 3 * 4 * 5 // 2  # at 8 bits, too
+    one = greedy(replace(probe, untouched={first: stays}))
+    assert [one.plans[0][name].weight_bits for name in (first, *others)] == [32, 8, 8, 8]
+    only = {name: options[-1:] for name, options in probe.options.items()}
+    partial = greedy(replace(free, options=only))
+    assert [sum(o == stays for o in plan.options.values()) for plan in partial.plans] == [4, 3, 2, 1, 0]
+
+
 def test_a_frozen_order_is_measured_once_a_width(probe: Probe) -> None:
     assert replace(greedy, updated=False)(probe).evaluations == 2 * (4 + 4)
 
@@ -61,6 +76,24 @@ def test_steps_lower_any_layer_by_one_option(probe: Probe) -> None:
     plans = Greedy("loss", moves="steps")(probe).plans
     sums = [sum((8, 4, 2).index(o.weight_bits) for o in plan.options.values()) for plan in plans]
     assert sums == list(range(9))
+
+
+@pytest.mark.parametrize("per_bit", [True, False])
+def test_each_step_costs_the_least(probe: Probe, per_bit: bool) -> None:
+    found = Greedy("loss", moves="steps", per_bit=per_bit)(probe)
+    last = whole_loss(probe, found.plans[0])
+    for before, after, loss in zip(found.plans, found.plans[1:], found.losses[1:], strict=False):
+        prices = {}
+        for layer in probe.layers:
+            width = before[layer.name].weight_bits
+            if width > 2:
+                lower = {8: 4, 4: 2}[width]
+                worse = whole_loss(probe, Plan({**before.options, layer.name: Option(lower)})) - last
+                prices[layer.name] = worse / (layer.params * (width - lower) if per_bit else 1)
+        (moved,) = [name for name in prices if before[name] != after[name]]
+        assert moved == min(prices, key=lambda name: prices[name])
+        assert loss is not None
+        last = loss
 
 
 def test_losses_are_those_of_the_joint_network(probe: Probe) -> None:

@@ -17,7 +17,7 @@ from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, step_input
 from onnxmpq.sensitivity.limpq import Limpq, indicator_costs, limpq, without_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps
+from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps, learned_widths
 from onnxmpq.spec import Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of, run
 
@@ -96,6 +96,24 @@ def test_a_layer_without_steps_costs_the_mean() -> None:
     assert costs["c"] == pytest.approx({Option(2): 0.3, Option(4): 0.1})
 
 
+def test_activations_count_where_a_layer_has_a_choice_of_them() -> None:
+    choices = (Option(4, 8), Option(4), Option(16))
+    costs = indicator_costs(
+        {"a": choices, "b": choices[:1]}, {"a": {4: 0.1}, "b": {4: 0.1}}, {"a": {8: 0.3}, "b": {}}, 2.0
+    )
+    assert costs["a"] == pytest.approx({Option(4, 8): 0.5, Option(4): 0.2, Option(16): 0.0})
+    assert costs["b"] == pytest.approx({Option(4, 8): 0.2})
+
+
+def test_steps_of_activations_are_learned_at_the_widths_to_choose_from(probe: Probe) -> None:
+    first, *others = probe.options
+    mixed = {first: (Option(3, 8), Option(16)), **{name: (Option(3, 8), Option(6, 8)) for name in others}}
+    assert learned_widths(mixed) == [8, 6, 3]
+    assert learned_widths({name: mixed[name] for name in others}) == [6, 3]
+    costs = limpq(replace(probe, options=mixed)).costs
+    assert costs[first][Option(16)] == 0 < costs[first][Option(3, 8)]
+
+
 @pytest.fixture
 def probe() -> Probe:
     return probe_of(classifier(), labelled(classifier()), bits=(2, 3, 4, 5, 6))
@@ -156,6 +174,14 @@ def test_the_papers_protocol_trains_the_weights_too(probe: Probe) -> None:
     assert frozen.evaluations == 3 * 6
 
 
+def test_relative_steps_forget_the_scale_of_a_weight(probe: Probe) -> None:
+    plain, relative = limpq(probe), replace(limpq, relative=True)(probe)
+    for layer in probe.layers:
+        deviation = probe.candidate(layer, 32)[layer.weight].std()
+        for option, cost in plain.costs[layer.name].items():
+            assert relative.costs[layer.name][option] == pytest.approx(cost / deviation, rel=1e-5)
+
+
 def test_training_data_of_its_own(probe: Probe) -> None:
     arrays = {name: values[:16] for name, values in labelled(classifier()).items()}
     found = limpq(replace(probe, training=probe_of(classifier(), arrays).data))
@@ -168,6 +194,11 @@ def test_labels_are_asked_for() -> None:
     with pytest.raises(DataError, match=r"give --train-data .* or use --method .*limpq:without_labels"):
         limpq(unlabelled)
     assert without_labels(unlabelled).method == "limpq"
+
+
+def test_codes_are_asked_for(probe: Probe) -> None:
+    with pytest.raises(OptionError, match="no layer may have any"):
+        limpq(replace(probe, options=dict.fromkeys(probe.options, (Option(16),))))
 
 
 def test_a_classifier_is_asked_for() -> None:

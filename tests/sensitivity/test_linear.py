@@ -1,11 +1,13 @@
 """One importance a layer, turned into costs and into the relaxed program's path."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from onnxmpq.sensitivity.linear import by_exact_program, by_relaxed_program
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.size import size
 from onnxmpq.spec import Option
 from onnxmpq.testing import classifier, labelled, probe_of
 
@@ -20,6 +22,14 @@ def test_a_bit_costs_its_layers_importance(probe: Probe) -> None:
     found = by_exact_program(probe, {first: 3.0, others[0]: 1.0}, "importance", "m", 5)
     assert found.costs[first] == {Option(2): 18, Option(3): 15, Option(4): 12, Option(8): 0}
     assert found.costs[others[-1]][Option(2)] == 12  # the mean of those that are known
+
+
+def test_a_layer_left_as_it_is_loses_less_than_its_widest_codes(probe: Probe) -> None:
+    first, *_ = probe.options
+    free = replace(probe, untouched={first: Option(32)})
+    assert by_exact_program(free, {first: 3.0}, "importance", "m", 5).costs[first][Option(8)] == 3.0
+    assert size(free).costs[first][Option(8)] == 0.5
+    assert size(probe).costs[first][Option(8)] == 0
 
 
 def test_the_path_goes_from_the_widest_to_the_narrowest_and_never_back(probe: Probe) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxmpq.errors import OptionError
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity import METHODS, Method, find_method
 from onnxmpq.sensitivity.measured import measured
@@ -42,6 +43,28 @@ def test_built_in_methods_meet_the_battery(name: str) -> None:
 def test_a_method_in_a_file_meets_the_battery(tmp_path: Path) -> None:
     (tmp_path / "my_metric.py").write_text(KURTOSIS, encoding="utf-8")
     assert check_method(find_method(f"{tmp_path}/my_metric.py:kurtosis")).method == "kurtosis"
+
+
+def test_what_is_no_method_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Tails:\n    pass\n\nwidths = (2, 4)\n", encoding="utf-8")
+    for name, kind in (("Tails", "class"), ("widths", "tuple")):
+        with pytest.raises(OptionError, match=rf"mine.py:{name} is a {kind}; name a function from a Probe"):
+            find_method(f"{tmp_path}/mine.py:{name}")
+
+
+@pytest.mark.parametrize("variant", [
+    "greedy:by_loss", "greedy:by_steps", "first_order:squared", "first_order:without_labels", "limpq:without_labels",
+    "limpq:as_published",
+])  # fmt: skip
+def test_named_variants_meet_the_battery(variant: str) -> None:
+    check_method(find_method(f"onnxmpq.sensitivity.{variant}"))
+
+
+@pytest.mark.parametrize("variant", ["csmpq:as_published", "ompq:as_published"])
+def test_the_published_programs_do_not_see_the_network(variant: str) -> None:
+    """Their importances drown in the solver's tolerance: what is left is the projection of the sizes."""
+    with pytest.raises(AssertionError, match="another network gave the same result"):
+        check_method(find_method(f"onnxmpq.sensitivity.{variant}"))
 
 
 def test_each_method_finds_something_else() -> None:

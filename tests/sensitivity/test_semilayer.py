@@ -1,5 +1,6 @@
 """Semilayers: a partition of every layer, found on a network where it is known, and a bar that never falls."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.joint import Change, Judge
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.semilayer import Semilayers, _Search, semilayer
-from onnxmpq.spec import FLOAT_BITS
+from onnxmpq.spec import FLOAT_BITS, Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 from onnxmpq.verdict.readback import read_weights
 
@@ -80,6 +81,17 @@ def test_groups_have_one_width_each_and_all_go_down(probe: Probe) -> None:
     sizes = [sum(u.params * plan[u.name].weight_bits for u in found.layers) for plan in found.plans]
     assert sizes == sorted(sizes, reverse=True)
     assert sum(unit.params for unit in found.layers) == sum(layer.params for layer in probe.layers)
+
+
+def test_what_may_stay_in_float_starts_there(probe: Probe) -> None:
+    stays = Option(FLOAT_BITS)
+    found = semilayer(replace(probe, untouched=dict.fromkeys(probe.options, stays)))
+    assert set(found.plans[0].options.values()) == {stays}
+    assert {option.weight_bits for option in found.plans[-1].options.values()} == {2}
+    assert None not in found.losses
+    assert found.losses[0] == pytest.approx(0, abs=1e-9)
+    for i in range(0, len(found.plans), 9):
+        assert found.losses[i] == pytest.approx(joint_loss(probe, found, found.plans[i]), rel=1e-5, abs=1e-9)
 
 
 def test_losses_are_those_of_the_whole_network(probe: Probe) -> None:

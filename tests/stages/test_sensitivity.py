@@ -9,11 +9,12 @@ import pytest
 from onnxmpq.errors import OptionError
 from onnxmpq.plan import CostTable, Plan, Trajectory
 from onnxmpq.request import parse_budgets
+from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
 from onnxmpq.stages.force import narrowed
 from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.sensitivity import measure, whole_path, whole_table
+from onnxmpq.stages.sensitivity import measure, probe_of, whole_path, whole_table
 from onnxmpq.verdict.conclude import UNMEASURED
 
 Lower = Callable[..., Lowering]
@@ -40,6 +41,18 @@ def test_a_method_that_fails_is_named(lower_classifier: Lower) -> None:
         measure(lower_classifier(method=broken))
     with pytest.raises(OptionError, match="gave a NoneType; wanted a CostTable"):
         measure(lower_classifier(method=lambda _: None))
+
+
+def test_a_path_may_start_from_layers_left_as_they_are(lower_classifier: Lower) -> None:
+    lowering = lower_classifier(
+        method=METHODS["greedy"], widths=(4, 32), budgets=parse_budgets(["20bit-avg"])
+    )
+    probe = probe_of(lowering.setting, lowering.candidates)
+    assert set(probe.options.values()) == {(Option(4),)}
+    assert set(probe.untouched.values()) == {Option(32)}
+    found = measure(lowering)
+    assert isinstance(found, Trajectory)
+    assert [sum(o == Option(32) for o in plan.options.values()) for plan in found.plans] == [4, 3, 2, 1, 0]
 
 
 def test_nothing_is_measured_where_one_plan_is_left(lower_classifier: Lower) -> None:

@@ -6,7 +6,10 @@ from central_differences import check_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.testing import model_of, random_feeds
+from onnxmpq.errors import ModelError
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.passes.emit_gradients import EmitGradients
+from onnxmpq.testing import model_of, random_feeds, run
 
 HEADER = '<ir_version: 10, opset_import: ["": {}]> '
 DOUBLE = [
@@ -52,6 +55,14 @@ def test_clip() -> None:
         check_gradients(model, ["x"], feeds((24,), np.float64), step=1e-6, tolerance=1e-7)
 
 
+def test_bounds_of_a_clip_have_gradients() -> None:
+    model = model_of(
+        "g (double[24] x, double low, double high) => (double[24] y) { y = Clip (x, low, high) }"
+    )
+    values = {**feeds((24,), np.float64), "low": np.array(-1.03), "high": np.array(0.77)}
+    check_gradients(model, ["x", "low", "high"], values, step=1e-6, tolerance=1e-6)
+
+
 def test_prelu() -> None:
     for shape in ([3, 1, 1], [1], [2, 3, 2, 2]):
         model = model_of(
@@ -93,6 +104,14 @@ def test_power() -> None:
     )  # of negative values too
 
 
+@pytest.mark.parametrize("constant", [True, False])
+def test_integer_exponents(constant: bool) -> None:
+    exponent = "c" if constant else "d"
+    text = f"g (float[8] x) => (float[8] y) {{ d = Identity (c) y = Pow (x, {exponent}) }}"
+    model = model_of(text, c=np.array(3))
+    check_gradients(model, ["x"], feeds((8,), np.float32), step=2**-8, tolerance=2e-3)
+
+
 def test_where() -> None:
     model = model_of("""
         g (bool[2, 3] c, double[2, 3] x, double[3] z) => (double[2, 3] y) { y = Where (c, x, z) }
@@ -106,6 +125,32 @@ def test_casts_between_floats_keep_the_type_of_each_side() -> None:
             d = Relu (c) y = Cast <to = 11> (d) }
     """)
     check_gradients(model, ["x"], feeds((6,), np.float32), step=2**-8, tolerance=1e-3)
+
+
+def test_a_cast_to_integers_is_a_step() -> None:
+    model = model_of("""
+        g (float[6] x) => (float[6] y) { a = Cast <to = 7> (x) b = Cast <to = 1> (a) y = Mul (b, x) }
+    """)
+    values = {"x": np.array([0.3, 1.4, 2.4, -1.7, 3.3, 5.2], np.float32)}
+    check_gradients(model, ["x"], values, step=2**-8, tolerance=2e-3)
+
+
+def test_round_is_passed_straight_through() -> None:
+    model = model_of("g (float[4] x) => (float loss) { y = Round (x) loss = ReduceSum <keepdims = 0> (y) }")
+    graph = import_graph(model)
+    EmitGradients("loss", ("x",), {})(graph)
+    found = run(export_model(graph, model), {"x": np.array([-1.3, 0.4, 0.6, 7.9], np.float32)})
+    assert found["x/gradient"].tolist() == [1, 1, 1, 1]
+
+
+def test_dropout_that_drops_is_refused() -> None:
+    text = "g (float[6] x, bool t) => (float[6] y, float loss) { y = Dropout (x, r, t) loss = ReduceSum <keepdims = 0> (y) }"
+    for training in (True, None):  # None: known in the run only
+        model = model_of(
+            text.replace(", t)", ", u)") if training else text, r=np.array(0.5, np.float32), u=np.array(True)
+        )
+        with pytest.raises(ModelError, match=r"Dropout 'y', which 'x' needs, cannot be emitted"):
+            EmitGradients("loss", ("x",), {})(import_graph(model))
 
 
 @pytest.mark.parametrize("op", ["Max", "Min"])

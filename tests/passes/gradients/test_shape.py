@@ -80,6 +80,14 @@ def test_pad(pads: list[int]) -> None:
     check_gradients(model, ["x"], step=0.5)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_a_border_that_repeats_values(mode: str) -> None:
+    text = f'g (double[2, 3, 4] x) => (double[?, ?, ?] y) {{ y = Pad <mode = "{mode}"> (x, p) }}'
+    pads = np.array([0, 1, 2, 0, 2, 3], np.int64)
+    model = model_of('<ir_version: 9, opset_import: ["": 19]> ' + text, p=pads)
+    check_gradients(model, ["x"], step=0.5)
+
+
 def test_pad_of_some_axes() -> None:
     text = '<ir_version: 8, opset_import: ["": 18]> g (double[2, 3, 4] x) => (double[?, ?, ?] y) { y = Pad (x, p, , a) }'
     model = model_of(text, p=np.array([1, 2], np.int64), a=np.array([-1], np.int64))
