@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.spec import ACTIVATION_BITS, Option
+from onnxmpq.weights.quantizer import Grids
 
 Storage = Literal["packed", "native", "int8"]
 Policy = Literal["kernels", "inputs"]
@@ -93,6 +94,11 @@ class Target:
     def stored_as(self) -> Storage:
         """The storage taken, or else its default."""
         return self.storage or self.storages[0]
+
+    @property
+    def grids(self) -> Grids:
+        """Which codes and scales its files may hold; a tensor of two bits has no odd ones beyond -1 and 1."""
+        return Grids(negative=self.negative_scales, odd=self.stored_as != "native")
 
     @property
     def is_plain(self) -> bool:

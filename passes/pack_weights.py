@@ -4,7 +4,7 @@ ONNX Runtime folds the unpacking when it makes a session, so a file pays for its
 
     8, 4, 2 bits       one INT8, INT4 or INT2 tensor a weight
     1, 3, 5, 6, 7      all weights of a width in one blob: UINT4 and UINT2 parts and one plane of single bits,
-                       joined as sums of powers of two by one chain of nodes, then one Split and a Reshape a weight
+    and odd codes      joined as sums of powers of two by one chain of nodes, then one Split and a Reshape a weight
 
 A weight may also be kept as one plain tensor under a DequantizeLinear, for runtimes that read it as it is.
 
@@ -68,6 +68,11 @@ class PackedLayer:
     @property
     def stored_bits(self) -> int:
         return self.container_bits or self.weight.bits
+
+    @property
+    def is_cut_odd(self) -> bool:
+        """True where odd codes are stored in no more bits than they have."""
+        return self.weight.is_odd and self.stored_bits == self.weight.bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,20 +268,21 @@ def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
             f"weight {constant.name!r} has {shape[weight.axis]} channels along axis {weight.axis} "
             f"and scales of shape {weight.scale.shape}; one scale a channel is stored"
         )
-    low, high = code_range(weight.bits)
-    outside = (codes < low) | (codes > high) | ((codes == 0) & (weight.bits == 1))
+    low, high = code_range(weight.bits, odd=weight.is_odd)
+    outside = (codes < low) | (codes > high) | ((codes % 2 == 0) & weight.is_odd)
     if outside.any():
+        words = "odd, " if weight.is_odd else ""
         raise ModelError(
             f"weight {constant.name!r} has the code {codes[outside][0]}, which {weight.bits} bits "
-            f"({low} to {high}) cannot hold; clip the codes to their width"
+            f"({words}{low} to {high}) cannot hold; clip the codes to their width"
         )
 
 
 def _check_container(constant: Any, layer: PackedLayer) -> None:
     stored = layer.stored_bits
-    if stored < layer.weight.bits or (
-        stored not in _SIGNED and (layer.container_bits or layer.form == "plain")
-    ):
+    alone = layer.container_bits is not None or layer.form == "plain"
+    needed = layer.weight.bits + (layer.weight.is_odd and alone)
+    if stored < needed or (stored not in _SIGNED and alone):
         raise ModelError(
             f"weight {constant.name!r} has codes of {layer.weight.bits} bits, and there is no tensor of {stored} "
             "bits that holds them one by one; tensors have 8, 4 or 2"
@@ -286,22 +292,21 @@ def _check_container(constant: Any, layer: PackedLayer) -> None:
 def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], *, native2: bool) -> dict[str, Any]:
     """The int8, int4 or int2 tensor of each weight's codes, in the weight's shape."""
     tensors: dict[str, Any] = {}
-    for bits in sorted({layer.stored_bits for layer in layers.values()}):
-        codes = {name: layer.weight.codes for name, layer in layers.items() if layer.stored_bits == bits}
-        if bits in _SIGNED and (bits != 2 or native2):
+    kinds = {name: (layer.stored_bits, layer.is_cut_odd) for name, layer in layers.items()}
+    for bits, odd in sorted(set(kinds.values())):
+        codes = {name: layers[name].weight.codes for name, kind in kinds.items() if kind == (bits, odd)}
+        if bits in _SIGNED and not odd and (bits != 2 or native2):
             for name, own in codes.items():
                 tensors[name] = writer.constant(_SIGNED[bits], own.shape, pack_interleaved(own, bits))
         else:
-            offsets = _unpack_blob(
-                writer, bits, np.concatenate([c.reshape(-1) for c in codes.values()]), native2
-            )
-            tensors |= _share_out(writer, offsets, codes)
+            flat = np.concatenate([own.reshape(-1) for own in codes.values()])
+            tensors |= _share_out(writer, _unpack_blob(writer, bits, flat, odd=odd, native2=native2), codes)
     return tensors
 
 
-def _unpack_blob(writer: _Writer, bits: int, codes: Codes, native2: bool) -> Any:
+def _unpack_blob(writer: _Writer, bits: int, codes: Codes, *, odd: bool, native2: bool) -> Any:
     """Flat INT8 codes, the blob's end filled with the lowest code to whole units."""
-    offsets = np.pad(offset_codes(codes, bits), (0, -codes.size % _BLOB_UNIT))
+    offsets = np.pad(offset_codes(codes, bits, odd=odd), (0, -codes.size % _BLOB_UNIT))
     value = None
     for width, part in zip(PARTS[bits], cut(offsets, PARTS[bits]), strict=True):
         unpacked = _unpack_part(writer, part, width, native2)
@@ -310,9 +315,10 @@ def _unpack_blob(writer: _Writer, bits: int, codes: Codes, native2: bool) -> Any
         else:
             above = writer.node("Mul", value, writer.number(1 << width))
             value = writer.node("Add", above, unpacked)
-    if bits == 1:  # the codes -1 and +1 are two apart
+    if odd:  # the codes are two apart
         value = writer.node("Mul", value, writer.number(2))
-    lowest = writer.constant(TensorProto.INT8, (), bytes([1 << (bits - 1)]))
+    low, _ = code_range(bits, odd=odd)
+    lowest = writer.constant(TensorProto.INT8, (), bytes([-low]))
     return writer.node("Sub", writer.node("Cast", value, to=TensorProto.INT8), lowest)
 
 

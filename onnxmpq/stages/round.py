@@ -15,7 +15,7 @@ from onnxmpq.weights.gram import has_moments, input_moments
 def round_weights(setting: Setting) -> Lowering:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
     request = setting.request
-    candidates = Candidates(setting.prepared.model, request.rounding, request.target.negative_scales)
+    candidates = Candidates(setting.prepared.model, request.rounding, request.target.grids)
     if request.rounding != "nearest":
         fit(candidates, setting)
     return Lowering(setting, candidates)

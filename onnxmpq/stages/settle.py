@@ -62,6 +62,6 @@ def rounded_again(draft: Draft, network: onnx.ModelProto) -> Candidates:
     setting, prepared = draft.setting, draft.prepared
     settler = Settler(
         setting.runtime, prepared.model, network, prepared.traced, setting.shares.rounding, prepared.batch_size,
-        setting.request.effort.settle, negative=setting.request.target.negative_scales,
+        setting.request.effort.settle, grids=setting.request.target.grids,
     )  # fmt: skip
     return settled(settler, prepared.layers, draft.plan, draft.candidates, setting.stages.observer.progress)

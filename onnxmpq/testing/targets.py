@@ -79,7 +79,7 @@ class _Lowerer:
         placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
         codes = Codes(acts or 8, target.signed_activations)
         ranges = calibrate(RUNTIME, prepared.model, placement, data, codes=codes) if acts else {}
-        candidates = Candidates(prepared.model, "nearest", target.negative_scales)
+        candidates = Candidates(prepared.model, "nearest", target.grids)
         return cls(target, prepared, acts, Activations(placement, ranges), candidates)
 
     def check(self, bits: int, runs: Runs, decibels: float) -> None:

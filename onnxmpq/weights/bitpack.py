@@ -51,11 +51,10 @@ def sign_extend(values: Bytes, bits: int) -> Codes:
     return ((values ^ sign) - sign).view(np.int8)
 
 
-def offset_codes(codes: Codes, bits: int) -> Bytes:
-    """Codes of up to 7 bits counted from the lowest one: 0 to 2**bits - 1 (one bit: -1 is 0 and +1 is 1)."""
-    if bits == 1:
-        return (codes > 0).astype(np.uint8)
-    return (codes + np.int8(1 << (bits - 1))).astype(np.uint8)
+def offset_codes(codes: Codes, bits: int, *, odd: bool) -> Bytes:
+    """Codes of up to 7 bits counted from the lowest one, 0 to 2**bits - 1; odd ones are two apart."""
+    halved = (codes - np.int8(1)) // 2 if odd else codes
+    return (halved + np.int8(1 << (bits - 1))).astype(np.uint8)
 
 
 def cut(offsets: Bytes, widths: Sequence[int]) -> list[Bytes]:

@@ -16,7 +16,7 @@ from onnxmpq.plan import Plan
 from onnxmpq.spec import HALF_BITS, QUANTIZED_BITS, Layer
 from onnxmpq.weights.compensate import bias_shift, compensate
 from onnxmpq.weights.gram import Moments
-from onnxmpq.weights.quantizer import Floats, QuantizedWeight, quantize
+from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight, quantize
 from onnxmpq.weights.rounding import quantize_balanced
 from onnxmpq.weights.shrink import shrunk
 
@@ -30,20 +30,20 @@ class Candidates:
     """Rounded weights by layer and width; memory is a byte a weight and width.
 
     With rounding "compensated", a layer that was given its inputs' moments is rounded against them and its bias
-    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel. `negative` allows
-    scales below zero.
+    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel. `grids` are what
+    the file may hold.
     """
 
     model: onnx.ModelProto
     rounding: str = ROUNDINGS[0]
-    negative: bool = True
+    grids: Grids = EVERY_GRID
     _made: dict[tuple[str, int], QuantizedWeight] = field(default_factory=dict)
     _shifts: dict[tuple[str, int], Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in self.model.graph.initializer}
         rounded = quantize if self.rounding == "nearest" else quantize_balanced
-        self._round = partial(rounded, negative=self.negative)
+        self._round = partial(rounded, grids=self.grids)
 
     def copy(self) -> Candidates:
         """The same roundings, to settle without losing these."""
@@ -54,7 +54,7 @@ class Candidates:
         weight = self._single(layer)
         gram = moments.gram if layer.bias is None else moments.covariance()
         gram, wide = shrunk(gram, moments.count), [bits for bits in widths if bits > 1]
-        made = compensate(weight, layer, gram, wide, negative=self.negative)
+        made = compensate(weight, layer, gram, wide, self.grids)
         for bits in widths:
             rounded = made.get(bits) or self._round(weight, layer.axis, bits)
             self._made[layer.name, bits] = rounded
@@ -75,11 +75,13 @@ class Candidates:
             for (name, bits), whole in self._made.items():
                 if name == layer.part_of:
                     codes = np.ascontiguousarray(whole.codes.take(channels, whole.axis))
-                    made[layer.name, bits] = QuantizedWeight(codes, whole.scale[channels], whole.axis, bits)
+                    made[layer.name, bits] = QuantizedWeight(
+                        codes, whole.scale[channels], whole.axis, bits, whole.odd
+                    )
             for (name, bits), shift in self._shifts.items():
                 if name == layer.part_of:
                     shifts[layer.name, bits] = shift[channels]
-        return Candidates(model, self.rounding, self.negative, made, shifts)
+        return Candidates(model, self.rounding, self.grids, made, shifts)
 
     def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:
         """The codes and scales of a layer at a width of 1 to 8 bits."""

@@ -9,6 +9,7 @@ a scale (of a ConvTranspose, or of several blocks of input channels) are tried a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -16,7 +17,17 @@ from threadpoolctl import threadpool_limits
 from onnxmpq.spec import Layer
 from onnxmpq.weights.descend import descend
 from onnxmpq.weights.gram import Doubles, Moments
-from onnxmpq.weights.quantizer import Floats, QuantizedWeight, code_range, fit_scale
+from onnxmpq.weights.quantizer import (
+    EVERY_GRID,
+    Floats,
+    Grids,
+    Nearest,
+    QuantizedWeight,
+    code_range,
+    fit_scale,
+    may_be_odd,
+    nearest_odd,
+)
 from onnxmpq.weights.rows import Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
 from onnxmpq.weights.walk import Curvature, curvature, walk
 
@@ -27,35 +38,50 @@ _STACK_BYTES = 8 << 20  # of rows that are walked at once
 
 
 def compensate(
-    weight: Floats, layer: Layer, gram: Doubles, widths: Sequence[int], *, negative: bool = True
+    weight: Floats, layer: Layer, gram: Doubles, widths: Sequence[int], grids: Grids = EVERY_GRID
 ) -> Mapping[int, QuantizedWeight]:
     """`weight` (float32, the layer's shape) rounded at each width in 2 to 8 to disturb the layer's output least.
 
     `gram` [group * blocks, D_b, D_b] are the second moments of the layer's inputs (`onnxmpq.weights.gram`), centred
-    where a bias takes up the mean. Scales are negative where that is better and `negative` allows it.
+    where a bias takes up the mean. `grids` are what the file may hold: two bits take the better one.
     """
     if not widths:
         return {}
-    fitted = [fit_scale(weight, layer.axis, bits, negative=negative) for bits in widths]
-    scales = np.stack([row_scales(scale, layer) for scale in fitted], axis=1)
-    bounds = np.array([code_range(bits) for bits in widths], np.float32)
-    with threadpool_limits(
-        limits=1
-    ):  # BLAS adds up in another order on more threads: other bits, other codes
+    # BLAS adds up in another order on more threads: other bits, other codes.
+    with threadpool_limits(limits=1):
         curved = curvature(gram)
-        rows = curved.ordered(to_rows(weight, layer))
-        parts = [
-            _rounded(rows[:, some], scales[:, :, some], bounds, curved, layer)
-            for some in _portions(layer, rows, len(widths))
-        ]
+        found = _on_grid(weight, layer, curved, widths, grids, odd=False)
+        if 2 in widths and may_be_odd(weight, layer.axis, grids):
+            odd = _on_grid(weight, layer, curved, [2], grids, odd=True)
+            found[2] = min(found[2], odd[2], key=itemgetter(0))
+    return {bits: rounded for bits, (_, rounded) in found.items()}
+
+
+def _on_grid(
+    weight: Floats, layer: Layer, curved: Curvature, widths: Sequence[int], grids: Grids, *, odd: bool
+) -> dict[int, tuple[float, QuantizedWeight]]:
+    """What each width's rounding costs, and the rounding."""
+    fitted = [fit_scale(weight, layer.axis, bits, negative=grids.negative, odd=odd) for bits in widths]
+    scales = np.stack([row_scales(scale, layer) for scale in fitted], axis=1)
+    bounds = np.array([code_range(bits, odd=odd) for bits in widths], np.float32)
+    rows = curved.ordered(to_rows(weight, layer))
+    nearest = nearest_odd if odd else np.rint
+    parts = [
+        _rounded(rows[:, some], scales[:, :, some], bounds, curved, layer, nearest)
+        for some in _portions(layer, rows, len(widths))
+    ]
     codes = np.concatenate([codes for codes, _ in parts], axis=2)
     steps = np.concatenate([steps for _, steps in parts], axis=2)
     return {
-        bits: QuantizedWeight(
-            from_rows(curved.restored(codes[:, i]), layer).astype(np.int8),
-            channel_scales(steps[:, i], layer),
-            layer.axis,
-            bits,
+        bits: (
+            curved.cost(rows - codes[:, i] * steps[:, i, :, None]),
+            QuantizedWeight(
+                from_rows(curved.restored(codes[:, i]), layer).astype(np.int8),
+                channel_scales(steps[:, i], layer),
+                layer.axis,
+                bits,
+                odd,
+            ),
         )
         for i, bits in enumerate(widths)
     }
@@ -76,7 +102,7 @@ def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
 
 
 def _rounded(
-    rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer
+    rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer, nearest: Nearest
 ) -> tuple[Stack, Stack]:
     """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D], blocks as groups."""
     group, count, size = rows.shape
@@ -93,11 +119,13 @@ def _rounded(
 
     trials = (scales[:, :, None, :] * _TRIALS[:, None]).reshape(group, -1, count)
     many, low, high = stacked(trials.shape[1])
-    codes, cost = walk(many, trials.reshape(group, -1), low, high, curved)
+    codes, cost = walk(many, trials.reshape(group, -1), low, high, curved, nearest)
     by_trial = (group, widths, len(_TRIALS), count)
     best = pool(cost).reshape(by_trial).argmin(axis=2, keepdims=True)
     chosen = np.take_along_axis(codes.reshape(*by_trial, size), best[..., None], 2)
     steps = np.take_along_axis(trials.reshape(by_trial), best, 2)
     few, low, high = stacked(widths)
-    codes, steps = descend(few, chosen.reshape(few.shape), steps.reshape(group, -1), low, high, curved, pool)
+    codes, steps = descend(
+        few, chosen.reshape(few.shape), steps.reshape(group, -1), low, high, curved, pool, nearest
+    )
     return codes.reshape(group, widths, count, size), steps.reshape(group, widths, count)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from onnxmpq.weights.quantizer import Nearest
 from onnxmpq.weights.rows import Stack
 from onnxmpq.weights.walk import Curvature
 
@@ -24,20 +25,27 @@ Pool = Callable[[Stack], Stack]
 
 
 def descend(
-    rows: Stack, codes: Stack, steps: Stack, low: Stack, high: Stack, curved: Curvature, pool: Pool
+    rows: Stack,
+    codes: Stack,
+    steps: Stack,
+    low: Stack,
+    high: Stack,
+    curved: Curvature,
+    pool: Pool,
+    nearest: Nearest = np.rint,
 ) -> tuple[Stack, Stack]:
     """Better codes [group, n, D] and scales [group, n] for rows in the walk's order.
 
-    `low` and `high` [n] bound the codes; `pool` sums values [group, n] over the rows that share a scale.
+    `low` and `high` [n] bound the codes, `nearest` finds one; `pool` sums values [group, n] over the rows that share a scale.
     """
     rows = rows.astype(np.float32)
     for _ in range(_TURNS):
-        codes = _sweep(rows, codes, steps, low, high, curved.gram)
+        codes = _sweep(rows, codes, steps, curved.gram, lambda ratio: np.clip(nearest(ratio), low, high))
         steps = _refit(rows, codes, steps, curved.gram, pool)
     return codes, steps
 
 
-def _sweep(rows: Stack, codes: Stack, steps: Stack, low: Stack, high: Stack, gram: Stack) -> Stack:
+def _sweep(rows: Stack, codes: Stack, steps: Stack, gram: Stack, nearest: Nearest) -> Stack:
     """Every code once, in order."""
     codes = codes.copy()
     slope = (rows - codes * steps[:, :, None]) @ gram
@@ -48,7 +56,7 @@ def _sweep(rows: Stack, codes: Stack, steps: Stack, low: Stack, high: Stack, gra
         for j in range(start, stop):
             # The code's own error cancels out of w - (e - slope / H): what it is now, moved by the slope.
             wanted = codes[:, :, j] + slope[:, :, j] / (diagonal[:, None, j] * steps)
-            best = np.clip(np.rint(wanted), low, high)
+            best = nearest(wanted)
             change = (best - codes[:, :, j]) * steps
             codes[:, :, j] = best
             slope[:, :, j:stop] -= change[:, :, None] * gram[:, None, j, j:stop]

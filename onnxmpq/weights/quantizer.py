@@ -8,14 +8,13 @@ The codes reach one step further below zero than above. A channel whose weights 
 scale, which costs nothing in a file and a tenth to a quarter of the squared error less at 2 to 4 bits.
 
 A layer's codes may also be odd: of all odd numbers from 1 - 2^b to 2^b - 1, as if they lay halfway between the integers. One bit
-has no others, and for two bits the four even-handed levels -3, -1, 1, 3 are often better than -2, -1, 0, 1.
+has no others, and for two bits the four even levels -3, -1, 1, 3 are often better than -2, -1, 0, 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from onnxmpq.errors import OptionError
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
+Nearest = Callable[[Floats], Floats]
 
 _SMALLEST_CLIP = 0.2  # of the channel's largest weight
 _COARSE = -np.linspace(0.0, 0.8, 25, dtype=np.float32)[1:]
@@ -45,6 +45,11 @@ class QuantizedWeight:
     bits: int
     odd: bool = False
 
+    @property
+    def is_odd(self) -> bool:
+        """True where every code is odd."""
+        return self.odd or self.bits == 1
+
     def dequantize(self) -> Floats:
         """The float32 weight the stored codes stand for, in the weight's own shape."""
         return self.codes.astype(np.float32) * along(self.scale, self.axis, self.codes.ndim)
@@ -56,6 +61,9 @@ class Grids:
 
     negative: bool = True
     odd: bool = True
+
+
+EVERY_GRID = Grids()
 
 
 def code_range(bits: int, *, odd: bool = False) -> tuple[int, int]:
@@ -77,78 +85,86 @@ def along(values: Floats, axis: int, ndim: int) -> Floats:
     return values.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
 
 
+def nearest_odd(ratio: Floats) -> Floats:
+    """The nearest odd number of each, of two the higher."""
+    odd: Floats = 2 * np.floor(ratio / 2) + 1
+    return odd
+
+
 def round_to_codes(weight: Floats, scale: Floats, axis: int, bits: int, *, odd: bool = False) -> Codes:
     """Nearest code of each weight (ties to even, as QuantizeLinear; odd ones up), clipped to the width's range."""
     ratio = weight / along(scale, axis, weight.ndim)
-    codes: Codes = _nearest(ratio, *code_range(bits, odd=odd), odd=odd or bits == 1).astype(np.int8)
+    nearest = nearest_odd if odd or bits == 1 else np.rint
+    codes: Codes = np.clip(nearest(ratio), *code_range(bits, odd=odd)).astype(np.int8)
     return codes
 
 
-def _nearest(ratio: Floats, low: int, high: int, *, odd: bool) -> Floats:
-    """The nearest of all codes, or of the odd ones."""
-    whole: Floats = 2 * np.floor(ratio / 2) + 1 if odd else np.rint(ratio)
-    return np.clip(whole, low, high)
-
-
-def fit_scale(
-    weight: Floats, axis: int, bits: int, *, negative: bool = True, odd: bool = False
-) -> Floats:
+def fit_scale(weight: Floats, axis: int, bits: int, *, negative: bool = True, odd: bool = False) -> Floats:
     """Scale per output channel with the least squared error over a grid of clips, float32 [channels].
 
-    A scale is negative where that is better and `negative` allows it; odd codes need none. A channel of zeros gets scale 1, so that its
-    codes are zeros and no scale is zero. For one bit the best scale is the mean magnitude (XNOR-Net, eq. 6).
+    A scale is negative where that is better and `negative` allows it; odd codes need none. A channel of zeros gets
+    scale 1, so that its codes are zeros and no scale is zero. For one bit the best scale is the mean magnitude (XNOR-Net, eq. 6).
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     if bits == 1:
         return _usable(np.abs(rows).mean(axis=1))
     low, high = code_range(bits, odd=odd)
     signs = (1, -1) if negative and -low != high else (1,)
+    nearest = nearest_odd if odd else np.rint
     # In blocks that stay in the cache: the search reads the same rows dozens of times.
     step = max(1, _BLOCK // max(rows.shape[1], 1))
-    search = partial(_search, low=low, high=high, odd=odd, signs=signs)
-    return np.concatenate([search(rows[i : i + step]) for i in range(0, len(rows), step)])
+    return np.concatenate(
+        [_search(rows[i : i + step], low, high, nearest, signs) for i in range(0, len(rows), step)]
+    )
 
 
-def _search(rows: Floats, low: int, high: int, *, odd: bool, signs: Sequence[int]) -> Floats:
+def _search(rows: Floats, low: int, high: int, nearest: Nearest, signs: Sequence[int]) -> Floats:
     """Best scale of each row among those of these signs."""
     found = []
+
+    def codes(ratio: Floats) -> Floats:
+        return np.clip(nearest(ratio), low, high)
+
     for sign in signs:
         # The full range must reach the largest weight on either side of an asymmetric code range.
         turned = sign * rows
         full = _usable(np.maximum(turned.max(axis=1) / high, turned.min(axis=1) / low))
-        found.append(_clipped(rows, np.float32(sign) * full, partial(_nearest, low=low, high=high, odd=odd)))
+        found.append(_clipped(rows, np.float32(sign) * full, codes))
     scales, errors = map(np.stack, zip(*found, strict=True))
     best: Floats = np.take_along_axis(scales, errors.argmin(axis=0)[None], 0)[0]
     return best
 
 
-def _clipped(rows: Floats, full: Floats, nearest: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
+def _clipped(rows: Floats, full: Floats, codes: Nearest) -> tuple[Floats, Floats]:
     """Best share of each row's full scale, and its error: a coarse grid of clips, then a fine one around the best."""
-    shrink, error = np.ones_like(full), _squared_error(rows, full, nearest)
+    shrink, error = np.ones_like(full), _squared_error(rows, full, codes)
     for offsets in (_COARSE, _FINE):
         centre = shrink
         for offset in offsets:
             trial = np.clip(centre + offset, _SMALLEST_CLIP, 1.0).astype(np.float32)
-            trial_error = _squared_error(rows, full * trial, nearest)
+            trial_error = _squared_error(rows, full * trial, codes)
             better = trial_error < error
             shrink, error = np.where(better, trial, shrink), np.where(better, trial_error, error)
     return full * shrink, error
 
 
-def quantize(weight: Floats, axis: int, bits: int, grids: Grids = Grids()) -> QuantizedWeight:
+def quantize(weight: Floats, axis: int, bits: int, grids: Grids = EVERY_GRID) -> QuantizedWeight:
     """Round `weight` to the nearest codes of the best scales.
 
     Raises OptionError for a width outside 1 to 8.
     """
     weight = weight.astype(np.float32, copy=False)
     axis %= weight.ndim
-    found = [_rounded(weight, axis, bits, grids, odd=odd) for odd in odd_or_not(bits, grids)]
+    found = [_rounded(weight, axis, bits, grids, odd=bits == 1)]
+    if bits == 2 and may_be_odd(weight, axis, grids):
+        found.append(_rounded(weight, axis, bits, grids, odd=True))
     return min(found, key=lambda some: float(np.square(some.dequantize() - weight).sum()))
 
 
-def odd_or_not(bits: int, grids: Grids) -> tuple[bool, ...]:
-    """Whether codes of a width may be odd, need not be, or both."""
-    return (bits == 1,) if bits != 2 or not grids.odd else (False, True)
+def may_be_odd(weight: Floats, axis: int, grids: Grids) -> bool:
+    """True where codes of two bits may be odd: a channel of zeros would not stay one."""
+    others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
+    return grids.odd and bool(weight.any(axis=others).all())
 
 
 def _rounded(weight: Floats, axis: int, bits: int, grids: Grids, *, odd: bool) -> QuantizedWeight:
@@ -156,8 +172,8 @@ def _rounded(weight: Floats, axis: int, bits: int, grids: Grids, *, odd: bool) -
     return QuantizedWeight(round_to_codes(weight, scale, axis, bits, odd=odd), scale, axis, bits, odd)
 
 
-def _squared_error(rows: Floats, scale: Floats, nearest: Callable[[Floats], Floats]) -> Floats:
-    error = rows - nearest(rows / scale[:, None]) * scale[:, None]
+def _squared_error(rows: Floats, scale: Floats, codes: Nearest) -> Floats:
+    error = rows - codes(rows / scale[:, None]) * scale[:, None]
     total: Floats = np.einsum("ij,ij->i", error, error)
     return total
 

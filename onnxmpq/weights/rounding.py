@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.weights.quantizer import (
+    EVERY_GRID,
     Codes,
     Floats,
+    Grids,
     QuantizedWeight,
     along,
     code_range,
@@ -26,20 +28,19 @@ from onnxmpq.weights.quantizer import (
 Array32 = NDArray[np.float32]
 
 
-def quantize_balanced(weight: Floats, axis: int, bits: int, *, negative: bool = True) -> QuantizedWeight:
+def quantize_balanced(weight: Floats, axis: int, bits: int, grids: Grids = EVERY_GRID) -> QuantizedWeight:
     """Round `weight` at the scales of least squared error so that the errors' sums cancel.
 
     `weight` is float32 of any shape with output channels along `axis`; the two axes of a matrix have no
-    kernels, and one bit leaves nothing to flip. Scales are negative where that is better and `negative` allows it.
-    Raises OptionError for a width outside 1 to 8.
+    kernels, and one bit leaves nothing to flip. Raises OptionError for a width outside 1 to 8.
     """
     weight = weight.astype(np.float32, copy=False)
     axis %= weight.ndim
-    scale = fit_scale(weight, axis, bits, negative=negative)
+    scale = fit_scale(weight, axis, bits, negative=grids.negative)
     codes = round_to_codes(weight, scale, axis, bits)
     if bits > 1:
         codes = balance(codes, weight / along(scale, axis, weight.ndim), axis, bits)
-    return QuantizedWeight(codes, scale, axis, bits)
+    return QuantizedWeight(codes, scale, axis, bits, odd=bits == 1)
 
 
 def balance(codes: Codes, exact: Floats, axis: int, bits: int) -> Codes:

@@ -36,7 +36,7 @@ from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
 from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
-from onnxmpq.weights.quantizer import Floats, QuantizedWeight
+from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
@@ -99,16 +99,16 @@ class Settler:
         batch_size: int,
         samples: int = 256,
         *,
-        negative: bool = True,
+        grids: Grids = EVERY_GRID,
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at most so many `samples`, but for one that has a window a sample. `negative` allows scales below
-        zero.
+        A layer sees at most so many `samples`, but for one that has a window a sample. `grids` are what the
+        file may hold.
         """
         self._runtime, self._traced, self._batch_size = runtime.on_one_thread(), traced, batch_size
         self._all, self._some = data, _part(data, samples).remembered()
-        self._float, self._negative = model, negative
+        self._float, self._grids = model, grids
         self._quantized = onnx.ModelProto()
         self._quantized.CopyFrom(quantized)
         self._constants = {i.name: i for i in self._quantized.graph.initializer}
@@ -124,7 +124,7 @@ class Settler:
             centred = fit.centred() if layer.bias is not None else fit
             wanted = from_rows(_solved(to_rows(weight, layer), centred), layer).astype(np.float32)
         gram = shrunk(centred.gram, fit.count)
-        rounded = compensate(wanted, layer, gram, [bits], negative=self._negative)[bits]
+        rounded = compensate(wanted, layer, gram, [bits], self._grids)[bits]
         if layer.bias is None:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)

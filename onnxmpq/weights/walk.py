@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.weights.gram import Doubles
-from onnxmpq.weights.quantizer import Floats
+from onnxmpq.weights.quantizer import Floats, Nearest
 from onnxmpq.weights.rows import Stack
 
 _DAMPING = (0.01, 0.1, 1.0)  # of the mean diagonal of H: the first that leaves it positive definite
@@ -43,6 +43,11 @@ class Curvature:
     def ordered(self, rows: Stack) -> Stack:
         """Columns of rows [group, n, D] in the walk's order."""
         return np.take_along_axis(rows, self.order[:, None, :], 2)
+
+    def cost(self, errors: Stack) -> float:
+        """What errors [group, n, D] in the walk's order cost all groups together."""
+        bent = errors @ self.gram
+        return float(np.einsum("gnd,gnd,g->", bent, errors, self.energy))
 
     def restored(self, rows: Stack) -> Stack:
         """The inverse of `ordered`."""
@@ -86,10 +91,12 @@ def _factor(gram: Doubles) -> tuple[Doubles, Doubles]:
     return plain, plain
 
 
-def walk(rows: Stack, steps: Stack, low: Stack, high: Stack, curved: Curvature) -> tuple[Stack, Stack]:
+def walk(
+    rows: Stack, steps: Stack, low: Stack, high: Stack, curved: Curvature, nearest: Nearest = np.rint
+) -> tuple[Stack, Stack]:
     """Codes [group, n, D] of rows in the walk's order, and each row's cost [group, n].
 
-    `steps` [group, n] are the scales, `low` and `high` [n] the range of the codes.
+    `steps` [group, n] are the scales, `low` and `high` [n] the range of the codes, `nearest` finds one.
     """
     left, factor = rows.astype(np.float32), curved.factor
     codes = np.empty_like(left)
@@ -99,7 +106,7 @@ def walk(rows: Stack, steps: Stack, low: Stack, high: Stack, curved: Curvature) 
         errors = np.empty((*left.shape[:2], stop - start), np.float32)
         for j in range(start, stop):
             column = left[:, :, j]
-            codes[:, :, j] = np.clip(np.rint(column / steps), low, high)
+            codes[:, :, j] = np.clip(nearest(column / steps), low, high)
             error = (column - codes[:, :, j] * steps) / factor[:, j, j][:, None]
             left[:, :, j:stop] -= error[:, :, None] * factor[:, None, j, j:stop]
             errors[:, :, j - start] = error

@@ -29,13 +29,15 @@ WIDTHS = range(1, 9)
 CPU = Runtime("cpu", threads=1)
 
 
-def random_weight(shape: tuple[int, ...], bits: int, axis: int = 0, seed: int = 0) -> QuantizedWeight:
+def random_weight(
+    shape: tuple[int, ...], bits: int, axis: int = 0, seed: int = 0, *, odd: bool = False
+) -> QuantizedWeight:
     rng = np.random.default_rng([seed, bits, *shape])
-    low, high = code_range(bits)
-    codes = rng.choice([-1, 1], shape) if bits == 1 else rng.integers(low, high + 1, shape)
-    return QuantizedWeight(
-        codes.astype(np.int8), rng.uniform(0.001, 0.1, shape[axis]).astype(np.float32), axis, bits
-    )
+    low, high = code_range(bits, odd=odd)
+    step = 2 if odd or bits == 1 else 1
+    codes = rng.choice(np.arange(low, high + 1, step), shape).astype(np.int8)
+    scale = rng.uniform(0.001, 0.1, shape[axis]).astype(np.float32)
+    return QuantizedWeight(codes, scale, axis, bits, odd)
 
 
 def parse(body: str, tensors: Mapping[str, Any], opset: int = 25) -> onnx.ModelProto:
@@ -132,7 +134,9 @@ def layers(draw: st.DrawFn) -> tuple[Weights, dict[str, int]]:
         group = draw(st.sampled_from([1, 1, 2, 3]))
         kernel = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
         shape = (group * draw(st.integers(1, 3)), draw(st.integers(1, 3)), *kernel)
-        weights[f"w{i}"] = random_weight(shape, draw(st.sampled_from(widths)), seed=i)
+        bits = draw(st.sampled_from(widths))
+        odd = bits == 2 and draw(st.booleans())
+        weights[f"w{i}"] = random_weight(shape, bits, seed=i, odd=odd)
         groups[f"w{i}"] = group
     return weights, groups
 

@@ -67,7 +67,7 @@ def test_disturbs_the_output_less_than_nearest_rounding(kind: str, bits: int) ->
     weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
     moments, x = moments_of(layer, 2)
     stored = compensate(weight, layer, gram_for(layer, moments), [bits])[bits]
-    low, high = code_range(bits)
+    low, high = code_range(bits, odd=stored.odd)
     assert low <= stored.codes.min() <= stored.codes.max() <= high
     nearest = quantize(weight, layer.axis, bits)
     ours = output_error(weight, stored.dequantize(), layer, x)

@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from onnxmpq.errors import OptionError
-from onnxmpq.weights.quantizer import Floats, code_range, fit_scale, quantize, round_to_codes
+from onnxmpq.weights.quantizer import (
+    Floats,
+    Grids,
+    code_range,
+    fit_scale,
+    may_be_odd,
+    quantize,
+    round_to_codes,
+)
 
 WEIGHTS = arrays(
     np.float32, array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-8, 8, width=32)
@@ -19,7 +27,7 @@ def test_codes_stay_in_range_and_scales_keep_their_sign(
     weight: Floats, bits: int, negative: bool, data: st.DataObject
 ) -> None:
     axis = data.draw(st.integers(0, weight.ndim - 1))
-    stored = quantize(weight, axis, bits, negative=negative)
+    stored = quantize(weight, axis, bits, Grids(negative=negative, odd=False))
     low, high = code_range(bits)
     assert stored.codes.dtype == np.int8
     assert stored.codes.shape == weight.shape
@@ -59,13 +67,35 @@ def test_the_scale_is_the_best_of_a_fine_search() -> None:
 
 def test_a_negative_scale_reaches_the_larger_end() -> None:
     weight = np.array([[-0.9, 0.1, 2.0], [0.9, 0.1, -2.0]], np.float32)
-    stored = quantize(weight, 0, 2)
+    stored = quantize(weight, 0, 2, Grids(odd=False))
     assert np.sign(stored.scale).tolist() == [-1, 1]
     assert np.array_equal(*stored.codes)
-    positive = quantize(weight, 0, 2, negative=False)
+    positive = quantize(weight, 0, 2, Grids(negative=False, odd=False))
     errors = [np.square(some.dequantize() - weight).sum(axis=1) for some in (stored, positive)]
     assert errors[0][0] < 0.5 * errors[1][0]
     assert errors[0][1] == errors[1][1]
+
+
+def test_two_bits_are_odd_where_no_weight_is_small() -> None:
+    """Two lumps on either side of zero have no use for a code of zero, a peak at zero has."""
+    rng = np.random.default_rng(3)
+    lumps = (rng.choice([-1, 1], (4, 64)) * rng.uniform(0.8, 2.6, (4, 64))).astype(np.float32)
+    stored = quantize(lumps, 0, 2)
+    assert stored.odd
+    assert set(np.unique(stored.codes)) <= {-3, -1, 1, 3}
+    plain = quantize(lumps, 0, 2, Grids(odd=False))
+    errors = [np.square(some.dequantize() - lumps).sum() for some in (stored, plain)]
+    assert errors[0] < 0.6 * errors[1]
+    peak = lumps * (rng.random((4, 64)) < 0.2)
+    assert not quantize(peak, 0, 2).odd
+
+
+def test_a_channel_of_zeros_has_no_odd_codes() -> None:
+    weight = np.ones((2, 3), np.float32)
+    weight[0] = 0
+    assert may_be_odd(weight[1:], 0, Grids())
+    assert not may_be_odd(weight, 0, Grids())
+    assert not may_be_odd(weight[1:], 0, Grids(odd=False))
 
 
 def test_one_bit_is_the_sign_and_the_mean_magnitude() -> None:
