@@ -9,7 +9,6 @@ a scale (of a ConvTranspose, or of several blocks of input channels) are tried a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from operator import itemgetter
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -26,7 +25,7 @@ from onnxmpq.weights.quantizer import (
     code_range,
     fit_scale,
     may_be_odd,
-    nearest_odd,
+    nearest_codes,
 )
 from onnxmpq.weights.rows import Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
 from onnxmpq.weights.walk import Curvature, curvature, walk
@@ -53,35 +52,35 @@ def compensate(
         found = _on_grid(weight, layer, curved, widths, grids, odd=False)
         if 2 in widths and may_be_odd(weight, layer.axis, grids):
             odd = _on_grid(weight, layer, curved, [2], grids, odd=True)
-            found[2] = min(found[2], odd[2], key=itemgetter(0))
-    return {bits: rounded for bits, (_, rounded) in found.items()}
+            found[2] = min(found[2], odd[2], key=lambda some: _cost(weight, some, layer, curved))
+    return found
+
+
+def _cost(weight: Floats, rounded: QuantizedWeight, layer: Layer, curved: Curvature) -> float:
+    return curved.cost(curved.ordered(to_rows(weight - rounded.dequantize(), layer)))
 
 
 def _on_grid(
     weight: Floats, layer: Layer, curved: Curvature, widths: Sequence[int], grids: Grids, *, odd: bool
-) -> dict[int, tuple[float, QuantizedWeight]]:
-    """What each width's rounding costs, and the rounding."""
+) -> dict[int, QuantizedWeight]:
+    """The weight at each width, of codes that are all odd or of all codes."""
     fitted = [fit_scale(weight, layer.axis, bits, negative=grids.negative, odd=odd) for bits in widths]
     scales = np.stack([row_scales(scale, layer) for scale in fitted], axis=1)
     bounds = np.array([code_range(bits, odd=odd) for bits in widths], np.float32)
     rows = curved.ordered(to_rows(weight, layer))
-    nearest = nearest_odd if odd else np.rint
     parts = [
-        _rounded(rows[:, some], scales[:, :, some], bounds, curved, layer, nearest)
+        _rounded(rows[:, some], scales[:, :, some], bounds, curved, layer, odd=odd)
         for some in _portions(layer, rows, len(widths))
     ]
     codes = np.concatenate([codes for codes, _ in parts], axis=2)
     steps = np.concatenate([steps for _, steps in parts], axis=2)
     return {
-        bits: (
-            curved.cost(rows - codes[:, i] * steps[:, i, :, None]),
-            QuantizedWeight(
-                from_rows(curved.restored(codes[:, i]), layer).astype(np.int8),
-                channel_scales(steps[:, i], layer),
-                layer.axis,
-                bits,
-                odd,
-            ),
+        bits: QuantizedWeight(
+            from_rows(curved.restored(codes[:, i]), layer).astype(np.int8),
+            channel_scales(steps[:, i], layer),
+            layer.axis,
+            bits,
+            odd,
         )
         for i, bits in enumerate(widths)
     }
@@ -102,30 +101,28 @@ def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
 
 
 def _rounded(
-    rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer, nearest: Nearest
+    rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer, *, odd: bool
 ) -> tuple[Stack, Stack]:
     """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D], blocks as groups."""
     group, count, size = rows.shape
     widths = scales.shape[1]
 
-    def stacked(versions: int) -> tuple[Stack, Stack, Stack]:
-        """The rows once for every version, and the lowest and highest code of each of their rows."""
+    def stacked(versions: int) -> tuple[Stack, Nearest]:
+        """The rows once for every version, and what gives each of them its codes."""
         low, high = bounds.repeat(versions // widths * count, axis=0).T
-        return np.concatenate([rows] * versions, axis=1), low, high
+        return np.concatenate([rows] * versions, axis=1), nearest_codes(low, high, odd=odd)
 
     def pool(values: Stack) -> Stack:
         weighted = values.reshape(group, -1, count) * curved.energy[:, None, None]
         return pooled(weighted, layer).reshape(values.shape)
 
     trials = (scales[:, :, None, :] * _TRIALS[:, None]).reshape(group, -1, count)
-    many, low, high = stacked(trials.shape[1])
-    codes, cost = walk(many, trials.reshape(group, -1), low, high, curved, nearest)
+    many, nearest = stacked(trials.shape[1])
+    codes, cost = walk(many, trials.reshape(group, -1), nearest, curved)
     by_trial = (group, widths, len(_TRIALS), count)
     best = pool(cost).reshape(by_trial).argmin(axis=2, keepdims=True)
     chosen = np.take_along_axis(codes.reshape(*by_trial, size), best[..., None], 2)
     steps = np.take_along_axis(trials.reshape(by_trial), best, 2)
-    few, low, high = stacked(widths)
-    codes, steps = descend(
-        few, chosen.reshape(few.shape), steps.reshape(group, -1), low, high, curved, pool, nearest
-    )
+    few, nearest = stacked(widths)
+    codes, steps = descend(few, chosen.reshape(few.shape), steps.reshape(group, -1), nearest, curved, pool)
     return codes.reshape(group, widths, count, size), steps.reshape(group, widths, count)

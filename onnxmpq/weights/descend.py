@@ -25,27 +25,20 @@ Pool = Callable[[Stack], Stack]
 
 
 def descend(
-    rows: Stack,
-    codes: Stack,
-    steps: Stack,
-    low: Stack,
-    high: Stack,
-    curved: Curvature,
-    pool: Pool,
-    nearest: Nearest = np.rint,
+    rows: Stack, codes: Stack, steps: Stack, nearest: Nearest, curved: Curvature, pool: Pool
 ) -> tuple[Stack, Stack]:
     """Better codes [group, n, D] and scales [group, n] for rows in the walk's order.
 
-    `low` and `high` [n] bound the codes, `nearest` finds one; `pool` sums values [group, n] over the rows that share a scale.
+    `nearest` gives a column in steps [group, n] its codes; `pool` sums values [group, n] over the rows that share a scale.
     """
     rows = rows.astype(np.float32)
     for _ in range(_TURNS):
-        codes = _sweep(rows, codes, steps, curved.gram, lambda ratio: np.clip(nearest(ratio), low, high))
+        codes = _sweep(rows, codes, steps, nearest, curved.gram)
         steps = _refit(rows, codes, steps, curved.gram, pool)
     return codes, steps
 
 
-def _sweep(rows: Stack, codes: Stack, steps: Stack, gram: Stack, nearest: Nearest) -> Stack:
+def _sweep(rows: Stack, codes: Stack, steps: Stack, nearest: Nearest, gram: Stack) -> Stack:
     """Every code once, in order."""
     codes = codes.copy()
     slope = (rows - codes * steps[:, :, None]) @ gram

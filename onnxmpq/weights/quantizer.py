@@ -7,8 +7,8 @@ Symmetric, per output channel (ONNX QuantizeLinear-13, zero point 0):
 The codes reach one step further below zero than above. A channel whose weights reach further above has a negative
 scale, which costs nothing in a file and a tenth to a quarter of the squared error less at 2 to 4 bits.
 
-A layer's codes may also be odd: of all odd numbers from 1 - 2^b to 2^b - 1, as if they lay halfway between the integers. One bit
-has no others, and for two bits the four even levels -3, -1, 1, 3 are often better than -2, -1, 0, 1.
+A layer's codes may also be odd, all odd numbers from 1 - 2^b to 2^b - 1, as if they lay halfway between the integers.
+One bit has no others, and for two bits the four even levels -3, -1, 1, 3 are often better than -2, -1, 0, 1.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ def along(values: Floats, axis: int, ndim: int) -> Floats:
     return values.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
 
 
-def nearest_odd(ratio: Floats) -> Floats:
-    """The nearest odd number of each, of two the higher."""
-    odd: Floats = 2 * np.floor(ratio / 2) + 1
-    return odd
+def nearest_codes(low: float | Floats, high: float | Floats, *, odd: bool = False) -> Nearest:
+    """Gives weights in steps their nearest codes in a range: ties to even, as QuantizeLinear; odd ones up."""
+    if odd:
+        return lambda ratio: np.clip(2 * np.floor(ratio / 2) + 1, low, high)
+    return lambda ratio: np.clip(np.rint(ratio), low, high)
 
 
 def round_to_codes(weight: Floats, scale: Floats, axis: int, bits: int, *, odd: bool = False) -> Codes:
-    """Nearest code of each weight (ties to even, as QuantizeLinear; odd ones up), clipped to the width's range."""
-    ratio = weight / along(scale, axis, weight.ndim)
-    nearest = nearest_odd if odd or bits == 1 else np.rint
-    codes: Codes = np.clip(nearest(ratio), *code_range(bits, odd=odd)).astype(np.int8)
+    """Nearest code of each weight (see `nearest_codes`) in the width's range."""
+    nearest = nearest_codes(*code_range(bits, odd=odd), odd=odd or bits == 1)
+    codes: Codes = nearest(weight / along(scale, axis, weight.ndim)).astype(np.int8)
     return codes
 
 
@@ -103,14 +103,15 @@ def fit_scale(weight: Floats, axis: int, bits: int, *, negative: bool = True, od
     """Scale per output channel with the least squared error over a grid of clips, float32 [channels].
 
     A scale is negative where that is better and `negative` allows it; odd codes need none. A channel of zeros gets
-    scale 1, so that its codes are zeros and no scale is zero. For one bit the best scale is the mean magnitude (XNOR-Net, eq. 6).
+    scale 1, so that its codes are zeros and no scale is zero. For one bit the best scale is the mean magnitude
+    (XNOR-Net, eq. 6).
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     if bits == 1:
         return _usable(np.abs(rows).mean(axis=1))
     low, high = code_range(bits, odd=odd)
     signs = (1, -1) if negative and -low != high else (1,)
-    nearest = nearest_odd if odd else np.rint
+    nearest = nearest_codes(low, high, odd=odd)
     # In blocks that stay in the cache: the search reads the same rows dozens of times.
     step = max(1, _BLOCK // max(rows.shape[1], 1))
     return np.concatenate(
@@ -121,28 +122,24 @@ def fit_scale(weight: Floats, axis: int, bits: int, *, negative: bool = True, od
 def _search(rows: Floats, low: int, high: int, nearest: Nearest, signs: Sequence[int]) -> Floats:
     """Best scale of each row among those of these signs."""
     found = []
-
-    def codes(ratio: Floats) -> Floats:
-        return np.clip(nearest(ratio), low, high)
-
     for sign in signs:
         # The full range must reach the largest weight on either side of an asymmetric code range.
         turned = sign * rows
         full = _usable(np.maximum(turned.max(axis=1) / high, turned.min(axis=1) / low))
-        found.append(_clipped(rows, np.float32(sign) * full, codes))
+        found.append(_clipped(rows, np.float32(sign) * full, nearest))
     scales, errors = map(np.stack, zip(*found, strict=True))
     best: Floats = np.take_along_axis(scales, errors.argmin(axis=0)[None], 0)[0]
     return best
 
 
-def _clipped(rows: Floats, full: Floats, codes: Nearest) -> tuple[Floats, Floats]:
+def _clipped(rows: Floats, full: Floats, nearest: Nearest) -> tuple[Floats, Floats]:
     """Best share of each row's full scale, and its error: a coarse grid of clips, then a fine one around the best."""
-    shrink, error = np.ones_like(full), _squared_error(rows, full, codes)
+    shrink, error = np.ones_like(full), _squared_error(rows, full, nearest)
     for offsets in (_COARSE, _FINE):
         centre = shrink
         for offset in offsets:
             trial = np.clip(centre + offset, _SMALLEST_CLIP, 1.0).astype(np.float32)
-            trial_error = _squared_error(rows, full * trial, codes)
+            trial_error = _squared_error(rows, full * trial, nearest)
             better = trial_error < error
             shrink, error = np.where(better, trial, shrink), np.where(better, trial_error, error)
     return full * shrink, error
@@ -155,7 +152,7 @@ def quantize(weight: Floats, axis: int, bits: int, grids: Grids = EVERY_GRID) ->
     """
     weight = weight.astype(np.float32, copy=False)
     axis %= weight.ndim
-    found = [_rounded(weight, axis, bits, grids, odd=bits == 1)]
+    found = [_rounded(weight, axis, bits, grids, odd=False)]
     if bits == 2 and may_be_odd(weight, axis, grids):
         found.append(_rounded(weight, axis, bits, grids, odd=True))
     return min(found, key=lambda some: float(np.square(some.dequantize() - weight).sum()))
@@ -172,8 +169,8 @@ def _rounded(weight: Floats, axis: int, bits: int, grids: Grids, *, odd: bool) -
     return QuantizedWeight(round_to_codes(weight, scale, axis, bits, odd=odd), scale, axis, bits, odd)
 
 
-def _squared_error(rows: Floats, scale: Floats, codes: Nearest) -> Floats:
-    error = rows - codes(rows / scale[:, None]) * scale[:, None]
+def _squared_error(rows: Floats, scale: Floats, nearest: Nearest) -> Floats:
+    error = rows - nearest(rows / scale[:, None]) * scale[:, None]
     total: Floats = np.einsum("ij,ij->i", error, error)
     return total
 

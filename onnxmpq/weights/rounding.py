@@ -40,7 +40,7 @@ def quantize_balanced(weight: Floats, axis: int, bits: int, grids: Grids = EVERY
     codes = round_to_codes(weight, scale, axis, bits)
     if bits > 1:
         codes = balance(codes, weight / along(scale, axis, weight.ndim), axis, bits)
-    return QuantizedWeight(codes, scale, axis, bits, odd=bits == 1)
+    return QuantizedWeight(codes, scale, axis, bits)
 
 
 def balance(codes: Codes, exact: Floats, axis: int, bits: int) -> Codes:

@@ -91,12 +91,10 @@ def _factor(gram: Doubles) -> tuple[Doubles, Doubles]:
     return plain, plain
 
 
-def walk(
-    rows: Stack, steps: Stack, low: Stack, high: Stack, curved: Curvature, nearest: Nearest = np.rint
-) -> tuple[Stack, Stack]:
+def walk(rows: Stack, steps: Stack, nearest: Nearest, curved: Curvature) -> tuple[Stack, Stack]:
     """Codes [group, n, D] of rows in the walk's order, and each row's cost [group, n].
 
-    `steps` [group, n] are the scales, `low` and `high` [n] the range of the codes, `nearest` finds one.
+    `steps` [group, n] are the scales, `nearest` gives a column in steps [group, n] its codes.
     """
     left, factor = rows.astype(np.float32), curved.factor
     codes = np.empty_like(left)
@@ -106,7 +104,7 @@ def walk(
         errors = np.empty((*left.shape[:2], stop - start), np.float32)
         for j in range(start, stop):
             column = left[:, :, j]
-            codes[:, :, j] = np.clip(nearest(column / steps), low, high)
+            codes[:, :, j] = nearest(column / steps)
             error = (column - codes[:, :, j] * steps) / factor[:, j, j][:, None]
             left[:, :, j:stop] -= error[:, :, None] * factor[:, None, j, j:stop]
             errors[:, :, j - start] = error

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.weights.descend import descend
+from onnxmpq.weights.quantizer import nearest_codes
 from onnxmpq.weights.rows import Stack
 from onnxmpq.weights.walk import Curvature, curvature, walk
 
@@ -31,7 +32,7 @@ def test_never_worse_than_where_it_began(size: int, seed: int, highest: int) -> 
     steps = np.abs(rows).max(axis=2) / highest
     bound = np.full(3, highest, np.float32)
     codes = np.clip(np.rint(rows / steps[:, :, None]), -highest, highest)
-    better, scales = descend(rows, codes, steps, -bound, bound, curved, lambda values: values)
+    better, scales = descend(rows, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values)
     assert np.abs(better).max() <= highest
     assert (better == np.rint(better)).all()
     assert (scales > 0).all()
@@ -44,8 +45,10 @@ def test_close_to_the_best_of_all_roundings() -> None:
     for seed in range(20):
         rows, curved = setting(7, seed)
         rows, steps, bound = rows[:, :1], np.full((1, 1), 0.5, np.float32), np.full(1, 3, np.float32)
-        codes, _ = walk(rows, steps, -bound, bound, curved)
-        found, scales = descend(rows, codes, steps, -bound, bound, curved, lambda values: values)
+        codes, _ = walk(rows, steps, nearest_codes(-bound, bound), curved)
+        found, scales = descend(
+            rows, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values
+        )
         every = np.array(list(itertools.product(range(-3, 4), repeat=7)), np.float32)
         error = rows[0] - every * steps[0]
         best = np.einsum("ni,ij,nj->n", error, curved.gram[0], error).min()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from onnxmpq.weights.quantizer import nearest_codes
 from onnxmpq.weights.walk import curvature, walk
 
 
@@ -18,7 +19,7 @@ def test_the_cost_is_that_of_the_damped_matrix(size: int) -> None:
     rows = curved.ordered(rng.standard_normal((2, 5, size)).astype(np.float32))
     steps = np.full((2, 5), 0.3, np.float32)
     bound = np.full(5, 3, np.float32)
-    codes, cost = walk(rows, steps, -bound, bound, curved)
+    codes, cost = walk(rows, steps, nearest_codes(-bound, bound), curved)
     error = rows - codes * steps[:, :, None]
     form = np.einsum("gni,gij,gnj->gn", error, curved.gram, error)
     assert np.allclose(cost, form, rtol=1e-3)
@@ -42,5 +43,5 @@ def test_a_matrix_that_is_not_definite_means_nearest_rounding() -> None:
     curved = curvature(-np.eye(3)[None] * 9)
     rows = np.array([[[0.9, 0.4, -0.7]]], np.float32)
     bound = np.full(1, 3, np.float32)
-    codes, _ = walk(curved.ordered(rows), np.ones((1, 1), np.float32), -bound, bound, curved)
+    codes, _ = walk(curved.ordered(rows), np.ones((1, 1), np.float32), nearest_codes(-bound, bound), curved)
     assert curved.restored(codes).ravel().tolist() == [1, 0, -1]
