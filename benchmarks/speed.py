@@ -50,13 +50,12 @@ from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
-from onnxmpq.verdict.latency import interleaved, medians, ratio
+from onnxmpq.verdict.latency import interleaved, medians, ratio, seconds_a_run
 
 _BUDGET = "4bit-avg"
 _SECTIONS = ("memory", "loading", "sensitivity", "compile", "latency")
 _FEW, _MANY = 100, 1000  # samples whose peaks are compared
-_PAUSE = 0.05  # seconds after which the threads of other sessions no longer spin
-_FORWARDS = 5  # plain forwards of a batch, beside the sensitivity of that batch
+_FORWARDS = 5  # plain forwards of all samples, of which the quickest counts
 _BATCHES, _PARTS = (16, 32, 64, 128), (2, 4, 6, 9, 12)  # what --tune tries
 _SECONDS = 12.0  # at most, for the rounds of one row
 _SAMPLES = 64  # that the files whose speed is compared are calibrated on
@@ -197,10 +196,7 @@ class Forwards:
         if done % layers:
             return
         start = time.perf_counter()
-        time.sleep(_PAUSE)
-        feeds = self.batches[done // layers - 1]
-        _timed(self.session, feeds)  # warms the caches and wakes the threads
-        self.seconds.append(statistics.mean(_timed(self.session, feeds) for _ in range(_FORWARDS)))
+        self.seconds.append(seconds_a_run(self.session, self.batches[done // layers - 1]))
         self.away += time.perf_counter() - start
 
 
