@@ -59,6 +59,8 @@ def rounded(values: NDArray[np.floating], activation: ActivationRange) -> NDArra
     """Values as QuantizeLinear and DequantizeLinear (13, one scale) leave them, in their own dtype."""
     low, high = activation.codes.lowest, activation.codes.highest
     scale = values.dtype.type(activation.scale)
-    codes = np.clip(np.rint(values / scale), low - activation.zero_point, high - activation.zero_point)
+    with np.errstate(over="ignore"):  # steps beyond all floats are clipped as others are
+        steps = np.rint(values / scale)
+    codes = np.clip(steps, low - activation.zero_point, high - activation.zero_point)
     result: NDArray[np.floating] = codes * scale
     return result

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onnxmpq.activations.ranges import INT8, ActivationRange, range_of, rounded
@@ -38,6 +38,7 @@ def test_a_tensor_without_an_extent_gets_a_usable_scale(value: float) -> None:
 
 
 @given(st.floats(-9, 9), st.floats(-9, 9), st.integers(0, 2**32 - 1))
+@example(0.0, 3.9362213194438415e-36, 0)  # values of more steps than a float32 holds
 def test_rounding_is_the_runtimes_own(low: float, high: float, seed: int) -> None:
     activation = range_of(min(low, high), max(low, high))
     values = np.random.default_rng(seed).uniform(-12, 12, 64).astype(np.float32)
