@@ -121,3 +121,9 @@ def test_blocks_do_not_show() -> None:
 def test_other_widths_are_refused(bits: int) -> None:
     with pytest.raises(OptionError, match="1 to 8"):
         quantize(np.ones((2, 2), np.float32), 0, bits)
+
+
+def test_a_channel_of_zeros_stays_next_to_nothing_at_one_bit() -> None:
+    stored = quantize(np.array([[0.5, -0.25], [0, 0]], np.float32), 0, 1)
+    assert np.abs(stored.dequantize()[1]).max() < 1e-4
+    assert (quantize(np.zeros((2, 3), np.float32), 0, 1).scale > 0).all()
