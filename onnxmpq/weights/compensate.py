@@ -27,13 +27,15 @@ from onnxmpq.weights.quantizer import (
     may_be_odd,
     nearest_codes,
 )
-from onnxmpq.weights.rows import Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
+from onnxmpq.weights.rows import Columns, Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
 from onnxmpq.weights.walk import Curvature, curvature, walk
 
 # Of the scale of least squared error, which few codes want wider than that: 0.5 to 1.6. 1 comes first, so that it wins
-# where nothing tells them apart.
+# where nothing tells them apart. Many codes want it as it is: there trials are little more than other draws.
 _TRIALS = np.concatenate([[1], np.arange(10, 20) / 20, np.arange(21, 33) / 20]).astype(np.float32)
-_STACK_BYTES = 8 << 20  # of rows that are walked at once
+_FEW_TRIALS = np.array([1, 0.7, 0.85, 1.15, 1.3, 1.5], np.float32)
+_MANY_BITS = 5
+_STACK_BYTES = 16 << 20  # of rows that are walked at once
 
 
 def compensate(
@@ -49,7 +51,9 @@ def compensate(
     # BLAS adds up in another order on more threads: other bits, other codes.
     with threadpool_limits(limits=1):
         curved = curvature(gram)
-        found = _on_grid(weight, layer, curved, widths, grids, odd=False)
+        narrow, wide = ([b for b in widths if (b >= _MANY_BITS) == many] for many in (False, True))
+        found = _on_grid(weight, layer, curved, narrow, grids, odd=False)
+        found |= _on_grid(weight, layer, curved, wide, grids, odd=False)
         if 2 in widths and may_be_odd(weight, layer.axis, grids):
             odd = _on_grid(weight, layer, curved, [2], grids, odd=True)
             found[2] = min(found[2], odd[2], key=lambda some: _cost(weight, some, layer, curved))
@@ -63,20 +67,22 @@ def _cost(weight: Floats, rounded: QuantizedWeight, layer: Layer, curved: Curvat
 def _on_grid(
     weight: Floats, layer: Layer, curved: Curvature, widths: Sequence[int], grids: Grids, *, odd: bool
 ) -> dict[int, QuantizedWeight]:
-    """The weight at each width, of codes that are all odd or of all codes."""
+    """The weight at each width, all narrow or all wide, of codes that are all odd or of all codes."""
+    if not widths:
+        return {}
+    trials = _FEW_TRIALS if widths[0] >= _MANY_BITS else _TRIALS
     fitted = [fit_scale(weight, layer.axis, bits, negative=grids.negative, odd=odd) for bits in widths]
     scales = np.stack([row_scales(scale, layer) for scale in fitted], axis=1)
     bounds = np.array([code_range(bits, odd=odd) for bits in widths], np.float32)
-    rows = curved.ordered(to_rows(weight, layer))
+    columns = curved.ordered(to_rows(weight, layer))
     parts = [
-        _rounded(rows[:, some], scales[:, :, some], bounds, curved, layer, odd=odd)
-        for some in _portions(layer, rows, len(widths))
+        _rounded(columns[:, :, some], scales[:, :, some], bounds, trials, curved, layer, odd=odd)
+        for some in _portions(layer, columns, len(widths) * len(trials))
     ]
-    codes = np.concatenate([codes for codes, _ in parts], axis=2)
-    steps = np.concatenate([steps for _, steps in parts], axis=2)
+    codes, steps = (np.concatenate(found, axis=-1) for found in zip(*parts, strict=True))
     return {
         bits: QuantizedWeight(
-            from_rows(curved.restored(codes[:, i]), layer).astype(np.int8),
+            from_rows(curved.restored(codes[:, :, i]), layer).astype(np.int8),
             channel_scales(steps[:, i], layer),
             layer.axis,
             bits,
@@ -93,36 +99,46 @@ def bias_shift(weight: Floats, rounded: Floats, layer: Layer, moments: Moments) 
     return total
 
 
-def _portions(layer: Layer, rows: Stack, widths: int) -> Iterator[slice]:
+def _portions(layer: Layer, columns: Columns, versions: int) -> Iterator[slice]:
     """Slices of the rows, all rows that share a scale in one, that stay in the cache when they are stacked."""
-    channel = rows[:, : taps(layer)].nbytes * widths * len(_TRIALS)
+    channel = columns[:, :, : taps(layer)].nbytes * versions
     size = max(1, _STACK_BYTES // channel) * taps(layer)
-    return (slice(start, start + size) for start in range(0, rows.shape[1], size))
+    return (slice(start, start + size) for start in range(0, columns.shape[2], size))
 
 
 def _rounded(
-    rows: Stack, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer, *, odd: bool
-) -> tuple[Stack, Stack]:
-    """Codes [group, widths, rows, D] and scales [group, widths, rows] of rows [group, rows, D], blocks as groups."""
-    group, count, size = rows.shape
+    columns: Columns,
+    scales: Stack,
+    bounds: Stack,
+    trials: Floats,
+    curved: Curvature,
+    layer: Layer,
+    *,
+    odd: bool,
+) -> tuple[Columns, Stack]:
+    """Codes [group, D, widths, rows] and scales [group, widths, rows] of columns [group, D, rows], blocks as groups.
+
+    `trials` are those of `scales` that are walked.
+    """
+    group, size, count = columns.shape
     widths = scales.shape[1]
 
-    def stacked(versions: int) -> tuple[Stack, Nearest]:
-        """The rows once for every version, and what gives each of them its codes."""
+    def stacked(versions: int) -> tuple[Columns, Nearest]:
+        """The columns once for every version, and what gives each of them its codes."""
         low, high = bounds.repeat(versions // widths * count, axis=0).T
-        return np.concatenate([rows] * versions, axis=1), nearest_codes(low, high, odd=odd)
+        return np.tile(columns, versions), nearest_codes(low, high, odd=odd)
 
     def pool(values: Stack) -> Stack:
         weighted = values.reshape(group, -1, count) * curved.energy[:, None, None]
         return pooled(weighted, layer).reshape(values.shape)
 
-    trials = (scales[:, :, None, :] * _TRIALS[:, None]).reshape(group, -1, count)
-    many, nearest = stacked(trials.shape[1])
-    codes, cost = walk(many, trials.reshape(group, -1), nearest, curved)
-    by_trial = (group, widths, len(_TRIALS), count)
-    best = pool(cost).reshape(by_trial).argmin(axis=2, keepdims=True)
-    chosen = np.take_along_axis(codes.reshape(*by_trial, size), best[..., None], 2)
-    steps = np.take_along_axis(trials.reshape(by_trial), best, 2)
+    by_trial = (widths, len(trials), count)
+    tried = scales[:, :, None, :] * trials[:, None]
+    many, nearest = stacked(widths * len(trials))
+    codes, cost = walk(many, tried.reshape(group, -1), nearest, curved)
+    best = pool(cost).reshape(group, *by_trial).argmin(axis=2, keepdims=True)
+    chosen = np.take_along_axis(codes.reshape(group, size, *by_trial), best[:, None], 3)
+    steps = np.take_along_axis(tried, best, 2)
     few, nearest = stacked(widths)
     codes, steps = descend(few, chosen.reshape(few.shape), steps.reshape(group, -1), nearest, curved, pool)
-    return codes.reshape(group, widths, count, size), steps.reshape(group, widths, count)
+    return codes.reshape(group, size, widths, count), steps.reshape(group, widths, count)

@@ -18,6 +18,9 @@ from onnxmpq.weights.blocks import block_columns, block_count, columns
 from onnxmpq.weights.quantizer import Floats
 
 Stack = NDArray[np.float32]  # [group * blocks, rows, D_b]
+Columns = NDArray[
+    np.float32
+]  # [group * blocks, D_b, rows]: what is done column by column runs along the rows
 
 
 def to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from onnxmpq.weights.gram import Doubles
 from onnxmpq.weights.quantizer import Floats, Nearest
-from onnxmpq.weights.rows import Stack
+from onnxmpq.weights.rows import Columns, Stack
 
 _DAMPING = (0.01, 0.1, 1.0)  # of the mean diagonal of H: the first that leaves it positive definite
 _LEAST_ENERGY = 1e-6  # of the largest: where no group sees anything, the weights decide
-_BLOCK = 32  # columns whose errors are carried on at once
+_BLOCK = 32  # columns that the errors of those before reach at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,18 +40,17 @@ class Curvature:
     factor: Stack
     energy: Floats
 
-    def ordered(self, rows: Stack) -> Stack:
-        """Columns of rows [group, n, D] in the walk's order."""
-        return np.take_along_axis(rows, self.order[:, None, :], 2)
+    def ordered(self, rows: Stack) -> Columns:
+        """The columns of rows [group, n, D] in the walk's order."""
+        return np.ascontiguousarray(np.take_along_axis(rows.transpose(0, 2, 1), self.order[:, :, None], 1))
 
-    def cost(self, errors: Stack) -> float:
-        """What errors [group, n, D] in the walk's order cost all groups together."""
-        bent = errors @ self.gram
-        return float(np.einsum("gnd,gnd,g->", bent, errors, self.energy))
-
-    def restored(self, rows: Stack) -> Stack:
+    def restored(self, columns: Columns) -> Stack:
         """The inverse of `ordered`."""
-        return np.take_along_axis(rows, self.back[:, None, :], 2)
+        return np.take_along_axis(columns, self.back[:, :, None], 1).transpose(0, 2, 1)
+
+    def cost(self, errors: Columns) -> float:
+        """What errors in the walk's order cost all groups together."""
+        return float(np.einsum("gdn,gdn,g->", self.gram @ errors, errors, self.energy))
 
 
 def curvature(gram: Doubles) -> Curvature:
@@ -91,23 +90,22 @@ def _factor(gram: Doubles) -> tuple[Doubles, Doubles]:
     return plain, plain
 
 
-def walk(rows: Stack, steps: Stack, nearest: Nearest, curved: Curvature) -> tuple[Stack, Stack]:
-    """Codes [group, n, D] of rows in the walk's order, and each row's cost [group, n].
+def walk(columns: Columns, steps: Stack, nearest: Nearest, curved: Curvature) -> tuple[Columns, Stack]:
+    """Codes [group, D, n] of columns in the walk's order, and each row's cost [group, n].
 
     `steps` [group, n] are the scales, `nearest` gives a column in steps [group, n] its codes.
     """
-    left, factor = rows.astype(np.float32), curved.factor
-    codes = np.empty_like(left)
-    cost = np.zeros(left.shape[:2], np.float32)
-    for start in range(0, left.shape[2], _BLOCK):
-        stop = min(start + _BLOCK, left.shape[2])
-        errors = np.empty((*left.shape[:2], stop - start), np.float32)
+    factor, size = curved.factor, columns.shape[1]
+    left: Columns
+    codes, errors = np.empty_like(columns), np.empty_like(columns)
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        behind = factor[:, :start, start:stop].transpose(0, 2, 1) @ errors[:, :start]
+        left = columns[:, start:stop] - behind
         for j in range(start, stop):
-            column = left[:, :, j]
-            codes[:, :, j] = nearest(column / steps)
-            error = (column - codes[:, :, j] * steps) / factor[:, j, j][:, None]
-            left[:, :, j:stop] -= error[:, :, None] * factor[:, None, j, j:stop]
-            errors[:, :, j - start] = error
-        left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-        cost += np.square(errors).sum(axis=2)
-    return codes, cost
+            column = left[:, j - start]
+            codes[:, j] = nearest(column / steps)
+            error = (column - codes[:, j] * steps) / factor[:, j, j][:, None]
+            left[:, j + 1 - start :] -= factor[:, j, j + 1 : stop, None] * error[:, None]
+            errors[:, j] = error
+    return codes, np.einsum("gdn,gdn->gn", errors, errors)

@@ -8,49 +8,51 @@ from hypothesis import strategies as st
 
 from onnxmpq.weights.descend import descend
 from onnxmpq.weights.quantizer import nearest_codes
-from onnxmpq.weights.rows import Stack
+from onnxmpq.weights.rows import Columns, Stack
 from onnxmpq.weights.walk import Curvature, curvature, walk
 
 
-def setting(size: int, seed: int) -> tuple[Stack, Curvature]:
+def setting(size: int, seed: int) -> tuple[Columns, Curvature]:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((1, size, 4 * size)) + 1
     curved = curvature(x @ x.transpose(0, 2, 1))
-    return rng.standard_normal((1, 3, size)).astype(np.float32), curved
+    return rng.standard_normal((1, size, 3)).astype(np.float32), curved
 
 
-def cost(rows: Stack, codes: Stack, steps: Stack, curved: Curvature) -> np.ndarray:
-    error = rows - codes * steps[:, :, None]
-    form: np.ndarray = np.einsum("gni,gij,gnj->gn", error, curved.gram, error)
+def cost(columns: Columns, codes: Columns, steps: Stack, curved: Curvature) -> np.ndarray:
+    error = columns - codes * steps[:, None]
+    form: np.ndarray = np.einsum("gin,gij,gjn->gn", error, curved.gram, error)
     return form
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 70), st.integers(0, 10_000), st.sampled_from([1, 3, 7]))
 def test_never_worse_than_where_it_began(size: int, seed: int, highest: int) -> None:
-    rows, curved = setting(size, seed)
-    steps = np.abs(rows).max(axis=2) / highest
+    columns, curved = setting(size, seed)
+    steps = np.abs(columns).max(axis=1) / highest
     bound = np.full(3, highest, np.float32)
-    codes = np.clip(np.rint(rows / steps[:, :, None]), -highest, highest)
-    better, scales = descend(rows, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values)
+    codes = np.clip(np.rint(columns / steps[:, None]), -highest, highest)
+    better, scales = descend(
+        columns, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values
+    )
     assert np.abs(better).max() <= highest
     assert (better == np.rint(better)).all()
     assert (scales > 0).all()
-    before, after = cost(rows, codes, steps, curved), cost(rows, better, scales, curved)
+    before, after = cost(columns, codes, steps, curved), cost(columns, better, scales, curved)
     assert (after <= before * (1 + 1e-3) + 1e-6).all()
 
 
 def test_close_to_the_best_of_all_roundings() -> None:
     ratios = []
     for seed in range(20):
-        rows, curved = setting(7, seed)
-        rows, steps, bound = rows[:, :1], np.full((1, 1), 0.5, np.float32), np.full(1, 3, np.float32)
-        codes, _ = walk(rows, steps, nearest_codes(-bound, bound), curved)
+        columns, curved = setting(7, seed)
+        columns, steps, bound = columns[:, :, :1], np.full((1, 1), 0.5, np.float32), np.full(1, 3, np.float32)
+        codes, _ = walk(columns, steps, nearest_codes(-bound, bound), curved)
         found, scales = descend(
-            rows, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values
+            columns, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values
         )
         every = np.array(list(itertools.product(range(-3, 4), repeat=7)), np.float32)
-        error = rows[0] - every * steps[0]
+        error = columns[0, :, 0] - every * steps[0]
         best = np.einsum("ni,ij,nj->n", error, curved.gram[0], error).min()
-        ratios.append(cost(rows, found, scales, curved)[0, 0] / best)
+        ratios.append(cost(columns, found, scales, curved)[0, 0] / best)
     assert np.median(ratios) < 1.05  # its scale is free, so it may well be below 1

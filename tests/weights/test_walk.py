@@ -16,12 +16,12 @@ def matrix(group: int, size: int, windows: int, seed: int) -> np.ndarray:
 def test_the_cost_is_that_of_the_damped_matrix(size: int) -> None:
     rng = np.random.default_rng(0)
     curved = curvature(matrix(2, size, 4 * size, 1))
-    rows = curved.ordered(rng.standard_normal((2, 5, size)).astype(np.float32))
+    columns = curved.ordered(rng.standard_normal((2, 5, size)).astype(np.float32))
     steps = np.full((2, 5), 0.3, np.float32)
     bound = np.full(5, 3, np.float32)
-    codes, cost = walk(rows, steps, nearest_codes(-bound, bound), curved)
-    error = rows - codes * steps[:, :, None]
-    form = np.einsum("gni,gij,gnj->gn", error, curved.gram, error)
+    codes, cost = walk(columns, steps, nearest_codes(-bound, bound), curved)
+    error = columns - codes * steps[:, None]
+    form = np.einsum("gin,gij,gjn->gn", error, curved.gram, error)
     assert np.allclose(cost, form, rtol=1e-3)
     assert np.abs(codes).max() <= 3
 
