@@ -32,7 +32,6 @@ from points import Key, Point, append, read
 from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.allocation.constrain import average_bits
 from onnxmpq.budget import Budget
-from onnxmpq.data import Dataset
 from onnxmpq.effort import EFFORTS
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import OnnxmpqError
@@ -244,13 +243,8 @@ def seeing(lowering: Lowering, most: int) -> Lowering:
     """The same with at most so many images for the sensitivity."""
     setting = lowering.setting
     shares = setting.shares
-    fewer = replace(shares, sensitivity=some_of(shares.sensitivity, most, setting.request.seed))
+    fewer = replace(shares, sensitivity=shares.sensitivity.some(most, setting.request.seed))
     return replace(lowering, setting=replace(setting, shares=fewer))
-
-
-def some_of(data: Dataset, most: int, seed: int) -> Dataset:
-    """At most so many of the samples, at random."""
-    return data if most >= data.count else data.split(most / data.count, seed)[1]
 
 
 if __name__ == "__main__":

@@ -10,34 +10,34 @@ from onnxmpq.errors import OptionError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """`sensitivity` and `settle` are samples, `trials` joint plans that are tried around the first one.
+    """`sensitivity`, `settle` and `judge` are samples, `trials` joint plans that are tried around the first one.
 
-    Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; the
-    others judge what was chosen by it.
+    Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; of the
+    others so many judge what was chosen by it.
     """
 
     name: str
     sensitivity: int
     trials: int
     settle: int
+    judge: int
 
     def forwards(self, samples: int, layers: int, widths: float) -> float:
         """About how many forwards of a sample a compile takes.
 
-        Half of the network runs again for every layer and width, and for every layer that is settled once in
-        float and once quantized; calibration and moments take as long as some forwards each.
+        Half of the network runs again for every layer and width; settling, calibration and moments take as long as
+        some forwards each.
         """
-        used = [min(samples, count) for count in (self.sensitivity, self.settle)]
-        held = max(samples - used[0], samples // 2)
-        return used[0] * layers * widths / 2 + used[1] * layers + 2 * self.trials * held + 8 * samples
+        used = [min(samples, count) for count in (self.sensitivity, self.settle, self.judge)]
+        return used[0] * layers * widths / 2 + 8 * used[1] + 2 * (self.trials + 3) * used[2] + 8 * samples
 
 
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("fast", sensitivity=64, trials=0, settle=64),
-        Effort("balanced", sensitivity=256, trials=12, settle=256),
-        Effort("max", sensitivity=1024, trials=64, settle=1024),
+        Effort("fast", sensitivity=48, trials=0, settle=64, judge=128),
+        Effort("balanced", sensitivity=256, trials=12, settle=256, judge=512),
+        Effort("max", sensitivity=1024, trials=64, settle=1024, judge=1024),
     )
 }
 

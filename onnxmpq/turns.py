@@ -1,12 +1,18 @@
-"""Work on several cores whose results come in the order of the items, a few ahead at most."""
+"""Work on several cores whose results come in the order of the items, a few ahead at most.
+
+Threads are for work that ONNX Runtime or a large product of matrices does, which leaves the interpreter to others;
+processes for many small steps of NumPy.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from loky import get_reusable_executor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,10 +29,26 @@ def in_turn(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterato
     What is added up in this order is the same whatever the number of workers.
     """
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[R]] = deque()
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= workers:
-                yield waiting.popleft().result()
-        while waiting:
+        yield from _ordered(pool, work, items, workers)
+
+
+def in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """The same in processes, for a function that can be sent to one; they start before the first item is asked for."""
+    pool: Executor = get_reusable_executor(max_workers=workers)
+    for _ in range(workers):
+        pool.submit(_nothing, work)
+    yield from _ordered(pool, work, items, 2 * workers)  # the next item is there when a process is free
+
+
+def _nothing(_work: object) -> None:
+    """Importing what the work needs is all."""
+
+
+def _ordered(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= ahead:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,11 +1,12 @@
 """Ordered work on several threads: everything, in order, a few at a time."""
 
+import math
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from onnxmpq.turns import cores, in_turn
+from onnxmpq.turns import cores, in_processes, in_turn
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -42,3 +43,12 @@ def test_an_error_is_raised() -> None:
 
 def test_there_is_a_core() -> None:
     assert cores() >= 1
+
+
+def test_processes_give_results_in_order() -> None:
+    assert list(in_processes(math.sqrt, [4.0, 9.0, 16.0, 25.0, 36.0], 2)) == [2, 3, 4, 5, 6]
+
+
+def test_what_a_process_raises_comes_back() -> None:
+    with pytest.raises(ValueError, match=r"domain|nonnegative"):
+        list(in_processes(math.sqrt, [4.0, -1.0], 2))

@@ -121,6 +121,10 @@ class Dataset:
         order = np.random.default_rng(seed).permutation(self.count).tolist()
         return self.take(order[held:]), self.take(order[:held])
 
+    def some(self, most: int, seed: int = 0) -> Dataset:
+        """At most so many of the samples, at random."""
+        return self if most >= self.count or not self.divides else self.split(most / self.count, seed)[1]
+
     def remembered(self) -> Dataset:
         """The same samples, for several passes: decoded once, as many as fit a bound of memory."""
         return Dataset(remembered(self.source), self.positions)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnxmpq.spec import Layer
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.setting import Setting
-from onnxmpq.weights.blocks import LARGEST, block_columns, block_count
+from onnxmpq.turns import cores, in_processes
+from onnxmpq.weights.blocks import LARGEST, block_columns, block_count, columns
 from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.fitted import fitted
 from onnxmpq.weights.gram import has_moments, input_moments
+
+_WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to start
 
 
 def round_weights(setting: Setting) -> Lowering:
@@ -31,8 +35,15 @@ def fit(candidates: Candidates, setting: Setting) -> None:
         setting.runtime, prepared.model, layers, setting.shares.rounding, prepared.batch_size,
         setting.stages.observer.progress,
     )  # fmt: skip
-    for layer, moments in found:
-        candidates.fit(layer, moments, widths[layer.name])
+    tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
+    many = _work(layers, widths) > _WORTH_PROCESSES
+    for done in in_processes(fitted, tasks, cores()) if many else map(fitted, tasks):
+        candidates.fit(done)
+
+
+def _work(layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> int:
+    """About how many products of two numbers all roundings take."""
+    return sum(layer.params * columns(layer) * len(widths[layer.name]) for layer in layers)
 
 
 def _tell_blocks(layers: Sequence[Layer], note: Callable[[str], None]) -> None:

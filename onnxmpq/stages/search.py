@@ -70,7 +70,8 @@ def trials(setting: Setting) -> int:
 def judge(lowering: Lowering, plan: Plan) -> Losses:
     """Losses of plans on each half of the samples held out, activations quantized as under this plan."""
     setting = lowering.setting
-    prepared, held = setting.prepared, (setting.shares.held or setting.shares.rounding).remembered()
+    prepared, shares = setting.prepared, setting.shares
+    held = (shares.held or shares.rounding).some(setting.request.effort.judge).remembered()
     network = simulate(prepared, plan, setting.quantized)
     joint = Joint(setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size)
     halves = held.split(0.5, 0) if held.divides else (held, held)

@@ -48,7 +48,8 @@ def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
 def file_loss(draft: Draft) -> float:
     """The loss of the very file: integer kernels add up in integers, which a simulation does not show."""
     setting, prepared = draft.setting, draft.prepared
-    session, data = setting.runtime.session(draft.lowered(), spin=False), setting.shares.rounding
+    session = setting.runtime.session(draft.lowered(), spin=False)
+    data = setting.shares.rounding.some(setting.request.effort.judge)
     return mean_loss(setting.reference, session, data, prepared.metric, prepared.batch_size)
 
 
@@ -61,7 +62,7 @@ def rounded_again(draft: Draft, network: onnx.ModelProto) -> Candidates:
     """Every layer against what `network` feeds it, which has the plan's Q/DQ pairs on activations."""
     setting, prepared = draft.setting, draft.prepared
     settler = Settler(
-        setting.runtime, prepared.model, network, prepared.traced, setting.shares.rounding, prepared.batch_size,
+        setting.runtime, prepared.model, network, prepared.layers, prepared.traced, setting.shares.rounding, prepared.batch_size,
         setting.request.effort.settle, grids=setting.request.target.grids,
     )  # fmt: skip
     return settled(settler, prepared.layers, draft.plan, draft.candidates, setting.stages.observer.progress)

@@ -14,11 +14,10 @@ from onnx import numpy_helper
 
 from onnxmpq.plan import Plan
 from onnxmpq.spec import HALF_BITS, QUANTIZED_BITS, Layer
-from onnxmpq.weights.compensate import bias_shift, compensate
+from onnxmpq.weights.fitted import Fitted, Task
 from onnxmpq.weights.gram import Moments
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight, quantize
 from onnxmpq.weights.rounding import quantize_balanced
-from onnxmpq.weights.shrink import shrunk
 
 ROUNDINGS = ("compensated", "nearest")
 
@@ -49,17 +48,16 @@ class Candidates:
         """The same roundings, to settle without losing these."""
         return replace(self, _made=dict(self._made), _shifts=dict(self._shifts))
 
-    def fit(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> None:
-        """Round a layer at these widths against the moments of its inputs."""
-        weight = self._single(layer)
-        gram = moments.gram if layer.bias is None else moments.covariance()
-        gram, wide = shrunk(gram, moments.count), [bits for bits in widths if bits > 1]
-        made = compensate(weight, layer, gram, wide, self.grids)
-        for bits in widths:
-            rounded = made.get(bits) or self._round(weight, layer.axis, bits)
-            self._made[layer.name, bits] = rounded
-            if layer.bias is not None:
-                self._shifts[layer.name, bits] = bias_shift(weight, rounded.dequantize(), layer, moments)
+    def task(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> Task:
+        """What it takes to round a layer at these widths against the moments of its inputs."""
+        return Task(layer, self._single(layer), moments, widths, self.grids)
+
+    def fit(self, found: Fitted) -> None:
+        """Let such roundings stand for their layer."""
+        for bits, rounded in found.rounded.items():
+            self._made[found.layer.name, bits] = rounded
+        for bits, shift in found.shifts.items():
+            self._shifts[found.layer.name, bits] = shift
 
     def settle(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
         """Let a rounding and what its bias gains stand for the layer at that width."""

@@ -7,7 +7,9 @@ fitted to give what the float network gives there, from what the quantized one f
 
 with R a little damping and what the moments are shrunk by (`onnxmpq.weights.shrink`), and W' is rounded against x'.
 With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output only goes into a sum with a
-shortcut, t also makes up for what the shortcut lost.
+shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
+
+Both networks run along with the layers (`onnxmpq.weights.front`): each layer costs what lies between it and the last.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ import onnx
 from onnx import helper, numpy_helper
 from threadpoolctl import threadpool_limits
 
-from onnxmpq.data import Batch, Dataset
+from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
-from onnxmpq.model.subgraph import ancestors, extract, names_read
+from onnxmpq.model.subgraph import names_read
 from onnxmpq.model.trace import Traced
 from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, cross_name, gram_name
@@ -32,16 +34,15 @@ from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer
 from onnxmpq.turns import cores, in_turn
 from onnxmpq.weights.aim import Aim, find_aim
-from onnxmpq.weights.blocks import block_count, columns
+from onnxmpq.weights.blocks import block_count
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
+from onnxmpq.weights.front import Front, State
 from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
-_WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
-_LEAST = 96  # samples, however many windows they hold
 _DAMPING = 0.01  # of the mean diagonal
 _TARGET = "settle/target"
 
@@ -94,6 +95,7 @@ class Settler:
         runtime: Runtime,
         model: onnx.ModelProto,
         quantized: onnx.ModelProto,
+        layers: Sequence[Layer],
         traced: Mapping[str, Traced],
         data: Dataset,
         batch_size: int,
@@ -106,12 +108,23 @@ class Settler:
         A layer sees at most so many `samples`, but for one that has a window a sample. `grids` are what the
         file may hold.
         """
-        self._runtime, self._traced, self._batch_size = runtime.on_one_thread(), traced, batch_size
-        self._all, self._some = data, _part(data, samples).remembered()
-        self._float, self._grids = model, grids
+        self._float, self._traced, self._grids = model, traced, grids
         self._quantized = onnx.ModelProto()
         self._quantized.CopyFrom(quantized)
         self._constants = {i.name: i for i in self._quantized.graph.initializer}
+        self._changing = {
+            name for la in layers for name in (la.weight, la.bias) if name and la.reason is None
+        }
+        self._runtime = runtime.on_one_thread()
+
+        def fronts(seen: Dataset) -> tuple[Front, Front]:
+            """One of the float network, one of the quantized."""
+            first, second = (
+                Front(self._runtime, some, traced, seen, batch_size) for some in (model, self._quantized)
+            )
+            return first, second
+
+        self._some, self._all = fronts(data.some(samples).remembered()), fronts(data)
 
     def settle(self, layer: Layer, bits: int) -> tuple[QuantizedWeight, Floats | None] | None:
         """The layer's rounding at a width and what its bias gains; None where nothing can be fitted."""
@@ -122,7 +135,7 @@ class Settler:
         weight = self._value(layer.weight).astype(np.float32)
         with threadpool_limits(limits=1):
             centred = fit.centred() if layer.bias is not None else fit
-            wanted = from_rows(_solved(to_rows(weight, layer), centred), layer).astype(np.float32)
+            wanted = from_rows(_wanted(to_rows(weight, layer), centred), layer).astype(np.float32)
         gram = shrunk(centred.gram, fit.count)
         rounded = compensate(wanted, layer, gram, [bits], self._grids)[bits]
         if layer.bias is None:
@@ -137,6 +150,7 @@ class Settler:
         """Let the quantized network compute with these constants from now on."""
         for name, value in constants.items():
             self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
+            self._changing.discard(name)
 
     def _value(self, name: str) -> Array:
         value: Array = numpy_helper.to_array(next(i for i in self._float.graph.initializer if i.name == name))
@@ -144,46 +158,36 @@ class Settler:
 
     def _fit(self, layer: Layer, aim: Aim) -> Fit | None:
         """The sums over enough samples; None where the layer's inputs cannot be gathered."""
-        data = self._samples(layer)
-        tapped = self._tapped(layer, aim, data.count)
+        for front in self._some:
+            front.advance(self._changing)
+        exact, front = self._all if math.prod(layer.positions) == 1 else self._some
+        tapped = self._tapped(layer, aim, front)
         if tapped is None:
             return None
-        nodes = ancestors(self._float.graph.node, [aim.target])
-        expected = self._loaded(extract(self._float, nodes, [aim.target], self._traced).model)
+        expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)
         found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
 
-        def sums(batch: Batch) -> list[Doubles]:
-            target = expected.run(_fed(expected, batch.feeds))[aim.target]
-            outputs = found.run(_fed(found, {**batch.feeds, _TARGET: target}), names)
+        def sums(states: tuple[State, State]) -> list[Doubles]:
+            target = expected.run(_fed(expected, states[0]))[aim.target]
+            outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
             return [outputs[name].astype(np.float64) for name in names]
 
         total: list[Doubles] = []
-        for part in in_turn(sums, data.batches(self._batch_size), cores()):
+        for part in in_turn(sums, zip(exact.states(), front.states(), strict=True), cores()):
             total = [a + b for a, b in zip(total, part, strict=True)] if total else part
-        return _checked(layer, data, *total)
+        return _checked(layer, front.data, *total)
 
-    def _samples(self, layer: Layer) -> Dataset:
-        """As many samples as hold enough windows, within what the effort allows; all where each holds one window."""
-        if math.prod(layer.positions) == 1:
-            return self._all
-        windows = _WINDOWS_A_COLUMN * columns(layer)
-        return _part(self._some, max(_LEAST, math.ceil(windows / math.prod(layer.positions))))
-
-    def _tapped(self, layer: Layer, aim: Aim, samples: int) -> onnx.ModelProto | None:
+    def _tapped(self, layer: Layer, aim: Aim, front: Front) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
-        nodes = list(self._quantized.graph.node)
-        reader = next(n for n in nodes if layer.weight in names_read(n))
-        wanted = [*reader.output, *([aim.less] if aim.less else [])]
-        types = {**self._traced, _TARGET: self._traced[aim.target]}
-        minus = helper.make_node(
-            "Sub" if aim.less else "Identity",
-            [_TARGET, *([aim.less] if aim.less else [])],
-            [f"{_TARGET}/left"],
-        )
-        part = extract(self._quantized, [*ancestors(nodes, wanted), minus], [minus.output[0]], types)
+        less = [aim.less] if aim.less else []
+        reader = next(n for n in self._quantized.graph.node if layer.weight in names_read(n))
+        minus = helper.make_node("Sub" if less else "Identity", [_TARGET, *less], [f"{_TARGET}/left"])
+        nodes = [*front.behind([*reader.output, *less]), minus]
+        part = front.part(nodes, [minus.output[0]], {_TARGET: self._traced[aim.target]})
         graph = import_graph(part.model)
-        if not EmitGram({layer.weight: step(layer, samples)}, {layer.weight: minus.output[0]})(graph):
+        emit = EmitGram({layer.weight: step(layer, front.data.count)}, {layer.weight: minus.output[0]})
+        if not emit(graph):
             return None
         graph.outputs = graph.outputs[1:]
         return export_model(graph, part.model)
@@ -192,12 +196,7 @@ class Settler:
         return self._runtime.session(model, spin=False, simulated=True)
 
 
-def _part(data: Dataset, count: int) -> Dataset:
-    """So many of the samples at random, always the same; all where there are no more."""
-    return data if count >= data.count or not data.divides else data.split(count / data.count, 0)[1]
-
-
-def _fed(session: Session, values: Mapping[str, Array]) -> dict[str, Array]:
+def _fed(session: Session, values: State) -> dict[str, Array]:
     return {spec.name: values[spec.name] for spec in session.inputs}
 
 
@@ -209,6 +208,12 @@ def _checked(layer: Layer, data: Dataset, gram: Doubles, cross: Doubles) -> Fit 
     order = channel_major(layer)
     gram, cross = gram[:, order][:, :, order], cross[:, :, order]
     return Fit(gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1] / count, cross[:, :, -1] / count, count)
+
+
+def _wanted(rows: Floats, fit: Fit) -> Doubles:
+    """The rows that give the target best; one of zeros, which only a bias stands behind, is not fitted to noise."""
+    found: Doubles = np.where(rows.any(axis=2, keepdims=True), _solved(rows, fit), 0.0)
+    return found
 
 
 def _solved(rows: Floats, fit: Fit) -> Doubles:

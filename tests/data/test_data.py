@@ -167,3 +167,15 @@ def test_real_images() -> None:
     everything = open_data(path, [spec], samples=None, preprocess=Preprocess.parse("tf"))
     assert everything.labels is not None
     assert sorted(everything.labels.tolist()) == list(range(1000))
+
+
+def test_some_are_at_most_as_many_as_asked_and_always_the_same() -> None:
+    data = open_data(
+        {"x": np.arange(40, dtype=np.float32).reshape(20, 2)},
+        [InputSpec("x", np.dtype(np.float32), (None, 2))],
+        samples=20,
+    )
+    assert data.some(30) is data
+    assert data.some(5).count == 5
+    assert np.array_equal(data.some(5).positions, data.some(5).positions)
+    assert not np.array_equal(data.some(5).positions, data.some(5, seed=1).positions)

@@ -15,7 +15,7 @@ from onnxmpq.stages.shares import divide
 
 Ask = Callable[..., Request]
 
-EFFORT = Effort("some", sensitivity=40, trials=0, settle=40)
+EFFORT = Effort("some", sensitivity=40, trials=0, settle=40, judge=40)
 
 
 def evidence(count: int, training: Dataset | None = None) -> Evidence:

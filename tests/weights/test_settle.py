@@ -15,6 +15,7 @@ from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer, Option
 from onnxmpq.weights.aim import find_aim
 from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.fitted import fitted
 from onnxmpq.weights.gram import input_moments
 from onnxmpq.weights.settle import Settler, settled
 
@@ -80,8 +81,8 @@ def rounded(
     layers = layers_of(model, traced)
     candidates = Candidates(model)
     for layer, moments in input_moments(CPU, model, layers, data, 16, lambda _a, _b: None):
-        candidates.fit(layer, moments, [bits])
-    settler = Settler(CPU, model, model, traced, data, 16)
+        candidates.fit(fitted(candidates.task(layer, moments, [bits])))
+    settler = Settler(CPU, model, model, layers, traced, data, 16)
     plan = Plan({layer.name: Option(bits) for layer in layers})
     return layers, candidates, settled(settler, layers, plan, candidates, lambda _a, _b: None)
 
@@ -137,7 +138,14 @@ def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> 
     traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
     (layer,) = layers_of(model, traced)
     assert layer.positions == (1, 1)
-    assert Settler(CPU, model, model, traced, data, 16, samples=8)._samples(layer).count == data.count
+    settler, aim = (
+        Settler(CPU, model, model, [layer], traced, data, 16, samples=8),
+        find_aim(layer, model, model, traced),
+    )
+    assert aim is not None
+    fit = settler._fit(layer, aim)
+    assert fit is not None
+    assert fit.count == data.count
 
 
 def test_the_first_roundings_stay() -> None:
@@ -166,3 +174,19 @@ def test_no_aim_where_a_gemm_scales_or_a_weight_is_shared() -> None:
     traced = trace(CPU, shared, {"x": np.ones((1, 4, 8, 8), np.float32)})
     layer = next(la for la in layers_of(shared, traced) if la.weight == "wb")
     assert find_aim(layer, shared, shared, traced) is None
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_channel_of_zeros_stays_one(bits: int) -> None:
+    """Nothing but its bias stands behind it: what is left of the target is rounding noise."""
+    model = network(RESIDUAL, SHAPES)
+    for initializer in model.graph.initializer:
+        if initializer.name in {"wa", "wb"}:
+            values = numpy_helper.to_array(initializer).copy()
+            values[1] = 0
+            initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
+    layers, _, after = rounded(model, samples(4, 8, 8), bits)
+    for layer in layers[:2]:
+        found = after.quantized(layer, bits)
+        assert not found.codes[1].any()
+        assert found.scale[1] == 1

@@ -1,0 +1,100 @@
+"""How far a network has run over some samples: what crosses that place is held, and going on starts there.
+
+Layers that are rounded one after the other, each against what the ones before feed it, would otherwise run all
+of the network up to them again and again. No more is held than so many bytes: where more crosses, the front stays where
+it was, and what is asked for runs from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxmpq.data import Dataset
+from onnxmpq.engine import Array, Runtime
+from onnxmpq.model.subgraph import Part, ancestors, crossing, extract, names_read
+from onnxmpq.model.trace import Traced
+from onnxmpq.turns import cores, in_turn
+
+State = Mapping[str, Any]  # tensors by name, of one batch
+
+_HELD_BYTES = 256 << 20
+
+
+class Front:
+    """A network whose constants may still change, except those that what has run already reads."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: onnx.ModelProto,
+        traced: Mapping[str, Traced],
+        data: Dataset,
+        batch_size: int,
+        most: int = _HELD_BYTES,
+    ) -> None:
+        """`most` bytes are held over all of `data`."""
+        self.data = data
+        self._runtime, self._model, self._batch_size = runtime, model, batch_size
+        self._types, self._most = dict(traced), most
+        self._nodes = list(model.graph.node)
+        self._reads = [frozenset(names_read(node)) for node in self._nodes]
+        self._position = 0
+        self._held: list[State] | None = None
+
+    def states(self) -> Iterator[State]:
+        """What the rest of the network reads, batch by batch, always in the same order."""
+        if self._held is not None:
+            return iter(self._held)
+        return (batch.feeds for batch in self.data.batches(self._batch_size))
+
+    def behind(self, wanted: Collection[str]) -> list[onnx.NodeProto]:
+        """The nodes still to run for these tensors, in order."""
+        return ancestors(self._nodes[self._position :], wanted)
+
+    def part(
+        self, nodes: list[onnx.NodeProto], wanted: Collection[str], more: Mapping[str, Traced] | None = None
+    ) -> Part:
+        """Such nodes as a model that gives `wanted`; `more` are the types of what else it reads."""
+        return extract(self._model, nodes, wanted, {**self._types, **(more or {})})
+
+    def advance(self, changing: Collection[str]) -> None:
+        """Run on to the first node that reads a constant which is still to change, if what crosses there is small."""
+        place = next(
+            (i for i, read in enumerate(self._reads) if not read.isdisjoint(changing)), len(self._nodes)
+        )
+        if place <= self._position:
+            return
+        names = crossing(self._nodes, place, (), [i.name for i in self._model.graph.input])
+        held = self._crossing(self.part(ancestors(self._nodes[self._position : place], names), names), names)
+        if held is not None:
+            self._position, self._held = place, held
+            self._types |= {name: _traced(value) for name, value in held[0].items()}
+
+    def _crossing(self, part: Part, names: Collection[str]) -> list[State] | None:
+        """These tensors of every batch; None where they are too large, or no plain tensors."""
+        session = self._runtime.session(part.model, spin=False, simulated=True) if part.outputs else None
+
+        def run(state: State) -> State:
+            made = session.run({name: state[name] for name in part.inputs}) if session is not None else {}
+            return {name: made[name] if name in made else state[name] for name in names}
+
+        held: list[State] = []
+        size = 0
+        for state in in_turn(run, self.states(), cores()):
+            if not all(isinstance(value, np.ndarray) for value in state.values()):
+                return None
+            size += sum(value.nbytes for value in state.values())
+            held.append(state)
+            # The first batch tells how large all will be.
+            if size > self._most or size * self.data.count > self._most * len(held) * self._batch_size:
+                return None
+        return held or None
+
+
+def _traced(value: Array) -> Traced:
+    return Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

@@ -1,0 +1,97 @@
+"""The front: what is asked of it comes out as if the whole network had run, whatever it holds."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxmpq.data import Dataset, open_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.engine import Runtime
+from onnxmpq.model.trace import trace
+from onnxmpq.weights.front import Front
+
+CPU = Runtime("cpu", threads=1)
+TEXT = """
+<ir_version: 8, opset_import: ["" : 13]>
+net (float[n, 6] x) => (float[n, 6] y) {
+    a = MatMul (x, w1)
+    r = Relu (a)
+    b = MatMul (r, w2)
+    s = Add (b, a)
+    y = MatMul (s, w3)
+}
+"""
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    model, rng = onnx.parser.parse_model(TEXT), np.random.default_rng(0)
+    for name in ("w1", "w2", "w3"):
+        weight = rng.standard_normal((6, 6)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
+    return model
+
+
+@pytest.fixture
+def data() -> Dataset:
+    values = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
+    return open_data({"x": values}, [InputSpec("x", np.dtype(np.float32), (None, 6))], samples=20)
+
+
+def front_of(model: onnx.ModelProto, data: Dataset, most: int = 1 << 20) -> Front:
+    return Front(CPU, model, trace(CPU, model, next(iter(data.batches(8))).feeds), data, 8, most)
+
+
+def outputs(front: Front, name: str) -> np.ndarray:
+    part = front.part(front.behind([name]), [name])
+    session = CPU.session(part.model)
+    runs = [session.run({n: state[n] for n in part.inputs})[name] for state in front.states()]
+    return np.concatenate(runs)
+
+
+def test_it_runs_up_to_the_first_constant_that_may_change(model: onnx.ModelProto, data: Dataset) -> None:
+    front = front_of(model, data)
+    expected = outputs(front, "y")
+    front.advance({"w2", "w3"})
+    assert {name for state in front.states() for name in state} == {"a", "r"}
+    assert [node.output[0] for node in front.behind(["y"])] == ["b", "s", "y"]
+    assert np.allclose(outputs(front, "y"), expected, atol=1e-5)
+
+
+def test_what_has_run_reads_the_constants_of_its_time(model: onnx.ModelProto, data: Dataset) -> None:
+    front = front_of(model, data)
+    front.advance({"w2", "w3"})
+    changed = next(i for i in model.graph.initializer if i.name == "w2")
+    changed.CopyFrom(numpy_helper.from_array(np.zeros((6, 6), np.float32), "w2"))
+    front.advance({"w3"})
+    x = np.concatenate([batch.feeds["x"] for batch in data.batches(8)])
+    w1 = numpy_helper.to_array(model.graph.initializer[0])
+    held = np.concatenate([state["s"] for state in front.states()])
+    assert np.allclose(held, x @ w1, atol=1e-4)
+
+
+def test_it_never_goes_back(model: onnx.ModelProto, data: Dataset) -> None:
+    front = front_of(model, data)
+    front.advance({"w3"})
+    front.advance({"w1"})
+    assert {name for state in front.states() for name in state} == {"s"}
+
+
+@pytest.mark.parametrize("most", [0, 100, 20 * 6 * 4 * 2 - 1])
+def test_it_stays_where_more_crosses_than_it_may_hold(
+    model: onnx.ModelProto, data: Dataset, most: int
+) -> None:
+    front = front_of(model, data, most)
+    expected = outputs(front, "y")
+    front.advance({"w2"})
+    assert {name for state in front.states() for name in state} == {"x"}
+    assert np.array_equal(outputs(front, "y"), expected)
+
+
+def test_a_network_that_has_run_whole_gives_nothing_more_to_run(
+    model: onnx.ModelProto, data: Dataset
+) -> None:
+    front = front_of(model, data)
+    front.advance(())
+    assert front.behind(["y"]) == []
