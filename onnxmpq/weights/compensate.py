@@ -31,10 +31,8 @@ from onnxmpq.weights.rows import Columns, Stack, channel_scales, from_rows, pool
 from onnxmpq.weights.walk import Curvature, curvature, walk
 
 # Of the scale of least squared error, which few codes want wider than that: 0.5 to 1.6. 1 comes first, so that it wins
-# where nothing tells them apart. Many codes want it as it is: there trials are little more than other draws.
+# where nothing tells them apart.
 _TRIALS = np.concatenate([[1], np.arange(10, 20) / 20, np.arange(21, 33) / 20]).astype(np.float32)
-_FEW_TRIALS = np.array([1, 0.7, 0.85, 1.15, 1.3, 1.5], np.float32)
-_MANY_BITS = 5
 _STACK_BYTES = 16 << 20  # of rows that are walked at once
 
 
@@ -51,9 +49,7 @@ def compensate(
     # BLAS adds up in another order on more threads: other bits, other codes.
     with threadpool_limits(limits=1):
         curved = curvature(gram)
-        narrow, wide = ([b for b in widths if (b >= _MANY_BITS) == many] for many in (False, True))
-        found = _on_grid(weight, layer, curved, narrow, grids, odd=False)
-        found |= _on_grid(weight, layer, curved, wide, grids, odd=False)
+        found = _on_grid(weight, layer, curved, widths, grids, odd=False)
         if 2 in widths and may_be_odd(weight, layer.axis, grids):
             odd = _on_grid(weight, layer, curved, [2], grids, odd=True)
             found[2] = min(found[2], odd[2], key=lambda some: _cost(weight, some, layer, curved))
@@ -67,17 +63,14 @@ def _cost(weight: Floats, rounded: QuantizedWeight, layer: Layer, curved: Curvat
 def _on_grid(
     weight: Floats, layer: Layer, curved: Curvature, widths: Sequence[int], grids: Grids, *, odd: bool
 ) -> dict[int, QuantizedWeight]:
-    """The weight at each width, all narrow or all wide, of codes that are all odd or of all codes."""
-    if not widths:
-        return {}
-    trials = _FEW_TRIALS if widths[0] >= _MANY_BITS else _TRIALS
+    """The weight at each width, of codes that are all odd or of all codes."""
     fitted = [fit_scale(weight, layer.axis, bits, negative=grids.negative, odd=odd) for bits in widths]
     scales = np.stack([row_scales(scale, layer) for scale in fitted], axis=1)
     bounds = np.array([code_range(bits, odd=odd) for bits in widths], np.float32)
     columns = curved.ordered(to_rows(weight, layer))
     parts = [
-        _rounded(columns[:, :, some], scales[:, :, some], bounds, trials, curved, layer, odd=odd)
-        for some in _portions(layer, columns, len(widths) * len(trials))
+        _rounded(columns[:, :, some], scales[:, :, some], bounds, curved, layer, odd=odd)
+        for some in _portions(layer, columns, len(widths) * len(_TRIALS))
     ]
     codes, steps = (np.concatenate(found, axis=-1) for found in zip(*parts, strict=True))
     return {
@@ -107,19 +100,9 @@ def _portions(layer: Layer, columns: Columns, versions: int) -> Iterator[slice]:
 
 
 def _rounded(
-    columns: Columns,
-    scales: Stack,
-    bounds: Stack,
-    trials: Floats,
-    curved: Curvature,
-    layer: Layer,
-    *,
-    odd: bool,
+    columns: Columns, scales: Stack, bounds: Stack, curved: Curvature, layer: Layer, *, odd: bool
 ) -> tuple[Columns, Stack]:
-    """Codes [group, D, widths, rows] and scales [group, widths, rows] of columns [group, D, rows], blocks as groups.
-
-    `trials` are those of `scales` that are walked.
-    """
+    """Codes [group, D, widths, rows] and scales [group, widths, rows] of columns [group, D, rows], blocks as groups."""
     group, size, count = columns.shape
     widths = scales.shape[1]
 
@@ -132,9 +115,9 @@ def _rounded(
         weighted = values.reshape(group, -1, count) * curved.energy[:, None, None]
         return pooled(weighted, layer).reshape(values.shape)
 
-    by_trial = (widths, len(trials), count)
-    tried = scales[:, :, None, :] * trials[:, None]
-    many, nearest = stacked(widths * len(trials))
+    by_trial = (widths, len(_TRIALS), count)
+    tried = scales[:, :, None, :] * _TRIALS[:, None]
+    many, nearest = stacked(widths * len(_TRIALS))
     codes, cost = walk(many, tried.reshape(group, -1), nearest, curved)
     best = pool(cost).reshape(group, *by_trial).argmin(axis=2, keepdims=True)
     chosen = np.take_along_axis(codes.reshape(group, size, *by_trial), best[:, None], 3)

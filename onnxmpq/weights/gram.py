@@ -24,7 +24,7 @@ Doubles = NDArray[np.float64]
 
 _BYTES_A_PASS = 512 << 20
 _WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
-_PRODUCTS = 1 << 21  # windows x columns that cost nothing worth saving: a small matrix sees more windows
+_PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small matrix sees more windows
 _SHARE_A_COLUMN = 1 / 16  # of a window: fewer tell less than that errors should cancel
 _FEWEST_SAMPLES = 4  # the windows of one sample are much alike
 _NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
