@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from loky import get_reusable_executor
+from loky import ProcessPoolExecutor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,10 +34,10 @@ def in_turn(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterato
 
 def in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
     """The same in processes, for a function that can be sent to one; they start before the first item is asked for."""
-    pool: Executor = get_reusable_executor(max_workers=workers)
-    for _ in range(workers):
-        pool.submit(_nothing, work)
-    yield from _ordered(pool, work, items, 2 * workers)  # the next item is there when a process is free
+    with ProcessPoolExecutor(workers) as pool:
+        for _ in range(workers):
+            pool.submit(_nothing, work)
+        yield from _ordered(pool, work, items, 2 * workers)  # the next item is there when a process is free
 
 
 def _nothing(_work: object) -> None:

@@ -45,13 +45,14 @@ def _sweep(columns: Columns, codes: Columns, steps: Stack, nearest: Nearest, gra
     diagonal = np.einsum("gii->gi", gram)
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
-        slope = slopes[:, start:stop] - gram[:, start:stop, :start] @ changes[:, :start]
+        behind = gram[:, start:stop, :start] @ changes[:, :start]
         for j in range(start, stop):
+            within = gram[:, j, None, start:j] @ changes[:, start:j]
+            slope = slopes[:, j] - behind[:, j - start] - within[:, 0]
             # The code's own error cancels out of w - (e - slope / H): what it is now, moved by the slope.
-            best = nearest(codes[:, j] + slope[:, j - start] / (diagonal[:, None, j] * steps))
-            change = (best - codes[:, j]) * steps
-            slope[:, j + 1 - start :] -= gram[:, j, j + 1 : stop, None] * change[:, None]
-            codes[:, j], changes[:, j] = best, change
+            best = nearest(codes[:, j] + slope / (diagonal[:, j, None] * steps))
+            changes[:, j] = (best - codes[:, j]) * steps
+            codes[:, j] = best
     return codes
 
 

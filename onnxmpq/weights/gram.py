@@ -78,9 +78,9 @@ def is_known(layer: Layer, count: float, data: Dataset) -> bool:
     return count >= max(2, block_columns(layer) * (1 if few else _SHARE_A_COLUMN))
 
 
-def step(layer: Layer, samples: int) -> int:
-    """Every how manieth window along each axis still gives enough of them."""
-    surplus = samples * math.prod(layer.positions) / enough(layer)
+def step(layer: Layer, samples: int, wanted: int) -> int:
+    """Every how manieth window along each axis still gives as many as wanted."""
+    surplus = samples * math.prod(layer.positions) / wanted
     return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
 
 
@@ -103,7 +103,7 @@ def input_moments(
             progress(number * data.count + done, len(passes) * data.count)
 
         emit = EmitGram(
-            {la.weight: step(la, data.count) for la in some},
+            {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
         )
         sums = _summed(runtime, model, emit, data, batch_size, report)

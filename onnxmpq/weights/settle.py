@@ -34,7 +34,7 @@ from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer
 from onnxmpq.turns import cores, in_turn
 from onnxmpq.weights.aim import Aim, find_aim
-from onnxmpq.weights.blocks import block_count
+from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
 from onnxmpq.weights.front import Front, State
@@ -43,6 +43,7 @@ from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
+_WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
 _DAMPING = 0.01  # of the mean diagonal
 _TARGET = "settle/target"
 
@@ -186,7 +187,8 @@ class Settler:
         nodes = [*front.behind([*reader.output, *less]), minus]
         part = front.part(nodes, [minus.output[0]], {_TARGET: self._traced[aim.target]})
         graph = import_graph(part.model)
-        emit = EmitGram({layer.weight: step(layer, front.data.count)}, {layer.weight: minus.output[0]})
+        every = step(layer, front.data.count, _WINDOWS_A_COLUMN * columns(layer))
+        emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None
         graph.outputs = graph.outputs[1:]

@@ -96,16 +96,14 @@ def walk(columns: Columns, steps: Stack, nearest: Nearest, curved: Curvature) ->
     `steps` [group, n] are the scales, `nearest` gives a column in steps [group, n] its codes.
     """
     factor, size = curved.factor, columns.shape[1]
-    left: Columns
+    diagonal = np.einsum("gii->gi", factor)
     codes, errors = np.empty_like(columns), np.empty_like(columns)
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
-        behind = factor[:, :start, start:stop].transpose(0, 2, 1) @ errors[:, :start]
-        left = columns[:, start:stop] - behind
+        behind: Columns = factor[:, :start, start:stop].transpose(0, 2, 1) @ errors[:, :start]
         for j in range(start, stop):
-            column = left[:, j - start]
+            within: Columns = factor[:, None, start:j, j] @ errors[:, start:j]
+            column = columns[:, j] - behind[:, j - start] - within[:, 0]
             codes[:, j] = nearest(column / steps)
-            error = (column - codes[:, j] * steps) / factor[:, j, j][:, None]
-            left[:, j + 1 - start :] -= factor[:, j, j + 1 : stop, None] * error[:, None]
-            errors[:, j] = error
+            errors[:, j] = (column - codes[:, j] * steps) / diagonal[:, j, None]
     return codes, np.einsum("gdn,gdn->gn", errors, errors)

@@ -21,7 +21,7 @@ from onnxmpq.prepare import prepare, runnable
 from onnxmpq.spec import Layer
 from onnxmpq.testing import check_pass
 from onnxmpq.weights.blocks import block_columns, block_count, columns
-from onnxmpq.weights.gram import Moments, centred, has_moments, input_moments, is_known, step
+from onnxmpq.weights.gram import Moments, centred, enough, has_moments, input_moments, is_known, step
 
 CPU = Runtime("cpu", threads=1)
 
@@ -214,9 +214,9 @@ def test_emitting_changes_nothing_else() -> None:
 def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
     small = Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
     large = Layer("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
-    assert step(small, 64) == 1
-    assert step(large, 16) > 3
-    assert 16 * (512 // step(large, 16)) ** 2 >= 32 * columns(large)
+    assert step(small, 64, enough(small)) == 1
+    assert step(large, 16, enough(large)) > 3
+    assert 16 * (512 // step(large, 16, enough(large))) ** 2 >= 32 * columns(large)
 
 
 def test_what_no_matrix_is_made_for() -> None:
