@@ -47,7 +47,7 @@ from onnxmpq.effort import EFFORTS, Effort
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity import METHODS
-from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 from onnxmpq.verdict.latency import interleaved, medians, ratio, seconds_a_run
@@ -205,7 +205,7 @@ def stage_cells(network: Network, probe: Probe) -> list[str]:
     batches = [batch.feeds for batch in probe.data.batches(probe.batch_size)]
     forwards = Forwards(probe.runtime.session(network.model), batches)
     start = time.perf_counter()
-    measured(replace(probe, progress=forwards.progress))
+    at_every_width(replace(probe, progress=forwards.progress))
     stage = time.perf_counter() - start - forwards.away
     forward = sum(forwards.seconds)
     widths = [len(options) for options in probe.options.values()]

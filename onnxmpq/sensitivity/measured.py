@@ -12,32 +12,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import numpy_helper
 
 from onnxmpq.chain import Chain
-from onnxmpq.engine import Array
 from onnxmpq.metrics import Sums
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.tidy import tidy
 from onnxmpq.spec import Layer
 
-_FULLY_MEASURED = 4  # bits
-
 Losses = dict[tuple[str, int], float]  # by layer and width
 
 
-def measured(probe: Probe) -> CostTable:
-    """Measure every layer that has a choice at its widths up to four bits, in the metric's own units.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The loss of each layer that has a choice at each of its widths up to `widest` bits; wider ones are read off.
 
-    Costs about half a forward of the samples for each layer and width, since a changed layer cannot change
-    what comes before it.
+    Costs, in the metric's own units, take about half a forward of the samples for each layer and width, since a
+    changed layer cannot change what comes before it.
     """
-    layers = [layer for layer in probe.layers if layer.name in probe.options]
-    asked = {layer.name: sorted({o.weight_bits for o in probe.options[layer.name]}) for layer in layers}
-    widths = {name: [b for b in bits if b <= max(_FULLY_MEASURED, bits[0])] for name, bits in asked.items()}
+
+    widest: int = 4
+
+    def __call__(self, probe: Probe) -> CostTable:
+        """Measure the table."""
+        layers = [layer for layer in probe.layers if layer.name in probe.options]
+        asked = {layer.name: sorted({o.weight_bits for o in probe.options[layer.name]}) for layer in layers}
+        narrow = {name: [b for b in bits if b <= max(self.widest, bits[0])] for name, bits in asked.items()}
+        losses = _losses(probe, layers, narrow)
+        # A width that makes the network give no numbers is the worst there is.
+        worst = 10 * max((loss for loss in losses.values() if math.isfinite(loss)), default=0.1)
+        finite = {key: loss if math.isfinite(loss) else worst for key, loss in losses.items()}
+        for layer in layers:
+            finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
+        costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
+        return tidy(CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses)))
+
+
+measured = Measured()
+at_every_width = Measured(widest=8)
+
+
+def _losses(probe: Probe, layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> Losses:
+    """One forward up to each layer, and from there one for each width."""
     chain = Chain(probe.runtime, probe.model, layers, probe.traced)
     distance = {name: np.zeros((len(bits), len(probe.metric.kinds))) for name, bits in widths.items()}
     weight: Sums = np.zeros(len(probe.metric.kinds))
@@ -52,34 +72,23 @@ def measured(probe: Probe) -> CostTable:
                 distance[step.layer.name][row] += probe.metric.distance(reference, outputs)
             done += 1
             probe.progress(done, total)
-    losses = {
+    return {
         (name, bits): probe.metric.loss(distance[name][row], weight)
         for name in widths
         for row, bits in enumerate(widths[name])
     }
-    # A width that makes the network give no numbers is the worst there is.
-    worst = 10 * max((loss for loss in losses.values() if math.isfinite(loss)), default=0.1)
-    finite = {key: loss if math.isfinite(loss) else worst for key, loss in losses.items()}
-    finite |= _read_off(probe, layers, asked, finite)
-    costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
-    return tidy(CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses)))
 
 
-def _read_off(
-    probe: Probe, layers: Sequence[Layer], widths: Mapping[str, Sequence[int]], losses: Losses
-) -> Losses:
-    """The losses at the widths that were not measured."""
-    weights = {i.name: i for i in probe.model.graph.initializer}
-    found = {}
-    for layer in layers:
-        exact = numpy_helper.to_array(weights[layer.weight])
+def _read_off(probe: Probe, layer: Layer, widths: Sequence[int], last: int, losses: Losses) -> Losses:
+    """The losses at a layer's widths beyond the last one measured."""
+    tensor = next(i for i in probe.model.graph.initializer if i.name == layer.weight)
+    exact = numpy_helper.to_array(tensor)
 
-        def error(bits: int, layer: Layer = layer, exact: Array = exact) -> float:
-            rounded = probe.candidate(layer, bits)[layer.weight]
-            return float(np.square(rounded - exact, dtype=np.float64).sum())
+    def error(bits: int) -> float:
+        rounded = probe.candidate(layer, bits)[layer.weight]
+        return float(np.square(rounded - exact, dtype=np.float64).sum())
 
-        last = max(bits for name, bits in losses if name == layer.name)
-        for bits in [bits for bits in widths[layer.name] if bits > last]:
-            ratio = error(bits) / error(last) if error(last) > 0 else 0.0
-            found[layer.name, bits] = losses[layer.name, last] * ratio
-    return found
+    wider = [bits for bits in widths if bits > last]
+    known = error(last) if wider else 0.0
+    share = losses[layer.name, last] / known if known > 0 else 0.0
+    return {(layer.name, bits): share * error(bits) for bits in wider}

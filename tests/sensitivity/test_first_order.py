@@ -16,7 +16,7 @@ from onnxmpq.errors import DataError, OptionError
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.first_order import FORMS, FirstOrder
-from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
 from onnxmpq.testing import model_of
@@ -108,7 +108,7 @@ def test_on_resnet56_the_squared_form_falls_fourfold_a_bit_and_ranks_as_measured
     squared = table(probe, FirstOrder("squared"))
     a_bit = (squared[:, 2] / squared[:, 5]) ** (1 / 4)  # from 4 to 8 bits
     assert 3.2 < np.exp(np.log(a_bit).mean()) < 5
-    loss = table(probe, measured)
+    loss = table(probe, at_every_width)
     rows = np.triu_indices(len(loss), 1)
     for a, b in zip(squared.T[2:], loss.T[2:], strict=True):  # from 4 bits up
         assert np.mean(np.sign(a[:, None] - a)[rows] * np.sign(b[:, None] - b)[rows]) > 0.7

@@ -13,6 +13,7 @@ from onnxmpq.engine import Runtime
 from onnxmpq.plan import CostTable
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.sensitivity.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
 from onnxmpq.weights.candidates import Candidates
@@ -54,7 +55,7 @@ def kendall(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("metric", ["kl", "nse"])
 def test_costs_are_those_of_the_measured_loss(metric: str) -> None:
     probe = digits(256, metric)
-    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, METHODS["measured"])
+    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, at_every_width)
     ratio = np.median(cheap[:, 2:] / measured[:, 2:])  # from 4 bits up
     assert 0.7 < ratio < 1.4
     assert kendall(cheap[:, 2:].ravel(), measured[:, 2:].ravel()) > 0.8
@@ -69,7 +70,7 @@ def test_one_sample_at_a_time_gives_the_same() -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
 def test_ranks_the_layers_of_resnet56_as_measured() -> None:
     probe = cifar_probe()
-    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, METHODS["measured"])
+    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, at_every_width)
     for column in range(2, len(BITS)):
         assert kendall(cheap[:, column], measured[:, column]) > 0.8
         assert 0.8 < np.median(cheap[:, column] / measured[:, column]) < 1.3
