@@ -6,9 +6,10 @@ processes for many small steps of NumPy.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -32,12 +33,24 @@ def in_turn(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterato
         yield from _ordered(pool, work, items, workers)
 
 
-def in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """The same in processes, for a function that can be sent to one; they start before the first item is asked for."""
-    with ProcessPoolExecutor(workers) as pool:
+def in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
+    """The same in processes, for a function that can be sent to one; they start before the first item is asked for.
+
+    A process that may have none of its own, and a single worker, do the work themselves. Whatever goes wrong ends
+    them at once.
+    """
+    if workers == 1 or multiprocessing.current_process().daemon:
+        yield from map(work, items)
+        return
+    pool = ProcessPoolExecutor(workers)
+    done = False
+    try:
         for _ in range(workers):
             pool.submit(_nothing, work)
-        yield from _ordered(pool, work, items, 2 * workers)  # the next item is there when a process is free
+        yield from _ordered(pool, work, items, workers + 1)  # the next item is there when a process is free
+        done = True
+    finally:
+        pool.shutdown(wait=True, kill_workers=not done)
 
 
 def _nothing(_work: object) -> None:

@@ -1,8 +1,10 @@
 """Ordered work on several threads: everything, in order, a few at a time."""
 
 import math
+import multiprocessing
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,25 @@ def test_processes_give_results_in_order() -> None:
 def test_what_a_process_raises_comes_back() -> None:
     with pytest.raises(ValueError, match=r"domain|nonnegative"):
         list(in_processes(math.sqrt, [4.0, -1.0], 2))
+
+
+def in_a_daemon(items: list[float]) -> list[float]:
+    return list(in_processes(math.sqrt, items, 2))
+
+
+def test_a_process_that_may_have_no_children_does_the_work_itself() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(in_a_daemon, ([4.0, 9.0],)) == [2, 3]
+
+
+def touch_later(path: Path) -> None:
+    if path.name != "first":
+        time.sleep(3)
+    path.touch()
+
+
+def test_who_stops_asking_ends_what_is_under_way(tmp_path: Path) -> None:
+    found = in_processes(touch_later, [tmp_path / name for name in ("first", "second", "third")], 2)
+    next(found)
+    found.close()
+    assert not (tmp_path / "second").exists()

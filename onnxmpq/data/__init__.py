@@ -122,7 +122,7 @@ class Dataset:
         return self.take(order[held:]), self.take(order[:held])
 
     def some(self, most: int, seed: int = 0) -> Dataset:
-        """At most so many of the samples, at random."""
+        """So many of the samples at random, in whole batches where the graph fixes theirs; all if there are no more."""
         return self if most >= self.count or not self.divides else self.split(most / self.count, seed)[1]
 
     def remembered(self) -> Dataset:

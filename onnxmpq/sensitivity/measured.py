@@ -22,14 +22,14 @@ from onnxmpq.metrics import Sums
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.tidy import tidy
-from onnxmpq.spec import Layer
+from onnxmpq.spec import FLOAT_BITS, Layer
 
 Losses = dict[tuple[str, int], float]  # by layer and width
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The loss of each layer that has a choice at each of its widths up to `widest` bits; wider ones are read off.
+    """The loss of each layer that has a choice at its widths up to the first of `widest` bits or more; the rest is read off.
 
     Costs, in the metric's own units, take about half a forward of the samples for each layer and width, since a
     changed layer cannot change what comes before it.
@@ -41,19 +41,20 @@ class Measured:
         """Measure the table."""
         layers = [layer for layer in probe.layers if layer.name in probe.options]
         asked = {layer.name: sorted({o.weight_bits for o in probe.options[layer.name]}) for layer in layers}
-        narrow = {name: [b for b in bits if b <= max(self.widest, bits[0])] for name, bits in asked.items()}
+        last = {name: next((b for b in bits if b >= self.widest), bits[-1]) for name, bits in asked.items()}
+        narrow = {name: [b for b in bits if b <= last[name]] for name, bits in asked.items()}
         losses = _losses(probe, layers, narrow)
         # A width that makes the network give no numbers is the worst there is.
         worst = 10 * max((loss for loss in losses.values() if math.isfinite(loss)), default=0.1)
         finite = {key: loss if math.isfinite(loss) else worst for key, loss in losses.items()}
         for layer in layers:
-            finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
+            finite |= _read_off(probe, layer, asked[layer.name], last[layer.name], finite)
         costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
         return tidy(CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses)))
 
 
 measured = Measured()
-at_every_width = Measured(widest=8)
+at_every_width = Measured(widest=FLOAT_BITS)
 
 
 def _losses(probe: Probe, layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> Losses:

@@ -13,6 +13,7 @@ from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.fitted import fitted
 from onnxmpq.weights.gram import has_moments, input_moments
 
+_MOST_PROCESSES = 8  # each holds a layer's moments
 _WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to start
 
 
@@ -36,14 +37,14 @@ def fit(candidates: Candidates, setting: Setting) -> None:
         setting.stages.observer.progress,
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
-    many = _work(layers, widths) > _WORTH_PROCESSES
-    for done in in_processes(fitted, tasks, cores()) if many else map(fitted, tasks):
+    workers = min(cores(), _MOST_PROCESSES) if _work(layers, widths) > _WORTH_PROCESSES else 1
+    for done in in_processes(fitted, tasks, workers):
         candidates.fit(done)
 
 
 def _work(layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> int:
     """About how many products of two numbers all roundings take."""
-    return sum(layer.params * columns(layer) * len(widths[layer.name]) for layer in layers)
+    return sum(la.params * columns(la) * len(widths[la.name]) for la in layers if has_moments(la))
 
 
 def _tell_blocks(layers: Sequence[Layer], note: Callable[[str], None]) -> None:

@@ -30,7 +30,7 @@ def settle(draft: Draft) -> Draft:
     after, losses = settled_draft(draft)
     kept = "" if after is not draft else ", so the first rounding is kept"
     draft.setting.stages.note(
-        f"rounded again behind quantized layers: {draft.prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on the "
+        f"rounded again behind quantized layers: {draft.prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on "
         f"calibration samples{kept}"
     )
     return after

@@ -1,8 +1,8 @@
 """How far a network has run over some samples: what crosses that place is held, and going on starts there.
 
 Layers that are rounded one after the other, each against what the ones before feed it, would otherwise run all
-of the network up to them again and again. No more is held than so many bytes: where more crosses, the front stays where
-it was, and what is asked for runs from there.
+of the network up to them again and again. No more is held than so many bytes (twice that on the way from one place to
+the next): where more crosses, the front stays where it was, and what is asked for runs from there.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ class Front:
         self._reads = [frozenset(names_read(node)) for node in self._nodes]
         self._position = 0
         self._held: list[State] | None = None
+        self._refused = 0  # a place where too much crosses
+
+    @property
+    def at_start(self) -> bool:
+        """True where nothing has run."""
+        return self._held is None
 
     def states(self) -> Iterator[State]:
         """What the rest of the network reads, batch by batch, always in the same order."""
@@ -67,11 +73,13 @@ class Front:
         place = next(
             (i for i, read in enumerate(self._reads) if not read.isdisjoint(changing)), len(self._nodes)
         )
-        if place <= self._position:
+        if place <= self._position or place == self._refused:
             return
         names = crossing(self._nodes, place, (), [i.name for i in self._model.graph.input])
         held = self._crossing(self.part(ancestors(self._nodes[self._position : place], names), names), names)
-        if held is not None:
+        if held is None:
+            self._refused = place
+        else:
             self._position, self._held = place, held
             self._types |= {name: _traced(value) for name, value in held[0].items()}
 
@@ -94,6 +102,13 @@ class Front:
             if size > self._most or size * self.data.count > self._most * len(held) * self._batch_size:
                 return None
         return held or None
+
+
+def in_step(first: Front, second: Front) -> Iterator[tuple[State, State]]:
+    """The states of two fronts over the same samples. Data are read once at a time: their source may not like two."""
+    if first.at_start and second.at_start:
+        return ((state, state) for state in first.states())
+    return zip(first.states(), second.states(), strict=True)
 
 
 def _traced(value: Array) -> Traced:

@@ -28,7 +28,8 @@ Nearest = Callable[[Floats], Floats]
 _SMALLEST_CLIP = 0.2  # of the channel's largest weight
 _COARSE = -np.linspace(0.0, 0.8, 25, dtype=np.float32)[1:]
 _FINE = np.linspace(-0.03, 0.03, 9, dtype=np.float32)
-_NEXT_TO_NOTHING = 2.0**-16
+_NEXT_TO_NOTHING = 2.0**-16  # of the layer's largest scale
+_LEAST_SCALE = 2.0**-125  # whose reciprocal is a float32
 _BLOCK = 1 << 15  # weights searched at once
 
 
@@ -124,9 +125,8 @@ def fit_scale(weight: Floats, axis: int, bits: int, *, negative: bool = True, od
 def _one_bit_scale(rows: Floats) -> Floats:
     """The mean magnitude; one bit has no zero, so a channel of zeros becomes as good as one beside the others."""
     mean = np.abs(rows).mean(axis=1)
-    largest = mean.max(initial=0.0)
-    floor = (largest if largest > 0 else 1.0) * _NEXT_TO_NOTHING
-    return _usable(np.maximum(mean, floor).astype(np.float32))
+    floor = max(float(mean.max(initial=0.0)) * _NEXT_TO_NOTHING, _LEAST_SCALE)
+    return np.where(mean > _LEAST_SCALE, mean, floor).astype(np.float32)
 
 
 def _search(rows: Floats, low: int, high: int, nearest: Nearest, signs: Sequence[int]) -> Floats:

@@ -9,7 +9,8 @@ with R a little damping and what the moments are shrunk by (`onnxmpq.weights.shr
 With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output only goes into a sum with a
 shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
 
-Both networks run along with the layers (`onnxmpq.weights.front`): each layer costs what lies between it and the last.
+Both networks run along with the layers (`onnxmpq.weights.front`): a layer costs what lies between it and the last, but
+one that sees a single window a sample needs all samples, from the start.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.front import Front, State
+from onnxmpq.weights.front import Front, State, in_step
 from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
@@ -175,7 +176,7 @@ class Settler:
             return [outputs[name].astype(np.float64) for name in names]
 
         total: list[Doubles] = []
-        for part in in_turn(sums, zip(exact.states(), front.states(), strict=True), cores()):
+        for part in in_turn(sums, in_step(exact, front), cores()):
             total = [a + b for a, b in zip(total, part, strict=True)] if total else part
         return _checked(layer, front.data, *total)
 

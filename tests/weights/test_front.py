@@ -9,7 +9,7 @@ from onnxmpq.data import Dataset, open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Runtime
 from onnxmpq.model.trace import trace
-from onnxmpq.weights.front import Front
+from onnxmpq.weights.front import Front, in_step
 
 CPU = Runtime("cpu", threads=1)
 TEXT = """
@@ -95,3 +95,25 @@ def test_a_network_that_has_run_whole_gives_nothing_more_to_run(
     front = front_of(model, data)
     front.advance(())
     assert front.behind(["y"]) == []
+
+
+def test_a_source_is_read_by_one_at_a_time(model: onnx.ModelProto) -> None:
+    class Loader:
+        """Starts over when it is asked for an iterator, and is its own: two at a time would share its place."""
+
+        def __iter__(self) -> "Loader":
+            self.left = 6
+            return self
+
+        def __next__(self) -> dict[str, np.ndarray]:
+            if not self.left:
+                raise StopIteration
+            self.left -= 1
+            return {"x": np.full((4, 6), self.left, np.float32)}
+
+    loader = Loader()
+    data = open_data(lambda: loader, [InputSpec("x", np.dtype(np.float32), (None, 6))], samples=24)
+    first, second = front_of(model, data), front_of(model, data)
+    assert sum(len(a["x"]) for a, b in in_step(first, second) if np.array_equal(a["x"], b["x"])) == 24
+    first.advance({"w2"})
+    assert sum(len(b["x"]) for a, b in in_step(first, second) if len(a["r"]) == len(b["x"])) == 24

@@ -127,3 +127,9 @@ def test_a_channel_of_zeros_stays_next_to_nothing_at_one_bit() -> None:
     stored = quantize(np.array([[0.5, -0.25], [0, 0]], np.float32), 0, 1)
     assert np.abs(stored.dequantize()[1]).max() < 1e-4
     assert (quantize(np.zeros((2, 3), np.float32), 0, 1).scale > 0).all()
+
+
+def test_a_small_channel_keeps_its_mean_magnitude_at_one_bit() -> None:
+    scale = quantize(np.array([[1, -1], [1e-6, -1e-6]], np.float32), 0, 1).scale
+    assert scale == pytest.approx([1, 1e-6])
+    assert quantize(np.array([[1e-35], [0]], np.float32), 0, 1).scale[1] < 1e-35
