@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import numpy_helper
 
 from onnxmpq.chain import Chain
 from onnxmpq.metrics import Sums
 from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.directional import changes_of, widths_of
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.tidy import tidy
 from onnxmpq.spec import FLOAT_BITS, Layer
@@ -40,7 +40,7 @@ class Measured:
     def __call__(self, probe: Probe) -> CostTable:
         """Measure the table."""
         layers = [layer for layer in probe.layers if layer.name in probe.options]
-        asked = {layer.name: sorted({o.weight_bits for o in probe.options[layer.name]}) for layer in layers}
+        asked = widths_of(probe)
         last = {name: next((b for b in bits if b >= self.widest), bits[-1]) for name, bits in asked.items()}
         narrow = {name: [b for b in bits if b <= last[name]] for name, bits in asked.items()}
         losses = _losses(probe, layers, narrow)
@@ -82,14 +82,10 @@ def _losses(probe: Probe, layers: Sequence[Layer], widths: Mapping[str, Sequence
 
 def _read_off(probe: Probe, layer: Layer, widths: Sequence[int], last: int, losses: Losses) -> Losses:
     """The losses at a layer's widths beyond the last one measured."""
-    tensor = next(i for i in probe.model.graph.initializer if i.name == layer.weight)
-    exact = numpy_helper.to_array(tensor)
-
-    def error(bits: int) -> float:
-        rounded = probe.candidate(layer, bits)[layer.weight]
-        return float(np.square(rounded - exact, dtype=np.float64).sum())
-
     wider = [bits for bits in widths if bits > last]
-    known = error(last) if wider else 0.0
+    known, *errors = [
+        float(np.square(change[layer.weight], dtype=np.float64).sum())
+        for change in changes_of(probe, layer, [last, *wider])
+    ]
     share = losses[layer.name, last] / known if known > 0 else 0.0
-    return {(layer.name, bits): share * error(bits) for bits in wider}
+    return {(layer.name, bits): share * error for bits, error in zip(wider, errors, strict=True)}

@@ -31,7 +31,6 @@ def descend(
 
     `nearest` gives a column in steps [group, n] its codes; `pool` sums values [group, n] over the rows that share a scale.
     """
-    columns = columns.astype(np.float32)
     for _ in range(_TURNS):
         codes = _sweep(columns, codes, steps, nearest, curved.gram)
         steps = _refit(columns, codes, steps, curved.gram, pool)

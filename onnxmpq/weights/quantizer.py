@@ -29,7 +29,7 @@ _SMALLEST_CLIP = 0.2  # of the channel's largest weight
 _COARSE = -np.linspace(0.0, 0.8, 25, dtype=np.float32)[1:]
 _FINE = np.linspace(-0.03, 0.03, 9, dtype=np.float32)
 _NEXT_TO_NOTHING = 2.0**-16  # of the layer's largest scale
-_LEAST_SCALE = 2.0**-125  # whose reciprocal is a float32
+_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # its reciprocal is a float32
 _BLOCK = 1 << 15  # weights searched at once
 
 
@@ -187,4 +187,4 @@ def _squared_error(rows: Floats, scale: Floats, nearest: Nearest) -> Floats:
 
 def _usable(scale: Floats) -> Floats:
     """Zero scales, and those whose reciprocal overflows, replaced by one."""
-    return np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
+    return np.where(scale > _LEAST_SCALE, scale, 1.0).astype(np.float32)

@@ -18,9 +18,8 @@ from onnxmpq.weights.blocks import block_columns, block_count, columns
 from onnxmpq.weights.quantizer import Floats
 
 Stack = NDArray[np.float32]  # [group * blocks, rows, D_b]
-Columns = NDArray[
-    np.float32
-]  # [group * blocks, D_b, rows]: what is done column by column runs along the rows
+# What is done column by column runs along the rows.
+Columns = NDArray[np.float32]  # [group * blocks, D_b, rows]
 
 
 def to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
