@@ -31,6 +31,7 @@ from onnxmpq.spec import Option
 from onnxmpq.weights.candidates import Candidates
 
 _BITS = (2, 3, 4, 5, 6, 8)
+_REST = 0.2  # seconds
 _SAMPLES = 128  # of the fisher score, as in a compile
 _COLUMNS = [
     "model", "threads", "layers", "forward ms", "forward + backward ms", "in forward runs", "fisher, 6 widths ms",
@@ -40,7 +41,7 @@ _NOTES = (
     "Forward: the fp32 model as it is, batches of {batch}. Forward + backward: the same with cross-entropy and the "
     "gradients of every layer's output as graph outputs. Fisher: the session time and all else of the score of "
     "{samples} samples, every layer at 6 widths, nearest rounding, against forward runs over the same samples in "
-    "batches of {batch}. Medians of {rounds} rounds that take turns in one process."
+    "batches of {batch}. Medians of {rounds} rounds that take turns in one process, each after a rest."
 )
 
 
@@ -115,10 +116,14 @@ def differentiated(runtime: Runtime, prepared: Prepared, feeds: Mapping[str, Arr
 
 
 def interleaved(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each call, the calls taking turns; a first round is not counted."""
+    """Median seconds of each call, the calls taking turns; a first round is not counted.
+
+    Threads of one session go on spinning for a while after a run and would hold up the next session's: each waits.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds + 1):
         for call, found in zip(calls, seconds, strict=True):
+            time.sleep(_REST)
             start = time.perf_counter()
             call()
             found.append(time.perf_counter() - start)
