@@ -22,14 +22,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import paired
+from held_out import HeldOut
+from loaded import load
 from machine import ROOT, commit, header, table
-from networks import Network, calibration, evaluation, networks, open_samples
+from networks import Network, calibration, networks
 from paired import Hits
 
-import onnxmpq
+from onnxmpq.allocation.constrain import Options, average_bits
+from onnxmpq.budget import Budget
+from onnxmpq.effort import EFFORTS
 from onnxmpq.engine import Runtime
+from onnxmpq.errors import OnnxmpqError
 from onnxmpq.metrics import OutputKind, classes, kl_divergence
+from onnxmpq.observer import Observer, Stages
+from onnxmpq.pipeline import drafted, rounded
+from onnxmpq.plan import Sensitivity
+from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.stages.force import forced_by, narrowed
+from onnxmpq.stages.load import Loaded
+from onnxmpq.stages.lowering import Draft, Lowering
+from onnxmpq.stages.sensitivity import measure
+from onnxmpq.stages.shares import divide
+from onnxmpq.weights.candidates import ROUNDINGS
 
 Key = tuple[str, float, str, str, int, int]
 
@@ -51,8 +67,8 @@ _NOTES = """{samples} calibration samples without labels. Means over the seeds; 
 agreement with fp32 and KL (nats) are of all held-out images, which nothing was chosen on; the interval is a paired
 bootstrap over them, its ends averaged over the seeds. Recipes: `balanced` is the default, `fast` and `max` the other
 efforts; `size` gives widths by the sizes of layers (`--method size`); `uniform` gives all layers the widest width within
-the budget (2 bits at 2.5, 3 at 3.5), rounded as ours, and `uniform, nearest` the same rounded to nearest."""
-_BATCH = 50
+the budget (2 bits at 2.5, 3 at 3.5), rounded as ours, and `uniform, nearest` the same rounded to nearest. Seconds are of all stages
+up to the file; what recipes share (loading, calibration, rounding at all widths, sensitivity) was done once and counts for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +126,11 @@ def main() -> None:
     options = parser.parse_args()
     results = read(options.results)
     end = time.monotonic() + 60 * options.minutes
-    for network, budget, activations, recipe, seed in itertools.product(
-        networks(options.models), options.budgets, options.activations, options.recipes, options.seeds
-    ):
-        if time.monotonic() > end:
-            break
-        point = (budget, activations, recipe, seed, options.samples)
-        if (network.name, *point) in results and not options.again:
-            continue
-        result = measured(network, *point)
-        results[result.key] = result
-        append(options.results, result)
-        print(json.dumps(asdict(result)), flush=True)
+    for network in networks(options.models):
+        for result in measured(network, results, options, end):
+            results[result.key] = result
+            append(options.results, result)
+            print(json.dumps(asdict(result)), flush=True)
     notes = _NOTES.format(samples=options.samples)
     shown = [result for result in results.values() if result.samples == options.samples]
     commits = ", ".join(sorted({result.commit for result in shown}))
@@ -132,49 +141,121 @@ def main() -> None:
 
 
 def measured(
-    network: Network, budget: float, activations: str, recipe: str, seed: int, samples: int
-) -> Result:
-    """A compile by a recipe, and its judgement."""
-    blank = Result(network.name, budget, activations, recipe, seed, samples, commit())
-    with tempfile.TemporaryDirectory() as scratch:
-        written = Path(scratch) / "compiled.onnx"
-        start = time.perf_counter()
+    network: Network, known: Mapping[Key, Result], options: argparse.Namespace, end: float
+) -> Iterator[Result]:
+    """What is still to be measured of a network, one seed and kind of activations at a time."""
+    held_out = HeldOut(network, Runtime())
+    for seed, activations in itertools.product(options.seeds, options.activations):
+        missing = [
+            (recipe, budget)
+            for budget, recipe in itertools.product(options.budgets, options.recipes)
+            if options.again
+            or (network.name, budget, activations, recipe, seed, options.samples) not in known
+        ]
+        with tempfile.TemporaryDirectory() as scratch:
+            bench = Bench(held_out, activations, seed, options.samples, Path(scratch))
+            for recipe, budget in missing:
+                if time.monotonic() > end:
+                    return
+                yield bench.result(recipe, budget)
+
+
+class Bench:
+    """A network loaded, calibrated and rounded once for a seed and activations: every recipe goes on from there."""
+
+    def __init__(self, held_out: HeldOut, activations: str, seed: int, samples: int, scratch: Path) -> None:
+        self.held_out, self.activations, self.seed, self.samples = held_out, activations, seed, samples
+        self.scratch, self.commit = scratch, commit()
+        self.lowerings: dict[str, tuple[Loaded, Lowering]] = {}
+        self.costs: dict[tuple[Method, int], tuple[Sensitivity, float]] = {}
+
+    def result(self, recipe: str, budget: float) -> Result:
+        """What the recipe comes to at that budget, judged."""
+        blank = Result(
+            self.held_out.network.name, budget, self.activations, recipe, self.seed, self.samples, self.commit
+        )
         try:
-            report = onnxmpq.compile_model(
-                network.model, [f"{budget:g}bit-avg"], calibration(network, Path(scratch)), output=written,
-                preprocess=network.decoding, activations=activations, samples=samples, seed=seed, provider="cpu",
-                **uniform_widths(recipe, budget), **RECIPES[recipe],
-            )  # fmt: skip
-        except onnxmpq.OnnxmpqError as error:
+            draft, seconds = self.drafted(recipe, budget)
+        except OnnxmpqError as error:
             return replace(blank, error=str(error))
-        seconds = time.perf_counter() - start
-        judged = judge(network, written)
-    low, high = interval(judged.before, judged.after)
-    return replace(
-        blank, average_bits=report.average_weight_bits, file_bytes=report.file_bytes, images=len(judged.before),
-        fp32_top1=100 * float(judged.before.mean()), top1=100 * float(judged.after.mean()), lowest_drop=low,
-        highest_drop=high, agreement=judged.agreement, kl=judged.kl, seconds=seconds,
+        model = draft.written()
+        judged = judge(self.held_out, model)
+        low, high = interval(judged.before, judged.after)
+        return replace(
+            blank, average_bits=average_bits(draft.prepared.layers, draft.plan), file_bytes=model.ByteSize(),
+            images=len(judged.before), fp32_top1=100 * float(judged.before.mean()),
+            top1=100 * float(judged.after.mean()), lowest_drop=low, highest_drop=high,
+            agreement=judged.agreement, kl=judged.kl, seconds=seconds,
+        )  # fmt: skip
+
+    def drafted(self, recipe: str, budget: float) -> tuple[Draft, float]:
+        """The recipe's plan and weights, as a compile finds them, and seconds with all that it shares with others."""
+        rounding = RECIPES[recipe].get("rounding", ROUNDINGS[0])
+        loaded, base = self.rounded(rounding)
+        stages = Stages(Observer(), dict(loaded.stages.seconds))
+        lowering = narrowed(asked(loaded, base, stages, recipe, budget))
+        costs, seconds = self.measured(lowering)
+        draft, _ = drafted(lowering, costs)
+        return draft, seconds + sum(stages.seconds.values())
+
+    def rounded(self, rounding: str) -> tuple[Loaded, Lowering]:
+        """The network with its weights rounded, which is done once."""
+        if rounding not in self.lowerings:
+            network, stages = self.held_out.network, Stages(Observer())
+            with stages("load"):
+                loaded = load(
+                    network, self.held_out.runtime, calibration(network, self.scratch), self.activations, rounding,
+                    self.seed, self.samples, stages,
+                )  # fmt: skip
+            self.lowerings[rounding] = loaded, rounded(loaded)
+        return self.lowerings[rounding]
+
+    def measured(self, lowering: Lowering) -> tuple[Sensitivity, float]:
+        """Costs of the options and the seconds that they took; of each method and count of samples once."""
+        setting = lowering.setting
+        if setting.forced is not None:
+            return measure(lowering), 0.0
+        key = setting.request.method, setting.shares.sensitivity.count
+        if key not in self.costs:
+            start = time.perf_counter()
+            self.costs[key] = measure(lowering), time.perf_counter() - start
+        return self.costs[key]
+
+
+def asked(loaded: Loaded, base: Lowering, stages: Stages, recipe: str, budget: float) -> Lowering:
+    """The rounded network under the recipe's own request."""
+    wanted = {"method": "measured", "effort": "balanced", **RECIPES[recipe]}
+    request = replace(
+        loaded.request, budgets=(Budget.parse(f"{budget:g}bit-avg"),), method=METHODS[wanted["method"]],
+        effort=EFFORTS[wanted["effort"]],
     )  # fmt: skip
+    setting = replace(
+        base.setting, request=request, stages=stages, shares=divide(loaded.evidence, request),
+        options=uniform(base.setting.options, recipe, budget), forced=None,
+    )  # fmt: skip
+    return replace(base, setting=forced_by(setting))
 
 
-def uniform_widths(recipe: str, budget: float) -> dict[str, Any]:
-    """The one width of a uniform recipe."""
-    return {"bits": (math.floor(budget),)} if recipe in {_UNIFORM, _UNIFORM_NEAREST} else {}
+def uniform(options: Options, recipe: str, budget: float) -> Options:
+    """The one width of a uniform recipe, else all."""
+    if recipe not in {_UNIFORM, _UNIFORM_NEAREST}:
+        return options
+    return {
+        name: tuple(o for o in some if len(some) == 1 or o.weight_bits == math.floor(budget))
+        for name, some in options.items()
+    }
 
 
-def judge(network: Network, written: Path) -> Judged:
-    """Run the original and the written file over all held-out images, in one streamed pass."""
-    reference, model = Runtime().session(network.model), Runtime().session(written)
-    data = open_samples(network, evaluation(network), samples=None)
-    name = reference.outputs[0]
+def judge(held_out: HeldOut, model: onnx.ModelProto) -> Judged:
+    """Run a file over all held-out images, in one streamed pass."""
     before, after, equal, kl = [], [], 0, 0.0
-    for batch in data.batches(_BATCH):
-        expected, got = reference.run(batch.feeds)[name], model.run(batch.feeds)[name]
-        before.append(classes(expected) == batch.labels)
-        after.append(classes(got) == batch.labels)
+    for _, expected, got, labels in held_out.outputs({"": held_out.runtime.session(model)}):
+        before.append(classes(expected) == labels)
+        after.append(classes(got) == labels)
         equal += int((classes(expected) == classes(got)).sum())
         kl += float(kl_divergence(expected, got, OutputKind.LOGITS).sum())
-    return Judged(np.concatenate(before), np.concatenate(after), equal / data.count, kl / data.count)
+    count = held_out.images.count
+    return Judged(np.concatenate(before), np.concatenate(after), equal / count, kl / count)
 
 
 def interval(before: Hits, after: Hits) -> tuple[float, float]:

@@ -11,20 +11,19 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
-from networks import Network, evaluation, open_samples
+from held_out import HeldOut
+from networks import Network
 from numpy.typing import NDArray
 from paired import Hits
 
-from onnxmpq.engine import Array, Runtime, Session
+from onnxmpq.engine import Runtime, Session
 from onnxmpq.metrics import OutputKind, classes, kl_divergence
 
 FP32 = "fp32"  # stands for the digest of the network as it was given
-_BATCH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +82,11 @@ class Judgements:
 
 
 class Judge:
-    """The held-out images of a network, and what the original says of them."""
+    """Judges files of a network on its held-out images, each file once."""
 
     def __init__(self, network: Network, runtime: Runtime, judgements: Judgements) -> None:
         self.network, self.runtime, self.judgements = network, runtime, judgements
-        self.images = open_samples(network, evaluation(network), samples=None).remembered()
-
-    @cached_property
-    def expected(self) -> list[Array]:
-        """The original's output for every batch."""
-        session = self.runtime.session(self.network.model)
-        return [session.run(batch.feeds)[session.outputs[0]] for batch in self.images.batches(_BATCH)]
+        self.held_out = HeldOut(network, runtime)
 
     def __call__(self, models: Mapping[str, onnx.ModelProto]) -> None:
         """Judge the files, by digest, that nobody judged yet, and the original: one pass over the images for all."""
@@ -109,12 +102,10 @@ class Judge:
     def _judged(self, sessions: Mapping[str, Session]) -> Iterator[Judgement]:
         hits: dict[str, list[Hits]] = {key: [] for key in sessions}
         kl = dict.fromkeys(sessions, 0.0)
-        for expected, batch in zip(self.expected, self.images.batches(_BATCH), strict=True):
-            for key, session in sessions.items():
-                got = session.run(batch.feeds)[session.outputs[0]]
-                hits[key].append(classes(got) == batch.labels)
-                kl[key] += float(kl_divergence(expected, got, OutputKind.LOGITS).sum())
-        count = self.images.count
+        for key, expected, got, labels in self.held_out.outputs(sessions):
+            hits[key].append(classes(got) == labels)
+            kl[key] += float(kl_divergence(expected, got, OutputKind.LOGITS).sum())
+        count = self.held_out.images.count
         for key, found in hits.items():
             yield Judgement(self.network.name, key, count, kl[key] / count, packed(np.concatenate(found)))
 

@@ -24,37 +24,27 @@ from typing import Any
 
 import onnx
 from judgements import Judge, Judgements, digest
+from loaded import load
 from machine import ROOT, commit
 from methods_report import plot, report
-from networks import Network, evaluation, labelled_calibration, networks
+from networks import Network, labelled_calibration, networks
 from points import Key, Point, append, read
 
-from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.allocation.constrain import average_bits
 from onnxmpq.budget import Budget
-from onnxmpq.effort import EFFORTS
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.evidence import gather
-from onnxmpq.model.modelfile import load_model
 from onnxmpq.observer import Observer, Stages
+from onnxmpq.pipeline import rounded
 from onnxmpq.plan import CostTable, Sensitivity
-from onnxmpq.prepare import runnable
-from onnxmpq.request import DEFAULT_BITS, Request
 from onnxmpq.sensitivity import METHODS, Method
 from onnxmpq.sensitivity.csmpq import as_published as csmpq_as_published
 from onnxmpq.sensitivity.greedy import greedy
 from onnxmpq.sensitivity.ompq import as_published as ompq_as_published
 from onnxmpq.stages.allocate import allocate
-from onnxmpq.stages.calibrate import calibrate
-from onnxmpq.stages.load import Loaded
 from onnxmpq.stages.lowering import Draft, Lowering
-from onnxmpq.stages.place import place
-from onnxmpq.stages.prepare import prepare_model
-from onnxmpq.stages.round import round_weights
 from onnxmpq.stages.search import search
 from onnxmpq.stages.sensitivity import measure
-from onnxmpq.target import find_target
 from onnxmpq.weights.candidates import ROUNDINGS
 
 
@@ -153,7 +143,16 @@ class Bench:
         self.network, self.seed = network, seed
         self.samples, self.search_samples = samples, search_samples
         self.runtime, self.commit = Runtime(), commit()
-        self.loaded = loaded(network, self.runtime, seed, samples)
+        self.loaded = load(
+            network,
+            self.runtime,
+            labelled_calibration(network),
+            "fp32",
+            ROUNDINGS[0],
+            seed,
+            samples,
+            Stages(Observer()),
+        )
         self.judge = Judge(network, self.runtime, judgements)
         self.lowerings: dict[str, Lowering] = {}
         self.searches: dict[tuple[Method, str], tuple[Sensitivity, float]] = {}
@@ -188,7 +187,7 @@ class Bench:
         if rounding not in self.lowerings:
             request = replace(self.loaded.request, rounding=rounding)
             own = replace(self.loaded, request=request)
-            self.lowerings[rounding] = round_weights(calibrate(own, place(own, prepare_model(own))))
+            self.lowerings[rounding] = rounded(own)
         return self.lowerings[rounding]
 
     def _point(
@@ -216,21 +215,6 @@ def filed(row: Point, draft: Draft, models: dict[str, onnx.ModelProto]) -> Point
     models[key] = model
     bits = average_bits(draft.prepared.layers, draft.plan)
     return replace(row, digest=key, average_bits=bits, file_bytes=model.ByteSize())
-
-
-def loaded(network: Network, runtime: Runtime, seed: int, samples: int) -> Loaded:
-    """The network and its calibration images, labels included."""
-    original, session = runnable(runtime, load_model(network.model))
-    evidence = gather(
-        session, None, labelled_calibration(network), evaluation(network), shapes={}, samples=samples,
-        preprocess=network.decoding, seed=seed, note=lambda _: None,
-    )  # fmt: skip
-    request = Request(  # `asked` puts the method and the budget of each point in its place
-        budgets=(Budget.parse("4bit-avg"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
-        activations="fp32", calibrator=CALIBRATORS["typical"], rounding=ROUNDINGS[0], method=METHODS["measured"], effort=EFFORTS["balanced"], metric=None,
-        provider="cpu", seed=seed, verify=False, force=True,
-    )  # fmt: skip
-    return Loaded(request, Stages(Observer()), runtime, original, session, evidence, 0)
 
 
 def asked(lowering: Lowering, **changes: Any) -> Lowering:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnxmpq.activations.calibrators import find_calibrator
+from onnxmpq.allocation.improve import Search
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.budget import Budget
 from onnxmpq.data import DataSource
@@ -21,7 +22,7 @@ from onnxmpq.effort import find_effort
 from onnxmpq.model.modelfile import written_model
 from onnxmpq.model.shapes import Shape
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.plan import CostTable
+from onnxmpq.plan import CostTable, Sensitivity
 from onnxmpq.report import Report
 from onnxmpq.request import (
     DEFAULT_BITS,
@@ -39,7 +40,8 @@ from onnxmpq.stages.calibrate import calibrate
 from onnxmpq.stages.check import check
 from onnxmpq.stages.estimate import announce
 from onnxmpq.stages.force import narrowed
-from onnxmpq.stages.load import load
+from onnxmpq.stages.load import Loaded, load
+from onnxmpq.stages.lowering import Draft, Lowering
 from onnxmpq.stages.place import place
 from onnxmpq.stages.prepare import prepare_model
 from onnxmpq.stages.round import round_weights
@@ -106,33 +108,11 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
     """The line itself."""
     with stages("load"):
         loaded = load(sources, request, stages)
-    with stages("prepare"):
-        placed = place(loaded, prepare_model(loaded))
-        check(loaded, placed)
-    with stages("calibrate"):
-        setting = calibrate(loaded, placed)
-        announce(setting)
-    with stages("round"):
-        lowering = round_weights(setting)
+    lowering = rounded(loaded)
     with stages("sensitivity"):
         lowering = narrowed(lowering)
         costs = measure(lowering)
-    times = None
-    if request.is_timed:
-        with stages("time"):
-            times = time_layers(lowering)
-    lowering = lowering.over(costs)
-    with stages("allocate"):
-        plan = allocate(lowering, costs, times)
-    found = None
-    if isinstance(costs, CostTable) and is_searched(lowering.setting):
-        with stages("search"):
-            found = search(lowering, plan, costs)
-            plan = found.plan
-    draft = lowering.draft(plan)
-    if is_settled(draft):
-        with stages("settle"):
-            draft = settle(draft)
+    draft, found = drafted(lowering, costs)
     with stages("write"):
         written = draft.written()
     with written_model(written, sources.output, protect=sources.protected) as file, stages("verify"):
@@ -144,3 +124,37 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
             outcome, request.budgets, draft.candidates, loaded.runtime, loaded.session, stages,
             verify=request.verify,
         )  # fmt: skip
+
+
+def rounded(loaded: Loaded) -> Lowering:
+    """From the model to its rounded weights: what does not depend on the budget, unless that leaves one plan only."""
+    stages = loaded.stages
+    with stages("prepare"):
+        placed = place(loaded, prepare_model(loaded))
+        check(loaded, placed)
+    with stages("calibrate"):
+        setting = calibrate(loaded, placed)
+        announce(setting)
+    with stages("round"):
+        return round_weights(setting)
+
+
+def drafted(lowering: Lowering, costs: Sensitivity) -> tuple[Draft, Search | None]:
+    """From what the options cost to the plan and its weights, and what the search came to where there was one."""
+    setting = lowering.setting
+    stages, times, found = setting.stages, None, None
+    if setting.request.is_timed:
+        with stages("time"):
+            times = time_layers(lowering)
+    lowering = lowering.over(costs)
+    with stages("allocate"):
+        plan = allocate(lowering, costs, times)
+    if isinstance(costs, CostTable) and is_searched(setting):
+        with stages("search"):
+            found = search(lowering, plan, costs)
+            plan = found.plan
+    draft = lowering.draft(plan)
+    if is_settled(draft):
+        with stages("settle"):
+            draft = settle(draft)
+    return draft, found

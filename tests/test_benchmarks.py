@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+
+import onnxmpq
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -136,8 +139,6 @@ def test_a_point_measured_again_replaces_the_former(load: Any, tmp_path: Path) -
     for result in (first, fewer, again):
         module.append(path, result)
     assert list(module.read(path).values()) == [again, fewer]
-    assert module.uniform_widths("uniform", 2.5) == {"bits": (2,)}
-    assert module.uniform_widths("max", 2.5) == {}
 
 
 @pytest.mark.parametrize(("arguments", "measured"), [([], 1), (["--again"], 2), (["--minutes", "-1"], 0)])
@@ -147,11 +148,13 @@ def test_a_run_goes_on_where_the_last_one_stopped(
     module = load("accuracy")
     calls = []
 
-    def fake(network: Any, budget: float, activations: str, recipe: str, seed: int, samples: int) -> Any:
+    def fake(self: Any, recipe: str, budget: float) -> Any:
         calls.append(budget)
-        return module.Result(network.name, budget, activations, recipe, seed, samples, "abc", images=1)
+        return module.Result(
+            "digits", budget, self.activations, recipe, self.seed, self.samples, "a", images=1
+        )
 
-    monkeypatch.setattr(module, "measured", fake)
+    monkeypatch.setattr(module.Bench, "result", fake)
     monkeypatch.setattr(module, "networks", lambda _names: [load("networks")._digits()["digits"]])
     results, output = tmp_path / "r.jsonl", tmp_path / "t.md"
     module.append(results, module.Result("digits", 4.0, "fp32", "balanced", 0, 512, "abc", images=1))
@@ -170,6 +173,43 @@ def test_a_run_goes_on_where_the_last_one_stopped(
     module.main()
     assert len(calls) == measured
     assert "| digits | 4 | fp32 | balanced | 0 |" in output.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "budget", "activations", "named"),
+    [
+        ("balanced", 3.0, "int8", {}),
+        ("max", 2.5, "fp32", {"effort": "max"}),
+        ("size", 3.0, "fp32", {"method": "size"}),
+        ("uniform", 3.5, "int8", {"bits": (3,)}),
+        ("uniform, nearest", 2.0, "fp32", {"bits": (2,), "rounding": "nearest"}),
+    ],
+)
+def test_recipes_that_share_a_rounding_come_to_what_a_compile_writes(
+    load: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: str,
+    budget: float,
+    activations: str,
+    named: dict[str, Any],
+) -> None:
+    networks, module = load("networks"), load("accuracy")
+    monkeypatch.setattr(networks, "SHARED", tmp_path / "nowhere")
+    (network,) = networks.networks()
+    bench = module.Bench(module.HeldOut(network, module.Runtime()), activations, 1, 96, tmp_path)
+    for before in ("fast", recipe):  # whatever was found before on the same rounding
+        draft, seconds = bench.drafted(before, budget)
+    written = tmp_path / "compiled.onnx"
+    report = onnxmpq.compile_model(
+        network.model, [f"{budget:g}bit-avg"], networks.calibration(network, tmp_path), output=written,
+        activations=activations, samples=96, seed=1, provider="cpu", verify=False, **named,
+    )  # fmt: skip
+    assert draft.written().SerializeToString(deterministic=True) == onnx.load(written).SerializeToString(
+        deterministic=True
+    )
+    assert report.file_bytes == draft.written().ByteSize()
+    assert seconds > 0
 
 
 def test_a_figure_stands_beside_its_limit(load: Any) -> None:

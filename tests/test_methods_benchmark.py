@@ -150,8 +150,8 @@ def test_a_judgement_is_what_the_file_does(bench: Any, load: Any) -> None:
     (found,) = bench.points("compensated", "measured, searched", [3.0])
     assert found.average_bits <= 3.0
     judged = bench.judge.judgements[bench.network.name, found.digest]
-    labels = np.concatenate([batch.labels for batch in bench.judge.images.batches(50)])
-    right = np.concatenate([output.argmax(axis=1) for output in bench.judge.expected]) == labels
+    labels = np.concatenate([batch.labels for batch in bench.judge.held_out.images.batches(50)])
+    right = np.concatenate([output.argmax(axis=1) for output in bench.judge.held_out.expected]) == labels
     original = bench.judge.judgements[bench.network.name, load("judgements").FP32]
     np.testing.assert_array_equal(original.hits, right)
     assert original.kl == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,37 @@
+"""A network and its calibration data, loaded as a compile does before it looks at either."""
+
+from __future__ import annotations
+
+from networks import Network
+
+from onnxmpq.activations.calibrators import CALIBRATORS
+from onnxmpq.budget import Budget
+from onnxmpq.data import DataSource
+from onnxmpq.effort import EFFORTS
+from onnxmpq.engine import Runtime
+from onnxmpq.evidence import gather
+from onnxmpq.model.modelfile import load_model
+from onnxmpq.observer import Stages
+from onnxmpq.prepare import runnable
+from onnxmpq.request import DEFAULT_BITS, Request
+from onnxmpq.sensitivity import METHODS
+from onnxmpq.stages.load import Loaded
+from onnxmpq.target import find_target
+
+
+def load(
+    network: Network, runtime: Runtime, data: DataSource, activations: str, rounding: str, seed: int, samples: int,
+    stages: Stages,
+) -> Loaded:  # fmt: skip
+    """The defaults of a compile but for these; who runs it puts budget, method and effort in their places."""
+    original, session = runnable(runtime, load_model(network.model))
+    evidence = gather(
+        session, network.model, data, None, shapes={}, samples=samples, preprocess=network.decoding, seed=seed,
+        note=stages.note,
+    )  # fmt: skip
+    request = Request(
+        budgets=(Budget.parse("4bit-avg"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
+        activations=activations, calibrator=CALIBRATORS["typical"], rounding=rounding, method=METHODS["measured"],
+        effort=EFFORTS["balanced"], metric=None, provider=runtime.provider, seed=seed, verify=False, force=True,
+    )  # fmt: skip
+    return Loaded(request, stages, runtime, original, session, evidence, 0)
