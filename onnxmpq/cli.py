@@ -18,6 +18,7 @@ from onnxmpq.budget import Budget
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.errors import OnnxmpqError, OptionError
+from onnxmpq.metrics import METRICS
 from onnxmpq.model.outfile import require_writable, write_file
 from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
@@ -140,9 +141,7 @@ def cli() -> None:
     show_default=True,
     help="Sensitivity: measured, fisher, size, greedy, first-order, semilayer, csmpq, ompq, limpq, file.py:function.",
 )
-@click.option(
-    "--metric", type=click.Choice(["kl", "nse"]), help="Loss of function.  [default: by the outputs]"
-)
+@click.option("--metric", type=click.Choice(METRICS), help="Loss of function.  [default: by the outputs]")
 @click.option(
     "--bits",
     type=BITS,

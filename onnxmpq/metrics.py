@@ -2,15 +2,19 @@
 
 A loss is the mean over the graph outputs of `distance / weight`, both summed over all batches first:
 
-    kl    distance = sum over samples of KL(reference || output) in nats,   weight = number of samples
-    nse   distance = sum of squared differences,                            weight = sum of squared reference values
+    kl        distance = sum over samples of KL(reference || output) in nats,   weight = number of samples
+    soft-kl   the same of distributions at a temperature of 4, times its square
+    nse       distance = sum of squared differences,                            weight = sum of squared reference values
+
+Of images that it was trained on a network is sure, and their KL is that of a few it is not sure of: a poor judge of what
+others will lose. A temperature (Hinton, Vinyals, Dean, arXiv 1503.02531) gives every image and likely class a say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +26,9 @@ from onnxmpq.errors import OptionError
 
 Array = NDArray[Any]
 Sums = NDArray[np.float64]
+
+METRICS = ("kl", "soft-kl", "nse")
+TEMPERATURE = 4.0  # of soft-kl
 
 _TINY = 1e-12  # floor of a probability: a runtime's softmax underflows to zero
 
@@ -46,17 +53,23 @@ _RECASTING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Un
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The loss of one model: `name` is "kl" or "nse", `kinds` maps its float outputs to what they hold."""
+    """The loss of one model: `name` is one of METRICS, `kinds` maps its float outputs to what they hold."""
 
     name: str
     kinds: Mapping[str, OutputKind]
+
+    @property
+    def plain(self) -> Metric:
+        """The same without a temperature: what papers call KL."""
+        return replace(self, name="kl") if self.name == "soft-kl" else self
 
     def distance(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Sums:
         """Distance of one batch, float64 [outputs]."""
         if self.name == "nse":
             return np.array([_squared_error(reference[n], outputs[n]) for n in self.kinds])
+        heat = TEMPERATURE if self.name == "soft-kl" else 1.0
         return np.array(
-            [kl_divergence(reference[n], outputs[n], kind).sum() for n, kind in self.kinds.items()]
+            [kl_divergence(reference[n], outputs[n], kind, heat).sum() for n, kind in self.kinds.items()]
         )
 
     def weight(self, reference: Mapping[str, Array]) -> Sums:
@@ -75,19 +88,19 @@ class Metric:
 def choose_metric(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], name: str | None = None
 ) -> Metric:
-    """The metric for a model: KL if every output is one distribution a sample, else normalised squared error.
+    """The metric for a model: softened KL if every output is one distribution a sample, else normalised squared error.
 
-    `shapes` are the traced shapes of the float outputs, `name` overrides ("kl" or "nse").
-    Raises OptionError when "kl" is demanded of outputs that are no distributions.
+    `shapes` are the traced shapes of the float outputs, `name` (one of METRICS) overrides.
+    Raises OptionError when KL is demanded of outputs that are no distributions.
     """
     kinds = {output: output_kind(model, output, shape) for output, shape in shapes.items()}
     values = [output for output, kind in kinds.items() if kind is OutputKind.VALUES]
-    if name == "kl" and (values or not kinds):
+    if name not in (None, "nse") and (values or not kinds):
         raise OptionError(
-            f"--metric kl needs outputs of shape [N, classes]; {values} of this model are not: use --metric nse"
+            f"--metric {name} needs outputs of shape [N, classes]; {values} of this model are not: use --metric nse"
         )
     if name is None:
-        name = "nse" if values or not kinds else "kl"
+        name = "nse" if values or not kinds else "soft-kl"
     return Metric(name, kinds)
 
 
@@ -127,8 +140,10 @@ def _maker(model: onnx.ModelProto, tensor: str) -> str:
     return made[tensor].op_type if tensor in made else ""
 
 
-def kl_divergence(reference: Array, output: Array, kind: OutputKind) -> Sums:
+def kl_divergence(reference: Array, output: Array, kind: OutputKind, temperature: float = 1.0) -> Sums:
     """KL(reference || output) of each sample in nats, float64 [N], from arrays [N, classes, 1...].
+
+    A temperature divides the logarithms of the probabilities, and its square multiplies the divergence.
 
     Where the output has another shape (its size depends on the data) every sample has lost what there was to lose:
     log(classes), the divergence of a certain class from equal odds.
@@ -138,9 +153,11 @@ def kl_divergence(reference: Array, output: Array, kind: OutputKind) -> Sums:
     if not reference.size:
         return np.zeros(len(reference))
     p, q = (_log_probabilities(a.reshape(len(a), -1).astype(np.float64), kind) for a in (reference, output))
+    if temperature != 1:
+        p, q = (_log_probabilities(values / temperature, OutputKind.LOGITS) for values in (p, q))
     p, q = (np.maximum(values, math.log(_TINY)) for values in (p, q))  # masked logits are -inf
     divergence = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(reference), -1).sum(axis=1)
-    positive: Sums = np.maximum(divergence, 0.0)
+    positive: Sums = np.maximum(divergence, 0.0) * temperature**2
     return positive
 
 

@@ -5,8 +5,17 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.engine import Array
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics import Metric, OutputKind, choose_metric, classifier_output, kl_divergence
+from onnxmpq.metrics import (
+    METRICS,
+    TEMPERATURE,
+    Metric,
+    OutputKind,
+    choose_metric,
+    classifier_output,
+    kl_divergence,
+)
 
 
 def model(op: str) -> onnx.ModelProto:
@@ -33,11 +42,13 @@ def test_the_last_node_and_the_shape_tell_the_kind(op: str, shape: tuple[int, ..
 
 
 def test_kl_only_where_every_output_is_a_distribution() -> None:
-    assert choose_metric(model("Relu"), {"y": (1, 3)}).name == "kl"
+    assert choose_metric(model("Relu"), {"y": (1, 3)}).name == "soft-kl"
     assert choose_metric(model("Relu"), {"y": (1, 3, 4)}).name == "nse"
     assert choose_metric(model("Relu"), {"y": (1, 3)}, "nse").name == "nse"
     with pytest.raises(OptionError, match="use --metric nse"):
         choose_metric(model("Relu"), {"y": (1, 3, 4)}, "kl")
+    with pytest.raises(OptionError, match="--metric soft-kl needs"):
+        choose_metric(model("Relu"), {}, "soft-kl")
 
 
 def test_logits_and_probabilities_give_one_divergence() -> None:
@@ -58,12 +69,42 @@ def test_independent_probabilities_add_up() -> None:
     assert kl_divergence(p, q, OutputKind.INDEPENDENT)[0] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("kind", [OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.LOG_PROBABILITIES])
+def test_a_temperature_divides_the_logits_and_its_square_multiplies(kind: OutputKind) -> None:
+    logits, changed = 5 * np.random.default_rng(2).standard_normal((2, 6, 4))
+    before, after = (held_by(values, kind) for values in (logits, changed))
+    expected = TEMPERATURE**2 * kl_divergence(logits / TEMPERATURE, changed / TEMPERATURE, OutputKind.LOGITS)
+    assert kl_divergence(before, after, kind, TEMPERATURE) == pytest.approx(expected)
+    soft = Metric("soft-kl", {"y": kind}).distance({"y": before}, {"y": after})
+    assert soft[0] == pytest.approx(expected.sum())
+
+
+def held_by(logits: Array, kind: OutputKind) -> Array:
+    """What an output of this kind holds where these are the logits."""
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    held: Array = {OutputKind.LOGITS: logits, OutputKind.LOG_PROBABILITIES: logs}.get(kind, np.exp(logs))
+    return held
+
+
+def test_hot_divergence_tends_to_the_spread_of_the_logits_change() -> None:
+    rng = np.random.default_rng(3)
+    logits, change = rng.standard_normal((2, 5, 7))
+    found = kl_divergence(logits, logits + change, OutputKind.LOGITS, 1e4)
+    assert found == pytest.approx(change.var(axis=1) / 2, rel=1e-3)
+
+
+def test_papers_call_kl_what_has_no_temperature() -> None:
+    kinds: Mapping[str, OutputKind] = {"y": OutputKind.LOGITS}
+    assert Metric("soft-kl", kinds).plain == Metric("kl", kinds)
+    assert Metric("nse", kinds).plain == Metric("nse", kinds)
+
+
 def test_an_underflowed_probability_is_finite() -> None:
     p, q = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
     assert np.isfinite(kl_divergence(p, q, OutputKind.PROBABILITIES)).all()
 
 
-@pytest.mark.parametrize("name", ["kl", "nse"])
+@pytest.mark.parametrize("name", METRICS)
 def test_batches_add_up(name: str) -> None:
     rng = np.random.default_rng(1)
     reference, outputs = ({"y": rng.standard_normal((8, 3))} for _ in range(2))

@@ -53,7 +53,7 @@ def test_an_old_network_is_raised_folded_and_still_the_same() -> None:
     assert "Upsample" not in ops
     assert next(o.version for o in prepared.model.opset_import if not o.domain) == 13
     assert [layer.op for layer in prepared.layers] == ["Conv", "Gemm"]
-    assert prepared.metric.name == "kl"
+    assert prepared.metric.name == "soft-kl"
     assert prepared.batch_size > 1
     before, after = (CPU.session(m).run(sample)["y"] for m in (model, prepared.model))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-7)

@@ -41,7 +41,7 @@ from onnxmpq.sensitivity.probe import Probe
 
 
 def fisher(probe: Probe) -> CostTable:
-    """Half the mean square of the slopes along random directions of the outputs, in the metric's own units.
+    """Half the mean square of the slopes along random directions of the outputs, in nats or as normalised squared error.
 
     Costs a forward and a backward run of the samples, and for each layer one weight gradient a sample, or a
     product of its input with each width's rounding error, whichever is less work: some forward runs in all.
@@ -50,14 +50,15 @@ def fisher(probe: Probe) -> CostTable:
     """
     widths = widths_of(probe)
     totals: dict[str, Sums] = {name: np.zeros(len(bits)) for name, bits in widths.items()}
-    objective = _of_distributions(probe) if probe.metric.name == "kl" else _of_values(probe)
+    metric = probe.metric.plain
+    objective = _of_distributions(probe) if metric.name == "kl" else _of_values(probe)
     for found in slopes(probe, objective):
         totals[found.layer] += np.square(found.values).sum(axis=0)
     costs = {
         name: {option: float(totals[name][bits.index(option.weight_bits)]) for option in probe.options[name]}
         for name, bits in widths.items()
     }
-    return CostTable(costs, probe.metric.name, "fisher", probe.data.count)
+    return CostTable(costs, metric.name, "fisher", probe.data.count)
 
 
 def _of_distributions(probe: Probe) -> Objective:

@@ -55,7 +55,7 @@ class Semilayers:
         that is no classifier.
         """
         require_labels(probe, "semilayer", "use another --method")
-        search = _Search(probe)
+        search = _Search(replace(probe, metric=probe.metric.plain))
         widths = sorted({bits for found in search.options.values() for bits in found}, reverse=True)
         for bits in widths:
             search.split(bits)

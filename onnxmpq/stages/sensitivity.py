@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.errors import OnnxmpqError, OptionError
+from onnxmpq.metrics import METRICS, Metric
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity import METHODS, Method
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
@@ -40,8 +41,9 @@ def measure(lowering: Lowering) -> Sensitivity:
             f"the method {name_of(method)} gave a {type(found).__name__}; wanted a CostTable or a Trajectory"
         )
     table = whole_table(found, setting.options)
-    read = float_rivals(setting) if table.metric == setting.prepared.metric.name else {}
-    return with_noise(table, activation_losses(probe, read)) if read else table
+    read = float_rivals(setting) if table.metric in METRICS else {}
+    own = replace(probe, metric=Metric(table.metric, probe.metric.kinds))
+    return with_noise(table, activation_losses(own, read)) if read else table
 
 
 def probe_of(setting: Setting, candidates: Candidates) -> Probe:

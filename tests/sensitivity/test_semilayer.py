@@ -113,7 +113,9 @@ def joint_loss(probe: Probe, found: Trajectory, plan: Plan) -> float:
             rows[chosen] = np.moveaxis(rounded, layer.axis, 0)[chosen]
         decided[layer.weight] = weight
     first = probe.layers[0]
-    return Judge(probe)(decided, [Change(first, {first.weight: decided[first.weight]})])[0].loss
+    return Judge(replace(probe, metric=probe.metric.plain))(
+        decided, [Change(first, {first.weight: decided[first.weight]})]
+    )[0].loss
 
 
 def test_labels_are_asked_for() -> None:
