@@ -175,6 +175,8 @@ def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path
         InfeasibleError, match=r"30KiB cannot be met: the smallest this model gets is 57[.\d]*KiB"
     ):
         small("30KiB")
+    with pytest.raises(InfeasibleError, match=r"gets is 8bit-avg; with --storage packed it is 4bit-avg"):
+        small("5bit-avg", storage="int8")
     assert not digits.with_name("digits.mpq.onnx").exists()
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from onnxmpq.allocation.allocate import check_feasible
 from onnxmpq.allocation.choose import FileSize, least_rows
 from onnxmpq.allocation.constrain import Options
-from onnxmpq.allocation.keep import looser_options, overridden
+from onnxmpq.allocation.keep import looser_options, options_of, overridden
 from onnxmpq.budget import Kind
 from onnxmpq.prepare import Prepared
 from onnxmpq.request import Request
@@ -60,3 +60,6 @@ def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Option
     )
     for change, options in looser:
         yield change, placed(prepared, options, request.target).options
+    asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
+    for storage in request.target.storages:
+        yield f"with --storage {storage}", placed(prepared, asked, request.target.storing(storage)).options
