@@ -100,18 +100,13 @@ def indicator_costs(
     A width whose step is smaller than that of the next wider one is not to be taken: such an outlier costs more
     than everything else together. A layer without steps costs the mean of the others.
     """
+    counted = {name: activation[name] for name in weight if chooses_activations(options[name])}
     raw = {
         name: {
-            option: alpha * (weight[name][option.weight_bits] if option.is_quantized else 0.0)
-            + (
-                activation[name][option.activation_bits]
-                if option.activation_bits and chooses_activations(choices)
-                else 0.0
-            )
-            for option in choices
+            o: alpha * _step(steps, o.weight_bits) + _step(counted.get(name, {}), o.activation_bits)
+            for o in options[name]
         }
-        for name, choices in options.items()
-        if name in weight
+        for name, steps in weight.items()
     }
     never = 1 + sum(max(costs.values()) for costs in raw.values())
     costs = {}
@@ -119,13 +114,17 @@ def indicator_costs(
         if name not in raw:
             costs[name] = {option: _mean_cost(raw, option) for option in choices}
             continue
-        outliers = _outliers(weight[name])
-        other = _outliers(activation[name]) if chooses_activations(choices) else frozenset()
+        bad, other = _outliers(weight[name]), _outliers(counted.get(name, {}))
         costs[name] = {
-            option: never if option.weight_bits in outliers or option.activation_bits in other else cost
+            option: never if option.weight_bits in bad or option.activation_bits in other else cost
             for option, cost in raw[name].items()
         }
     return costs
+
+
+def _step(steps: Mapping[int, float], bits: int | None) -> float:
+    """The step at a width, nothing for what stays in floating point."""
+    return 0.0 if bits is None else steps.get(bits, 0.0)
 
 
 def _outliers(steps: Mapping[int, float]) -> frozenset[int]:
