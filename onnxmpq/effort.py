@@ -22,14 +22,14 @@ class Effort:
     settle: int
     judge: int
 
-    def forwards(self, samples: int, layers: int, widths: float) -> float:
-        """About how many forwards of a sample a compile takes.
+    def forwards(self, samples: int, measured: int) -> float:
+        """About how many forwards of a sample a compile takes that measures so many widths of layers.
 
-        Half of the network runs again for every layer and width; settling, calibration and moments take as long as
-        some forwards each.
+        Half of the network runs again for each; settling, calibration and moments take as long as some forwards.
         """
-        used = [min(samples, count) for count in (self.sensitivity, self.settle, self.judge)]
-        return used[0] * layers * widths / 2 + 8 * used[1] + 2 * (self.trials + 3) * used[2] + 8 * samples
+        sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
+        settling = min(self.settle, samples)
+        return sensing * measured / 2 + 8 * settling + 2 * (self.trials + 3) * judging + 8 * samples
 
 
 EFFORTS = {

@@ -41,16 +41,20 @@ class Measured:
         """Measure the table."""
         layers = [layer for layer in probe.layers if layer.name in probe.options]
         asked = widths_of(probe)
-        last = {name: next((b for b in bits if b >= self.widest), bits[-1]) for name, bits in asked.items()}
-        narrow = {name: [b for b in bits if b <= last[name]] for name, bits in asked.items()}
+        narrow = {name: self.narrow(bits) for name, bits in asked.items()}
         losses = _losses(probe, layers, narrow)
         # A width that makes the network give no numbers is the worst there is.
         worst = 10 * max((loss for loss in losses.values() if math.isfinite(loss)), default=0.1)
         finite = {key: loss if math.isfinite(loss) else worst for key, loss in losses.items()}
         for layer in layers:
-            finite |= _read_off(probe, layer, asked[layer.name], last[layer.name], finite)
+            finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
         costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
         return tidy(CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses)))
+
+    def narrow(self, widths: Sequence[int]) -> list[int]:
+        """Those of a layer's widths, in order, whose loss is measured."""
+        last = next((bits for bits in widths if bits >= self.widest), widths[-1])
+        return [bits for bits in widths if bits <= last]
 
 
 measured = Measured()

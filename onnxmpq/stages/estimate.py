@@ -6,14 +6,18 @@ import time
 
 from onnxmpq.effort import spoken
 from onnxmpq.sensitivity import METHODS
+from onnxmpq.sensitivity.measured import measured
+from onnxmpq.stages.round import work, workers
 from onnxmpq.stages.setting import Setting
 
 _WORTH_SAYING = 10.0  # seconds
+_PRODUCTS = 1.2e8  # of rounding, a second and process
+_SETTLED = 4  # settling a layer takes as long as rounding it at so many widths, by one process
 
 
 def announce(setting: Setting) -> None:
-    """Note the estimate for the default method: others know themselves what they take."""
-    if setting.forced is not None or setting.request.method is not METHODS["measured"]:
+    """Note the estimate where it is long, but for methods that know themselves what they take."""
+    if setting.forced is None and setting.request.method is not METHODS["measured"]:
         return
     seconds = estimate(setting, seconds_a_sample(setting))
     if seconds >= _WORTH_SAYING:
@@ -21,11 +25,24 @@ def announce(setting: Setting) -> None:
 
 
 def estimate(setting: Setting, a_sample: float) -> float:
-    """Seconds that measuring takes if one forward of a sample takes `a_sample`."""
-    counts = [len(choices) for choices in setting.options.values() if len(choices) > 1]
-    widths = sum(counts) / max(len(counts), 1)
-    effort = setting.request.effort
-    return a_sample * effort.forwards(setting.shares.rounding.count, len(counts), widths)
+    """Seconds that rounding takes, and measuring if one forward of a sample takes `a_sample`."""
+    seconds = rounding_seconds(setting)
+    if setting.forced is None:
+        widths = [sorted({o.weight_bits for o in some}) for some in setting.options.values() if len(some) > 1]
+        count = sum(len(measured.narrow(bits)) for bits in widths)
+        seconds += a_sample * setting.request.effort.forwards(setting.shares.rounding.count, count)
+    return seconds
+
+
+def rounding_seconds(setting: Setting) -> float:
+    """What rounding at all widths and settling take of a processor, whatever a forward takes."""
+    if setting.request.rounding == "nearest":
+        return 0.0
+    layers = setting.prepared.layers
+    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
+    products = work(layers, widths)
+    settled = work(layers, {name: [0] * _SETTLED if some else [] for name, some in widths.items()})
+    return (products / workers(products) + settled) / _PRODUCTS
 
 
 def seconds_a_sample(setting: Setting) -> float:

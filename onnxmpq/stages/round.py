@@ -37,13 +37,17 @@ def fit(candidates: Candidates, setting: Setting) -> None:
         setting.stages.observer.progress,
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
-    workers = min(cores(), _MOST_PROCESSES) if _work(layers, widths) > _WORTH_PROCESSES else 1
-    for done in in_processes(fitted, tasks, workers):
+    for done in in_processes(fitted, tasks, workers(work(layers, widths))):
         candidates.fit(done)
 
 
-def _work(layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> int:
-    """About how many products of two numbers all roundings take."""
+def workers(products: int) -> int:
+    """Processes that so many products are divided among."""
+    return min(cores(), _MOST_PROCESSES) if products > _WORTH_PROCESSES else 1
+
+
+def work(layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> int:
+    """About how many products of two numbers the roundings of these layers at these widths take."""
     return sum(la.params * columns(la) * len(widths[la.name]) for la in layers if has_moments(la))
 
 

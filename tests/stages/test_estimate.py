@@ -9,17 +9,27 @@ import pytest
 from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import estimate as stage
-from onnxmpq.stages.estimate import announce, estimate, seconds_a_sample
+from onnxmpq.stages.estimate import announce, estimate, rounding_seconds, seconds_a_sample
 from onnxmpq.stages.lowering import Lowering
 
 Lower = Callable[..., Lowering]
 
 
-def test_an_estimate_is_in_proportion_to_one_forward(lower_classifier: Lower) -> None:
-    setting = lower_classifier().setting
-    assert estimate(setting, 2.0) == pytest.approx(2 * estimate(setting, 1.0))
+def test_an_estimate_is_forwards_and_rounding(lower_classifier: Lower) -> None:
+    setting = lower_classifier(rounding="compensated").setting
+    rounding = rounding_seconds(setting)
+    assert estimate(setting, 2.0) - rounding == pytest.approx(2 * (estimate(setting, 1.0) - rounding))
+    assert estimate(setting, 0.0) == rounding > 0
     assert estimate(setting, 1.0) > setting.shares.rounding.count
     assert seconds_a_sample(setting) > 0
+
+
+def test_what_is_not_done_is_not_in_the_estimate(lower_classifier: Lower) -> None:
+    compensated = lower_classifier(rounding="compensated").setting
+    nearest = lower_classifier(rounding="nearest").setting
+    assert rounding_seconds(nearest) == 0
+    forced = lower_classifier(rounding="compensated", budgets=parse_budgets(["8bit-avg"])).setting
+    assert 0 < estimate(forced, 1.0) < rounding_seconds(compensated)
 
 
 def test_it_is_said_where_it_is_long(lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch) -> None:
