@@ -36,7 +36,7 @@ EFFORTS = {
     effort.name: effort
     for effort in (
         Effort("fast", sensitivity=32, trials=0, settle=64, judge=128),
-        Effort("balanced", sensitivity=256, trials=12, settle=256, judge=512),
+        Effort("balanced", sensitivity=256, trials=12, settle=512, judge=512),
         Effort("max", sensitivity=1024, trials=64, settle=1024, judge=1024),
     )
 }
