@@ -167,7 +167,7 @@ class Bench:
         self.held_out, self.activations, self.seed, self.samples = held_out, activations, seed, samples
         self.scratch, self.commit = scratch, commit()
         self.lowerings: dict[str, tuple[Loaded, Lowering]] = {}
-        self.costs: dict[tuple[Method, int], tuple[Sensitivity, float]] = {}
+        self.costs: dict[tuple[Method, str, int], tuple[Sensitivity, float]] = {}
 
     def result(self, recipe: str, budget: float) -> Result:
         """What the recipe comes to at that budget, judged."""
@@ -215,7 +215,8 @@ class Bench:
         setting = lowering.setting
         if setting.forced is not None:
             return measure(lowering), 0.0
-        key = setting.request.method, setting.shares.sensitivity.count
+        request = setting.request
+        key = request.method, request.rounding, setting.shares.sensitivity.count
         if key not in self.costs:
             start = time.perf_counter()
             self.costs[key] = measure(lowering), time.perf_counter() - start
@@ -240,10 +241,8 @@ def uniform(options: Options, recipe: str, budget: float) -> Options:
     """The one width of a uniform recipe, else all."""
     if recipe not in {_UNIFORM, _UNIFORM_NEAREST}:
         return options
-    return {
-        name: tuple(o for o in some if len(some) == 1 or o.weight_bits == math.floor(budget))
-        for name, some in options.items()
-    }
+    within = {name: [o for o in some if o.weight_bits <= budget] for name, some in options.items()}
+    return {name: (max(within[name], default=some[0]),) for name, some in options.items()}
 
 
 def judge(held_out: HeldOut, model: onnx.ModelProto) -> Judged:

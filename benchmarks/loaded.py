@@ -23,14 +23,17 @@ def load(
     network: Network, runtime: Runtime, data: DataSource, activations: str, rounding: str, seed: int, samples: int,
     stages: Stages,
 ) -> Loaded:  # fmt: skip
-    """The defaults of a compile but for these; who runs it puts budget, method and effort in their places."""
+    """The defaults of a compile but for these; who runs it puts budget, method and effort in their places.
+
+    Until then the budget is one that every plan meets and that forces none.
+    """
     original, session = runnable(runtime, load_model(network.model))
     evidence = gather(
         session, network.model, data, None, shapes={}, samples=samples, preprocess=network.decoding, seed=seed,
         note=stages.note,
     )  # fmt: skip
     request = Request(
-        budgets=(Budget.parse("4bit-avg"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
+        budgets=(Budget.parse("999999MB"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
         activations=activations, calibrator=CALIBRATORS["typical"], rounding=rounding, method=METHODS["measured"],
         effort=EFFORTS["balanced"], metric=None, provider=runtime.provider, seed=seed, verify=False, force=True,
     )  # fmt: skip

@@ -90,9 +90,12 @@ def choose_metric(
 ) -> Metric:
     """The metric for a model: softened KL if every output is one distribution a sample, else normalised squared error.
 
-    `shapes` are the traced shapes of the float outputs, `name` (one of METRICS) overrides.
-    Raises OptionError when KL is demanded of outputs that are no distributions.
+    Independent probabilities are compared by their KL as it is: of what is nearly sure `1 - p` tells too little to be
+    softened. `shapes` are the traced shapes of the float outputs, `name` (one of METRICS) overrides.
+    Raises OptionError when KL is demanded of outputs that are no distributions, and for a name that is none.
     """
+    if name not in (None, *METRICS):
+        raise OptionError(f"metric {name!r} is not known; choose {', '.join(METRICS)}")
     kinds = {output: output_kind(model, output, shape) for output, shape in shapes.items()}
     values = [output for output, kind in kinds.items() if kind is OutputKind.VALUES]
     if name not in (None, "nse") and (values or not kinds):
@@ -100,7 +103,8 @@ def choose_metric(
             f"--metric {name} needs outputs of shape [N, classes]; {values} of this model are not: use --metric nse"
         )
     if name is None:
-        name = "nse" if values or not kinds else "soft-kl"
+        sure = "kl" if OutputKind.INDEPENDENT in kinds.values() else "soft-kl"
+        name = "nse" if values or not kinds else sure
     return Metric(name, kinds)
 
 
@@ -149,16 +153,28 @@ def kl_divergence(reference: Array, output: Array, kind: OutputKind, temperature
     log(classes), the divergence of a certain class from equal odds.
     """
     if reference.shape != output.shape:
-        return np.full(len(reference), math.log(max(math.prod(reference.shape[1:]), 2)))
+        lost = temperature**2 * math.log(max(math.prod(reference.shape[1:]), 2))
+        return np.full(len(reference), lost)
     if not reference.size:
         return np.zeros(len(reference))
     p, q = (_log_probabilities(a.reshape(len(a), -1).astype(np.float64), kind) for a in (reference, output))
     if temperature != 1:
-        p, q = (_log_probabilities(values / temperature, OutputKind.LOGITS) for values in (p, q))
+        floor = _resolved(kind, reference.dtype)
+        p, q = (
+            _log_probabilities(np.maximum(values, floor) / temperature, OutputKind.LOGITS)
+            for values in (p, q)
+        )
     p, q = (np.maximum(values, math.log(_TINY)) for values in (p, q))  # masked logits are -inf
     divergence = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(reference), -1).sum(axis=1)
     positive: Sums = np.maximum(divergence, 0.0) * temperature**2
     return positive
+
+
+def _resolved(kind: OutputKind, dtype: np.dtype[Any]) -> float:
+    """The log-probability below which an output's type tells no difference, which a temperature would blow up."""
+    if kind is OutputKind.PROBABILITIES:
+        return math.log(np.finfo(dtype).tiny)
+    return math.log(np.finfo(dtype).eps) if kind is OutputKind.INDEPENDENT else -math.inf  # as 1 - p has it
 
 
 def probabilities(values: Array, kind: OutputKind) -> Sums:

@@ -79,6 +79,27 @@ def test_a_temperature_divides_the_logits_and_its_square_multiplies(kind: Output
     assert soft[0] == pytest.approx(expected.sum())
 
 
+def test_what_the_outputs_type_cannot_tell_apart_is_not_blown_up() -> None:
+    low, high = (1 / (1 + np.exp(-np.array([[z, -z]], np.float32))) for z in (16.5, 17.5))
+    assert kl_divergence(low, high, OutputKind.INDEPENDENT, TEMPERATURE)[0] < 0.02
+    logits = np.array([[20.0, 3.0, 2.7, 1.0, 0.0]])
+    noise = np.array([[0.0, 0.3, -0.3, 0.2, 0.0]])
+    clean, noisy = (held_by(z, OutputKind.PROBABILITIES).astype(np.float16) for z in (logits, logits + noise))
+    assert kl_divergence(clean, noisy, OutputKind.PROBABILITIES, TEMPERATURE)[0] < 0.02
+
+
+def test_another_shape_loses_as_much_as_equal_odds_or_more() -> None:
+    logits = np.array([[9.0, *[0.0] * 9]])
+    lost = kl_divergence(logits, np.zeros((1, 8)), OutputKind.LOGITS, TEMPERATURE)
+    assert lost >= kl_divergence(logits, np.zeros((1, 10)), OutputKind.LOGITS, TEMPERATURE)
+
+
+def test_independent_probabilities_are_not_softened_and_no_metric_is_made_up() -> None:
+    assert choose_metric(model("Sigmoid"), {"y": (1, 3)}).name == "kl"
+    with pytest.raises(OptionError, match="softkl' is not known; choose kl, soft-kl, nse"):
+        choose_metric(model("Relu"), {"y": (1, 3)}, "softkl")
+
+
 def held_by(logits: Array, kind: OutputKind) -> Array:
     """What an output of this kind holds where these are the logits."""
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))

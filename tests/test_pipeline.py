@@ -276,7 +276,7 @@ def test_kept_layers(small: Compile) -> None:
 
 @pytest.mark.parametrize(
     ("method", "metric"),
-    [("measured", "nse"), ("size", "kl"), ("greedy", "soft-kl"), ("ompq", "kl"), ("csmpq", "nse")],
+    [("measured", "nse"), ("size", "kl"), ("greedy", "kl"), ("ompq", "kl"), ("csmpq", "nse")],
 )
 def test_methods_and_metrics(small: Compile, method: str, metric: str) -> None:
     report = small("6bit-avg", method=method, metric=metric, activations="fp32")

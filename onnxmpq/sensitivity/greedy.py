@@ -10,7 +10,7 @@ others start at their widest option, as the order in which they get there tells 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Greedy:
     """The search as a method; the paper's abstract leaves the options open, the defaults are its own words.
 
     `judged_by` "top-1" needs labels; equal top-1 is told apart by the loss, then the larger and the earlier layer
-    goes first. "loss" is the probe's metric alone. `moves` "passes" takes all layers to one width before any goes
+    goes first. "loss" is that alone: the probe's metric, without a temperature. `moves` "passes" takes all layers to one width before any goes
     to the next; "steps" lowers any one layer by one option, the one that costs least, for each weight bit that it
     saves where `per_bit`. `updated` False orders each pass by one measurement at its start: what the paper argues against.
     """
@@ -47,7 +47,7 @@ class Greedy:
         """
         if self.judged_by == "top-1":
             require_labels(probe, "greedy", "use --method onnxmpq.sensitivity.greedy:by_loss")
-        search = _Search(probe, self.judged_by)
+        search = _Search(replace(probe, metric=probe.metric.plain), self.judged_by)
         if self.moves == "steps":
             _steps(search, per_bit=self.per_bit)
         else:
@@ -55,7 +55,7 @@ class Greedy:
         losses = tuple(None if outcome is None else outcome.loss for outcome in search.outcomes)
         evaluations = search.judge.evaluations
         return Trajectory(
-            tuple(search.plans), losses, probe.metric.name, "greedy", probe.data.count, evaluations
+            tuple(search.plans), losses, search.probe.metric.name, "greedy", probe.data.count, evaluations
         )
 
 

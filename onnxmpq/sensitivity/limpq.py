@@ -102,10 +102,7 @@ def indicator_costs(
     """
     counted = {name: activation[name] for name in weight if chooses_activations(options[name])}
     raw = {
-        name: {
-            o: alpha * _step(steps, o.weight_bits) + _step(counted.get(name, {}), o.activation_bits)
-            for o in options[name]
-        }
+        name: {option: _price(option, steps, counted.get(name, {}), alpha) for option in options[name]}
         for name, steps in weight.items()
     }
     never = 1 + sum(max(costs.values()) for costs in raw.values())
@@ -122,9 +119,12 @@ def indicator_costs(
     return costs
 
 
-def _step(steps: Mapping[int, float], bits: int | None) -> float:
-    """The step at a width, nothing for what stays in floating point."""
-    return 0.0 if bits is None else steps.get(bits, 0.0)
+def _price(
+    option: Option, weight: Mapping[int, float], activation: Mapping[int, float], alpha: float
+) -> float:
+    """The steps of an option; `activation` is empty where they do not count."""
+    price = alpha * weight[option.weight_bits] if option.is_quantized else 0.0
+    return price + activation[option.activation_bits] if activation and option.activation_bits else price
 
 
 def _outliers(steps: Mapping[int, float]) -> frozenset[int]:

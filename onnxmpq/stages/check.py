@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 
 from onnxmpq.allocation.allocate import check_feasible
 from onnxmpq.allocation.choose import FileSize, least_rows
@@ -49,8 +50,10 @@ def check_budgets(
     A loss budget is not looked at: nothing is measured here but bytes, and those only where `file_size` is known.
     """
     rows = partial(least_rows, request.budgets, prepared.layers, file_size=file_size)
-    others = ((words, rows(more)) for words, more in loosened(request, prepared))
-    check_feasible(rows(options), others)
+    looser = loosened(request, prepared)
+    if file_size is None:  # it is of files of the target's own storage
+        looser = chain(looser, stored_otherwise(request, prepared))
+    check_feasible(rows(options), ((words, rows(more)) for words, more in looser))
 
 
 def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
@@ -60,6 +63,10 @@ def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Option
     )
     for change, options in looser:
         yield change, placed(prepared, options, request.target).options
+
+
+def stored_otherwise(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
+    """What the same request comes to in each of the target's storages."""
     asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
     for storage in request.target.storages:
         yield f"with --storage {storage}", placed(prepared, asked, request.target.storing(storage)).options

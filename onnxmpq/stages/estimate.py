@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 
 from onnxmpq.effort import spoken
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.stages.round import work, workers
 from onnxmpq.stages.setting import Setting
+from onnxmpq.stages.settle import SETTLED_BELOW
 
 _WORTH_SAYING = 10.0  # seconds
 _PRODUCTS = 1.2e8  # of rounding, a second and process
@@ -19,7 +21,7 @@ def announce(setting: Setting) -> None:
     """Note the estimate where it is long, but for methods that know themselves what they take."""
     if setting.forced is None and setting.request.method is not METHODS["measured"]:
         return
-    seconds = estimate(setting, seconds_a_sample(setting))
+    seconds = estimate(setting, 0.0 if setting.forced else seconds_a_sample(setting))
     if seconds >= _WORTH_SAYING:
         setting.stages.note(f"about {spoken(seconds)} ahead at --effort {setting.request.effort.name}")
 
@@ -28,8 +30,12 @@ def estimate(setting: Setting, a_sample: float) -> float:
     """Seconds that rounding takes, and measuring if one forward of a sample takes `a_sample`."""
     seconds = rounding_seconds(setting)
     if setting.forced is None:
-        widths = [sorted({o.weight_bits for o in some}) for some in setting.options.values() if len(some) > 1]
-        count = sum(len(measured.narrow(bits)) for bits in widths)
+        widths = (
+            sorted({o.weight_bits for o in some if o.is_quantized})
+            for some in setting.options.values()
+            if len(some) > 1
+        )
+        count = sum(len(measured.narrow(bits)) for bits in widths if bits)
         seconds += a_sample * setting.request.effort.forwards(setting.shares.rounding.count, count)
     return seconds
 
@@ -38,11 +44,14 @@ def rounding_seconds(setting: Setting) -> float:
     """What rounding at all widths and settling take of a processor, whatever a forward takes."""
     if setting.request.rounding == "nearest":
         return 0.0
-    layers = setting.prepared.layers
-    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
+    layers, choices = setting.prepared.layers, setting.choices
+    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in choices.items()}
+    settles = (
+        not setting.shares.rounding.synthetic and min(chain(*widths.values()), default=8) < SETTLED_BELOW
+    )
+    again = {name: _SETTLED * bits[:1] if settles else [] for name, bits in widths.items()}
     products = work(layers, widths)
-    settled = work(layers, {name: [0] * _SETTLED if some else [] for name, some in widths.items()})
-    return (products / workers(products) + settled) / _PRODUCTS
+    return (products / workers(products) + work(layers, again)) / _PRODUCTS
 
 
 def seconds_a_sample(setting: Setting) -> float:

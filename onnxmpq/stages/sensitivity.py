@@ -8,7 +8,6 @@ from dataclasses import replace
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.errors import OnnxmpqError, OptionError
-from onnxmpq.metrics import METRICS, Metric
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity import METHODS, Method
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
@@ -41,9 +40,11 @@ def measure(lowering: Lowering) -> Sensitivity:
             f"the method {name_of(method)} gave a {type(found).__name__}; wanted a CostTable or a Trajectory"
         )
     table = whole_table(found, setting.options)
-    read = float_rivals(setting) if table.metric in METRICS else {}
-    own = replace(probe, metric=Metric(table.metric, probe.metric.kinds))
-    return with_noise(table, activation_losses(own, read)) if read else table
+    known = {metric.name: metric for metric in (probe.metric, probe.metric.plain)}
+    read = float_rivals(setting) if table.metric in known else {}
+    if not read:
+        return table
+    return with_noise(table, activation_losses(replace(probe, metric=known[table.metric]), read))
 
 
 def probe_of(setting: Setting, candidates: Candidates) -> Probe:

@@ -12,6 +12,8 @@ from onnxmpq.verdict.score import mean_loss
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.settle import Settler, settled
 
+SETTLED_BELOW = 7  # bits
+
 
 def is_settled(draft: Draft) -> bool:
     """True where rounding looks at real inputs and narrow widths leave something to make up for.
@@ -22,7 +24,9 @@ def is_settled(draft: Draft) -> bool:
     request, data = draft.setting.request, draft.setting.shares.rounding
     fits = request.rounding == "compensated" and not data.synthetic
     whole = all(layer.part_of is None for layer in draft.prepared.layers)
-    return fits and whole and any(option.weight_bits < 7 for option in draft.plan.options.values())
+    return (
+        fits and whole and any(option.weight_bits < SETTLED_BELOW for option in draft.plan.options.values())
+    )
 
 
 def settle(draft: Draft) -> Draft:

@@ -11,6 +11,7 @@ from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import estimate as stage
 from onnxmpq.stages.estimate import announce, estimate, rounding_seconds, seconds_a_sample
 from onnxmpq.stages.lowering import Lowering
+from onnxmpq.stages.round import work
 
 Lower = Callable[..., Lowering]
 
@@ -29,7 +30,9 @@ def test_what_is_not_done_is_not_in_the_estimate(lower_classifier: Lower) -> Non
     nearest = lower_classifier(rounding="nearest").setting
     assert rounding_seconds(nearest) == 0
     forced = lower_classifier(rounding="compensated", budgets=parse_budgets(["8bit-avg"])).setting
-    assert 0 < estimate(forced, 1.0) < rounding_seconds(compensated)
+    once = work(forced.prepared.layers, {name: [8] for name in forced.options})
+    assert estimate(forced, 1.0) * stage._PRODUCTS == pytest.approx(once)  # no forwards, no settling
+    assert rounding_seconds(compensated) * stage._PRODUCTS > 4 * once
 
 
 def test_it_is_said_where_it_is_long(lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch) -> None:
