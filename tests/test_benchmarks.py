@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 import onnxmpq
+from onnxmpq.spec import Option
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -182,7 +183,6 @@ def test_a_run_goes_on_where_the_last_one_stopped(
         ("max", 2.5, "fp32", {"effort": "max"}),
         ("size", 3.0, "fp32", {"method": "size"}),
         ("uniform", 3.5, "int8", {"bits": (3,)}),
-        ("uniform", 8.0, "int8", {"bits": (8,)}),  # held at 7
         ("uniform, nearest", 2.0, "fp32", {"bits": (2,), "rounding": "nearest"}),
     ],
 )
@@ -211,6 +211,14 @@ def test_recipes_that_share_a_rounding_come_to_what_a_compile_writes(
     )
     assert report.file_bytes == draft.written().ByteSize()
     assert seconds > 0
+
+
+def test_a_uniform_recipe_takes_the_widest_width_that_a_layer_may_have(load: Any) -> None:
+    options = {"a": [Option(bits, 8) for bits in (2, 3, 7)], "b": [Option(32)]}
+    uniform = load("accuracy").uniform
+    assert uniform(options, "uniform", 8.0) == {"a": (Option(7, 8),), "b": (Option(32),)}
+    assert uniform(options, "uniform, nearest", 2.5) == {"a": (Option(2, 8),), "b": (Option(32),)}
+    assert uniform(options, "max", 2.5) == options
 
 
 def test_a_figure_stands_beside_its_limit(load: Any) -> None:
