@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ class Bench:
     def __init__(self, held_out: HeldOut, activations: str, seed: int, samples: int, scratch: Path) -> None:
         self.held_out, self.activations, self.seed, self.samples = held_out, activations, seed, samples
         self.scratch, self.commit = scratch, commit()
-        self.lowerings: dict[str, tuple[Loaded, Lowering]] = {}
+        self.lowerings: dict[str, Lowering] = {}
         self.costs: dict[tuple[Method, str, int], tuple[Sensitivity, float]] = {}
 
     def result(self, recipe: str, budget: float) -> Result:
@@ -189,24 +190,29 @@ class Bench:
 
     def drafted(self, recipe: str, budget: float) -> tuple[Draft, float]:
         """The recipe's plan and weights, as a compile finds them, and seconds with all that it shares with others."""
-        rounding = RECIPES[recipe].get("rounding", ROUNDINGS[0])
-        loaded, base = self.rounded(rounding)
-        stages = Stages(Observer(), dict(loaded.stages.seconds))
-        lowering = narrowed(asked(loaded, base, stages, recipe, budget))
+        base = self.rounded(RECIPES[recipe].get("rounding", ROUNDINGS[0]))
+        stages = Stages(Observer(), dict(base.setting.stages.seconds))
+        lowering = narrowed(asked(self.loaded, base, stages, recipe, budget))
         costs, seconds = self.measured(lowering)
         draft, _ = drafted(lowering, costs)
         return draft, seconds + sum(stages.seconds.values())
 
-    def rounded(self, rounding: str) -> tuple[Loaded, Lowering]:
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The network and its calibration images, without their labels."""
+        network, stages = self.held_out.network, Stages(Observer())
+        with stages("load"):
+            data = calibration(network, self.scratch)
+            return load(
+                network, self.held_out.runtime, data, self.activations, self.seed, self.samples, stages
+            )
+
+    def rounded(self, rounding: str) -> Lowering:
         """The network with its weights rounded, which is done once."""
         if rounding not in self.lowerings:
-            network, stages = self.held_out.network, Stages(Observer())
-            with stages("load"):
-                loaded = load(
-                    network, self.held_out.runtime, calibration(network, self.scratch), self.activations, rounding,
-                    self.seed, self.samples, stages,
-                )  # fmt: skip
-            self.lowerings[rounding] = loaded, rounded(loaded)
+            request = replace(self.loaded.request, rounding=rounding)
+            stages = Stages(Observer(), dict(self.loaded.stages.seconds))
+            self.lowerings[rounding] = rounded(replace(self.loaded, request=request, stages=stages))
         return self.lowerings[rounding]
 
     def measured(self, lowering: Lowering) -> tuple[Sensitivity, float]:
@@ -226,7 +232,7 @@ def asked(loaded: Loaded, base: Lowering, stages: Stages, recipe: str, budget: f
     """The rounded network under the recipe's own request."""
     wanted = {"method": "measured", "effort": "balanced", **RECIPES[recipe]}
     request = replace(
-        loaded.request, budgets=(Budget.parse(f"{budget:g}bit-avg"),), method=METHODS[wanted["method"]],
+        base.setting.request, budgets=(Budget.parse(f"{budget:g}bit-avg"),), method=METHODS[wanted["method"]],
         effort=EFFORTS[wanted["effort"]],
     )  # fmt: skip
     setting = replace(

@@ -17,13 +17,19 @@ from onnxmpq.request import DEFAULT_BITS, Request
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages.load import Loaded
 from onnxmpq.target import find_target
+from onnxmpq.weights.candidates import ROUNDINGS
 
 
 def load(
-    network: Network, runtime: Runtime, data: DataSource, activations: str, rounding: str, seed: int, samples: int,
+    network: Network,
+    runtime: Runtime,
+    data: DataSource,
+    activations: str,
+    seed: int,
+    samples: int,
     stages: Stages,
-) -> Loaded:  # fmt: skip
-    """The defaults of a compile but for these; who runs it puts budget, method and effort in their places.
+) -> Loaded:
+    """The defaults of a compile but for these; who runs it puts rounding, budget, method and effort in their places.
 
     Until then the budget is one that every plan meets and that forces none.
     """
@@ -34,7 +40,7 @@ def load(
     )  # fmt: skip
     request = Request(
         budgets=(Budget.parse("999999MB"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
-        activations=activations, calibrator=CALIBRATORS["typical"], rounding=rounding, method=METHODS["measured"],
+        activations=activations, calibrator=CALIBRATORS["typical"], rounding=ROUNDINGS[0], method=METHODS["measured"],
         effort=EFFORTS["balanced"], metric=None, provider=runtime.provider, seed=seed, verify=False, force=True,
     )  # fmt: skip
     return Loaded(request, stages, runtime, original, session, evidence, 0)

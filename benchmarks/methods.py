@@ -143,16 +143,8 @@ class Bench:
         self.network, self.seed = network, seed
         self.samples, self.search_samples = samples, search_samples
         self.runtime, self.commit = Runtime(), commit()
-        self.loaded = load(
-            network,
-            self.runtime,
-            labelled_calibration(network),
-            "fp32",
-            ROUNDINGS[0],
-            seed,
-            samples,
-            Stages(Observer()),
-        )
+        data, stages = labelled_calibration(network), Stages(Observer())
+        self.loaded = load(network, self.runtime, data, "fp32", seed, samples, stages)
         self.judge = Judge(network, self.runtime, judgements)
         self.lowerings: dict[str, Lowering] = {}
         self.searches: dict[tuple[Method, str], tuple[Sensitivity, float]] = {}

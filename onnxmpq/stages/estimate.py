@@ -10,7 +10,7 @@ from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.stages.round import work, workers
 from onnxmpq.stages.setting import Setting
-from onnxmpq.stages.settle import SETTLED_BELOW
+from onnxmpq.stages.settle import settling_pays
 
 _WORTH_SAYING = 10.0  # seconds
 _PRODUCTS = 1.2e8  # of rounding, a second and process
@@ -46,9 +46,7 @@ def rounding_seconds(setting: Setting) -> float:
         return 0.0
     layers, choices = setting.prepared.layers, setting.choices
     widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in choices.items()}
-    settles = (
-        not setting.shares.rounding.synthetic and min(chain(*widths.values()), default=8) < SETTLED_BELOW
-    )
+    settles = settling_pays(setting, chain(*choices.values()))
     again = {name: _SETTLED * bits[:1] if settles else [] for name, bits in widths.items()}
     products = work(layers, widths)
     return (products / workers(products) + work(layers, again)) / _PRODUCTS

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import onnx
 
 from onnxmpq.lower import simulate
+from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
+from onnxmpq.stages.setting import Setting
 from onnxmpq.verdict.score import mean_loss
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.settle import Settler, settled
 
-SETTLED_BELOW = 7  # bits
+_SETTLED_BELOW = 7  # bits
 
 
 def is_settled(draft: Draft) -> bool:
-    """True where rounding looks at real inputs and narrow widths leave something to make up for.
-
-    Seven bits and more lose next to nothing, what is fitted to noise has learned noise, and groups of channels keep
-    their codes.
-    """
-    request, data = draft.setting.request, draft.setting.shares.rounding
-    fits = request.rounding == "compensated" and not data.synthetic
+    """True where settling pays and layers are whole: groups of channels keep their codes."""
     whole = all(layer.part_of is None for layer in draft.prepared.layers)
-    return (
-        fits and whole and any(option.weight_bits < SETTLED_BELOW for option in draft.plan.options.values())
-    )
+    return whole and settling_pays(draft.setting, draft.plan.options.values())
+
+
+def settling_pays(setting: Setting, options: Iterable[Option]) -> bool:
+    """True where rounding looks at real inputs and some narrow option leaves something to make up for.
+
+    Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
+    """
+    fits = setting.request.rounding == "compensated" and not setting.shares.rounding.synthetic
+    return fits and any(option.weight_bits < _SETTLED_BELOW for option in options)
 
 
 def settle(draft: Draft) -> Draft:
