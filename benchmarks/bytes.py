@@ -5,7 +5,7 @@
 
 Weights are rounded to nearest and allocated by size: what a file spends hangs on the widths alone. Two bounds:
 
-    data    codes, scales and biases   <=  1.03 x (bits x weights / 8 + 4 bytes a channel + the biases)
+    data    codes, scales and biases   <=  1.03 x (bits x weights / 8 + 4 bytes a channel + 4 bytes a bias)
     rest    nodes, names, everything   <=  1.5 x the fp32 file's (2.5 x with int8 activations) + 8 kB, where the
                                            fp32 file is taken without metadata, doc strings and value_info
 """
@@ -115,10 +115,10 @@ def constant_bytes(model: onnx.ModelProto) -> int:
 
 
 def bias_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of the constants that layers add."""
-    sizes = {tensor.name: 4 * tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    """Bytes of what layers add, in single precision."""
+    channels = {name: len(stored.scale) for name, stored in read_weights(model).items()}
     layers = [node for node in model.graph.node if node.op_type in {"Conv", "Gemm"} and len(node.input) == 3]
-    return sum(sizes[node.input[2]] for node in layers)
+    return 4 * sum(channels[node.input[1]] for node in layers)
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -82,7 +82,7 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
     for node, name, _ in layer_names(graph):
         for weight in (tensor.name for tensor in node.inputs[:2]):
             if weight in stored and weight not in found:
-                held, size = stored[weight], stored[weight].stored_bytes + stored[weight].scale.nbytes
+                held, size = stored[weight], stored[weight].stored_bytes + stored[weight].scale_bytes
                 acts = _activation_bits(node)
                 found[weight] = InspectedLayer(name, node.op, held.codes.shape, held.bits, acts, round(size))
             elif weight in halves and weight not in found:

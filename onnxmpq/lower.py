@@ -17,6 +17,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.model.modelfile import export_model, import_graph, opset_version
 from onnxmpq.model.requirements import describe
 from onnxmpq.passes.clip_pools import ClipPools
+from onnxmpq.passes.halve_constants import HalveConstants
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.passes.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.pad_codes import PadCodes
@@ -117,6 +118,8 @@ def lower(
         if _changes(layer, plan)
     }
     PackWeights(stored, native2=_native2(target), wide=target.wide)(graph)
+    if target.halves:
+        HalveConstants()(graph)
     model = export_model(graph, prepared.original)
     describe(model, target)
     return model

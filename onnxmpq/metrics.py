@@ -170,6 +170,17 @@ def kl_divergence(reference: Array, output: Array, kind: OutputKind, temperature
     return positive
 
 
+def sharpened(values: Array, kind: OutputKind, factor: float) -> Array:
+    """An output [N, classes, 1...] of a network whose logits are `factor` times as large."""
+    if kind is OutputKind.LOGITS:
+        scaled: Array = values * np.asarray(factor, values.dtype)
+        return scaled
+    flat = _log_probabilities(values.reshape(len(values), -1).astype(np.float64), kind)
+    logs = _log_probabilities(factor * flat, OutputKind.LOGITS).reshape(values.shape)
+    found: Array = (np.exp(logs) if kind is OutputKind.PROBABILITIES else logs).astype(values.dtype)
+    return found
+
+
 def _resolved(kind: OutputKind, dtype: np.dtype[Any]) -> float:
     """The log-probability below which an output's type tells no difference, which a temperature would blow up."""
     if kind is OutputKind.PROBABILITIES:

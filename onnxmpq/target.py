@@ -101,6 +101,11 @@ class Target:
         return Grids(negative=self.negative_scales, odd=self.stored_as != "native")
 
     @property
+    def halves(self) -> bool:
+        """True where scales and biases may be stored in half precision: nodes of ONNX Runtime, which folds them."""
+        return self.is_onnxruntime and not self.is_plain
+
+    @property
     def is_plain(self) -> bool:
         """True where every weight is a tensor under a DequantizeLinear, with no node between."""
         return self.stored_as == "native" or not self.folds

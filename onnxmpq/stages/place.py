@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from onnx import numpy_helper
 
 from onnxmpq.activations.placement import Placement
 from onnxmpq.activations.policies import POLICIES
@@ -15,6 +17,9 @@ from onnxmpq.prepare import Prepared
 from onnxmpq.spec import Option
 from onnxmpq.stages.load import Loaded
 from onnxmpq.target import Target
+from onnxmpq.weights.half_scales import has_half_scales
+
+_MANY_SCALES = 256  # what fewer save, the nodes that read them take
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,21 @@ def placed(
     held, changes = hold(computed, target, beside_integers=target.is_plain and bool(placement.tensors))
     for change in changes:
         note(change)
-    return Placed(prepared, placement, held)
+    return Placed(with_scales(prepared) if target.halves else prepared, placement, held)
+
+
+def with_scales(prepared: Prepared) -> Prepared:
+    """The model's layers with scales of two bytes where half precision holds them at every width, if there are many."""
+    if sum(layer.channels for layer in prepared.layers if layer.reason is None) < _MANY_SCALES:
+        return prepared
+    weights = {i.name: numpy_helper.to_array(i) for i in prepared.model.graph.initializer}
+    layers = [
+        replace(la, scale_bytes=2)
+        if la.reason is None and has_half_scales(weights[la.weight], la.axis)
+        else la
+        for la in prepared.layers
+    ]
+    return replace(prepared, layers=tuple(layers))
 
 
 def in_float(choices: Iterable[Option]) -> tuple[Option, ...]:

@@ -11,6 +11,7 @@ from onnxmpq.lower import simulate
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.setting import Setting
+from onnxmpq.stages.temper import tempered
 from onnxmpq.verdict.score import mean_loss
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.settle import Settler, settled
@@ -35,12 +36,16 @@ def settling_pays(setting: Setting, options: Iterable[Option]) -> bool:
 
 def settle(draft: Draft) -> Draft:
     """The draft rounded again if the network is the better for it, else as it was; said."""
+    note = draft.setting.stages.note
     after, losses = settled_draft(draft)
     kept = "" if after is not draft else ", so the first rounding is kept"
-    draft.setting.stages.note(
+    note(
         f"rounded again behind quantized layers: {draft.prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on "
         f"calibration samples{kept}"
     )
+    after, factor = tempered(after)
+    if factor != 1:
+        note(f"logits scaled by {factor:.2f}, so that the network is as sure of its classes as the float one")
     return after
 
 
@@ -63,7 +68,7 @@ def file_loss(draft: Draft) -> float:
 
 def shipped(draft: Draft) -> Draft:
     """The draft as its file would have it."""
-    return settled_draft(draft)[0] if is_settled(draft) else draft
+    return tempered(settled_draft(draft)[0])[0] if is_settled(draft) else draft
 
 
 def rounded_again(draft: Draft, network: onnx.ModelProto) -> Candidates:

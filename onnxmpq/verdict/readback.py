@@ -38,7 +38,7 @@ class StoredWeight:
     """A weight as the file holds it: `codes` int8 in the weight's shape, `scale` float32 [channels] along `axis`.
 
     `bits` are those the file spends on one code; `stored_bytes` is the size of the codes' own tensor, or the
-    weight's share of the tensors that hold several weights, rounded up.
+    weight's share of the tensors that hold several weights, rounded up; `scale_bytes` that of all scales.
     """
 
     codes: Codes
@@ -46,6 +46,7 @@ class StoredWeight:
     axis: int
     bits: int
     stored_bytes: int
+    scale_bytes: int
 
 
 def read_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
@@ -96,6 +97,31 @@ class _Reader:
         """The values of the initializer `name`, None where there is none."""
         tensor = self._initializers.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def scale(self, name: str) -> tuple[Array, int] | None:
+        """Scales, and the bytes that the file spends on each; None where they are not made as HalveConstants does."""
+        values = self.constant(name)
+        if values is not None:
+            return values, values.itemsize
+        node = self.producers.get(name)
+        if node is None or node.op_type != "Split":
+            whole = self._single(name)
+            return None if whole is None else (whole, 2)
+        whole, sizes = self._single(node.input[0]), self.constant(node.input[1])
+        if whole is None or sizes is None or _attribute(node, "axis"):
+            return None
+        return np.split(whole, sizes.cumsum()[:-1])[list(node.output).index(name)], 2
+
+    def _single(self, name: str) -> Array | None:
+        """FLOAT16 values cast to FLOAT, and perhaps times a unit."""
+        node = self.producers.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Mul":
+            values, unit = self._single(node.input[0]), self.constant(node.input[1])
+            return None if values is None or unit is None else values * unit
+        halves = self.constant(node.input[0]) if _casts_to(node, TensorProto.FLOAT) else None
+        return None if halves is None or halves.dtype != np.float16 else halves.astype(np.float32)
 
     def weight_name(self, product: str) -> str:
         """The name of the weight that `product` is, or becomes by a Cast to FLOAT16 that alone reads it."""
@@ -181,7 +207,7 @@ def _read_integer(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] 
     """DequantizeLinear of int8 codes along an axis."""
     if node.op_type != "DequantizeLinear":
         return None
-    value, scale = reader.value(node.input[0]), reader.constant(node.input[1])
+    value, scale = reader.value(node.input[0]), reader.scale(node.input[1])
     zero_point = reader.constant(node.input[2]) if len(node.input) == 3 else np.int8(0)
     if value is None or scale is None or zero_point is None or np.any(zero_point):
         return None
@@ -193,18 +219,20 @@ def _read_float(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | 
     """Mul of int8 codes, cast to FLOAT, by scales [channels, 1, ...] that broadcast from the right."""
     if node.op_type != "Mul":
         return None
-    cast, scale = reader.producers.get(node.input[0]), reader.constant(node.input[1])
+    cast, scale = reader.producers.get(node.input[0]), reader.scale(node.input[1])
     if cast is None or scale is None or not _casts_to(cast, TensorProto.FLOAT):
         return None
-    value = reader.value(cast.input[0])
-    if value is None or scale.ndim == 0 or scale.size != len(scale):
+    value, (scales, size) = reader.value(cast.input[0]), scale
+    if value is None or scales.ndim == 0 or scales.size != len(scales):
         return None
-    axis = value.array.ndim - scale.ndim
-    return _stored_weight(reader.weight_name(node.output[0]), value, scale.reshape(-1), axis)
+    axis = value.array.ndim - scales.ndim
+    return _stored_weight(reader.weight_name(node.output[0]), value, (scales.reshape(-1), size), axis)
 
 
-def _stored_weight(name: str, value: _Value, scale: Array, axis: int) -> tuple[str, StoredWeight] | None:
-    codes = value.array
+def _stored_weight(
+    name: str, value: _Value, scales: tuple[Array, int], axis: int
+) -> tuple[str, StoredWeight] | None:
+    codes, (scale, size) = value.array, scales
     if (
         axis < 0
         or codes.dtype != np.int8
@@ -212,7 +240,9 @@ def _stored_weight(name: str, value: _Value, scale: Array, axis: int) -> tuple[s
         or scale.shape != codes.shape[axis:][:1]
     ):
         return None
-    return name, StoredWeight(codes, scale, axis, value.bits, packed_size(codes.size, value.bits))
+    return name, StoredWeight(
+        codes, scale, axis, value.bits, packed_size(codes.size, value.bits), size * scale.size
+    )
 
 
 def _casts_to(node: NodeProto, data_type: int) -> bool:

@@ -77,6 +77,8 @@ def _file_faults(graph: _Graph, target: Target) -> Iterator[str]:
             yield f"node {node.op_type} -> {node.output[0]!r} unpacks weights"
         elif graph.is_weight(node) and node.input[0] not in graph.constants:
             yield f"the codes of {node.output[0]!r} are computed"
+        elif graph.is_weight(node) and node.input[1] not in graph.constants:
+            yield f"the scales of {node.output[0]!r} are computed"
 
 
 def _is_packed(graph: _Graph, name: str) -> bool:

@@ -16,6 +16,7 @@ from onnxmpq.plan import Plan
 from onnxmpq.spec import HALF_BITS, QUANTIZED_BITS, Layer
 from onnxmpq.weights.fitted import Fitted, Task
 from onnxmpq.weights.gram import Moments
+from onnxmpq.weights.half_scales import half_bias, half_scales
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight, quantize
 from onnxmpq.weights.rounding import quantize_balanced
 
@@ -55,13 +56,13 @@ class Candidates:
     def fit(self, found: Fitted) -> None:
         """Let such roundings stand for their layer."""
         for bits, rounded in found.rounded.items():
-            self._made[found.layer.name, bits] = rounded
+            self._made[found.layer.name, bits] = _held(found.layer, rounded)
         for bits, shift in found.shifts.items():
             self._shifts[found.layer.name, bits] = shift
 
     def settle(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
         """Let a rounding and what its bias gains stand for the layer at that width."""
-        self._made[layer.name, rounded.bits] = rounded
+        self._made[layer.name, rounded.bits] = _held(layer, rounded)
         if shift is not None:
             self._shifts[layer.name, rounded.bits] = shift
 
@@ -85,7 +86,7 @@ class Candidates:
         """The codes and scales of a layer at a width of 1 to 8 bits."""
         key = (layer.name, bits)
         if key not in self._made:
-            self._made[key] = self._round(self._single(layer), layer.axis, bits)
+            self._made[key] = _held(layer, self._round(self._single(layer), layer.axis, bits))
         return self._made[key]
 
     def bias(self, layer: Layer, bits: int) -> Array | None:
@@ -94,7 +95,8 @@ class Candidates:
             return None
         bias = self._constant(layer.bias)
         shift = self._shifts.get((layer.name, bits))
-        return bias if shift is None else (bias + shift).astype(bias.dtype)
+        moved = bias if shift is None else (bias + shift).astype(bias.dtype)
+        return half_bias(moved) if layer.scale_bytes == 2 and bits in QUANTIZED_BITS else moved
 
     def constants(self, layer: Layer, bits: int) -> dict[str, Array]:
         """What the layer computes with at a width, by name: dequantized weight and bias, in the graph's dtype."""
@@ -125,3 +127,8 @@ class Candidates:
     def _constant(self, name: str) -> Array:
         values: Array = numpy_helper.to_array(self._initializers[name])
         return values
+
+
+def _held(layer: Layer, rounded: QuantizedWeight) -> QuantizedWeight:
+    """The rounding with its scales as the file holds them."""
+    return replace(rounded, scale=half_scales(rounded.scale)) if layer.scale_bytes == 2 else rounded

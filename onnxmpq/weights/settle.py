@@ -5,7 +5,8 @@ fitted to give what the float network gives there, from what the quantized one f
 
     W' = argmin sum |t - W' x'|^2 + |(W' - W) R^1/2|^2 = (sum t x'^T + W R) (sum x' x'^T + R)^-1
 
-with R a little damping and what the moments are shrunk by (`onnxmpq.weights.shrink`), and W' is rounded against x'.
+with R some damping and what the moments are shrunk by (`onnxmpq.weights.shrink`), and W' is rounded against x'. How much
+damping, each layer's two halves of the samples tell: what is fitted to one half should give the other half's targets.
 With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output only goes into a sum with a
 shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
 
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import onnx
@@ -45,27 +47,43 @@ from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
 _WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
-_DAMPING = 0.01  # of the mean diagonal
+_FEWEST_WINDOWS_A_COLUMN = 16  # with fewer of a map the first rounding does better on other samples
+_DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
+_HALVES = 2
 _TARGET = "settle/target"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], their means."""
+    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves."""
 
     gram: Doubles
     cross: Doubles
-    mean_input: Doubles  # [group, D]
-    mean_target: Doubles  # [group, rows]
+    inputs: Doubles  # [group, D]
+    targets: Doubles  # [group, rows]
     count: float
+
+    @property
+    def mean_input(self) -> Doubles:
+        return self.inputs / self.count
+
+    @property
+    def mean_target(self) -> Doubles:
+        return self.targets / self.count
 
     def centred(self) -> Fit:
         """Without the means, which a bias takes up."""
-        mixed = self.mean_target[:, :, None] * self.mean_input[:, None, :]
         gram = centred(self.gram, self.mean_input, self.count)
         varies = np.einsum("gii->gi", gram) > 0
-        cross = (self.cross - self.count * mixed) * varies[:, None, :]
-        return Fit(gram, cross, self.mean_input, self.mean_target, self.count)
+        mixed = self.targets[:, :, None] * self.mean_input[:, None, :]
+        return replace(self, gram=gram, cross=(self.cross - mixed) * varies[:, None, :])
+
+    def with_(self, other: Fit) -> Fit:
+        """Over the windows of both."""
+        return Fit(
+            self.gram + other.gram, self.cross + other.cross, self.inputs + other.inputs,
+            self.targets + other.targets, self.count + other.count,
+        )  # fmt: skip
 
 
 def settled(
@@ -131,15 +149,18 @@ class Settler:
     def settle(self, layer: Layer, bits: int) -> tuple[QuantizedWeight, Floats | None] | None:
         """The layer's rounding at a width and what its bias gains; None where nothing can be fitted."""
         aim = find_aim(layer, self._float, self._quantized, self._traced)
-        fit = self._fit(layer, aim) if aim is not None else None
-        if aim is None or fit is None:
+        halves = self._fits(layer, aim) if aim is not None else []
+        if aim is None or not halves:
             return None
-        weight = self._value(layer.weight).astype(np.float32)
+        fit = reduce(Fit.with_, halves)
+        rows = to_rows(self._value(layer.weight).astype(np.float32), layer)
         with threadpool_limits(limits=1):
-            centred = fit.centred() if layer.bias is not None else fit
-            wanted = from_rows(_wanted(to_rows(weight, layer), centred), layer).astype(np.float32)
-        gram = shrunk(centred.gram, fit.count)
-        rounded = compensate(wanted, layer, gram, [bits], self._grids)[bits]
+            some = [half.centred() if layer.bias is not None else half for half in [fit, *halves]]
+            wanted = _wanted(rows, some[0], _damping(rows, some[1:]))
+        gram = shrunk(some[0].gram, fit.count)
+        rounded = compensate(from_rows(wanted, layer).astype(np.float32), layer, gram, [bits], self._grids)[
+            bits
+        ]
         if layer.bias is None:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)
@@ -158,14 +179,16 @@ class Settler:
         value: Array = numpy_helper.to_array(next(i for i in self._float.graph.initializer if i.name == name))
         return value
 
-    def _fit(self, layer: Layer, aim: Aim) -> Fit | None:
-        """The sums over enough samples; None where the layer's inputs cannot be gathered."""
+    def _fits(self, layer: Layer, aim: Aim) -> list[Fit]:
+        """The sums over each half of enough samples (one where there is one batch); none where they cannot be gathered."""
         for front in self._some:
             front.advance(self._changing)
-        exact, front = self._all if math.prod(layer.positions) == 1 else self._some
-        tapped = self._tapped(layer, aim, front)
+        places = math.prod(layer.positions)
+        exact, front = self._all if places == 1 else self._some
+        few = places > 1 and places * front.data.count < _FEWEST_WINDOWS_A_COLUMN * columns(layer)
+        tapped = None if few else self._tapped(layer, aim, front)
         if tapped is None:
-            return None
+            return []
         expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)
         found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
@@ -175,10 +198,14 @@ class Settler:
             outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
             return [outputs[name].astype(np.float64) for name in names]
 
-        total: list[Doubles] = []
-        for part in in_turn(sums, in_step(exact, front), cores()):
-            total = [a + b for a, b in zip(total, part, strict=True)] if total else part
-        return _checked(layer, front.data, *total)
+        halves: list[Fit] = []
+        for number, part in enumerate(in_turn(sums, in_step(exact, front), cores())):
+            fit = _fit(layer, *part)
+            if number < _HALVES:
+                halves.append(fit)
+            else:
+                halves[number % _HALVES] = halves[number % _HALVES].with_(fit)
+        return halves if _is_known(layer, front.data, halves) else []
 
     def _tapped(self, layer: Layer, aim: Aim, front: Front) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
@@ -203,26 +230,42 @@ def _fed(session: Session, values: State) -> dict[str, Array]:
     return {spec.name: values[spec.name] for spec in session.inputs}
 
 
-def _checked(layer: Layer, data: Dataset, gram: Doubles, cross: Doubles) -> Fit | None:
-    """The sums as a fit; None where they come from too few windows or are not finite."""
-    count = float(gram[0, -1, -1])
-    if not is_known(layer, count, data) or not (np.isfinite(gram).all() and np.isfinite(cross).all()):
-        return None
+def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:
+    """The sums as the graph gives them, with those of a one behind every window."""
     order = channel_major(layer)
     gram, cross = gram[:, order][:, :, order], cross[:, :, order]
-    return Fit(gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1] / count, cross[:, :, -1] / count, count)
+    return Fit(gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1], cross[:, :, -1], float(gram[0, -1, -1]))
 
 
-def _wanted(rows: Floats, fit: Fit) -> Doubles:
+def _is_known(layer: Layer, data: Dataset, halves: Sequence[Fit]) -> bool:
+    """False where the sums come from too few windows or are not finite."""
+    finite = all(np.isfinite(half.gram).all() and np.isfinite(half.cross).all() for half in halves)
+    return finite and is_known(layer, sum(half.count for half in halves), data)
+
+
+def _damping(rows: Floats, halves: Sequence[Fit]) -> float:
+    """The one with which the rows that are fitted to each half of the samples give the other half's targets best."""
+    if len(halves) < _HALVES:
+        return _DAMPINGS[0]
+    pairs = (halves, halves[::-1])
+    return min(_DAMPINGS, key=lambda d: sum(_unseen(_wanted(rows, fit, d), other) for fit, other in pairs))
+
+
+def _unseen(rows: Doubles, fit: Fit) -> float:
+    """Squared error of the rows over these windows, less that of rows of zeros."""
+    return float(np.vdot(rows @ fit.gram - 2 * fit.cross, rows))
+
+
+def _wanted(rows: Floats, fit: Fit, damping: float) -> Doubles:
     """The rows that give the target best; one of zeros, which only a bias stands behind, is not fitted to noise."""
-    found: Doubles = np.where(rows.any(axis=2, keepdims=True), _solved(rows, fit), 0.0)
+    found: Doubles = np.where(rows.any(axis=2, keepdims=True), _solved(rows, fit, damping), 0.0)
     return found
 
 
-def _solved(rows: Floats, fit: Fit) -> Doubles:
+def _solved(rows: Floats, fit: Fit, share: float) -> Doubles:
     """The rows that give the target best, held to those they come from by the damping, the more the fewer windows."""
     diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
-    damping = _DAMPING * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
+    damping = share * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
     part = shrinkage(fit.gram, fit.count)[:, None, None]
     held = damping * np.eye(fit.gram.shape[1]) + part / (1 - part) * diagonals(fit.gram)
     solved = np.linalg.solve(fit.gram + held, (fit.cross + rows @ held).transpose(0, 2, 1))

@@ -17,7 +17,7 @@ from onnxmpq.weights.aim import find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.fitted import fitted
 from onnxmpq.weights.gram import input_moments
-from onnxmpq.weights.settle import Settler, settled
+from onnxmpq.weights.settle import _DAMPINGS, Fit, Settler, _damping, settled
 
 CPU = Runtime("cpu", threads=1)
 RESIDUAL = """
@@ -143,9 +143,41 @@ def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> 
         find_aim(layer, model, model, traced),
     )
     assert aim is not None
-    fit = settler._fit(layer, aim)
-    assert fit is not None
-    assert fit.count == data.count
+    halves = settler._fits(layer, aim)
+    assert sum(half.count for half in halves) == data.count
+    assert len(halves) == 2
+
+
+def test_halves_that_contradict_each_other_are_damped_more() -> None:
+    """Targets that follow the inputs ask for the least damping, noise for the most."""
+    rng = np.random.default_rng(0)
+    rows, mixed = rng.standard_normal((1, 3, 20)).astype(np.float32), rng.standard_normal((20, 20))
+
+    def half(noise: float) -> Fit:
+        inputs = rng.standard_normal((400, 20)) @ mixed
+        targets = inputs @ (rows[0].T + 0.5) + noise * rng.standard_normal((400, 3))
+        return Fit(
+            (inputs.T @ inputs)[None],
+            (targets.T @ inputs)[None],
+            inputs.sum(0)[None],
+            targets.sum(0)[None],
+            400,
+        )
+
+    assert _damping(rows, [half(0.0), half(0.0)]) == min(_DAMPINGS)
+    assert _damping(rows, [half(500.0), half(500.0)]) == max(_DAMPINGS)
+    assert _damping(rows, [half(500.0)]) == min(_DAMPINGS)
+
+
+def test_maps_of_few_windows_are_left_as_they_are() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 13]>
+      net (float[n, 12, 2, 2] x) => (float[n, 5, 2, 2] y) { y = Conv (x, w) }"""
+    model, data = network(text, {"w": (5, 12, 1, 1)}), samples(12, 2, 2)
+    traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
+    (layer,) = layers_of(model, traced)
+    for few, settles in ((47, False), (48, True)):
+        settler = Settler(CPU, model, model, [layer], traced, data, 16, samples=few)
+        assert (settler.settle(layer, 3) is not None) is settles
 
 
 def test_the_first_roundings_stay() -> None:

@@ -1,0 +1,59 @@
+"""Which layer a factor on the logits goes to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxmpq.discover import discover
+from onnxmpq.model.logits import logit_layer
+from onnxmpq.model.modelfile import import_graph
+from onnxmpq.spec import Layer
+from onnxmpq.testing import model_of
+
+CONSTANTS = {
+    "w": np.ones((5, 4), np.float32), "b": np.ones(5, np.float32), "k": np.ones((5, 2, 1, 1), np.float32),
+    "u": np.ones((4, 4), np.float32),
+}  # fmt: skip
+VECTOR, MAP = "g (float[N, 4] x) => (float[N, 5] y)", "g (float[N, 2, 2, 2] x) => (float[N, 5, 1, 1] y)"
+
+
+def found(head: str, body: str, *, own_bias: bool = True) -> Layer | None:
+    names = {name: value for name, value in CONSTANTS.items() if f"{name})" in body or f", {name}," in body}
+    model = model_of(f"{head} {{ {body} }}", **names)
+    layers = [replace(la, bias="b" if own_bias else None) for la in discover(import_graph(model), {})]
+    return logit_layer(model, "y", layers)
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (VECTOR, "y = Gemm <transB = 1> (x, w, b)"),
+        (VECTOR, "h = Gemm <transB = 1> (x, w, b) y = Softmax (h)"),
+        (VECTOR, "h = MatMul (x, u) t = Relu (h) a = Gemm <transB = 1> (t, w, b) y = LogSoftmax (a)"),
+        (MAP, "h = Conv (x, k, b) r = Relu (h) y = GlobalAveragePool (r)"),
+    ],
+)
+def test_the_last_layer(head: str, body: str) -> None:
+    layer = found(head, body)
+    assert layer is not None
+    assert layer.weight in {"w", "k"}
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (VECTOR, "h = Gemm <transB = 1> (x, w, b) y = Sigmoid (h)"),  # no temperature of it
+        (VECTOR, "h = Gemm <transB = 1> (x, w, b) y = Clip (h)"),
+        (VECTOR, "h = Gemm <transB = 1> (x, w, b) n = Neg (h) y = Add (h, n)"),
+        (VECTOR, "h = Gemm <transB = 1> (x, w) y = Add (h, h)"),
+    ],
+)
+def test_no_layer_where_something_else_happens_on_the_way(head: str, body: str) -> None:
+    assert found(head, body) is None
+
+
+def test_no_layer_whose_bias_others_add() -> None:
+    assert found(VECTOR, "y = Gemm <transB = 1> (x, w, b)", own_bias=False) is None
