@@ -27,8 +27,11 @@ def has_half_scales(weight: NDArray[Any], axis: int) -> bool:
 
 
 def half_scales(scale: Floats) -> Floats:
-    """The nearest scales that half precision holds, none of them zero."""
-    halves = (scale / np.float32(SCALE_UNIT)).astype(np.float16).astype(np.float32)
+    """The nearest scales that half precision holds, none of them zero; as they are where one is beyond it."""
+    with np.errstate(over="ignore"):
+        halves = (scale / np.float32(SCALE_UNIT)).astype(np.float16).astype(np.float32)
+    if not np.isfinite(halves).all():
+        return scale
     least = np.copysign(np.float32(_LEAST_HALF), scale)
     held: Floats = np.where(halves == 0, least, halves) * np.float32(SCALE_UNIT)
     return held

@@ -26,6 +26,11 @@ def test_no_scale_becomes_zero_or_changes_its_sign(size: float, sign: int) -> No
     assert np.sign(held) == sign
 
 
+def test_scales_beyond_half_precision_stay() -> None:
+    scale = np.array([0.1, 17.0], np.float32)
+    assert half_scales(scale) is scale
+
+
 @pytest.mark.parametrize(
     ("largest", "holds"), [(0.05, True), (0.0, True), (7.9, True), (1e-6, False), (8.1, False)]
 )
