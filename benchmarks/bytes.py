@@ -99,7 +99,7 @@ def spend(network: Network, average: float, activations: str, storage: str | Non
         model = onnx.load(written)
         size = written.stat().st_size
     codes = sum((layer.container_bits or layer.weight_bits) * layer.params for layer in report.layers) / 8
-    scales = sum(stored.scale.nbytes for stored in read_weights(model).values())
+    scales = 4 * sum(len(stored.scale) for stored in read_weights(model).values())
     fp32 = _bare(onnx.load(network.model))
     return Spending(
         activations, size, constant_bytes(model), codes + scales + bias_bytes(model),

@@ -34,7 +34,11 @@ def with_units(prepared: Prepared, units: Sequence[Layer]) -> tuple[Layer, ...]:
     groups: dict[str, list[Layer]] = {}
     for unit in units:
         groups.setdefault(unit.part_of or unit.name, []).append(unit)
-    return tuple(unit for layer in prepared.layers for unit in groups.get(layer.name, [layer]))
+    return tuple(
+        replace(unit, scale_bytes=layer.scale_bytes)  # a path may have been found for another target
+        for layer in prepared.layers
+        for unit in groups.get(layer.name, [layer])
+    )
 
 
 def grouped(

@@ -28,7 +28,8 @@ _BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 class HalveConstants:
     """Store float32 constants as FLOAT16 where that is exact and they are nothing but scales and biases.
 
-    A scale is what a DequantizeLinear or a Mul of a Cast reads, a bias the third input of a Conv, ConvTranspose or Gemm.
+    A scale is what a DequantizeLinear or a Mul of a Cast reads, a bias the third input of a Conv, ConvTranspose or Gemm, or
+    what an Add adds to a Gemm's product.
     Preserving, bit for bit. A graph of an opset below 13 is left alone.
     """
 
@@ -64,6 +65,9 @@ def _unit(node: gs.Node, tensor: gs.Constant) -> float | None:
     casts = node.op == "Mul" and any(maker.op == "Cast" for maker in node.inputs[0].inputs)
     if places == [1] and (casts or node.op == "DequantizeLinear"):
         return SCALE_UNIT
+    if node.op == "Add":  # a Gemm whose bias was taken out
+        other = node.inputs[1 - places[0]]
+        return 1.0 if len(places) == 1 and any(maker.op == "Gemm" for maker in other.inputs) else None
     return 1.0 if places == [2] and node.op in _BIASED else None
 
 

@@ -6,45 +6,45 @@ from collections.abc import Sequence
 
 import onnx
 
+from onnxmpq.discover import LAYER_OPS
 from onnxmpq.model.subgraph import names_read
 from onnxmpq.spec import Layer
 
-# What gives c f(x) for c x, c > 0, and what makes probabilities of logits.
-_CARRIES = frozenset(
-    {
-        "AveragePool", "Cast", "Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu",
-        "LogSoftmax", "MaxPool", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Softmax", "Squeeze", "Transpose",
-        "Unsqueeze",
-    }
-)  # fmt: skip
+_RECASTS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_NORMALISES = frozenset({"LogSoftmax", "Softmax"})  # before them there are logits
+# These give c f(x) for c x, c > 0.
+_CARRIES = _RECASTS | {
+    "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "ReduceMean", "ReduceSum", "Relu",
+}  # fmt: skip
 
 
 def logit_layer(model: onnx.ModelProto, output: str, layers: Sequence[Layer]) -> Layer | None:
-    """The layer of one node whose weight and bias times a factor make the logits behind `output` as many times as large.
+    """The layer whose weight and bias times a factor make the logits behind `output` as many times as large.
 
-    None where there is none: something else is added on the way, or others read what the layer gives.
+    None where there is none: something else is done on the way, or others read its result or its constants.
     """
     made = {name: node for node in model.graph.node for name in node.output}
     outputs = {value.name for value in model.graph.output}
-    by_weight = {layer.weight: layer for layer in layers if layer.reason is None}
-    biases = {layer.bias: layer for layer in by_weight.values() if layer.bias is not None}
-    added: str | None = None
+    passed = _CARRIES | _NORMALISES
     name = output
     while name in made:
-        node = made[name]
-        readers = [n for n in model.graph.node if name in names_read(n)]
+        node, readers = made[name], [n for n in model.graph.node if name in names_read(n)]
         if len(readers) > 1 or (readers and name in outputs):
             return None
-        layer = next((by_weight[n] for n in node.input if n in by_weight), None)
-        if layer is not None:
-            bias = node.input[2] if len(node.input) > 2 else ""
-            whole = {bias, added or ""} <= {"", layer.bias or ""} and len(layer.nodes) == 1
-            return layer if whole else None
-        if node.op_type == "Add" and added is None and any(n in biases for n in node.input):
-            added = next(n for n in node.input if n in biases)
-            name = next((n for n in node.input if n != added), "")
-        elif node.op_type in _CARRIES:
-            name = node.input[0]
-        else:
+        if node.op_type in LAYER_OPS:
+            return _sole(model, node, layers)
+        if node.op_type not in passed:
             return None
+        if node.op_type not in _RECASTS:  # a Softmax stands last, and once
+            passed = _CARRIES
+        name = node.input[0]
     return None
+
+
+def _sole(model: onnx.ModelProto, node: onnx.NodeProto, layers: Sequence[Layer]) -> Layer | None:
+    """The layer of that node alone."""
+    layer = next((la for la in layers if la.reason is None and la.weight in node.input), None)
+    if layer is None or sum(layer.weight in names_read(n) for n in model.graph.node) != 1:
+        return None
+    bias = node.input[2] if len(node.input) > 2 else ""
+    return layer if bias in {"", layer.bias} else None

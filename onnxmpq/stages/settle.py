@@ -11,8 +11,7 @@ from onnxmpq.lower import simulate
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.setting import Setting
-from onnxmpq.stages.temper import tempered
-from onnxmpq.verdict.score import mean_loss
+from onnxmpq.stages.temper import file_loss, tempered
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.settle import Settler, settled
 
@@ -56,14 +55,6 @@ def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
     after = replace(draft, candidates=rounded_again(draft, network))
     before, behind = (file_loss(some) for some in (draft, after))
     return after if behind < before else draft, (before, behind)
-
-
-def file_loss(draft: Draft) -> float:
-    """The loss of the very file: integer kernels add up in integers, which a simulation does not show."""
-    setting, prepared = draft.setting, draft.prepared
-    session = setting.runtime.session(draft.lowered(), spin=False)
-    data = setting.shares.rounding.some(setting.request.effort.judge)
-    return mean_loss(setting.reference, session, data, prepared.metric, prepared.batch_size)
 
 
 def shipped(draft: Draft) -> Draft:

@@ -107,7 +107,8 @@ class _Reader:
         if node is None or node.op_type != "Split":
             whole = self._single(name)
             return None if whole is None else (whole, 2)
-        whole, sizes = self._single(node.input[0]), self.constant(node.input[1])
+        whole = self._single(node.input[0])
+        sizes = self.constant(node.input[1]) if len(node.input) == 2 else None
         if whole is None or sizes is None or _attribute(node, "axis"):
             return None
         return np.split(whole, sizes.cumsum()[:-1])[list(node.output).index(name)], 2
@@ -219,11 +220,13 @@ def _read_float(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | 
     """Mul of int8 codes, cast to FLOAT, by scales [channels, 1, ...] that broadcast from the right."""
     if node.op_type != "Mul":
         return None
-    cast, scale = reader.producers.get(node.input[0]), reader.scale(node.input[1])
-    if cast is None or scale is None or not _casts_to(cast, TensorProto.FLOAT):
+    cast = reader.producers.get(node.input[0])
+    value = reader.value(cast.input[0]) if cast is not None and _casts_to(cast, TensorProto.FLOAT) else None
+    scale = None if value is None else reader.scale(node.input[1])
+    if value is None or scale is None:
         return None
-    value, (scales, size) = reader.value(cast.input[0]), scale
-    if value is None or scales.ndim == 0 or scales.size != len(scales):
+    scales, size = scale
+    if scales.ndim == 0 or scales.size != len(scales):
         return None
     axis = value.array.ndim - scales.ndim
     return _stored_weight(reader.weight_name(node.output[0]), value, (scales.reshape(-1), size), axis)

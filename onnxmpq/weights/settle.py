@@ -49,6 +49,7 @@ from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 _WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
 _FEWEST_WINDOWS_A_COLUMN = 16  # with fewer of a map the first rounding does better on other samples
 _DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
+_ROWS_ASKED = 256  # for the damping
 _HALVES = 2
 _TARGET = "settle/target"
 
@@ -155,9 +156,12 @@ class Settler:
         fit = reduce(Fit.with_, halves)
         rows = to_rows(self._value(layer.weight).astype(np.float32), layer)
         with threadpool_limits(limits=1):
-            some = [half.centred() if layer.bias is not None else half for half in [fit, *halves]]
-            wanted = _wanted(rows, some[0], _damping(rows, some[1:]))
-        gram = shrunk(some[0].gram, fit.count)
+            centre = layer.bias is not None
+            damping = _damping(rows, [half.centred() if centre else half for half in halves])
+            del halves
+            whole = fit.centred() if centre else fit
+            wanted = _wanted(rows, whole, damping)
+        gram = shrunk(whole.gram, fit.count)
         rounded = compensate(from_rows(wanted, layer).astype(np.float32), layer, gram, [bits], self._grids)[
             bits
         ]
@@ -180,7 +184,10 @@ class Settler:
         return value
 
     def _fits(self, layer: Layer, aim: Aim) -> list[Fit]:
-        """The sums over each half of enough samples (one where there is one batch); none where they cannot be gathered."""
+        """The sums over each half of the samples (one where there is one batch).
+
+        None where they cannot be gathered, or a map has few windows a column among the samples that are looked at.
+        """
         for front in self._some:
             front.advance(self._changing)
         places = math.prod(layer.positions)
@@ -247,6 +254,8 @@ def _damping(rows: Floats, halves: Sequence[Fit]) -> float:
     """The one with which the rows that are fitted to each half of the samples give the other half's targets best."""
     if len(halves) < _HALVES:
         return _DAMPINGS[0]
+    every = -(-rows.shape[1] // _ROWS_ASKED)
+    rows, halves = rows[:, ::every], [replace(half, cross=half.cross[:, ::every]) for half in halves]
     pairs = (halves, halves[::-1])
     return min(_DAMPINGS, key=lambda d: sum(_unseen(_wanted(rows, fit, d), other) for fit, other in pairs))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from onnxmpq.discover import discover
 from onnxmpq.model.logits import logit_layer
@@ -13,18 +15,17 @@ from onnxmpq.model.modelfile import import_graph
 from onnxmpq.spec import Layer
 from onnxmpq.testing import model_of
 
-CONSTANTS = {
+CONSTANTS: dict[str, NDArray[Any]] = {
     "w": np.ones((5, 4), np.float32), "b": np.ones(5, np.float32), "k": np.ones((5, 2, 1, 1), np.float32),
-    "u": np.ones((4, 4), np.float32),
+    "u": np.ones((4, 4), np.float32), "i": np.zeros(3, np.int64),
 }  # fmt: skip
 VECTOR, MAP = "g (float[N, 4] x) => (float[N, 5] y)", "g (float[N, 2, 2, 2] x) => (float[N, 5, 1, 1] y)"
 
 
-def found(head: str, body: str, *, own_bias: bool = True) -> Layer | None:
-    names = {name: value for name, value in CONSTANTS.items() if f"{name})" in body or f", {name}," in body}
+def found(head: str, body: str) -> Layer | None:
+    names = {name: value for name, value in CONSTANTS.items() if re.search(rf"[(, ]{name}[,)]", body)}
     model = model_of(f"{head} {{ {body} }}", **names)
-    layers = [replace(la, bias="b" if own_bias else None) for la in discover(import_graph(model), {})]
-    return logit_layer(model, "y", layers)
+    return logit_layer(model, "y", discover(import_graph(model), {}))
 
 
 @pytest.mark.parametrize(
@@ -55,5 +56,20 @@ def test_no_layer_where_something_else_happens_on_the_way(head: str, body: str) 
     assert found(head, body) is None
 
 
-def test_no_layer_whose_bias_others_add() -> None:
-    assert found(VECTOR, "y = Gemm <transB = 1> (x, w, b)", own_bias=False) is None
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = Conv (x, k, b) s = Softmax <axis = 1> (h) y = GlobalAveragePool (s)",  # no logits
+        "h = Conv (x, k, b) s = Softmax <axis = 1> (h) y = Softmax <axis = 1> (s)",
+    ],
+)
+def test_a_softmax_stands_last_and_once(body: str) -> None:
+    assert found(MAP, body) is None
+
+
+def test_no_layer_whose_constants_others_read() -> None:
+    assert (
+        found(VECTOR, "h = Gemm <transB = 1> (x, w, b) e = Gather (w, i) y = Gemm <transB = 1> (e, w, b)")
+        is None
+    )
+    assert found(VECTOR, "c = Neg (b) y = Gemm <transB = 1> (x, w, b) z = Neg (c)") is None

@@ -13,8 +13,7 @@ from onnxmpq.metrics import OutputKind, kl_divergence, sharpened
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft, Lowering
-from onnxmpq.stages.settle import file_loss
-from onnxmpq.stages.temper import tempered
+from onnxmpq.stages.temper import file_loss, tempered
 
 Lower = Callable[..., Lowering]
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from onnxmpq.errors import VerifyError
+from onnxmpq.passes.halve_constants import HalveConstants
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights
 from onnxmpq.verdict.readback import read_halves, read_weights
+from onnxmpq.weights.half_scales import half_scales
 from onnxmpq.weights.quantizer import QuantizedWeight, quantize
 
 Form = Literal["integer", "float"]
@@ -163,3 +166,27 @@ def test_a_written_file_with_external_data_is_read(tmp_path: Path) -> None:
     onnx.save(packed(drawn, "integer"), path, save_as_external_data=True, size_threshold=0)
     stored = read_weights(onnx.load(path))
     assert {name: found.bits for name, found in stored.items()} == {f"w{bits}": bits for bits in WIDTHS}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_a_gate_is_no_weight(opset: int) -> None:
+    """A Split without sizes, whose halves are multiplied."""
+    parts = ", num_outputs = 2" if opset == 18 else ""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[2, 4] x) => (float[2, 2] y) {{'
+        f" a, b = Split <axis = 1{parts}> (x) s = Sigmoid (a) y = Mul (s, b) }}"
+    )
+    assert not read_weights(model)
+
+
+@pytest.mark.parametrize("form", ["integer", "float"])
+def test_scales_in_half_precision_are_read_back(form: Form) -> None:
+    weights = {f"w{i}": random_weight((8, 3, 2, 2), 3, seed=i) for i in range(2)}
+    halved = {name: replace(w, scale=half_scales(w.scale)) for name, w in weights.items()}
+    model = packed(halved, form)
+    graph = gs.import_onnx(model)
+    assert HalveConstants()(graph)
+    found = read_weights(onnx.load_from_string(gs.export_onnx(graph).SerializeToString()))
+    for name, weight in halved.items():
+        np.testing.assert_array_equal(found[name].scale, weight.scale)
+        assert found[name].scale_bytes == 2 * len(weight.scale)
