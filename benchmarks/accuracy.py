@@ -70,7 +70,8 @@ bootstrap over them, its ends averaged over the seeds. Recipes: `balanced` is th
 efforts; `size` gives widths by the sizes of layers (`--method size`); `uniform` gives all layers the widest width within
 the budget (2 bits at 2.5, 3 at 3.5), rounded as ours, and `uniform, nearest` the same rounded to nearest. Seconds are of all stages
 up to the file; what recipes share (loading, calibration, rounding at all widths, sensitivity) was done once and counts for each;
-rows of 3986787 to f40fefe have whole compiles with the check of the written file, widths chosen by plain KL."""
+rows before 156e64a are from before settling checked itself, logits were scaled and scales were halves; those of 3986787 to f40fefe
+have whole compiles with the check of the written file, widths chosen by plain KL."""
 
 
 @dataclass(frozen=True, slots=True)
