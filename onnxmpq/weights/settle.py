@@ -47,7 +47,7 @@ from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
 _WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
-_FEWEST_WINDOWS_A_COLUMN = 16  # with fewer of a map the first rounding does better on other samples
+_FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
 _DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
 _HALVES = 2
@@ -186,13 +186,17 @@ class Settler:
     def _fits(self, layer: Layer, aim: Aim) -> list[Fit]:
         """The sums over each half of the samples (one where there is one batch).
 
-        None where they cannot be gathered, or a map has few windows a column among the samples that are looked at.
+        None where they cannot be gathered, or are few of what the first rounding saw.
         """
         for front in self._some:
             front.advance(self._changing)
         places = math.prod(layer.positions)
         exact, front = self._all if places == 1 else self._some
-        few = places > 1 and places * front.data.count < _FEWEST_WINDOWS_A_COLUMN * columns(layer)
+        samples = front.data.count
+        # The first rounding saw more samples.
+        few = samples < self._all[1].data.count and places * samples < _FEWEST_WINDOWS_A_COLUMN * columns(
+            layer
+        )
         tapped = None if few else self._tapped(layer, aim, front)
         if tapped is None:
             return []

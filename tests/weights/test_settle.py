@@ -169,15 +169,17 @@ def test_halves_that_contradict_each_other_are_damped_more() -> None:
     assert _damping(rows, [half(500.0)]) == min(_DAMPINGS)
 
 
-def test_maps_of_few_windows_are_left_as_they_are() -> None:
+def test_maps_are_left_as_they_are_where_few_of_their_windows_are_seen() -> None:
     text = """<ir_version: 8, opset_import: ["" : 13]>
       net (float[n, 12, 2, 2] x) => (float[n, 5, 2, 2] y) { y = Conv (x, w) }"""
     model, data = network(text, {"w": (5, 12, 1, 1)}), samples(12, 2, 2)
     traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
     (layer,) = layers_of(model, traced)
-    for few, settles in ((47, False), (48, True)):
+    for few, settles in ((47, False), (48, True), (64, True)):
         settler = Settler(CPU, model, model, [layer], traced, data, 16, samples=few)
         assert (settler.settle(layer, 3) is not None) is settles
+    part = samples(12, 2, 2).some(20)
+    assert Settler(CPU, model, model, [layer], traced, part, 16).settle(layer, 3) is not None  # all there are
 
 
 def test_the_first_roundings_stay() -> None:
