@@ -42,7 +42,7 @@ def settle(draft: Draft) -> Draft:
         f"rounded again behind quantized layers: {draft.prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on "
         f"calibration samples{kept}"
     )
-    after, factor = tempered(after)
+    after, factor = tempered(after, min(losses))
     if factor != 1:
         note(f"logits scaled by {factor:.2f}, so that the network is as sure of its classes as the float one")
     return after
@@ -59,7 +59,10 @@ def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
 
 def shipped(draft: Draft) -> Draft:
     """The draft as its file would have it."""
-    return tempered(settled_draft(draft)[0])[0] if is_settled(draft) else draft
+    if not is_settled(draft):
+        return draft
+    after, losses = settled_draft(draft)
+    return tempered(after, min(losses))[0]
 
 
 def rounded_again(draft: Draft, network: onnx.ModelProto) -> Candidates:

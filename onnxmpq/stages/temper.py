@@ -20,8 +20,11 @@ from onnxmpq.verdict.score import mean_loss
 _FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
 
 
-def tempered(draft: Draft) -> tuple[Draft, float]:
-    """The draft with its logits times the factor of least loss on calibration samples, and the factor."""
+def tempered(draft: Draft, loss: float) -> tuple[Draft, float]:
+    """The draft with its logits times the factor of least loss on calibration samples, and the factor.
+
+    `loss` is its own, as `file_loss` gives it.
+    """
     prepared, plan = draft.prepared, draft.plan
     output = classifier_output(prepared.metric)
     layer = None if output is None else logit_layer(prepared.model, output, prepared.layers)
@@ -32,7 +35,7 @@ def tempered(draft: Draft) -> tuple[Draft, float]:
         return draft, 1.0
     after = _scaled(draft, layer, factor)
     # What lies between the layer and the output may be quantized, and saturate.
-    return (after, factor) if file_loss(after) < file_loss(draft) else (draft, 1.0)
+    return (after, factor) if file_loss(after) < loss else (draft, 1.0)
 
 
 def file_loss(draft: Draft) -> float:

@@ -162,9 +162,8 @@ class Settler:
             whole = fit.centred() if centre else fit
             wanted = _wanted(rows, whole, damping)
         gram = shrunk(whole.gram, fit.count)
-        rounded = compensate(from_rows(wanted, layer).astype(np.float32), layer, gram, [bits], self._grids)[
-            bits
-        ]
+        weight = from_rows(wanted, layer).astype(np.float32)
+        rounded = compensate(weight, layer, gram, [bits], self._grids)[bits]
         if layer.bias is None:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)
@@ -190,13 +189,10 @@ class Settler:
         """
         for front in self._some:
             front.advance(self._changing)
-        places = math.prod(layer.positions)
+        places, every = math.prod(layer.positions), self._all[1].data.count
         exact, front = self._all if places == 1 else self._some
-        samples = front.data.count
-        # The first rounding saw more samples.
-        few = samples < self._all[1].data.count and places * samples < _FEWEST_WINDOWS_A_COLUMN * columns(
-            layer
-        )
+        windows, wanted = places * front.data.count, _FEWEST_WINDOWS_A_COLUMN * columns(layer)
+        few = front.data.count < every and windows < wanted
         tapped = None if few else self._tapped(layer, aim, front)
         if tapped is None:
             return []

@@ -131,12 +131,18 @@ def test_what_is_fitted_to_few_windows_holds_on_others(bits: int) -> None:
     assert settled_ < 1.15 * unsettled  # 1.27 and 1.50 times where they are trusted
 
 
-def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> None:
-    text = """<ir_version: 8, opset_import: ["" : 13]>
-      net (float[n, 12, 1, 1] x) => (float[n, 5, 1, 1] y) { y = Conv (x, w) }"""
-    model, data = network(text, {"w": (5, 12, 1, 1)}), samples(12, 1, 1)
+def pointwise(size: int) -> tuple[onnx.ModelProto, Dataset, dict[str, Traced], Layer]:
+    """A network of one convolution over maps of that size, 64 samples, a run's tensors, and the layer."""
+    text = f"""<ir_version: 8, opset_import: ["" : 13]>
+      net (float[n, 12, {size}, {size}] x) => (float[n, 5, {size}, {size}] y) {{ y = Conv (x, w) }}"""
+    model, data = network(text, {"w": (5, 12, 1, 1)}), samples(12, size, size)
     traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
     (layer,) = layers_of(model, traced)
+    return model, data, traced, layer
+
+
+def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> None:
+    model, data, traced, layer = pointwise(1)
     assert layer.positions == (1, 1)
     settler, aim = (
         Settler(CPU, model, model, [layer], traced, data, 16, samples=8),
@@ -170,15 +176,11 @@ def test_halves_that_contradict_each_other_are_damped_more() -> None:
 
 
 def test_maps_are_left_as_they_are_where_few_of_their_windows_are_seen() -> None:
-    text = """<ir_version: 8, opset_import: ["" : 13]>
-      net (float[n, 12, 2, 2] x) => (float[n, 5, 2, 2] y) { y = Conv (x, w) }"""
-    model, data = network(text, {"w": (5, 12, 1, 1)}), samples(12, 2, 2)
-    traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
-    (layer,) = layers_of(model, traced)
+    model, data, traced, layer = pointwise(2)
     for few, settles in ((47, False), (48, True), (64, True)):
         settler = Settler(CPU, model, model, [layer], traced, data, 16, samples=few)
         assert (settler.settle(layer, 3) is not None) is settles
-    part = samples(12, 2, 2).some(20)
+    part = data.some(20)
     assert Settler(CPU, model, model, [layer], traced, part, 16).settle(layer, 3) is not None  # all there are
 
 
