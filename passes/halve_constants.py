@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxmpq.passes.matching import is_standard, read, redirect
-from onnxmpq.passes.node_builder import builders
+from onnxmpq.passes.node_builder import NodeBuilder, builders
 from onnxmpq.weights.half_scales import SCALE_UNIT
 
 _LOWEST_OPSET = 13  # from here on the sizes of Split are an input
@@ -85,14 +85,21 @@ def _join(graph: gs.Graph, constants: Sequence[gs.Constant], unit: float) -> Non
         redirect(constant.outputs, constant, piece)
     whole = pieces[0]
     if len(pieces) > 1:
-        sizes = gs.Constant(names.name("mpq_sizes"), np.array([len(read(c)) for c in constants], np.int64))
+        sizes = _constant(graph, names, "mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
         whole = gs.Variable(names.name("mpq_all"))
         graph.nodes.insert(0, gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
     if unit != 1:
-        factor = gs.Constant(names.name("mpq_unit"), np.array(unit, np.float32))
+        factor = _constant(graph, names, "mpq_unit", np.array(unit, np.float32))
         single = gs.Variable(names.name("mpq_single"))
         graph.nodes.insert(0, gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
         whole = single
     stored = gs.Constant(names.name("mpq_halves"), joined.astype(np.float16))
     cast = gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole])
     graph.nodes.insert(0, cast)
+
+
+def _constant(graph: gs.Graph, names: NodeBuilder, stem: str, values: NDArray[Any]) -> gs.Constant:
+    """A constant that the graph has already, or a new one."""
+    known = (tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant))
+    alike = (c for c in known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
+    return next((c for c in alike if np.array_equal(read(c), values)), None) or names.constant(stem, values)

@@ -54,6 +54,20 @@ def test_scales_and_biases_are_halves_bit_for_bit(text: str) -> None:
     assert after.ByteSize() < before.ByteSize() - 3 * CHANNELS
 
 
+def test_two_groups_share_their_constants() -> None:
+    text = """g (float[1, 160, 3, 3] x) => (float[1, 160, 3, 3] y) {
+        c = Cast <to = 1> (codes) w = Mul (c, scale) d = Cast <to = 1> (codes) v = Mul (d, wide)
+        a = Conv <pads = [1, 1, 1, 1]> (x, w) y = Conv <pads = [1, 1, 1, 1]> (a, v) }"""
+    wide = halves((CHANNELS, 1, 3, 3), 2.0**-12)
+    scale = halves((CHANNELS, 1, 1, 1), 2.0**-12)
+    codes = RNG.integers(-4, 4, (CHANNELS, CHANNELS, 3, 3)).astype(np.int8)
+    after = check_pass(
+        HalveConstants(), model_of(text, codes=codes, scale=scale, wide=wide), decibels=math.inf
+    )
+    assert sum(i.data_type == onnx.TensorProto.FLOAT16 for i in after.graph.initializer) == 2
+    assert sum(i.data_type == onnx.TensorProto.FLOAT for i in after.graph.initializer) == 1
+
+
 @pytest.mark.parametrize(
     "changes",
     [
