@@ -104,8 +104,18 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
     for node in graph.nodes:
         sources = [path[name] for name in _reads(node) if name in path]
         if sources:
-            path.update((t.name, path.get(t.name, sources[0])) for t in node.outputs if t.name in needed)
+            path.update(
+                (t.name, path.get(t.name, sources[0]))
+                for t in node.outputs
+                if t.name in needed and not _is_integer(t)
+            )
     return path
+
+
+def _is_integer(tensor: gs.Tensor) -> bool:
+    """True where a tensor is known to hold no floats: small changes leave it as it is."""
+    known = tensor.dtype is not None and not isinstance(tensor.dtype, int)
+    return known and np.dtype(tensor.dtype).kind != "f"
 
 
 def _reads(node: gs.Node) -> list[str]:

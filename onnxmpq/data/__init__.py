@@ -17,7 +17,7 @@ from onnxmpq.data.callables import open_callable
 from onnxmpq.data.images import open_images
 from onnxmpq.data.npz import open_npz
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.remember import remembered
+from onnxmpq.data.remember import REMEMBERED_BYTES, remembered
 from onnxmpq.data.samples import (
     LABELS,
     Array,
@@ -101,6 +101,22 @@ class Dataset:
             feeds = {spec.name: _feed(spec, group, self.source.name) for spec in self.source.inputs}
             yield Batch(feeds, None if labels is None else labels[start : start + size], len(group))
 
+    def shuffled(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches of all samples in a random order.
+
+        They are read part by part, a random part at a time that fits a bound of memory, so that a source that can
+        only be read from its start is read few times. Raises DataError as `batches` does.
+        """
+        size = self.source.step or size
+        order, part = _permuted(self.count, rng), self._held_at_once(size)
+        for start in range(0, self.count, part):
+            held = self.take(order[start : start + part]).remembered()
+            for _ in held.batches(size):  # read in the source's order
+                pass
+            mixed = _permuted(held.count, rng)
+            for first in range(0, held.count, size):
+                yield from held.take(mixed[first : first + size]).batches(size)
+
     def take(self, indices: Sequence[int]) -> Dataset:
         """The samples at these indices of this dataset, each once, in the order of the source."""
         return _choose(self.source, np.unique(self.positions[list(indices)]))
@@ -128,6 +144,12 @@ class Dataset:
     def remembered(self) -> Dataset:
         """The same samples, for several passes: decoded once, as many as fit a bound of memory."""
         return Dataset(remembered(self.source), self.positions)
+
+    def _held_at_once(self, size: int) -> int:
+        """How many samples, in whole batches, fit what is remembered."""
+        batch = next(self.batches(size))
+        bytes_each = sum(values.nbytes for values in batch.feeds.values()) // batch.count
+        return max(REMEMBERED_BYTES // (bytes_each * size), 1) * size
 
     def _samples(self) -> Iterator[Sample]:
         """The samples in order, each a copy that fits the graph inputs."""
@@ -180,6 +202,11 @@ def holds_images(source: DataSource) -> bool:
         return False
     path = Path(source)
     return path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
+
+
+def _permuted(count: int, rng: np.random.Generator) -> list[int]:
+    order: list[int] = rng.permutation(count).tolist()
+    return order
 
 
 def _open(

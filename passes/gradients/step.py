@@ -22,10 +22,11 @@ class Step:
 
     @property
     def gradient(self) -> gs.Tensor:
-        """The gradient with respect to the first output."""
-        if self.gradients[0] is None:
+        """The gradient with respect to the first output, of a rule that knows no other."""
+        first, *others = self.gradients
+        if first is None or any(other is not None for other in others):
             raise NoMatch("the loss depends on another output than its first")
-        return self.gradients[0]
+        return first
 
     @property
     def output(self) -> gs.Tensor:

@@ -60,6 +60,22 @@ def test_a_fixed_batch_is_kept_and_a_remainder_left_out(batch: int, wanted: list
     assert values(data) == list(range(sum(wanted)))
 
 
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [4, 4, 2]), (5, [5, 5])])
+def test_shuffled_gives_every_sample_once_in_another_order_each_time(
+    batch: int | None, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxmpq.data.REMEMBERED_BYTES", 5 * 4)  # samples are read in two parts
+    data, rng = numbered(10, batch), np.random.default_rng(0)
+    orders = []
+    for _ in range(2):
+        batches = list(data.shuffled(4, rng))
+        orders.append([int(x) for b in batches for x in b.feeds["x"][:, 0]])
+        assert all(b.labels is not None and (b.labels == b.feeds["x"][:, 0]).all() for b in batches)
+    assert sorted(b.count for b in data.shuffled(4, rng)) == sorted(sizes)
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
+    assert orders[0] != orders[1]
+
+
 def test_too_few_for_a_fixed_batch() -> None:
     with pytest.raises(DataError, match=r"takes 8 samples at a time, .* there are 7; give 8 or more"):
         numbered(7, 8)

@@ -143,6 +143,27 @@ def test_a_form_without_a_gradient_leaves_the_graph_as_it_was() -> None:
     refused(model, EmitGradients("loss", ("x",), {}), r"MaxPool.*'x' needs.*overlap.*opset 16")
 
 
+def test_a_gradient_that_comes_by_a_second_output_is_not_passed_over() -> None:
+    model = model_of(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[2, 6] x) => (float loss) {
+        y, m = LayerNormalization (x, s) z = Mul (y, m) loss = ReduceSum <keepdims = 0> (z) }""",
+        s=np.ones(6, np.float32),
+    )
+    refused(model, EmitGradients("loss", ("x",), {}), r"LayerNormalization.*another output than its first")
+
+
+def test_no_gradient_comes_by_integers() -> None:
+    model = model_of("""<ir_version: 8, opset_import: ["": 16]> g (float[1, 1, 6] x) => (float loss) {
+        y, i = MaxPool <kernel_shape = [2], strides = [2]> (x) f = Cast <to = 1> (i) z = Mul (y, f)
+        loss = ReduceSum <keepdims = 0> (z) }""")
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = import_graph(model)
+    assert EmitGradients("loss", ("x",), {"x": (1, 1, 6), "y": (1, 1, 3)})(graph)
+    x = np.array([[[1, 2, 4, 3, 5, 6]]], np.float32)
+    found = run(export_model(graph, model), {"x": x})
+    np.testing.assert_array_equal(found[gradient_name("x")], [[[0, 1, 2, 0, 0, 5]]])
+
+
 def test_what_cannot_be_asked() -> None:
     model = residual()
     refused(model, EmitGradients("loss", ("nowhere",), {}), "no tensor 'nowhere'")
