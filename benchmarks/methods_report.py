@@ -25,7 +25,7 @@ second one, behind quantized layers, would be the same for all. `measured, searc
 swaps and the uniform plan are judged on calibration images that no cost was measured on. Top-1 in per cent on held-out
 images that nothing was chosen on: the mean over the seeds, and in brackets the least and the largest where there are
 several. Search: seconds on this machine (means; what does not look at rounded weights is searched once for both
-roundings), evaluations of a changed network, images of one evaluation."""
+roundings), evaluations (runs over its images, of a changed network or with gradients or features), images of one evaluation."""
 _AGAINST = """Ours minus the best of the six at that budget, which is picked by the very images it is judged on, in points of
 top-1; in brackets the 95 % interval of a paired bootstrap over the images, means over the seeds that both have. **Bold**
 where the whole interval is below zero."""

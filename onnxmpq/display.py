@@ -282,7 +282,9 @@ def _verdict(report: Report) -> Rows:
 
 def _effort(report: Report) -> str:
     """Which method found the sensitivities, and what that took."""
-    taken = [f"{report.evaluations:,} evaluations"] if report.evaluations else []
+    taken = (
+        [f"{report.evaluations:,} evaluation{'s' * (report.evaluations != 1)}"] if report.evaluations else []
+    )
     taken += [f"{report.sensitivity_samples:,} samples"] if report.sensitivity_samples else []
     return ", ".join([report.method, *taken, f"{report.seconds.get('sensitivity', 0.0):.1f} s"])
 

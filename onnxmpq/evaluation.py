@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxmpq.data import Dataset, DataSource, open_data
+from onnxmpq.data import DataSource, open_data
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Session, TensorInfo, resolve_runtime
 from onnxmpq.errors import DataError
-from onnxmpq.metrics import Metric, OutputKind, choose_metric, classifier_output
+from onnxmpq.metrics import Metric, OutputKind, choose_metric
 from onnxmpq.model.modelfile import load_model
 from onnxmpq.model.shapes import is_batchable
 from onnxmpq.prepare import runnable
 from onnxmpq.verdict.latency import Latency, measure_latency
-from onnxmpq.verdict.score import Score, compare
+from onnxmpq.verdict.score import Score, check_label_range, compare
 
 _BATCH = 32
 
@@ -63,7 +63,7 @@ def evaluate_model(
     shapes = {n: v.shape for n, v in expected.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
     metric = choose_metric(original, shapes)
     check_same_results(session.run(sample), expected, metric)
-    check_label_range(dataset, expected, metric)
+    check_label_range(dataset, shapes, metric)
     before, after = compare(judge, session, dataset, metric, size)
     return Evaluation(
         str(model),
@@ -104,19 +104,6 @@ def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Arr
                 f"the models cannot be compared: output {name!r} is {ours.dtype} {list(ours.shape)} against "
                 f"{theirs.dtype} {list(theirs.shape)}"
             )
-
-
-def check_label_range(data: Dataset, outputs: Mapping[str, Array], metric: Metric) -> None:
-    """Raise DataError for a label that no class of the model can be."""
-    name = classifier_output(metric)
-    if name is None or data.labels is None:
-        return
-    classes = outputs[name].shape[1]
-    if data.labels.max() >= classes:
-        raise DataError(
-            f"the labels of {data.source.name} go up to {data.labels.max()}, but output {name!r} has {classes} classes, "
-            f"0 to {classes - 1}; save class indices in the model's own order"
-        )
 
 
 def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool:

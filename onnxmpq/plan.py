@@ -27,7 +27,7 @@ class CostTable:
     metric: str
     method: str
     samples: int
-    evaluations: int = 0  # of a changed network on all samples
+    evaluations: int = 0  # runs over the samples: of a changed network, or with gradients or features
 
     def __post_init__(self) -> None:
         for layer, options in self.costs.items():
@@ -90,7 +90,7 @@ class Trajectory:
     metric: str
     method: str
     samples: int
-    evaluations: int = 0  # of a changed network on all samples
+    evaluations: int = 0  # runs over the samples: of a changed network, or with gradients or features
     layers: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ class Report:
     onnxruntime: str  # the lowest version that loads the file
     cpus: str  # on which the measured accuracy holds
     method: str
-    evaluations: int  # of a changed network on all `sensitivity_samples`, that the method made
+    evaluations: int  # runs over all `sensitivity_samples` that the method made, of a changed network or with gradients
     sensitivity_samples: int
     sensitivity_unit: str  # of the layers' sensitivities
     metric: str

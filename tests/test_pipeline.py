@@ -24,6 +24,7 @@ from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
 from onnxmpq.layer_times import LayerTimes
+from onnxmpq.observer import Observer
 from onnxmpq.report import Report
 from onnxmpq.stages import load, lowering, timing
 from onnxmpq.verdict.readback import read_weights
@@ -589,6 +590,34 @@ def test_training_data_are_for_methods_that_train(small: Compile, digits: Path) 
     assert small("6bit-avg", method="limpq", activations="fp32").sensitivity_samples == 32
     with pytest.raises(OutputError, match="input of the compile, which is never overwritten"):
         small("6bit-avg", training=data, output=data)
+
+
+def test_labels_that_no_class_can_be_are_found_before_anything_is_measured(
+    small: Compile, digits: Path
+) -> None:
+    with np.load(digits.with_suffix(".eval.npz")) as arrays:
+        wrong = {name: arrays[name] for name in arrays.files}
+    wrong["labels"] = wrong["labels"] + 7
+    for options in ({"training": wrong, "method": "limpq"}, {"data": wrong, "force": True}):
+        with pytest.raises(DataError, match=r"labels of .* go up to 16, but output .* has 10 classes"):
+            small("6bit-avg", **options)
+
+
+@pytest.mark.parametrize("method", ["greedy", "semilayer", "first-order", "limpq"])
+def test_missing_labels_are_found_before_anything_is_measured(
+    small: Compile, digits: Path, method: str
+) -> None:
+    with np.load(digits.with_suffix(".calib.npz")) as arrays:
+        unlabelled = {name: arrays[name] for name in arrays.files if name != "labels"}
+    begun: list[str] = []
+
+    class Watching(Observer):
+        def stage(self, name: str) -> None:
+            begun.append(name)
+
+    with pytest.raises(DataError, match=f"method {method} .* have no"):
+        small("6bit-avg", method=method, data=unlabelled, observer=Watching())
+    assert begun == ["load", "prepare"]
 
 
 def test_codes_of_integer_layers_fit_every_cpu_unless_told(small: Compile) -> None:

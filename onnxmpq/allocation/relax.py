@@ -51,14 +51,17 @@ def nearest_widths(widths: Doubles, choices: Sequence[Iterable[int]]) -> list[in
     ]
 
 
-def widths_within(widths: Doubles, counts: Sequence[int]) -> list[int]:
-    """Each width rounded up or down so that no more is stored than by `widths`, and of such the most.
+def widths_within(widths: Doubles, choices: Sequence[Iterable[int]], counts: Sequence[int]) -> list[int]:
+    """Each width rounded down or up to a choice so that no more is stored than by `widths`, and of such the most.
 
     `counts` are the weights of each layer. A depth-first search from the last layer to the first, upward first,
     in which the first of equal ones wins. Exponential in the layers that fit neither way: for some dozens.
     """
     exact = np.round(widths, _DIGITS)
-    down, up = np.floor(exact).astype(int).tolist(), np.ceil(exact).astype(int).tolist()
+    down = [
+        max([b for b in bits if b <= w], default=min(bits)) for bits, w in zip(choices, exact, strict=True)
+    ]
+    up = [min([b for b in bits if b >= w], default=max(bits)) for bits, w in zip(choices, exact, strict=True)]
     limit = math.floor(float(exact @ np.asarray(counts, np.float64)) + 1e-3)
     least = np.cumsum([0, *(b * n for b, n in zip(down, counts, strict=True))]).tolist()
     most = np.cumsum([0, *(b * n for b, n in zip(up, counts, strict=True))]).tolist()

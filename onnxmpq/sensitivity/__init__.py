@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError, nearest
+from onnxmpq.metrics import Metric
 from onnxmpq.plan import Sensitivity
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.sensitivity.csmpq import csmpq
@@ -53,3 +55,13 @@ def find_method(name: str) -> Method:
             "or a value that can be called like one"
         )
     return method
+
+
+def check_data(method: Method, metric: Metric, data: Dataset, training: Dataset | None) -> None:
+    """Let a method say what it cannot work with before anything is measured, by a `check_data` of its own.
+
+    That raises OptionError or DataError, with the remedy.
+    """
+    own = getattr(method, "check_data", None)
+    if own is not None:
+        own(metric, data, training)

@@ -22,8 +22,9 @@ from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.passes.pool_features import PoolFeatures, pooled_name
 from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features
-from onnxmpq.sensitivity.linear import by_exact_program, by_relaxed_program
+from onnxmpq.sensitivity.linear import Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.variant import titled
 
 Doubles = NDArray[np.float64]
 Pooled = NDArray[np.float32]  # [samples, channels]
@@ -37,30 +38,30 @@ class Csmpq:
 
     Its code for post-training quantization has the opposite one, theta = exp(-`beta` gamma), all but constant:
     `direction` "inverse". `images` are streamed, in two passes. `coe` multiplies the term frequencies of a layer of
-    C channels by ln(e C / coe), which their scripts leave out. `program` "relaxed" is the authors' solver and
-    rounding, over all sizes.
+    C channels by ln(e C / coe), which their scripts leave out. `program` "relaxed" and "searched" are
+    the authors' solver and roundings, over all sizes.
     """
 
     images: int = 32
     direction: Literal["separable", "inverse"] = "separable"
     beta: float = 3.3
     coe: float | None = None
-    program: Literal["exact", "relaxed"] = "exact"
+    program: Program = "exact"
 
     def __call__(self, probe: Probe) -> Sensitivity:
         """Costs linear in the width, or the path of the relaxed program.
 
         Raises OptionError for a model without features.
         """
-        data = probe.data.take(range(min(self.images, probe.data.count)))
+        data = probe.data.some(self.images, probe.seed)
         probe = replace(probe, data=data)
         features = layer_features(probe, "csmpq")
         tensors = tuple(dict.fromkeys(features.values()))
         found = zip(tensors, _separability(probe, tensors), strict=True)
         gamma = {tensor: value * self._kappa(probe.traced[tensor].shape[1]) for tensor, value in found}
         theta = {name: self._theta(gamma[tensor]) for name, tensor in features.items()}
-        answer = by_exact_program if self.program == "exact" else by_relaxed_program
-        return answer(probe, theta, "separability", "csmpq", data.count)
+        unit, method = "separability", titled("csmpq", self)
+        return solved(self.program, probe, Importances(theta, unit, method, data.count, evaluations=2))
 
     def _kappa(self, channels: int) -> float:
         return 1.0 if self.coe is None else math.log(math.e * channels / self.coe)

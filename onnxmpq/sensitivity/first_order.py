@@ -24,9 +24,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.data import Batch
+from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.metrics import OutputKind, probabilities
+from onnxmpq.metrics import Metric, OutputKind, probabilities
 from onnxmpq.model.modelfile import export_model
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss
@@ -40,15 +40,23 @@ from onnxmpq.sensitivity.directional import (
     check_sizes,
     differentiable,
     fed_targets,
+    passes,
     slopes,
     widths_of,
 )
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.variant import titled
 from onnxmpq.spec import Layer
 
 Floats = NDArray[np.float64]
 
 FORMS = ("mean-absolute", "signed", "elementwise", "squared", "diagonal", "norm")
+_SQUARED = "squared cross-entropy"
+_UNITS = dict.fromkeys(FORMS, "cross-entropy") | {
+    "squared": _SQUARED,
+    "diagonal": _SQUARED,
+    "norm": "cross-entropy x weight",
+}
 LABELS = ("data", "likeliest", "drawn")
 _BY_SAMPLE: Mapping[str, Callable[[Floats], Floats]] = {  # what a form sums over samples of the slopes
     "mean-absolute": np.abs,
@@ -79,6 +87,7 @@ class FirstOrder:
         One forward and one backward run of the samples; "diagonal" takes them one by one. Raises OptionError
         for a network that is no classifier, DataError where labels are wanted and the data have none.
         """
+        self.check_data(probe.metric, probe.data, probe.training)
         objective = self._objective(probe)
         by_slope = self.form in _BY_SAMPLE
         costs = self._by_slopes(probe, objective) if by_slope else self._by_weights(probe, objective)
@@ -88,7 +97,19 @@ class FirstOrder:
             name: {o: float(falling[name][bits.index(o.weight_bits)]) for o in probe.options[name]}
             for name, bits in widths.items()
         }
-        return CostTable(table, "cross-entropy", "first-order", probe.data.count)
+        return CostTable(
+            table, _UNITS[self.form], titled("first-order", self), probe.data.count, passes(probe)
+        )
+
+    def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
+        """Raise as `__call__` does for what has no cross-entropy."""
+        _classifier(metric)
+        if self.labels == "data" and not data.has_labels:
+            raise DataError(
+                f"method first-order needs labels, and {data.description} have none; give --data with an "
+                "array 'labels' of class indices (or a folder for each class), or use --method fisher or "
+                "onnxmpq.sensitivity.first_order:without_labels"
+            )
 
     def _by_slopes(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
         """F1, F2 and F4, without gradients of weights."""
@@ -122,14 +143,8 @@ class FirstOrder:
 
     def _objective(self, probe: Probe) -> Objective:
         """Cross-entropy with the classes of every batch."""
-        output, kind = _classifier(probe)
+        output, kind = _classifier(probe.metric)
         if self.labels == "data":
-            if not probe.data.has_labels:
-                raise DataError(
-                    f"method first-order needs labels, and {probe.data.description} have none; give --data with an "
-                    "array 'labels' of class indices (or a folder for each class), or use --method fisher or "
-                    "onnxmpq.sensitivity.first_order:without_labels"
-                )
             return Objective(Loss.CROSS_ENTROPY, {output: kind}, lambda batch: {output: _given(batch)})
         rng = np.random.default_rng(probe.seed)
         session = probe.runtime.session(probe.model, spin=False)
@@ -153,14 +168,14 @@ def _given(batch: Batch) -> NDArray[np.int64]:
     return np.asarray(batch.labels, np.int64)
 
 
-def _classifier(probe: Probe) -> tuple[str, OutputKind]:
+def _classifier(metric: Metric) -> tuple[str, OutputKind]:
     """The one output that holds classes. Raises OptionError where there is none."""
     wrong = {OutputKind.VALUES, OutputKind.INDEPENDENT}
-    found = [(name, kind) for name, kind in probe.metric.kinds.items() if kind not in wrong]
-    if len(found) != 1 or len(probe.metric.kinds) != 1:
+    found = [(name, kind) for name, kind in metric.kinds.items() if kind not in wrong]
+    if len(found) != 1 or len(metric.kinds) != 1:
         raise OptionError(
             "method first-order needs one output of shape [N, classes] for its cross-entropy, and the outputs are "
-            f"{', '.join(f'{name} ({kind})' for name, kind in probe.metric.kinds.items())}; use --method fisher"
+            f"{', '.join(f'{name} ({kind})' for name, kind in metric.kinds.items())}; use --method fisher"
         )
     return found[0]
 

@@ -36,7 +36,7 @@ from onnxmpq.data import Batch
 from onnxmpq.metrics import OutputKind, Sums
 from onnxmpq.passes.emit_loss import Loss
 from onnxmpq.plan import CostTable
-from onnxmpq.sensitivity.directional import Objective, Targets, slopes, widths_of
+from onnxmpq.sensitivity.directional import Objective, Targets, passes, slopes, widths_of
 from onnxmpq.sensitivity.probe import Probe
 
 
@@ -58,7 +58,7 @@ def fisher(probe: Probe) -> CostTable:
         name: {option: float(totals[name][bits.index(option.weight_bits)]) for option in probe.options[name]}
         for name, bits in widths.items()
     }
-    return CostTable(costs, metric.name, "fisher", probe.data.count)
+    return CostTable(costs, metric.name, "fisher", probe.data.count, passes(probe))
 
 
 def _of_distributions(probe: Probe) -> Objective:

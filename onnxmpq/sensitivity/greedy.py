@@ -15,9 +15,12 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from onnxmpq.data import Dataset
+from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.variant import titled
 from onnxmpq.spec import Layer, Option
 
 Judgement = Literal["top-1", "loss"]
@@ -45,8 +48,7 @@ class Greedy:
 
         Raises DataError without labels, OptionError for a model that is no classifier, where top-1 judges.
         """
-        if self.judged_by == "top-1":
-            require_labels(probe, "greedy", "use --method onnxmpq.sensitivity.greedy:by_loss")
+        self.check_data(probe.metric, probe.data, probe.training)
         search = _Search(replace(probe, metric=probe.metric.plain), self.judged_by)
         if self.moves == "steps":
             _steps(search, per_bit=self.per_bit)
@@ -55,8 +57,14 @@ class Greedy:
         losses = tuple(None if outcome is None else outcome.loss for outcome in search.outcomes)
         evaluations = search.judge.evaluations
         return Trajectory(
-            tuple(search.plans), losses, search.probe.metric.name, "greedy", probe.data.count, evaluations
-        )
+            tuple(search.plans), losses, search.probe.metric.name, titled("greedy", self), probe.data.count,
+            evaluations,
+        )  # fmt: skip
+
+    def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
+        """Raise as `__call__` does for what it cannot judge by."""
+        if self.judged_by == "top-1":
+            require_labels(metric, data, "greedy", "use --method onnxmpq.sensitivity.greedy:by_loss")
 
 
 greedy = Greedy()

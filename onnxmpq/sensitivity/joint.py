@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.chain import Chain
+from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.metrics import Sums, classes, classifier_output, surprise
+from onnxmpq.metrics import Metric, Sums, classes, classifier_output, surprise
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer
 
@@ -92,13 +93,13 @@ class Judge:
         return hits / self._probe.data.count
 
 
-def require_labels(probe: Probe, method: str, remedy: str) -> None:
-    """Raise unless the method can measure top-1 on the probe's data, saying what to do instead."""
-    if classifier_output(probe.metric) is None:
+def require_labels(metric: Metric, data: Dataset, method: str, remedy: str) -> None:
+    """Raise unless the method can measure top-1 on the data, saying what to do instead."""
+    if classifier_output(metric) is None:
         raise OptionError(f"method {method} judges by top-1, and this model is no classifier; {remedy}")
-    if not probe.data.has_labels:
+    if not data.has_labels:
         raise DataError(
-            f"method {method} judges by top-1, and {probe.data.description} have no labels; "
+            f"method {method} judges by top-1, and {data.description} have no labels; "
             f"give --data with an array 'labels' of class indices, or {remedy}"
         )
 

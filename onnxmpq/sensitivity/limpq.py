@@ -15,8 +15,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.metrics import classifier_output
+from onnxmpq.metrics import Metric, classifier_output
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.step_sizes import (
@@ -26,6 +27,7 @@ from onnxmpq.sensitivity.step_sizes import (
     learn_steps,
     learned_widths,
 )
+from onnxmpq.sensitivity.variant import titled
 from onnxmpq.spec import FLOAT_BITS, Option
 
 _TINY = 1e-12
@@ -51,16 +53,8 @@ class Limpq:
         Raises DataError without labels, OptionError for a model that is no classifier, ModelError for one that
         an operator keeps from being differentiated.
         """
-        if classifier_output(probe.metric) is None:
-            raise OptionError(
-                "method limpq trains a classifier, and this model is none; use another --method"
-            )
+        self.check_data(probe.metric, probe.data, probe.training)
         data = probe.training or probe.data
-        if self.training.targets == "labels" and not data.has_labels:
-            raise DataError(
-                f"method limpq trains with labels, and {data.description} have none; give --train-data with an array "
-                "'labels' of class indices, or use --method onnxmpq.sensitivity.limpq:without_labels"
-            )
         if not (widths := learned_widths(probe.options)):
             raise OptionError(
                 "method limpq learns steps of codes, and no layer may have any; allow some with --bits"
@@ -70,7 +64,20 @@ class Limpq:
             weight = _by_deviation(probe, weight)
         costs = indicator_costs(probe.options, weight, activation, self.alpha)
         runs = self.training.epochs * (len(widths) + 1)
-        return CostTable(costs, "step size", "limpq", data.count, runs)
+        return CostTable(costs, "step size", titled("limpq", self), data.count, runs)
+
+    def check_data(self, metric: Metric, data: Dataset, training: Dataset | None) -> None:
+        """Raise as `__call__` does for what it cannot train with."""
+        if classifier_output(metric) is None:
+            raise OptionError(
+                "method limpq trains a classifier, and this model is none; use another --method"
+            )
+        trained = training or data
+        if self.training.targets == "labels" and not trained.has_labels:
+            raise DataError(
+                f"method limpq trains with labels, and {trained.description} have none; give --train-data with an array "
+                "'labels' of class indices, or use --method onnxmpq.sensitivity.limpq:without_labels"
+            )
 
 
 limpq = Limpq()

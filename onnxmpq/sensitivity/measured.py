@@ -22,6 +22,7 @@ from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.directional import changes_of, widths_of
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.tidy import tidy
+from onnxmpq.sensitivity.variant import titled
 from onnxmpq.spec import FLOAT_BITS, Layer
 
 Losses = dict[tuple[str, int], float]  # by layer and width
@@ -49,7 +50,9 @@ class Measured:
         for layer in layers:
             finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
         costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
-        return tidy(CostTable(costs, probe.metric.name, "measured", probe.data.count, len(losses)))
+        return tidy(
+            CostTable(costs, probe.metric.name, titled("measured", self), probe.data.count, len(losses))
+        )
 
     def narrow(self, widths: Sequence[int]) -> list[int]:
         """Those of a layer's widths, in order, whose loss is measured."""

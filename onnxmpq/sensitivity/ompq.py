@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,9 @@ from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.passes.emit_alignment import ALIGNMENT, EmitAlignment
 from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features
-from onnxmpq.sensitivity.linear import by_exact_program, by_relaxed_program
+from onnxmpq.sensitivity.linear import Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.variant import titled
 
 Doubles = NDArray[np.float64]
 
@@ -35,13 +35,14 @@ class Ompq:
 
     `images` are one batch; with `batches` above 1 the inner products of several are summed, so that memory is
     that of one. `beta` None makes the largest theta ten times the least: with the authors' 100 all are zero to
-    their solver, with their 1e-9 all are one. `program` "relaxed" is their solver and rounding, over all sizes.
+    their solver, with their 1e-9 all are one. `program` "relaxed"
+    and "searched" are their solver and roundings, over all sizes.
     """
 
     images: int = 32
     batches: int = 1
     beta: float | None = None
-    program: Literal["exact", "relaxed"] = "exact"
+    program: Program = "exact"
 
     def __call__(self, probe: Probe) -> Sensitivity:
         """Costs linear in the width, or the path of the relaxed program.
@@ -53,8 +54,8 @@ class Ompq:
         orm, samples = self._orthogonality(probe, tensors)
         found = dict(zip(tensors, importance(orm, self.beta), strict=True))
         theta = {name: found[tensor] for name, tensor in features.items()}
-        answer = by_exact_program if self.program == "exact" else by_relaxed_program
-        return answer(probe, theta, "orthogonality", "ompq", samples)
+        unit, method = "orthogonality", titled("ompq", self)
+        return solved(self.program, probe, Importances(theta, unit, method, samples, evaluations=1))
 
     def _orthogonality(self, probe: Probe, tensors: tuple[str, ...]) -> tuple[Doubles, int]:
         graph = import_graph(probe.model)
@@ -63,7 +64,8 @@ class Ompq:
         session = probe.runtime.session(export_model(graph, probe.model))
         total, samples = np.zeros((len(tensors), len(tensors))), 0
         images = self.images if probe.batch_size > 1 else 1
-        for done, batch in enumerate(islice(probe.data.batches(images), self.batches), 1):
+        data = probe.data.some(self.images * self.batches, probe.seed)
+        for done, batch in enumerate(islice(data.batches(images), self.batches), 1):
             if batch.count < 2:
                 raise OptionError(
                     "method ompq compares the samples of a batch, and this model or its data give one at a time; "

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.data import Dataset
 from onnxmpq.grouping import part_of
+from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.variant import titled
 from onnxmpq.spec import FLOAT_BITS, Layer, Option
 
 Array = NDArray[Any]
@@ -54,7 +57,7 @@ class Semilayers:
         Costs an evaluation for every channel and width. Raises DataError without labels, OptionError for a model
         that is no classifier.
         """
-        require_labels(probe, "semilayer", "use another --method")
+        self.check_data(probe.metric, probe.data, probe.training)
         search = _Search(replace(probe, metric=probe.metric.plain))
         widths = sorted({bits for found in search.options.values() for bits in found}, reverse=True)
         for bits in widths:
@@ -64,7 +67,11 @@ class Semilayers:
         for bits in widths:
             search.postpone(bits, bits + 1)
         probe.progress(search.total, search.total)
-        return search.trajectory()
+        return search.trajectory(titled("semilayer", self))
+
+    def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
+        """Raise as `__call__` does for what it cannot judge by."""
+        require_labels(metric, data, "semilayer", "use another --method")
 
 
 semilayer = Semilayers()
@@ -143,7 +150,7 @@ class _Search:
             if len(wide) and above == FLOAT_BITS:
                 self.path.append(self._lowered(layer, wide.tolist(), max(self.options[layer.name])))
 
-    def trajectory(self) -> Trajectory:
+    def trajectory(self, method: str) -> Trajectory:
         """The points as plans over groups of channels with one history; a loss is told where the file could be so."""
         units: list[tuple[Layer, str, int]] = []
         for layer in self.layers:
@@ -163,7 +170,7 @@ class _Search:
         losses = [point.outcome.loss if self._is_real(point) else None for point in self.path]
         layers = tuple(unit for unit, _, _ in units)
         return Trajectory(
-            tuple(plans), tuple(losses), self.probe.metric.name, "semilayer", self.probe.data.count,
+            tuple(plans), tuple(losses), self.probe.metric.name, method, self.probe.data.count,
             self.judge.evaluations, layers,
         )  # fmt: skip
 

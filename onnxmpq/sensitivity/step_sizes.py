@@ -51,7 +51,7 @@ class StepTraining:
     momentum: float = 0.9
     decay: float = 2.5e-5
     smoothing: float = 0.1
-    limits: tuple[float, float] = (1e-5, 1.0)  # of a step
+    limits: tuple[float, float] = (1e-5, 1.0)  # of a step; one that starts higher may stay there
 
 
 def learned_widths(options: Mapping[str, Sequence[Option]]) -> list[int]:
@@ -79,7 +79,7 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Le
     total = training.epochs * math.ceil(data.count / probe.batch_size)
     done = 0
     for _ in range(training.epochs):
-        for batch in data.batches(probe.batch_size):
+        for batch in data.shuffled(probe.batch_size, rng):
             turn = 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
             learner.learn(batch, training.last_rate + (training.rate - training.last_rate) * turn, rng)
             done += 1
@@ -138,6 +138,9 @@ class _Learner:
         self.steps = {
             "weight": _Parameter(np.array([self._weight_steps(layer) for layer in self.layers]), each=True),
             "activation": _Parameter(2 * means[:, None] / np.sqrt(self._highest("activation")), each=True),
+        }
+        self.highest = {
+            role: np.maximum(steps.value, training.limits[1]) for role, steps in self.steps.items()
         }
         self._clamp()
 
@@ -206,8 +209,8 @@ class _Learner:
         return [reach / 2 ** (bits - 1) for bits in self.widths]
 
     def _clamp(self) -> None:
-        for parameter in self.steps.values():
-            parameter.value = np.clip(parameter.value, *self.training.limits)
+        for role, parameter in self.steps.items():
+            parameter.value = np.clip(parameter.value, self.training.limits[0], self.highest[role])
 
     def _target(self, batch: Batch) -> Array:
         """What the output is compared with, in its own form: the float network's, or the smoothed labels."""

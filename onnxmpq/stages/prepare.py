@@ -6,8 +6,9 @@ from onnxmpq.budget import Kind
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import classifier_output
 from onnxmpq.prepare import Prepared, prepare
+from onnxmpq.sensitivity import check_data
 from onnxmpq.stages.load import Loaded
-from onnxmpq.verdict.score import check_labels
+from onnxmpq.verdict.score import check_label_range, check_labels
 
 
 def prepare_model(loaded: Loaded) -> Prepared:
@@ -31,5 +32,10 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
     drop = next((b for b in request.budgets if b.kind is Kind.DROP), None)
     if drop is not None and classifier_output(prepared.metric) is None:
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
-    for data in () if request.force else (evidence.evaluation, evidence.calibration):
-        check_labels(loaded.session, data, prepared.metric, prepared.batch_size)
+    check_data(request.method, prepared.metric, evidence.calibration, evidence.training)
+    shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
+    for data in (evidence.evaluation, evidence.calibration, evidence.training):
+        if data is not None:
+            check_label_range(data, shapes, prepared.metric)
+            if not request.force:
+                check_labels(loaded.session, data, prepared.metric, prepared.batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +107,19 @@ def _decibels(noise: float) -> float:
     if math.isnan(noise):
         return -math.inf
     return -10 * math.log10(noise) if noise > 0 else math.inf
+
+
+def check_label_range(data: Dataset, shapes: Mapping[str, Sequence[int]], metric: Metric) -> None:
+    """Raise DataError for a label that no class of the model can be; `shapes` are those of its outputs."""
+    name = classifier_output(metric)
+    if name is None or data.labels is None:
+        return
+    classes = shapes[name][1]
+    if data.labels.max() >= classes:
+        raise DataError(
+            f"the labels of {data.source.name} go up to {data.labels.max()}, but output {name!r} has {classes} classes, "
+            f"0 to {classes - 1}; save class indices in the model's own order"
+        )
 
 
 def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> None:

@@ -193,7 +193,7 @@ def test_labels_are_asked_for() -> None:
     unlabelled = probe_of(classifier(), {"x": labelled(classifier())["x"]})
     with pytest.raises(DataError, match=r"give --train-data .* or use --method .*limpq:without_labels"):
         limpq(unlabelled)
-    assert without_labels(unlabelled).method == "limpq"
+    assert without_labels(unlabelled).method == "limpq (targets float)"
 
 
 def test_codes_are_asked_for(probe: Probe) -> None:

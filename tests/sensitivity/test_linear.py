@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from onnxmpq.sensitivity.linear import by_exact_program, by_relaxed_program
+from onnxmpq.sensitivity.linear import Importances, by_exact_program, by_relaxed_program
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 from onnxmpq.spec import Option
@@ -17,9 +17,13 @@ def probe() -> Probe:
     return probe_of(classifier(), labelled(classifier()), bits=(2, 3, 4, 8))
 
 
+def known(values: dict[str, float]) -> Importances:
+    return Importances(values, "importance", "m", 5, 1)
+
+
 def test_a_bit_costs_its_layers_importance(probe: Probe) -> None:
     first, *others = probe.options
-    found = by_exact_program(probe, {first: 3.0, others[0]: 1.0}, "importance", "m", 5)
+    found = by_exact_program(probe, known({first: 3.0, others[0]: 1.0}))
     assert found.costs[first] == {Option(2): 18, Option(3): 15, Option(4): 12, Option(8): 0}
     assert found.costs[others[-1]][Option(2)] == 12  # the mean of those that are known
 
@@ -27,14 +31,15 @@ def test_a_bit_costs_its_layers_importance(probe: Probe) -> None:
 def test_a_layer_left_as_it_is_loses_less_than_its_widest_codes(probe: Probe) -> None:
     first, *_ = probe.options
     free = replace(probe, untouched={first: Option(32)})
-    assert by_exact_program(free, {first: 3.0}, "importance", "m", 5).costs[first][Option(8)] == 3.0
+    assert by_exact_program(free, known({first: 3.0})).costs[first][Option(8)] == 3.0
     assert size(free).costs[first][Option(8)] == 0.5
     assert size(probe).costs[first][Option(8)] == 0
 
 
-def test_the_path_goes_from_the_widest_to_the_narrowest_and_never_back(probe: Probe) -> None:
+@pytest.mark.parametrize("within", [False, True])
+def test_the_path_goes_from_the_widest_to_the_narrowest_and_never_back(probe: Probe, within: bool) -> None:
     importance = {name: 0.1 * (i + 1) for i, name in enumerate(probe.options)}
-    plans = by_relaxed_program(probe, importance, "importance", "m", 5).plans
+    plans = by_relaxed_program(probe, known(importance), within=within).plans
     widths = [[option.weight_bits for option in plan.options.values()] for plan in plans]
     assert all(sum(a != b for a, b in zip(one, two, strict=True)) == 1 for one, two in pairwise(widths))
     assert set(widths[0]) == {8}

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import OptionError
+from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.passes.emit_alignment import ALIGNMENT, EmitAlignment
 from onnxmpq.plan import CostTable, Trajectory
 from onnxmpq.sensitivity.ompq import Ompq, as_published, importance, ompq, orthogonality
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
-from onnxmpq.testing import classifier, labelled, model_of, probe_of
+from onnxmpq.testing import classifier, labelled, model_of, probe_of, run
 
 TENSORS = ("b", "e", "r", "y")
 
@@ -28,6 +30,20 @@ def test_the_matrix_is_symmetric_one_on_the_diagonal_and_within_zero_and_one(pro
     assert orm.min() >= 0
     assert orm.max() <= 1
     assert orm[0, 1] > orm[0, 3]  # neighbours are alike
+
+
+def test_what_the_graph_sums_needs_no_mending(probe: Probe) -> None:
+    """Symmetric, and no ratio above one (Cauchy and Schwarz), before the matrix is made exactly so."""
+    graph = import_graph(probe.model)
+    EmitAlignment(TENSORS)(graph)
+    feeds = next(probe.data.batches(64)).feeds
+    sums = run(export_model(graph, probe.model), feeds)[ALIGNMENT].astype(np.float64)
+    norms = np.sqrt(np.diag(sums))
+    np.testing.assert_allclose(sums, sums.T, rtol=1e-5)
+    ratios = sums / np.outer(norms, norms)
+    assert ratios.min() >= -1e-6
+    assert ratios.max() <= 1 + 1e-6
+    np.testing.assert_allclose(ratios, orthogonality(sums), atol=1e-5)
 
 
 def test_scaling_a_feature_changes_nothing() -> None:

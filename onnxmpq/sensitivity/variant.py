@@ -1,0 +1,23 @@
+"""What a method is called that runs with options of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+
+def titled(name: str, method: Any) -> str:
+    """A method's name, and in brackets those fields of its dataclass that are not as by default."""
+    changed = list(_changed(method))
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def _changed(options: Any) -> Iterator[str]:
+    for option in fields(options):
+        value = getattr(options, option.name)
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        if is_dataclass(value):
+            yield from _changed(value)
+        elif value != default:
+            yield f"{option.name} {value}"
