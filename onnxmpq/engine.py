@@ -19,6 +19,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnxmpq.cores import cores, is_confined
 from onnxmpq.errors import EngineError, OptionError
 from onnxmpq.silence import silenced
 
@@ -90,7 +91,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Where models run: `provider` "cpu" or "cuda", `threads` 0 for as many as there are cores."""
+    """Where models run: `provider` "cpu" or "cuda", `threads` 0 for as many as there are cores for us."""
 
     provider: str = "cpu"
     threads: int = 0
@@ -129,7 +130,8 @@ class Runtime:
         if simulated:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = _SILENT
-        options.intra_op_num_threads = self.threads
+        # Left to itself ONNX Runtime puts its threads on all cores of the machine, also those that are not ours.
+        options.intra_op_num_threads = self.threads or (cores() if is_confined() else 0)
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not optimize:

@@ -7,7 +7,6 @@ processes for many small steps of NumPy.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -17,11 +16,6 @@ from loky import ProcessPoolExecutor
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_turn(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxmpq.turns import cores, in_processes, in_turn
+from onnxmpq.turns import in_processes, in_turn
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -41,10 +41,6 @@ def test_an_error_is_raised() -> None:
 
     with pytest.raises(ValueError, match="two"):
         list(in_turn(work, range(5), 2))
-
-
-def test_there_is_a_core() -> None:
-    assert cores() >= 1
 
 
 def test_processes_give_results_in_order() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from onnxmpq.cores import cores
 from onnxmpq.spec import Layer
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.setting import Setting
-from onnxmpq.turns import cores, in_processes
+from onnxmpq.turns import in_processes
 from onnxmpq.weights.blocks import LARGEST, block_columns, block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.fitted import fitted

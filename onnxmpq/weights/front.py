@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxmpq.cores import cores
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.model.subgraph import Part, ancestors, crossing, extract, names_read
 from onnxmpq.model.trace import Traced
-from onnxmpq.turns import cores, in_turn
+from onnxmpq.turns import in_turn
 
 State = Mapping[str, Any]  # tensors by name, of one batch
 

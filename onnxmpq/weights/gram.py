@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxmpq.cores import cores
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
 from onnxmpq.spec import Layer
-from onnxmpq.turns import cores, in_turn
+from onnxmpq.turns import in_turn
 from onnxmpq.weights.blocks import LARGEST, block_channels, block_columns, block_count, columns
 
 Doubles = NDArray[np.float64]

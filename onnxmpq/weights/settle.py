@@ -26,6 +26,7 @@ import onnx
 from onnx import helper, numpy_helper
 from threadpoolctl import threadpool_limits
 
+from onnxmpq.cores import cores
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
@@ -35,7 +36,7 @@ from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, cross_name, gram_name
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer
-from onnxmpq.turns import cores, in_turn
+from onnxmpq.turns import in_turn
 from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
