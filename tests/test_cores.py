@@ -14,8 +14,8 @@ CONFINED = """
 import os, pathlib
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from onnxmpq.testing import classifier
-from onnxmpq.testing.models import RUNTIME
-session = RUNTIME.session(classifier())
+from onnxmpq.engine import Runtime
+session = Runtime().session(classifier())
 threads = [int(task.name) for task in pathlib.Path("/proc/self/task").iterdir()]
 print(max(len(os.sched_getaffinity(thread)) for thread in threads), len(set.union(*map(os.sched_getaffinity, threads))))
 """
