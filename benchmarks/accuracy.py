@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 import onnx
 import paired
+import peers
 from held_out import HeldOut
 from loaded import load
-from machine import ROOT, commit, header, table
+from machine import ROOT, commit, origin, table, versions
 from networks import Network, calibration, networks
 from paired import Hits
 
@@ -69,9 +70,7 @@ agreement with fp32 and KL (nats) are of all held-out images, which nothing was 
 bootstrap over them, its ends averaged over the seeds. Recipes: `balanced` is the default, `fast` and `max` the other
 efforts; `size` gives widths by the sizes of layers (`--method size`); `uniform` gives all layers the widest width within
 the budget (2 bits at 2.5, 3 at 3.5), rounded as ours, and `uniform, nearest` the same rounded to nearest. Seconds are of all stages
-up to the file; what recipes share (loading, calibration, rounding at all widths, sensitivity) was done once and counts for each;
-rows before 156e64a are from before settling checked itself, logits were scaled and scales were halves; those of 3986787 to f40fefe
-have whole compiles with the check of the written file, widths chosen by plain KL."""
+up to the file; what recipes share (loading, calibration, rounding at all widths, sensitivity) was done once and counts for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +105,7 @@ class Result:
     kl: float = 0.0
     seconds: float = 0.0
     error: str = ""
+    origin: str = ""  # date, processor and cores
 
     @property
     def key(self) -> Key:
@@ -136,7 +136,9 @@ def main() -> None:
             print(json.dumps(asdict(result)), flush=True)
     notes = _NOTES.format(samples=options.samples)
     shown = [result for result in results.values() if result.samples == options.samples]
-    text = f"# Accuracy\n\n{notes}\n\n{header()}\n\n{table(_COLUMNS, list(means(shown)))}"
+    places = "\n".join(f"- {where}" for where in sorted({result.origin for result in shown}))
+    ours = table(_COLUMNS, list(means(shown)))
+    text = f"# Accuracy\n\n{notes}\n\nMeasured with {versions()}:\n\n{places}\n\n{ours}\n{peers.section()}"
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(text, encoding="utf-8")
 
@@ -173,8 +175,9 @@ class Bench:
     def result(self, recipe: str, budget: float) -> Result:
         """What the recipe comes to at that budget, judged."""
         blank = Result(
-            self.held_out.network.name, budget, self.activations, recipe, self.seed, self.samples, self.commit
-        )
+            self.held_out.network.name, budget, self.activations, recipe, self.seed, self.samples, self.commit,
+            origin=origin(),
+        )  # fmt: skip
         try:
             draft, seconds = self.drafted(recipe, budget)
         except OnnxmpqError as error:

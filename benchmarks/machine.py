@@ -9,6 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from onnxmpq.cores import cores
 from onnxmpq.verdict.machine import processor
 
 ROOT = Path(__file__).parents[1]
@@ -18,16 +19,25 @@ _PACKAGES = ("onnxruntime-gpu", "onnxruntime", "onnx", "numpy", "cvxpy")
 
 def header() -> str:
     """One paragraph: date, processor, cores, Python and package versions."""
-    versions = []
+    return f"{origin()}, {versions()}."
+
+
+def origin() -> str:
+    """Date, processor and cores: where and when something is measured."""
+    all_of_them = os.cpu_count() or 1
+    used = f"{all_of_them} cores" if cores() == all_of_them else f"{cores()} of {all_of_them} cores"
+    return f"{dt.datetime.now(dt.UTC).date()}, {processor()}, {used}"
+
+
+def versions() -> str:
+    """Python and package versions."""
+    found = [f"Python {platform.python_version()}"]
     for package in _PACKAGES:
         try:
-            versions.append(f"{package} {metadata.version(package)}")
+            found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return (
-        f"{dt.datetime.now(dt.UTC).date()}, {processor()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {', '.join(versions)}."
-    )
+    return ", ".join(found)
 
 
 def commit() -> str:
