@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import isnan
 
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.observer import Progress
@@ -41,18 +42,22 @@ def improve(
     options: Options,
     rivals: Mapping[str, Plan],
     meets: Meets,
+    fits: Meets,
     losses: Losses,
     trials: int,
     progress: Progress,
 ) -> Search:
-    """The best of the plan, the rivals by name, and `trials` swaps, most promising first, that meet the budgets."""
+    """The best of the plan, the rivals by name, and `trials` swaps, most promising first, that meet the budgets.
+
+    What only the plan's whole file can tell (`fits`) is asked of what would be kept.
+    """
     current, first = plan, losses(plan)
     best, kept, rival = first, 0, None
     options = as_computed(plan, options)
     for name, other in rivals.items():
         if other != plan and meets(other) and _size(other, layers) >= _SAME * _size(plan, layers):
             found = losses(other)
-            if _is_better(found, best):
+            if _is_better(found, best) and fits(other):
                 current, best, rival = other, found, name
     tried: set[tuple[str, Option, str, Option]] = set()
     while len(tried) < trials:
@@ -62,7 +67,7 @@ def improve(
         tried.add(move)
         moved = _moved(current, move)
         found = losses(moved)
-        if _is_better(found, best):
+        if _is_better(found, best) and fits(moved):
             current, best, kept = moved, found, kept + 1
         progress(len(tried), trials)
     return Search(current, sum(first) / 2, sum(best) / 2, len(tried), kept, rival)
@@ -74,8 +79,8 @@ def _size(plan: Plan, layers: Sequence[Layer]) -> float:
 
 
 def _is_better(found: tuple[float, float], best: tuple[float, float]) -> bool:
-    """On each half of the samples."""
-    return all(new < old for new, old in zip(found, best, strict=True))
+    """On each half of the samples; any number betters none."""
+    return all(new < old or (isnan(old) and not isnan(new)) for new, old in zip(found, best, strict=True))
 
 
 def as_computed(plan: Plan, options: Options) -> Options:

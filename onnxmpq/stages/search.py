@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from onnxmpq.allocation.choose import file_fits, rows_of, single
 from onnxmpq.allocation.constrain import Options, weight_bytes
 from onnxmpq.allocation.improve import Losses, Meets, Search, as_computed, improve, uniform_plan
@@ -36,9 +34,9 @@ def search(lowering: Lowering, plan: Plan, costs: CostTable) -> Search:
     meets = within(setting, plan)
     found = improve(
         plan, costs, setting.prepared.layers, setting.options, rivals(lowering, plan, meets), meets,
-        judge(lowering, plan), trials(setting), setting.stages.observer.progress,
+        lambda some: file_fits(setting.request.budgets, some, lowering.file_size), judge(lowering, plan),
+        trials(setting), setting.stages.observer.progress,
     )  # fmt: skip
-    found = fitting(lowering, found, plan)
     if found.rival is not None:
         setting.stages.note(f"{found.rival} did better on samples held out than widths by the measured costs")
     return found
@@ -95,13 +93,6 @@ def within(setting: Setting, plan: Plan) -> Meets:
         return fits and all(row.holds([0] * len(layers)) for row in rows)
 
     return meets
-
-
-def fitting(lowering: Lowering, found: Search, plan: Plan) -> Search:
-    """What was found if its file is within the budgets, else the plan that it was found from."""
-    if file_fits(lowering.setting.request.budgets, found.plan, lowering.file_size):
-        return found
-    return replace(found, plan=plan, after=found.before, kept=0, rival=None)
 
 
 def told(found: Search | None) -> SearchReport | None:

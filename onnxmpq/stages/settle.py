@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -54,7 +55,7 @@ def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
     network = simulate(draft.prepared, draft.plan, setting.quantized)
     after = replace(draft, candidates=rounded_again(draft, network))
     before, behind = (file_loss(some) for some in (draft, after))
-    return after if behind < before else draft, (before, behind)
+    return after if behind < before or math.isnan(before) else draft, (before, behind)
 
 
 def shipped(draft: Draft) -> Draft:

@@ -11,10 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxmpq.data import Dataset
 from onnxmpq.metrics import classifier_output, sharpened
 from onnxmpq.model.logits import logit_layer
 from onnxmpq.spec import QUANTIZED_BITS, Layer
 from onnxmpq.stages.lowering import Draft
+from onnxmpq.stages.setting import Setting
 from onnxmpq.verdict.score import mean_loss
 
 _FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
@@ -42,8 +44,15 @@ def file_loss(draft: Draft) -> float:
     """The loss of the very file: integer kernels add up in integers, which a simulation does not show."""
     setting, prepared = draft.setting, draft.prepared
     session = setting.runtime.session(draft.lowered(), spin=False)
-    data = setting.shares.rounding.some(setting.request.effort.judge)
-    return mean_loss(setting.reference, session, data, prepared.metric, prepared.batch_size)
+    return mean_loss(setting.reference, session, judging(setting), prepared.metric, prepared.batch_size)
+
+
+def judging(setting: Setting) -> Dataset:
+    """The samples that say whether settling helped: others than it sees, where there are enough."""
+    data, effort = setting.shares.rounding, setting.request.effort
+    if effort.settle + effort.judge > data.count:
+        return data.some(effort.judge)
+    return data.split(effort.settle / data.count, 0)[0].some(effort.judge)  # the rest of `some(settle)`
 
 
 def _best_factor(draft: Draft, output: str) -> float:
@@ -51,7 +60,7 @@ def _best_factor(draft: Draft, output: str) -> float:
     setting, metric = draft.setting, draft.prepared.metric
     kind = metric.kinds[output]
     session = setting.runtime.session(draft.lowered(), spin=False)
-    samples = setting.shares.rounding.some(setting.request.effort.judge)
+    samples = judging(setting)
     distances = np.zeros(len(_FACTORS))
     for batch in samples.batches(draft.prepared.batch_size):
         expected, found = setting.reference.run(batch.feeds), session.run(batch.feeds)

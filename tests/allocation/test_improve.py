@@ -20,11 +20,17 @@ def at_most(total: int) -> Callable[[Plan], bool]:
     return lambda some: sum(o.weight_bits for o in some.options.values()) <= total
 
 
-def search(first: Plan, loss: Callable[[Plan], tuple[float, float]], total: int, trials: int) -> Search:
+def search(
+    first: Plan,
+    loss: Callable[[Plan], tuple[float, float]],
+    total: int,
+    trials: int,
+    fits: Callable[[Plan], bool] = lambda _: True,
+) -> Search:
     meets = at_most(total)
     uniform = uniform_plan(LAYERS, OPTIONS, meets)
     rivals = {"by size": plan(8, 2, 2)} | ({} if uniform is None else {"uniform": uniform})
-    return improve(first, COSTS, LAYERS, OPTIONS, rivals, meets, loss, trials, lambda _a, _b: None)
+    return improve(first, COSTS, LAYERS, OPTIONS, rivals, meets, fits, loss, trials, lambda _a, _b: None)
 
 
 def test_the_uniform_plan_is_the_widest_that_fits() -> None:
@@ -48,6 +54,26 @@ def test_the_best_of_the_rivals_ships() -> None:
     found = search(plan(2, 2, 8), loss, 12, 0)
     assert (found.plan, found.rival) == (plan(8, 2, 2), "by size")
     assert search(plan(2, 2, 8), partial(loss, own=0.1), 12, 0).rival is None
+
+
+def test_what_does_not_fit_the_file_is_passed_over_for_what_does() -> None:
+    def loss(some: Plan) -> tuple[float, float]:
+        value = float(sum((o.weight_bits - 4) ** 2 for o in some.options.values()))
+        return value, value
+
+    best = search(plan(2, 2, 8), loss, 12, 9)
+    assert best.plan == plan(4, 4, 4)
+    other = search(plan(2, 2, 8), loss, 12, 9, fits=lambda some: some != best.plan)
+    assert other.plan not in (plan(2, 2, 8), best.plan)
+    assert other.after < other.before
+
+
+def test_a_plan_without_numbers_is_worse_than_any() -> None:
+    def loss(some: Plan) -> tuple[float, float]:
+        value = float("nan") if some == plan(2, 2, 8) else 9.0
+        return value, value
+
+    assert search(plan(2, 2, 8), loss, 12, 0).plan != plan(2, 2, 8)
 
 
 def test_a_uniform_plan_that_leaves_the_budget_unused_is_no_rival() -> None:

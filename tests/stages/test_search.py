@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from onnxmpq.allocation.improve import Search
 from onnxmpq.plan import Plan
@@ -11,7 +10,7 @@ from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.search import fitting, is_searched, rivals, told, within
+from onnxmpq.stages.search import is_searched, rivals, told, within
 
 Lower = Callable[..., Lowering]
 
@@ -46,16 +45,6 @@ def test_rivals_compute_as_the_plan_does(lower_classifier: Lower) -> None:
     assert {o.weight_bits for o in found["the uniform plan"].options.values()} == {4}
     computed = {name: option.activation_bits for name, option in plan.options.items()}
     assert all({n: o.activation_bits for n, o in p.options.items()} == computed for p in found.values())
-
-
-def test_a_find_whose_file_is_too_large_does_not_ship(lower_classifier: Lower) -> None:
-    lowering = lower_classifier()
-    small, large = plan_of(lowering, 4), plan_of(lowering, 8)
-    found = Search(large, 2.0, 1.0, 5, 1)
-    assert fitting(lowering, found, small) == found
-    request = replace(lowering.setting.request, budgets=parse_budgets([f"{lowering.file_size(small)}B"]))
-    tight = replace(lowering, setting=replace(lowering.setting, request=request))
-    assert fitting(tight, found, small) == Search(small, 2.0, 2.0, 5, 0)
 
 
 def test_a_search_is_told_without_its_plan(lower_classifier: Lower) -> None:

@@ -13,7 +13,7 @@ from onnxmpq.metrics import OutputKind, kl_divergence, sharpened
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft, Lowering
-from onnxmpq.stages.temper import file_loss, tempered
+from onnxmpq.stages.temper import file_loss, judging, tempered
 
 Lower = Callable[..., Lowering]
 
@@ -37,6 +37,20 @@ def test_logits_that_were_shrunk_are_as_large_as_before(lower_classifier: Lower)
     after, factor = tempered(small, file_loss(small))
     assert factor == pytest.approx(1.2, rel=0.02)
     assert file_loss(after) < 0.1 * file_loss(small)
+
+
+@pytest.mark.parametrize(("settle", "judge", "overlap"), [(4, 8, 0), (12, 8, 4), (16, 16, 16)])
+def test_settling_is_judged_on_samples_it_did_not_see_where_there_are_enough(
+    lower_classifier: Lower, settle: int, judge: int, overlap: int
+) -> None:
+    setting = lower_classifier().setting
+    assert setting.shares.rounding.count == 16
+    effort = replace(setting.request.effort, settle=settle, judge=judge)
+    asked = replace(setting, request=replace(setting.request, effort=effort))
+    seen = set(setting.shares.rounding.some(settle).positions.tolist())
+    judged = judging(asked).positions.tolist()
+    assert len(judged) == judge
+    assert len(seen.intersection(judged)) >= overlap if overlap else not seen.intersection(judged)
 
 
 def test_the_first_roundings_stay(lower_classifier: Lower) -> None:
