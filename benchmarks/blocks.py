@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from machine import ROOT, SHARED, header, table
 from networks import Network, calibration, networks, open_samples
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime
@@ -33,12 +33,15 @@ from onnxmpq.weights.shrink import shrunk
 
 _BITS = (2, 3, 4)
 _BLOCKS = (1, 2, 4, 8, 16, 32)
-_NAMES = ("resnet20", "mobilenetv2")
+_NAMES = ("resnet20", "mobilenetv2", "squeezenet")
+_WIDENED = "squeezenet"  # no network there has a layer of more than 4,096 columns
+_WIDE = "wide"
 _COLUMNS = ["layer", "columns", "bits", "nearest", "sums kept (SQuant)", *(f"{n} blocks" for n in _BLOCKS)]
 _NOTES = (
     "Squared error of a layer's output in % of its variance (the bias takes up the mean), on {half} calibration images "
     "that the rounding did not see; it saw {half} others. The layer is the last of each "
-    "network's convolutions with most columns. One block is the whole matrix, which layers of up to 4,096 columns get; 4,608 columns "
+    "network's convolutions with most columns; `wide` is a convolution of 3 x 3 Gaussian weights put on the map that SqueezeNet's "
+    "last convolution reads (512 channels), which a compile gives 2 blocks. One block is the whole matrix, which layers of up to 4,096 columns get; 4,608 columns "
     "(3 x 3 x 512) are in 2 blocks, 9,216 in 6, 25,088 in 38. Before there were blocks, wider layers kept sums."
 )
 
@@ -66,9 +69,13 @@ def measure(network: Network, samples: int) -> list[list[str]]:
         data = open_samples(network, calibration(network, Path(folder)), samples)
         seen, other = data.split(0.5, 0)
         sample = next(data.batches(1)).feeds
-        prepared = prepare(runtime, onnx.load(network.model), sample, integer=False, batchable=True)
+        model = onnx.load(network.model)
+        if network.name == _WIDENED:
+            model = widened(model)
+        prepared = prepare(runtime, model, sample, integer=False, batchable=True)
         layer = widest(prepared)
-        judged = moments(runtime, prepared, layer, other).covariance()
+        with in_blocks(layer, 1):
+            judged = moments(runtime, prepared, layer, other).covariance()
         grams = []
         for count in _BLOCKS:
             with in_blocks(layer, count):
@@ -88,16 +95,35 @@ def row(
     for count, gram in zip(_BLOCKS, grams, strict=True):
         with in_blocks(layer, count):
             lost.append(compensate(weight, layer, gram, [bits])[bits].dequantize())
-    total = energy(to_rows(weight, layer), judged)
-    errors = [100 * energy(to_rows(weight - rounded, layer), judged) / total for rounded in lost]
+    with in_blocks(layer, 1):
+        total = energy(to_rows(weight, layer), judged)
+        errors = [100 * energy(to_rows(weight - rounded, layer), judged) / total for rounded in lost]
     return [name, str(blocks.columns(layer)), str(bits), *(f"{error:.3g}" for error in errors)]
 
 
-def in_blocks(layer: Layer, count: int) -> AbstractContextManager[object]:
-    """A smaller bound, under which the layer is in so many blocks."""
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a 3 x 3 convolution more, to 64 channels, on what its last convolution reads."""
+    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    channels = next(i.dims[1] for i in model.graph.initializer if i.name == last.input[1])
+    weight = np.random.default_rng(0).standard_normal((64, channels, 3, 3)).astype(np.float32)
+    constants = {f"{_WIDE}.weight": weight, f"{_WIDE}.bias": np.zeros(64, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
+    reads = [last.input[0], *constants]
+    model.graph.node.append(helper.make_node("Conv", reads, [_WIDE], name=_WIDE, pads=[1, 1, 1, 1]))
+    model.graph.output.append(helper.make_tensor_value_info(_WIDE, onnx.TensorProto.FLOAT, None))
+    return model
+
+
+@contextmanager
+def in_blocks(layer: Layer, count: int) -> Iterator[None]:
+    """Another bound, under which the layer is in so many blocks."""
     size = blocks.columns(layer)
     bound = size if count == 1 else math.ceil(math.sqrt(size * size / count))
-    return mock.patch.object(blocks, "LARGEST", bound)
+    with (
+        mock.patch.object(blocks, "LARGEST", bound),
+        mock.patch("onnxmpq.weights.gram.LARGEST", bound),
+    ):
+        yield
 
 
 def widest(prepared: Prepared) -> Layer:

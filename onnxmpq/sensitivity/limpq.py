@@ -63,7 +63,7 @@ class Limpq:
         if self.relative:
             weight = _by_deviation(probe, weight)
         costs = indicator_costs(probe.options, weight, activation, self.alpha)
-        runs = self.training.epochs * (len(widths) + 1)
+        runs = self.training.turns(data, probe.batch_size) * (len(widths) + 1)
         return CostTable(costs, "step size", titled("limpq", self), data.count, runs)
 
     def check_data(self, metric: Metric, data: Dataset, training: Dataset | None) -> None:

@@ -39,19 +39,25 @@ class StepTraining:
     """How steps are trained; the defaults are LIMPQ's for ResNet-50, but for the network's weights.
 
     `trains` "steps" leaves the weights alone; "all" trains those of the layers too, as the paper does, on a folded
-    graph: without their biases, and without private copies of BatchNorm. `targets` "labels" is cross-entropy with `smoothing`; "float" takes the float
+    graph: without their biases, and without private copies of BatchNorm. Where `epochs` are fewer than `least` turns,
+    as with a few hundred samples, there are more of them: the paper has tens of thousands. `targets` "labels" is cross-entropy with `smoothing`; "float" takes the float
     network's probabilities for labels. The `rate` falls to `last_rate` along a cosine.
     """
 
     trains: Literal["steps", "all"] = "steps"
     targets: Literal["labels", "float"] = "labels"
     epochs: int = 3
+    least: int = 300
     rate: float = 0.01
     last_rate: float = 1e-5
     momentum: float = 0.9
     decay: float = 2.5e-5
     smoothing: float = 0.1
     limits: tuple[float, float] = (1e-5, 1.0)  # of a step; one that starts higher may stay there
+
+    def turns(self, data: Dataset, batch_size: int) -> int:
+        """How often all samples are seen."""
+        return max(self.epochs, math.ceil(self.least / math.ceil(data.count / batch_size)))
 
 
 def learned_widths(options: Mapping[str, Sequence[Option]]) -> list[int]:
@@ -76,9 +82,10 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Le
     """
     learner = _Learner(training, probe, data)
     rng = np.random.default_rng(probe.seed)
-    total = training.epochs * math.ceil(data.count / probe.batch_size)
+    epochs = training.turns(data, probe.batch_size)
+    total = epochs * math.ceil(data.count / probe.batch_size)
     done = 0
-    for _ in range(training.epochs):
+    for _ in range(epochs):
         for batch in data.shuffled(probe.batch_size, rng):
             turn = 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
             learner.learn(batch, training.last_rate + (training.rate - training.last_rate) * turn, rng)

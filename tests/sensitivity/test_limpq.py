@@ -171,7 +171,12 @@ def test_seeds_agree(probe: Probe) -> None:
 def test_the_papers_protocol_trains_the_weights_too(probe: Probe) -> None:
     frozen, free = (Limpq(StepTraining(trains=trains))(probe) for trains in ("steps", "all"))
     assert frozen.costs != free.costs
-    assert frozen.evaluations == 3 * 6
+
+
+def test_few_samples_are_seen_more_often(probe: Probe) -> None:
+    """64 samples are two steps; each step runs the network at every width and at a random one."""
+    assert limpq(probe).evaluations == 150 * 6
+    assert Limpq(StepTraining(least=0))(probe).evaluations == 3 * 6
 
 
 def test_relative_steps_forget_the_scale_of_a_weight(probe: Probe) -> None:

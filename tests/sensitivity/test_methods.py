@@ -13,9 +13,11 @@ import pytest
 from onnxmpq.errors import OptionError
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity import METHODS, Method, find_method
+from onnxmpq.sensitivity.limpq import Limpq
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
+from onnxmpq.sensitivity.step_sizes import StepTraining
 from onnxmpq.testing import check_method, classifier, labelled, probe_of
 
 KURTOSIS = '''
@@ -66,14 +68,15 @@ def sizes(found: Trajectory) -> list[dict[str, int]]:
 @pytest.mark.parametrize("name", METHODS)
 def test_channels_in_another_order_change_nothing(name: str) -> None:
     arrays = labelled(classifier())
-    found = METHODS[name](probe_of(classifier(), arrays))
-    other = METHODS[name](probe_of(with_channels_permuted(), arrays))
+    # Sums in another order round some values to other codes, and what is trained long on that goes another way.
+    method = Limpq(StepTraining(least=0)) if name == "limpq" else METHODS[name]
+    found = method(probe_of(classifier(), arrays))
+    other = method(probe_of(with_channels_permuted(), arrays))
     if isinstance(found, Trajectory) and isinstance(other, Trajectory):
         assert sizes(found) == sizes(other)
         return
     assert isinstance(found, CostTable)
     assert isinstance(other, CostTable)
-    # Sums in another order round some values to other codes, and steps are trained on what comes of that.
     near = 0.03 if name == "limpq" else 1e-3
     for layer, costs in found.costs.items():
         assert other.costs[layer] == pytest.approx(costs, rel=near), layer
