@@ -22,14 +22,14 @@ class Effort:
     settle: int
     judge: int
 
-    def forwards(self, samples: int, measured: int) -> float:
-        """About how many forwards of a sample a compile takes that measures so many widths of layers.
+    def forwards(self, samples: int, measured: int, settled: int = 1) -> float:
+        """About how many forwards of a sample a compile takes that measures so many widths of layers, and settles so many plans.
 
-        Half of the network runs again for each; settling, calibration and moments take as long as some forwards.
+        Half of the network runs again for each width; settling, calibration and moments take as long as some forwards.
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
         settling = min(self.settle, samples)
-        return sensing * measured / 2 + 8 * settling + 2 * (self.trials + 3) * judging + 8 * samples
+        return sensing * measured / 2 + 8 * settling * settled + 2 * (self.trials + 3) * judging + 8 * samples
 
 
 EFFORTS = {

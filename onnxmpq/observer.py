@@ -23,6 +23,22 @@ class Observer:
         """So much of the current stage is done."""
 
 
+class Attempts(Observer):
+    """Tells of one attempt after another as of one piece of work, of about `expected` of them."""
+
+    def __init__(self, told: Progress, expected: int) -> None:
+        self._told, self._expected, self._begun = told, expected, 0
+
+    def begin(self) -> None:
+        """The next attempt begins."""
+        self._begun += 1
+
+    def progress(self, done: int, total: int) -> None:
+        """So much of this attempt is done."""
+        whole = max(self._expected, self._begun) * total
+        self._told((self._begun - 1) * total + done, whole)
+
+
 @dataclass
 class Stages:
     """Times the stages of one compile and passes their names on."""

@@ -1,6 +1,6 @@
 import pytest
 
-from onnxmpq.observer import Observer, Stages
+from onnxmpq.observer import Attempts, Observer, Stages
 
 
 class Recorder(Observer):
@@ -32,3 +32,13 @@ def test_a_stage_that_fails_has_no_time() -> None:
     with pytest.raises(ValueError, match="boom"), stages("load"):
         raise ValueError("boom")
     assert not stages.seconds
+
+
+def test_attempts_are_told_as_one_piece_of_work() -> None:
+    told: list[tuple[int, int]] = []
+    attempts = Attempts(lambda *call: told.append(call), 2)
+    for _ in range(3):  # one more than expected
+        attempts.begin()
+        attempts.progress(5, 10)
+        attempts.progress(10, 10)
+    assert told == [(5, 20), (10, 20), (15, 20), (20, 20), (25, 30), (30, 30)]

@@ -168,6 +168,14 @@ def _within_file(
     return least
 
 
+def plans_tried(layers: Sequence[Layer], options: Options) -> int:
+    """About how many plans a budget on loss judges: the widest, the narrowest, and a bisection between them."""
+    ratio = weight_bytes(layers, widest(layers, options)) / max(
+        weight_bytes(layers, cheapest(layers, options)), 1
+    )
+    return 2 + math.ceil(math.log2(max(math.log(max(ratio, 1.0)) / math.log(_FINE), 1.0)))
+
+
 def _smallest(
     solve: Callable[[Sequence[Row]], Plan],
     layers: Sequence[Layer],

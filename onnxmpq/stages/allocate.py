@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
-from onnxmpq.allocation.choose import choose_plan
+from onnxmpq.allocation.choose import choose_plan, plans_tried
 from onnxmpq.allocation.follow import follow
 from onnxmpq.allocation.timed import TimeTable, time_row, within_time
+from onnxmpq.observer import Attempts, Stages
 from onnxmpq.plan import Plan, Sensitivity, Trajectory
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.settle import shipped
@@ -17,8 +19,12 @@ def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) ->
     setting = lowering.setting
     layers, budgets = lowering.layers, setting.request.budgets
 
+    attempts = Attempts(setting.stages.observer.progress, plans_tried(layers, setting.choices))
+    tried = replace(lowering, setting=replace(setting, stages=Stages(attempts)))
+
     def loss(plan: Plan) -> float:
-        return shipped(lowering.draft(plan)).loss()
+        attempts.begin()
+        return shipped(tried.draft(plan)).loss()
 
     if isinstance(costs, Trajectory):
         return follow(costs, layers, budgets, lowering.file_size, loss)

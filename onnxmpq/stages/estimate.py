@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from itertools import chain
 
+from onnxmpq.allocation.choose import plans_tried
+from onnxmpq.budget import Kind
 from onnxmpq.effort import spoken
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.measured import measured
@@ -36,7 +38,8 @@ def estimate(setting: Setting, a_sample: float) -> float:
             if len(some) > 1
         )
         count = sum(len(measured.narrow(bits)) for bits in widths if bits)
-        seconds += a_sample * setting.request.effort.forwards(setting.shares.rounding.count, count)
+        effort, samples = setting.request.effort, setting.shares.rounding.count
+        seconds += a_sample * effort.forwards(samples, count, plans_settled(setting))
     return seconds
 
 
@@ -49,7 +52,13 @@ def rounding_seconds(setting: Setting) -> float:
     settles = settling_pays(setting, chain(*choices.values()))
     again = {name: _SETTLED * bits[:1] if settles else [] for name, bits in widths.items()}
     products = work(layers, widths)
-    return (products / workers(products) + work(layers, again)) / _PRODUCTS
+    return (products / workers(products) + plans_settled(setting) * work(layers, again)) / _PRODUCTS
+
+
+def plans_settled(setting: Setting) -> int:
+    """A budget on loss judges plans as they would ship."""
+    judged = any(budget.kind is Kind.DROP for budget in setting.request.budgets)
+    return 1 + judged * plans_tried(setting.prepared.layers, setting.choices)
 
 
 def seconds_a_sample(setting: Setting) -> float:

@@ -9,7 +9,7 @@ import pytest
 from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import estimate as stage
-from onnxmpq.stages.estimate import announce, estimate, rounding_seconds, seconds_a_sample
+from onnxmpq.stages.estimate import announce, estimate, plans_settled, rounding_seconds, seconds_a_sample
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.round import work
 
@@ -23,6 +23,16 @@ def test_an_estimate_is_forwards_and_rounding(lower_classifier: Lower) -> None:
     assert estimate(setting, 0.0) == rounding > 0
     assert estimate(setting, 1.0) > setting.shares.rounding.count
     assert seconds_a_sample(setting) > 0
+
+
+def test_a_budget_on_loss_settles_many_plans(lower_classifier: Lower) -> None:
+    once, often = (
+        lower_classifier(rounding="compensated", budgets=parse_budgets([budget])).setting
+        for budget in ("5bit-avg", "drop=5%")
+    )
+    assert plans_settled(once) == 1
+    assert plans_settled(often) == 1 + 2 + 7  # from 8 bits to 4, until within half a percent
+    assert estimate(often, 1.0) > 2 * estimate(once, 1.0)
 
 
 def test_what_is_not_done_is_not_in_the_estimate(lower_classifier: Lower) -> None:
