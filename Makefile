@@ -19,7 +19,7 @@ lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-benchmarks: .venv/demo
+benchmarks: .venv/benchmarks
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/robustness.py
@@ -27,6 +27,7 @@ benchmarks: .venv/demo
 	$(BIN)/python benchmarks/bytes.py
 	$(BIN)/python benchmarks/blocks.py
 	$(BIN)/python benchmarks/calibrators.py
+	$(BIN)/python benchmarks/methods.py
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onnxmpq needs Python 3.11 or newer; set PYTHON=python3.x")'
@@ -36,6 +37,10 @@ benchmarks: .venv/demo
 
 .venv/test: .venv/demo
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv/benchmarks: .venv/demo
+	$(BIN)/pip install --quiet --editable '.[benchmarks]'
 	touch $@
 
 clean:
