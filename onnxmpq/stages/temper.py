@@ -7,37 +7,44 @@ scales and bias take a factor, at no cost: a temperature (Guo et al. 2017, arXiv
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from onnxmpq.data import Dataset
-from onnxmpq.metrics import classifier_output, sharpened
+from onnxmpq.metrics import Sums, classifier_output, sharpened
 from onnxmpq.model.logits import logit_layer
 from onnxmpq.spec import QUANTIZED_BITS, Layer
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.setting import Setting
+from onnxmpq.stages.unseen import is_learned_by_heart, unseen
 from onnxmpq.verdict.score import mean_loss
 
+_AS_PROMISED = 1.05  # of what a factor should come to
 _FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
 
 
-def tempered(draft: Draft, loss: float) -> tuple[Draft, float]:
+def tempered(draft: Draft, loss: float, *, settled: bool) -> tuple[Draft, float]:
     """The draft with its logits times the factor of least loss on calibration samples, and the factor.
 
-    `loss` is its own, as `file_loss` gives it.
+    `loss` is its own, as `file_loss` gives it; `settled` whether its last layer was fitted to the samples.
     """
     prepared, plan = draft.prepared, draft.plan
     output = classifier_output(prepared.metric)
     layer = None if output is None else logit_layer(prepared.model, output, prepared.layers)
     if output is None or layer is None or plan[layer.name].weight_bits not in QUANTIZED_BITS:
         return draft, 1.0
-    factor = _best_factor(draft, output)
-    if factor == 1:
+    own = _losses(output, [(draft, judging(draft.setting))])
+    losses = _losses(output, unseen(draft, layer)) if settled and is_learned_by_heart(draft, layer) else own
+    best = int(np.argmin(losses))
+    factor = float(_FACTORS[best])
+    if factor == 1 or not np.isfinite(losses).all():
         return draft, 1.0
     after = _scaled(draft, layer, factor)
     # What lies between the layer and the output may be quantized, and saturate.
-    return (after, factor) if file_loss(after) < loss else (draft, 1.0)
+    most = loss if losses is own else _AS_PROMISED * own[best]
+    return (after, factor) if file_loss(after) < most else (draft, 1.0)
 
 
 def file_loss(draft: Draft) -> float:
@@ -55,20 +62,21 @@ def judging(setting: Setting) -> Dataset:
     return data.split(effort.settle / data.count, 0)[0].some(effort.judge)  # the rest of `some(settle)`
 
 
-def _best_factor(draft: Draft, output: str) -> float:
-    """By the metric, which sees the outputs of the draft's file once."""
-    setting, metric = draft.setting, draft.prepared.metric
-    kind = metric.kinds[output]
-    session = setting.runtime.session(draft.lowered(), spin=False)
-    samples = judging(setting)
-    distances = np.zeros(len(_FACTORS))
-    for batch in samples.batches(draft.prepared.batch_size):
-        expected, found = setting.reference.run(batch.feeds), session.run(batch.feeds)
-        distances += [
-            metric.distance(expected, {output: sharpened(found[output], kind, factor)}).sum()
-            for factor in _FACTORS.tolist()
-        ]
-    return float(_FACTORS[int(np.argmin(distances))]) if np.isfinite(distances).all() else 1.0
+def _losses(output: str, drafts: Iterable[tuple[Draft, Dataset]]) -> Sums:
+    """The loss with each factor, over all drafts, each of which is run on samples of its own."""
+    distances, count = np.zeros(len(_FACTORS)), 0
+    for draft, samples in drafts:
+        setting, metric = draft.setting, draft.prepared.metric
+        session = setting.runtime.session(draft.lowered(), spin=False)
+        for batch in samples.batches(draft.prepared.batch_size):
+            expected, found = setting.reference.run(batch.feeds), session.run(batch.feeds)[output]
+            distances += [
+                metric.distance(expected, {output: sharpened(found, metric.kinds[output], factor)}).sum()
+                for factor in _FACTORS.tolist()
+            ]
+            count += batch.count
+    losses: Sums = distances / count
+    return losses
 
 
 def _scaled(draft: Draft, layer: Layer, factor: float) -> Draft:

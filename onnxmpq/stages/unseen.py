@@ -1,0 +1,49 @@
+"""What a settled last layer does to samples that it was not fitted to.
+
+A classifier behind a global pooling sees one window a sample: some hundred, for a thousand columns and more. What it was
+fitted to it gives better than anything else, and to judge by that makes its logits smaller than they should be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from onnxmpq.data import Dataset
+from onnxmpq.lower import simulate
+from onnxmpq.spec import Layer
+from onnxmpq.stages.lowering import Draft
+from onnxmpq.weights.blocks import columns
+from onnxmpq.weights.settle import Settler
+
+_WINDOWS_A_COLUMN = 4  # with more, samples that were seen and others agree
+
+
+def is_learned_by_heart(draft: Draft, layer: Layer) -> bool:
+    """True where the layer sees few windows for its columns."""
+    data = draft.setting.shares.rounding
+    return data.divides and math.prod(layer.positions) * data.count < _WINDOWS_A_COLUMN * columns(layer)
+
+
+def unseen(draft: Draft, layer: Layer) -> Iterator[tuple[Draft, Dataset]]:
+    """The draft with this layer, its last, settled on one half of the samples, and the other half; and the reverse."""
+    halves = draft.setting.shares.rounding.split(0.5, draft.setting.request.seed)
+    for seen, other in (halves, halves[::-1]):
+        yield _settled_on(draft, layer, seen), other
+
+
+def _settled_on(draft: Draft, layer: Layer, seen: Dataset) -> Draft:
+    setting, prepared = draft.setting, draft.prepared
+    settler = Settler(
+        setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers, prepared.traced,
+        seen, prepared.batch_size, seen.count, grids=setting.request.target.grids,
+    )  # fmt: skip
+    for other in prepared.layers:
+        if other.reason is None and other is not layer:
+            settler.fix(draft.candidates.constants(other, draft.plan[other.name].weight_bits))
+    found = settler.settle(layer, draft.plan[layer.name].weight_bits)
+    candidates = draft.candidates.copy()
+    if found is not None:
+        candidates.settle(layer, *found)
+    return replace(draft, candidates=candidates)
