@@ -15,6 +15,7 @@ from onnxmpq.weights.fitted import fitted
 from onnxmpq.weights.gram import has_moments, input_moments
 
 _MOST_PROCESSES = 8  # each holds a layer's moments
+_NAMED = 5  # layers in a note
 _WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to start
 
 
@@ -38,8 +39,11 @@ def fit(candidates: Candidates, setting: Setting) -> None:
         setting.stages.observer.progress,
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
+    known = set()
     for done in in_processes(fitted, tasks, workers(work(layers, widths))):
         candidates.fit(done)
+        known.add(done.layer.name)
+    _tell_unknown([layer for layer in layers if layer.name not in known], setting.stages.note)
 
 
 def workers(products: int) -> int:
@@ -58,3 +62,13 @@ def _tell_blocks(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
     if wide:
         named = ", ".join(f"{la.name} ({block_count(la)} of {block_columns(la):,} columns)" for la in wide)
         note(f"wider than {LARGEST:,} columns, rounded in blocks of input channels: {named}")
+
+
+def _tell_unknown(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
+    """Say which layers' inputs are not known well enough to round against them."""
+    if layers:
+        others = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+        named = ", ".join(layer.name for layer in layers[:_NAMED])
+        note(
+            f"too few windows to learn from, or none that are seen: the errors of each kernel cancel in {named}{others}"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
@@ -20,18 +21,36 @@ g (float[n, 5000] x) => (float[n, 4] y) {
 }"""
 
 
-def test_a_layer_in_blocks_is_named_in_the_report(tmp_path: Path) -> None:
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Two layers, the first with more columns than one matrix may have."""
     model, rng = parse_model(WIDE), np.random.default_rng(0)
     shapes = {"w0": (6, 5000), "b0": (6,), "w1": (6, 4)}
     constants = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
     onnx.save(model, tmp_path / "wide.onnx")
+    return tmp_path / "wide.onnx"
+
+
+def test_a_layer_in_blocks_is_named_in_the_report(wide: Path) -> None:
+    rng = np.random.default_rng(0)
     x = rng.standard_normal((300, 8)) @ rng.standard_normal((8, 5000))
     report = onnxmpq.compile_model(
-        tmp_path / "wide.onnx", ["4bit-avg"], {"x": x.astype(np.float32)}, activations="fp32", effort="fast"
+        wide, ["4bit-avg"], {"x": x.astype(np.float32)}, activations="fp32", effort="fast"
     )
     said = [note for note in report.notes if note.startswith("wider than 4,096 columns")]
-    wide = report.layers[0].name
+    first = report.layers[0].name
     assert said == [
-        f"wider than 4,096 columns, rounded in blocks of input channels: {wide} (2 of 2,500 columns)"
+        f"wider than 4,096 columns, rounded in blocks of input channels: {first} (2 of 2,500 columns)"
+    ]
+
+
+def test_layers_whose_inputs_are_not_known_are_named(wide: Path) -> None:
+    """64 windows for two blocks of 2,500 columns; the second layer has 6."""
+    x = np.random.default_rng(1).standard_normal((64, 5000)).astype(np.float32)
+    report = onnxmpq.compile_model(wide, ["4bit-avg"], {"x": x}, activations="fp32", effort="fast")
+    said = [note for note in report.notes if note.startswith("too few windows")]
+    first = report.layers[0].name
+    assert said == [
+        f"too few windows to learn from, or none that are seen: the errors of each kernel cancel in {first}"
     ]
