@@ -22,7 +22,7 @@ from onnxmpq.spec import FLOAT_BITS, HALF_BITS
 if TYPE_CHECKING:
     from onnxmpq.evaluation import Evaluation
     from onnxmpq.inspection import Inspection
-    from onnxmpq.report import BudgetReport, LayerReport, Report
+    from onnxmpq.report import BudgetReport, LayerReport, Report, SearchReport
     from onnxmpq.verdict.latency import Latency
     from onnxmpq.verdict.score import Score
 
@@ -275,6 +275,8 @@ def _verdict(report: Report) -> Rows:
     rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
     rows += [("speeds hold on", report.processor)] if report.latency else []
     rows.append(("sensitivity", _effort(report)))
+    if report.search is not None and (report.search.tried or report.search.rival):
+        rows.append(("search", _searched(report.search, report.metric)))
     seconds = sum(report.seconds.values())
     memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
     return [*rows, ("compile", f"{seconds:.1f} s, {memory}{report.provider}")]
@@ -287,6 +289,13 @@ def _effort(report: Report) -> str:
     )
     taken += [f"{report.sensitivity_samples:,} samples"] if report.sensitivity_samples else []
     return ", ".join([report.method, *taken, f"{report.seconds.get('sensitivity', 0.0):.1f} s"])
+
+
+def _searched(search: SearchReport, metric: str) -> str:
+    """What became of plans around the first one, on samples held out."""
+    kept = [search.rival] if search.rival else []
+    kept += [f"{search.kept} of {search.tried} swap{'s' * (search.tried != 1)} kept"] if search.tried else []
+    return f"{', '.join(kept)}: {metric} {search.before:.3g} -> {search.after:.3g} before settling"
 
 
 def _compared(fp32: Score, compiled: Score) -> Rows:

@@ -7,7 +7,7 @@ from onnxmpq.budget import Budget
 from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.evaluation import Evaluation
 from onnxmpq.inspection import InspectedLayer, Inspection
-from onnxmpq.report import BudgetReport, LayerReport, Report
+from onnxmpq.report import BudgetReport, LayerReport, Report, SearchReport
 from onnxmpq.verdict.latency import Latency
 from onnxmpq.verdict.score import Score
 
@@ -91,6 +91,23 @@ def test_a_report(capsys: Capture) -> None:
         assert words in text
     assert "LOST" not in text
     assert "\x1b" not in text  # no colours into a pipe
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        (SearchReport(0.5, 0.25, 12, 1, None), "1 of 12 swaps kept: kl 0.5 -> 0.25 before settling"),
+        (SearchReport(0.5, 0.5, 1, 0, None), "0 of 1 swap kept: kl 0.5 -> 0.5 before settling"),
+        (SearchReport(2.0, 1.0, 0, 0, "the uniform plan"), "the uniform plan: kl 2 -> 1 before settling"),
+    ],
+)
+def test_a_search_says_what_was_tried_and_kept(search: SearchReport, said: str, capsys: Capture) -> None:
+    line = next(
+        text for text in shown(replace(REPORT, search=search), capsys).splitlines() if "settling" in text
+    )
+    assert line.split(maxsplit=1) == ["search", said]
+    nothing = SearchReport(0.5, 0.5, 0, 0, None)
+    assert "settling" not in shown(replace(REPORT, search=nothing), capsys)
 
 
 def test_every_layer_is_a_line(capsys: Capture) -> None:
