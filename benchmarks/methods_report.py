@@ -23,8 +23,8 @@ and the file holds the scales too, and for semilayers the map of channels. Every
 images (sensitivity: see `images`; labels where it asks for them). Compensated is the first rounding of a compile; its
 second one, behind quantized layers, would be the same for all. `measured, searched` is what `compile` does by default:
 swaps and the uniform plan are judged on calibration images that no cost was measured on. Top-1 in per cent on held-out
-images that nothing was chosen on: the mean over the seeds, and in brackets the least and the largest where there are
-several. Search: seconds on this machine (means; what does not look at rounded weights is searched once for both
+images that nothing was chosen on: the mean over the seeds (means of different seeds do not compare), and in brackets the least and the
+largest where there are several. Search: seconds on this machine (means; what does not look at rounded weights is searched once for both
 roundings), evaluations (runs over its images, of a changed network or with gradients or features), images of one evaluation."""
 _AGAINST = """Ours minus the best of the six at that budget, which is picked by the very images it is judged on, in points of
 top-1; in brackets the 95 % interval of a paired bootstrap over the images, means over the seeds that both have. **Bold**
@@ -44,6 +44,8 @@ def report(points: Sequence[Point], judgements: Judgements, samples: int) -> str
         parts.append(f"## {model}, {rounding} rounding\n\n{told}{_methods(some, judgements, budgets)}")
         if any(point.method in SIX and not point.error for point in some):
             parts.append(f"{_AGAINST}\n\n{_against(some, judgements, budgets)}")
+        if updated := _updated(some, judgements, budgets):
+            parts.append(updated)
     return "\n".join(parts)
 
 
@@ -56,7 +58,15 @@ def grouped(points: Sequence[Point]) -> Mapping[Key, list[Point]]:
 
 
 def _methods(points: Sequence[Point], judgements: Judgements, budgets: Sequence[float]) -> str:
-    columns = ["method", *(f"{b:g} bits" for b in budgets), "mean", "search s", "evaluations", "images"]
+    columns = [
+        "method",
+        "seeds",
+        *(f"{b:g} bits" for b in budgets),
+        "mean",
+        "search s",
+        "evaluations",
+        "images",
+    ]
     rows = sorted(_rows(points, judgements, budgets), key=lambda row: -row[0])
     return table(columns, [row for _, row in rows])
 
@@ -69,7 +79,7 @@ def _rows(
         own = [point for point in points if point.method == method]
         good = [point for point in own if not point.error]
         if not good:
-            yield -1.0, [method, *["-"] * (len(budgets) + 3), own[0].error[:120]]
+            yield -1.0, [method, *["-"] * (len(budgets) + 4), own[0].error[:120]]
             continue
         top1 = {
             b: [judgements[p.model, p.digest].hits.mean() for p in good if p.budget == b] for b in budgets
@@ -77,7 +87,8 @@ def _rows(
         mean = float(np.mean([np.mean(found) for found in top1.values()])) if all(top1.values()) else None
         cost = [f"{_mean(good, lambda p: p.seconds):.1f}", f"{_mean(good, lambda p: p.evaluations):,.0f}"]
         cells = [*map(_cell, top1.values()), "-" if mean is None else f"{100 * mean:.2f}"]
-        yield mean or 0.0, [method, *cells, *cost, f"{good[0].samples:,}"]
+        tried = ", ".join(str(seed) for seed in sorted({point.seed for point in good}))
+        yield mean or 0.0, [method, tried, *cells, *cost, f"{good[0].samples:,}"]
 
 
 def _mean(points: Sequence[Point], of: Callable[[Point], float]) -> float:
@@ -100,6 +111,18 @@ def _against(points: Sequence[Point], judgements: Judgements, budgets: Sequence[
         for ours in OURS
     ]
     return table(["", *(f"{b:g} bits" for b in budgets)], [named, *rows])
+
+
+def _updated(points: Sequence[Point], judgements: Judgements, budgets: Sequence[float]) -> str:
+    """What greedy search gains by measuring again, over the budgets and seeds that both orders have."""
+    found = [gains(points, judgements, budget, "greedy", "greedy, frozen order") for budget in budgets]
+    if not all(len(some) for some in found):
+        return ""
+    low, high = paired.interval(np.mean(found, axis=0))
+    return (
+        f"Greedy search minus its frozen order, mean over the budgets: {np.mean(found):+.2f} points "
+        f"({low:+.2f} to {high:+.2f}).\n"
+    )
 
 
 def best_of_six(points: Sequence[Point], judgements: Judgements, budget: float) -> str | None:
@@ -144,7 +167,10 @@ def gains(
 
 
 def plot(points: Sequence[Point], judgements: Judgements, path: Path) -> None:
-    """Top-1 over the budget, a panel for every network and rounding."""
+    """Top-1 over the budget, a panel for every network and rounding; nothing where there is nothing to draw."""
+    points = [point for point in points if not point.error]
+    if not points:
+        return
     try:
         import matplotlib as mpl
     except ImportError:
@@ -154,9 +180,9 @@ def plot(points: Sequence[Point], judgements: Judgements, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = grouped(points)
-    width = max(len(panels), 1)
+    width = len(panels)
     figure, axes = plt.subplots(1, width, figsize=(5 * width, 4.5), squeeze=False, layout="constrained")
-    drawn = {point.method for point in points if not point.error}
+    drawn = {point.method for point in points}
     styles = {method: style for method, style in _styles(points).items() if method in drawn}
     for axis, ((model, rounding), some) in zip(axes[0], panels.items(), strict=False):
         for method, style in styles.items():

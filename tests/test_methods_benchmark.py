@@ -87,9 +87,12 @@ def test_ours_stands_against_the_best_of_the_six_over_the_seeds_both_have(load: 
     text = module.report(points, known, samples=64)
     assert "| measured | **-1.00 (-" in text
     assert "| measured, searched | +0.00 (+0.00 to +0.00) |" in text
-    assert "| limpq | - | - | - | - | no labels |" in text
+    assert "| limpq | - | - | - | - | - | no labels |" in text
     assert "fp32 90.00 on 1,000 images" in text
-    assert "| ompq | 90.00 (90.00 to 90.00) | 90.00 |" in text
+    assert "frozen order:" not in text
+    frozen = module.report([*points, point(load, "greedy, frozen order", "worse")], known, samples=64)
+    assert "Greedy search minus its frozen order, mean over the budgets: -10.00 points (-" in frozen
+    assert "| ompq | 0, 1 | 90.00 (90.00 to 90.00) | 90.00 |" in text
 
 
 def test_what_is_missing_is_asked_method_by_method(load: Any) -> None:
