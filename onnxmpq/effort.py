@@ -23,8 +23,9 @@ class Effort:
     judge: int
 
     def forwards(self, samples: int, measured: int, settled: int = 1) -> float:
-        """About how many forwards of a sample a compile takes that measures so many widths of layers, and settles so many plans.
+        """About how many forwards of a sample a compile takes.
 
+        It measures so many widths of layers, and settles so many plans.
         Half of the network runs again for each width; settling, calibration and moments take as long as some forwards.
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))

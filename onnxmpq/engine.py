@@ -130,7 +130,8 @@ class Runtime:
         if simulated:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = _SILENT
-        # Left to itself ONNX Runtime puts its threads on all cores of the machine, also those that are not ours.
+        # Left to itself ONNX Runtime puts a thread on each core of the machine, also on those that are not ours.
+        # (Where a core counts as two, ours are as many threads: which of them share one is not known here.)
         options.intra_op_num_threads = self.threads or (cores() if is_confined() else 0)
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -598,9 +598,20 @@ def test_labels_that_no_class_can_be_are_found_before_anything_is_measured(
     with np.load(digits.with_suffix(".eval.npz")) as arrays:
         wrong = {name: arrays[name] for name in arrays.files}
     wrong["labels"] = wrong["labels"] + 7
-    for options in ({"training": wrong, "method": "limpq"}, {"data": wrong, "force": True}):
+    for options in ({"training": wrong, "method": "limpq"}, {"data": wrong}):
         with pytest.raises(DataError, match=r"labels of .* go up to 16, but output .* has 10 classes"):
             small("6bit-avg", **options)
+    assert small(
+        "6bit-avg", data=wrong, force=True
+    ).output  # a network of features, say, and whose labels nobody reads
+    with pytest.raises(DataError, match="go up to 16"):
+        small("6bit-avg", data=wrong, force=True, method="first-order")
+
+
+def test_semilayers_of_different_widths_are_written(small: Compile) -> None:
+    report = small("5bit-avg", method="semilayer", activations="fp32", samples=16)
+    assert len(report.layers) > 16
+    assert report.average_weight_bits <= 5
 
 
 @pytest.mark.parametrize("method", ["greedy", "semilayer", "first-order", "limpq"])

@@ -10,13 +10,16 @@ published policies come of it and not of the exact program, and the scale of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.errors import OptionError
+
 Doubles = NDArray[np.float64]
 
+_MOST_BETWEEN = 40
 _DIGITS = 6  # of a width that tell: what the solver leaves beside a bound is no fraction
 
 
@@ -51,17 +54,24 @@ def nearest_widths(widths: Doubles, choices: Sequence[Iterable[int]]) -> list[in
     ]
 
 
-def widths_within(widths: Doubles, choices: Sequence[Iterable[int]], counts: Sequence[int]) -> list[int]:
+def widths_within(widths: Doubles, choices: Sequence[Collection[int]], counts: Sequence[int]) -> list[int]:
     """Each width rounded down or up to a choice so that no more is stored than by `widths`, and of such the most.
 
     `counts` are the weights of each layer. A depth-first search from the last layer to the first, upward first,
-    in which the first of equal ones wins. Exponential in the layers that fit neither way: for some dozens.
+    in which the first of equal ones wins. Exponential in the layers that fit neither way: raises OptionError for
+    more than some dozens.
     """
     exact = np.round(widths, _DIGITS)
     down = [
         max([b for b in bits if b <= w], default=min(bits)) for bits, w in zip(choices, exact, strict=True)
     ]
     up = [min([b for b in bits if b >= w], default=max(bits)) for bits, w in zip(choices, exact, strict=True)]
+    between = sum(low < high for low, high in zip(down, up, strict=True))
+    if between > _MOST_BETWEEN:
+        raise OptionError(
+            f"{between} layers lie between two widths, and the authors' search for some dozens would not end; take "
+            'program "relaxed"'
+        )
     limit = math.floor(float(exact @ np.asarray(counts, np.float64)) + 1e-3)
     least = np.cumsum([0, *(b * n for b, n in zip(down, counts, strict=True))]).tolist()
     most = np.cumsum([0, *(b * n for b, n in zip(up, counts, strict=True))]).tolist()

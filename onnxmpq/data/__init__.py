@@ -107,15 +107,14 @@ class Dataset:
         They are read part by part, a random part at a time that fits a bound of memory, so that a source that can
         only be read from its start is read few times. Raises DataError as `batches` does.
         """
+        step = self.source.step or 1
         size = self.source.step or size
         order, part = _permuted(self.count, rng), self._held_at_once(size)
         for start in range(0, self.count, part):
-            held = self.take(order[start : start + part]).remembered()
-            for _ in held.batches(size):  # read in the source's order
-                pass
-            mixed = _permuted(held.count, rng)
-            for first in range(0, held.count, size):
-                yield from held.take(mixed[first : first + size]).batches(size)
+            held = list(self.take(order[start : start + part]).batches(step))
+            mixed = [held[i] for i in _permuted(len(held), rng)]
+            for first in range(0, len(mixed), size // step):
+                yield _joined(mixed[first : first + size // step], self.source.name)
 
     def take(self, indices: Sequence[int]) -> Dataset:
         """The samples at these indices of this dataset, each once, in the order of the source."""
@@ -204,6 +203,19 @@ def holds_images(source: DataSource) -> bool:
     return path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
 
 
+def _joined(batches: Sequence[Batch], name: str) -> Batch:
+    """One batch of the samples of several."""
+    if len(batches) == 1:
+        return batches[0]
+    feeds = {}
+    for key in batches[0].feeds:
+        arrays = [batch.feeds[key] for batch in batches]
+        _check_alike(arrays, key, name)
+        feeds[key] = np.concatenate(arrays)
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return Batch(feeds, np.concatenate(labels) if labels else None, sum(batch.count for batch in batches))
+
+
 def _permuted(count: int, rng: np.random.Generator) -> list[int]:
     order: list[int] = rng.permutation(count).tolist()
     return order
@@ -266,12 +278,16 @@ def _feed(spec: InputSpec, group: Sequence[Sample], name: str) -> Array:
     arrays = [sample[spec.name] for sample in group]
     if arrays[0].ndim == len(spec.shape):
         return arrays[0]
+    _check_alike(arrays, spec.name, name)
+    return np.stack(arrays)
+
+
+def _check_alike(arrays: Sequence[Array], graph_input: str, name: str) -> None:
     if len({array.shape for array in arrays}) > 1:
         raise DataError(
-            f"samples of {name} for graph input {spec.name!r} differ in shape within a batch; "
+            f"samples of {name} for graph input {graph_input!r} differ in shape within a batch; "
             "bring them to one size (for images: crop=N or resize=HxW)"
         )
-    return np.stack(arrays)
 
 
 def _neighbours(path: Path) -> str:

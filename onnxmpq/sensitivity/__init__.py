@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxmpq.data import Dataset
-from onnxmpq.errors import OptionError, nearest
+from onnxmpq.errors import OnnxmpqError, OptionError, nearest
 from onnxmpq.metrics import Metric
 from onnxmpq.plan import Sensitivity
 from onnxmpq.plugins import is_reference, load_attribute
@@ -57,11 +57,21 @@ def find_method(name: str) -> Method:
     return method
 
 
-def check_data(method: Method, metric: Metric, data: Dataset, training: Dataset | None) -> None:
-    """Let a method say what it cannot work with before anything is measured, by a `check_data` of its own.
+def is_demanding(method: Method) -> bool:
+    """True for a method that does not work with every network and data: it has a `check_data` of its own."""
+    return hasattr(method, "check_data")
 
-    That raises OptionError or DataError, with the remedy.
+
+def check_data(method: Method, metric: Metric, data: Dataset, training: Dataset | None) -> None:
+    """Let a demanding method say what it cannot work with before anything is measured.
+
+    It raises OptionError or DataError, with the remedy; anything else becomes an OptionError.
     """
-    own = getattr(method, "check_data", None)
-    if own is not None:
-        own(metric, data, training)
+    if not is_demanding(method):
+        return
+    try:
+        method.check_data(metric, data, training)  # type: ignore[attr-defined]
+    except OnnxmpqError:
+        raise
+    except Exception as error:
+        raise OptionError(f"the method's check_data failed: {type(error).__name__}: {error}") from error

@@ -38,8 +38,8 @@ class Csmpq:
 
     Its code for post-training quantization has the opposite one, theta = exp(-`beta` gamma), all but constant:
     `direction` "inverse". `images` are streamed, in two passes. `coe` multiplies the term frequencies of a layer of
-    C channels by ln(e C / coe), which their scripts leave out. `program` "relaxed" and "searched" are
-    the authors' solver and roundings, over all sizes.
+    C channels by ln(e C / coe), which their scripts leave out. `program` "relaxed" and "searched" are the authors'
+    solver with the roundings that they use, over all sizes.
     """
 
     images: int = 32

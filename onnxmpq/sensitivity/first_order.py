@@ -98,7 +98,11 @@ class FirstOrder:
             for name, bits in widths.items()
         }
         return CostTable(
-            table, _UNITS[self.form], titled("first-order", self), probe.data.count, passes(probe)
+            table,
+            _UNITS[self.form],
+            titled("first-order", self),
+            probe.data.count,
+            passes(probe) if by_slope else 1,
         )
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:

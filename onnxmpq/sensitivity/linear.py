@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from onnxmpq.allocation.relax import nearest_widths, relaxed_widths, widths_within
+from onnxmpq.errors import OptionError
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity.probe import Probe
 
@@ -16,6 +17,7 @@ from onnxmpq.sensitivity.probe import Probe
 # for MobileNetV2; or with a search for the widths around them that store no more, as for ResNet-18 (for some dozens
 # of layers).
 Program = Literal["exact", "relaxed", "searched"]
+PROGRAMS: tuple[Program, ...] = get_args(Program)
 
 _STEPS_A_BIT = 16  # of the mean width: sizes that the relaxed program is solved for
 _MIB = 2**20
@@ -38,7 +40,12 @@ class Importances:
 
 
 def solved(program: Program, probe: Probe, found: Importances) -> Sensitivity:
-    """The costs that the exact program is solved with, or the path of the authors' own."""
+    """The costs that the exact program is solved with, or the path of the authors' own.
+
+    Raises OptionError for a program of another name.
+    """
+    if program not in PROGRAMS:
+        raise OptionError(f"the program {program!r} is not known; choose {', '.join(PROGRAMS)}")
     if program == "exact":
         return by_exact_program(probe, found)
     return by_relaxed_program(probe, found, within=program == "searched")

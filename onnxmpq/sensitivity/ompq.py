@@ -35,8 +35,8 @@ class Ompq:
 
     `images` are one batch; with `batches` above 1 the inner products of several are summed, so that memory is
     that of one. `beta` None makes the largest theta ten times the least: with the authors' 100 all are zero to
-    their solver, with their 1e-9 all are one. `program` "relaxed"
-    and "searched" are their solver and roundings, over all sizes.
+    their solver, with their 1e-9 all are one. `program` "relaxed" and "searched" are their solver with the
+    roundings that they use, over all sizes.
     """
 
     images: int = 32

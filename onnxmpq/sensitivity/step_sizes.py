@@ -39,9 +39,10 @@ class StepTraining:
     """How steps are trained; the defaults are LIMPQ's for ResNet-50, but for the network's weights.
 
     `trains` "steps" leaves the weights alone; "all" trains those of the layers too, as the paper does, on a folded
-    graph: without their biases, and without private copies of BatchNorm. Where `epochs` are fewer than `least` turns,
-    as with a few hundred samples, there are more of them: the paper has tens of thousands. `targets` "labels" is cross-entropy with `smoothing`; "float" takes the float
-    network's probabilities for labels. The `rate` falls to `last_rate` along a cosine.
+    graph: without their biases, and without private copies of BatchNorm. Where `epochs` come to fewer than `least`
+    steps, as with a few hundred samples, there are more of them: the paper has tens of thousands of steps.
+    `targets` "labels" is cross-entropy with `smoothing`; "float" takes the float network's probabilities for
+    labels. The `rate` falls to `last_rate` along a cosine.
     """
 
     trains: Literal["steps", "all"] = "steps"
@@ -57,7 +58,7 @@ class StepTraining:
 
     def turns(self, data: Dataset, batch_size: int) -> int:
         """How often all samples are seen."""
-        return max(self.epochs, math.ceil(self.least / math.ceil(data.count / batch_size)))
+        return max(self.epochs, math.ceil(self.least / _steps(data, batch_size)))
 
 
 def learned_widths(options: Mapping[str, Sequence[Option]]) -> list[int]:
@@ -83,8 +84,8 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Le
     learner = _Learner(training, probe, data)
     rng = np.random.default_rng(probe.seed)
     epochs = training.turns(data, probe.batch_size)
-    total = epochs * math.ceil(data.count / probe.batch_size)
-    done = 0
+    total = epochs * _steps(data, probe.batch_size)
+    data, done = data.remembered(), 0
     for _ in range(epochs):
         for batch in data.shuffled(probe.batch_size, rng):
             turn = 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
@@ -93,6 +94,11 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Le
             probe.progress(min(done, total), total)
     probe.progress(total, total)
     return learner.found("weight"), learner.found("activation")
+
+
+def _steps(data: Dataset, batch_size: int) -> int:
+    """Batches of all samples."""
+    return math.ceil(data.count / (data.source.step or batch_size))
 
 
 @dataclass(slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -19,13 +21,7 @@ def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) ->
     setting = lowering.setting
     layers, budgets = lowering.layers, setting.request.budgets
 
-    attempts = Attempts(setting.stages.observer.progress, plans_tried(layers, setting.choices))
-    tried = replace(lowering, setting=replace(setting, stages=Stages(attempts)))
-
-    def loss(plan: Plan) -> float:
-        attempts.begin()
-        return shipped(tried.draft(plan)).loss()
-
+    loss = judged(lowering, costs)
     if isinstance(costs, Trajectory):
         return follow(costs, layers, budgets, lowering.file_size, loss)
     choose = partial(choose_plan, costs, layers, setting.choices, budgets, lowering.file_size, loss)
@@ -33,3 +29,20 @@ def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) ->
         return choose()
     row = time_row(budgets, layers, setting.options, times)
     return within_time(choose, row, lambda plan: times.fp32 * lowering.slowdown(plan))
+
+
+def judged(lowering: Lowering, costs: Sensitivity) -> Callable[[Plan], float]:
+    """The loss of function of plans as they would ship; each is an attempt of the stage's progress."""
+    setting = lowering.setting
+    path = len(costs.plans) if isinstance(costs, Trajectory) else 0
+    expected = (
+        math.ceil(math.log2(path + 1)) if path else plans_tried(setting.prepared.layers, setting.choices)
+    )
+    attempts = Attempts(setting.stages.observer.progress, expected)
+    tried = replace(lowering, setting=replace(setting, stages=Stages(attempts)))
+
+    def loss(plan: Plan) -> float:
+        attempts.begin()
+        return shipped(tried.draft(plan)).loss()
+
+    return loss

@@ -43,7 +43,8 @@ def fit(candidates: Candidates, setting: Setting) -> None:
     for done in in_processes(fitted, tasks, workers(work(layers, widths))):
         candidates.fit(done)
         known.add(done.layer.name)
-    _tell_unknown([layer for layer in layers if layer.name not in known], setting.stages.note)
+    if not setting.shares.rounding.synthetic:
+        _tell_unknown([la for la in layers if has_moments(la) and la.name not in known], setting.stages.note)
 
 
 def workers(products: int) -> int:
@@ -69,6 +70,4 @@ def _tell_unknown(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
     if layers:
         others = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
         named = ", ".join(layer.name for layer in layers[:_NAMED])
-        note(
-            f"too few windows to learn from, or none that are seen: the errors of each kernel cancel in {named}{others}"
-        )
+        note(f"too few windows to learn from, so the errors of each kernel cancel in {named}{others}")

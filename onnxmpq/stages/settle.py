@@ -43,7 +43,7 @@ def settle(draft: Draft) -> Draft:
         f"rounded again behind quantized layers: {draft.prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on "
         f"calibration samples{kept}"
     )
-    after, factor = tempered(after, min(losses), settled=after is not draft)
+    after, factor = tempered(after, settled=after is not draft)
     if factor != 1:
         note(f"logits scaled by {factor:.2f}, so that the network is as sure of its classes as the float one")
     return after
@@ -62,8 +62,8 @@ def shipped(draft: Draft) -> Draft:
     """The draft as its file would have it."""
     if not is_settled(draft):
         return draft
-    after, losses = settled_draft(draft)
-    return tempered(after, min(losses), settled=after is not draft)[0]
+    after, _ = settled_draft(draft)
+    return tempered(after, settled=after is not draft)[0]
 
 
 def rounded_again(draft: Draft, network: onnx.ModelProto) -> Candidates:

@@ -25,25 +25,21 @@ _AS_PROMISED = 1.05  # of what a factor should come to
 _FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
 
 
-def tempered(draft: Draft, loss: float, *, settled: bool) -> tuple[Draft, float]:
+def tempered(draft: Draft, *, settled: bool) -> tuple[Draft, float]:
     """The draft with its logits times the factor of least loss on calibration samples, and the factor.
 
-    `loss` is its own, as `file_loss` gives it; `settled` whether its last layer was fitted to the samples.
+    `settled` says whether its layers were fitted to the samples.
     """
     prepared, plan = draft.prepared, draft.plan
     output = classifier_output(prepared.metric)
     layer = None if output is None else logit_layer(prepared.model, output, prepared.layers)
     if output is None or layer is None or plan[layer.name].weight_bits not in QUANTIZED_BITS:
         return draft, 1.0
-    own = _losses(output, [(draft, judging(draft.setting))])
-    losses = _losses(output, unseen(draft, layer)) if settled and is_learned_by_heart(draft, layer) else own
-    best = int(np.argmin(losses))
-    factor = float(_FACTORS[best])
-    if factor == 1 or not np.isfinite(losses).all():
+    factor, most = _best_factor(draft, layer, output, settled=settled)
+    if factor == 1:
         return draft, 1.0
     after = _scaled(draft, layer, factor)
     # What lies between the layer and the output may be quantized, and saturate.
-    most = loss if losses is own else _AS_PROMISED * own[best]
     return (after, factor) if file_loss(after) < most else (draft, 1.0)
 
 
@@ -55,16 +51,30 @@ def file_loss(draft: Draft) -> float:
 
 
 def judging(setting: Setting) -> Dataset:
-    """The samples that say whether settling helped: others than it sees, where there are enough."""
+    """The samples that say whether settling helped: where there are enough, others than it sees.
+
+    (A layer of one window a sample sees them all.)
+    """
     data, effort = setting.shares.rounding, setting.request.effort
-    if effort.settle + effort.judge > data.count:
+    if not data.divides or effort.settle + effort.judge > data.count:
         return data.some(effort.judge)
     return data.split(effort.settle / data.count, 0)[0].some(effort.judge)  # the rest of `some(settle)`
 
 
+def _best_factor(draft: Draft, layer: Layer, output: str, *, settled: bool) -> tuple[float, float]:
+    """The factor of least loss, and what loss the file is to stay below with it."""
+    own = _losses(output, [(draft, judging(draft.setting))])
+    others = list(unseen(draft, layer)) if settled and is_learned_by_heart(draft, layer) else []
+    losses = _losses(output, others) if others else own
+    if not np.isfinite(losses).all():
+        return 1.0, own[0]
+    best = int(np.argmin(losses))
+    return float(_FACTORS[best]), _AS_PROMISED * own[best] if others else own[0]
+
+
 def _losses(output: str, drafts: Iterable[tuple[Draft, Dataset]]) -> Sums:
-    """The loss with each factor, over all drafts, each of which is run on samples of its own."""
-    distances, count = np.zeros(len(_FACTORS)), 0
+    """The loss with each factor, the first of them 1, over all drafts, each of which is run on samples of its own."""
+    distances, weight = np.zeros(len(_FACTORS)), 0.0
     for draft, samples in drafts:
         setting, metric = draft.setting, draft.prepared.metric
         session = setting.runtime.session(draft.lowered(), spin=False)
@@ -74,8 +84,8 @@ def _losses(output: str, drafts: Iterable[tuple[Draft, Dataset]]) -> Sums:
                 metric.distance(expected, {output: sharpened(found, metric.kinds[output], factor)}).sum()
                 for factor in _FACTORS.tolist()
             ]
-            count += batch.count
-    losses: Sums = distances / count
+            weight += float(metric.weight(expected).sum())
+    losses: Sums = distances / max(weight, np.finfo(np.float64).tiny)
     return losses
 
 

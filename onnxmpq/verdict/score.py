@@ -118,7 +118,7 @@ def check_label_range(data: Dataset, shapes: Mapping[str, Sequence[int]], metric
     if data.labels.max() >= classes:
         raise DataError(
             f"the labels of {data.source.name} go up to {data.labels.max()}, but output {name!r} has {classes} classes, "
-            f"0 to {classes - 1}; save class indices in the model's own order"
+            f"0 to {classes - 1}; save class indices in the model's own order, or no labels"
         )
 
 

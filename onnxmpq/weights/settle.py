@@ -35,7 +35,7 @@ from onnxmpq.model.trace import Traced
 from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, cross_name, gram_name
 from onnxmpq.plan import Plan
-from onnxmpq.spec import Layer
+from onnxmpq.spec import QUANTIZED_BITS, Layer
 from onnxmpq.turns import in_turn
 from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.blocks import block_count, columns
@@ -95,7 +95,7 @@ def settled(
     after = candidates.copy()
     for done, layer in enumerate(layers):
         bits = plan[layer.name].weight_bits
-        found = settler.settle(layer, bits) if 1 < bits <= 8 and _can_be_fitted(layer) else None
+        found = settler.settle(layer, bits) if is_fitted(layer, bits) else None
         if found is not None:
             after.settle(layer, *found)
         if layer.reason is None:
@@ -104,9 +104,9 @@ def settled(
     return after
 
 
-def _can_be_fitted(layer: Layer) -> bool:
-    """Not in blocks: each would be fitted to a target that all of them give together."""
-    return has_moments(layer) and block_count(layer) == 1
+def is_fitted(layer: Layer, bits: int) -> bool:
+    """True for a layer of two bits to eight, but not in blocks: each would be fitted to a target that all of them give together."""
+    return 1 < bits <= QUANTIZED_BITS[-1] and has_moments(layer) and block_count(layer) == 1
 
 
 class Settler:
@@ -146,7 +146,8 @@ class Settler:
             )
             return first, second
 
-        self._some, self._all = fronts(data.some(samples).remembered()), fronts(data)
+        self._some = fronts(data.some(samples).remembered())
+        self._all = self._some if samples >= data.count else fronts(data)
 
     def settle(self, layer: Layer, bits: int) -> tuple[QuantizedWeight, Floats | None] | None:
         """The layer's rounding at a width and what its bias gains; None where nothing can be fitted."""

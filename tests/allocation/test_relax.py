@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.allocation.relax import nearest_widths, relaxed_widths, widths_within
+from onnxmpq.errors import OptionError
 
 
 def resnet18() -> list[int]:
@@ -128,6 +129,11 @@ def test_without_importances_the_program_is_a_projection() -> None:
 
 def test_the_nearest_of_the_widths_there_are() -> None:
     assert nearest_widths(np.array([2.6, 6.9, 7.0, 1.0]), [(2, 3), (6, 8), (6, 8), (2, 3)]) == [3, 6, 6, 2]
+
+
+def test_a_search_that_would_not_end_is_not_begun() -> None:
+    with pytest.raises(OptionError, match="41 layers lie between two widths"):
+        widths_within(np.full(50, 3.0) + 0.5 * (np.arange(50) < 41), [(2, 3, 4)] * 50, [7] * 50)
 
 
 @given(st.lists(st.tuples(st.floats(1, 8), st.integers(1, 50)), min_size=1, max_size=8))

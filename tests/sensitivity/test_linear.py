@@ -5,7 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from onnxmpq.sensitivity.linear import Importances, by_exact_program, by_relaxed_program
+from onnxmpq.errors import OptionError
+from onnxmpq.plan import CostTable, Trajectory
+from onnxmpq.sensitivity.linear import Importances, by_exact_program, by_relaxed_program, solved
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 from onnxmpq.spec import Option
@@ -34,6 +36,14 @@ def test_a_layer_left_as_it_is_loses_less_than_its_widest_codes(probe: Probe) ->
     assert by_exact_program(free, known({first: 3.0})).costs[first][Option(8)] == 3.0
     assert size(free).costs[first][Option(8)] == 0.5
     assert size(probe).costs[first][Option(8)] == 0
+
+
+def test_a_program_has_one_of_three_names(probe: Probe) -> None:
+    importance = known(dict.fromkeys(probe.options, 1.0))
+    assert isinstance(solved("exact", probe, importance), CostTable)
+    assert isinstance(solved("searched", probe, importance), Trajectory)
+    with pytest.raises(OptionError, match=r"'greedy' is not known; choose exact, relaxed, searched"):
+        solved("greedy", probe, importance)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("within", [False, True])

@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError
+from onnxmpq.metrics import Metric
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
-from onnxmpq.sensitivity import METHODS, Method, find_method
+from onnxmpq.sensitivity import METHODS, Method, check_data, find_method, is_demanding
 from onnxmpq.sensitivity.limpq import Limpq
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.probe import Probe
@@ -23,6 +25,8 @@ from onnxmpq.testing import check_method, classifier, labelled, probe_of
 KURTOSIS = '''
 """A method in one file: layers with heavy tails are sensitive."""
 import numpy as np
+from onnxmpq.data import Dataset
+from onnxmpq.metrics import Metric
 from onnxmpq.plan import CostTable
 
 def kurtosis(probe):
@@ -208,3 +212,20 @@ def test_a_weight_handed_out_cannot_be_changed() -> None:
 
     with pytest.raises(ValueError, match="read-only"):
         check_method(careless)
+
+
+def test_a_method_of_the_users_may_say_what_it_cannot_work_with() -> None:
+    probe = probe_of(classifier(), labelled(classifier()))
+
+    class Mine:
+        def __call__(self, probe: Probe) -> Sensitivity:
+            return size(probe)
+
+        def check_data(self, _metric: Metric, data: Dataset, _training: Dataset | None) -> None:
+            raise ValueError(f"{data.count} samples")
+
+    assert is_demanding(Mine())
+    assert not is_demanding(size)
+    check_data(size, probe.metric, probe.data, None)
+    with pytest.raises(OptionError, match="check_data failed: ValueError: 64 samples"):
+        check_data(Mine(), probe.metric, probe.data, None)

@@ -12,6 +12,7 @@ from onnxmpq.engine import Array
 from onnxmpq.metrics import OutputKind, kl_divergence, sharpened
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Option
+from onnxmpq.stages import temper
 from onnxmpq.stages.lowering import Draft, Lowering
 from onnxmpq.stages.temper import file_loss, judging, tempered
 
@@ -34,7 +35,7 @@ def shrunk(draft: Draft, factor: float) -> Draft:
 def test_logits_that_were_shrunk_are_as_large_as_before(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(), 8)
     small = shrunk(draft, 1 / 1.2)
-    after, factor = tempered(small, file_loss(small), settled=False)
+    after, factor = tempered(small, settled=False)
     assert factor == pytest.approx(1.2, rel=0.02)
     assert file_loss(after) < 0.1 * file_loss(small)
 
@@ -53,17 +54,34 @@ def test_settling_is_judged_on_samples_it_did_not_see_where_there_are_enough(
     assert len(seen.intersection(judged)) >= overlap if overlap else not seen.intersection(judged)
 
 
+def test_one_batch_of_a_fixed_size_is_not_divided(lower_classifier: Lower) -> None:
+    setting = lower_classifier().setting
+    data = setting.shares.rounding
+    whole = replace(data, source=replace(data.source, step=data.count))
+    effort = replace(setting.request.effort, settle=4, judge=8)
+    request = replace(setting.request, effort=effort)
+    asked = replace(setting, request=request, shares=replace(setting.shares, rounding=whole))
+    assert judging(asked).count == data.count
+
+
+def test_losses_are_those_of_the_metric(lower_classifier: Lower) -> None:
+    draft = draft_of(lower_classifier(metric="nse"), 8)
+    (output,) = draft.prepared.metric.kinds
+    losses = temper._losses(output, [(draft, judging(draft.setting))])
+    assert losses[0] == pytest.approx(file_loss(draft))
+
+
 def test_the_first_roundings_stay(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(), 3)
     scale = draft.candidates.quantized(draft.prepared.layers[-1], 3).scale.copy()
-    after, _ = tempered(draft, file_loss(draft), settled=False)
+    after, _ = tempered(draft, settled=False)
     np.testing.assert_array_equal(draft.candidates.quantized(draft.prepared.layers[-1], 3).scale, scale)
     assert file_loss(after) <= file_loss(draft) * 1.0001
 
 
 def test_a_layer_in_float_keeps_its_logits(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(), 32)
-    assert tempered(draft, file_loss(draft), settled=False) == (draft, 1.0)
+    assert tempered(draft, settled=False) == (draft, 1.0)
 
 
 @pytest.mark.parametrize("kind", [OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.LOG_PROBABILITIES])

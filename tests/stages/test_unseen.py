@@ -76,6 +76,12 @@ def test_many_windows_tell_enough(draft: Draft) -> None:
     assert not is_learned_by_heart(draft, replace(last, positions=(8, 8)))
 
 
+def test_what_is_not_settled_is_not_learned(draft: Draft) -> None:
+    last = draft.prepared.layers[-1]
+    narrow = replace(draft, plan=Plan({**draft.plan.options, last.name: Option(1)}))
+    assert not is_learned_by_heart(narrow, last)
+
+
 def test_the_factor_is_that_of_samples_that_were_not_seen(
     draft: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,8 +89,8 @@ def test_the_factor_is_that_of_samples_that_were_not_seen(
     last = draft.prepared.layers[-1]
     small = temper._scaled(draft, last, 0.7)
     monkeypatch.setattr(temper, "unseen", lambda _draft, _layer: [(small, draft.setting.shares.rounding)])
-    _, seen = temper.tempered(draft, temper.file_loss(draft), settled=False)
-    after, judged = temper.tempered(draft, temper.file_loss(draft), settled=True)
+    _, seen = temper.tempered(draft, settled=False)
+    after, judged = temper.tempered(draft, settled=True)
     assert judged == pytest.approx(seen / 0.7, rel=0.03)
     scales = [some.candidates.quantized(last, 2).scale for some in (after, draft)]
     np.testing.assert_allclose(scales[0], judged * scales[1], rtol=1e-6)
