@@ -284,9 +284,7 @@ def _verdict(report: Report) -> Rows:
 
 def _effort(report: Report) -> str:
     """Which method found the sensitivities, and what that took."""
-    taken = (
-        [f"{report.evaluations:,} evaluation{'s' * (report.evaluations != 1)}"] if report.evaluations else []
-    )
+    taken = [_counted(report.evaluations, "evaluation")] if report.evaluations else []
     taken += [f"{report.sensitivity_samples:,} samples"] if report.sensitivity_samples else []
     return ", ".join([report.method, *taken, f"{report.seconds.get('sensitivity', 0.0):.1f} s"])
 
@@ -294,8 +292,12 @@ def _effort(report: Report) -> str:
 def _searched(search: SearchReport, metric: str) -> str:
     """What became of plans around the first one, on samples held out."""
     kept = [search.rival] if search.rival else []
-    kept += [f"{search.kept} of {search.tried} swap{'s' * (search.tried != 1)} kept"] if search.tried else []
+    kept += [f"{search.kept} of {_counted(search.tried, 'swap')} kept"] if search.tried else []
     return f"{', '.join(kept)}: {metric} {search.before:.3g} -> {search.after:.3g} before settling"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
 def _compared(fp32: Score, compiled: Score) -> Rows:

@@ -12,7 +12,7 @@ from onnxmpq.activations.ranges import Codes
 from onnxmpq.allocation.constrain import MEASURED
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.allocation.timed import is_timed
-from onnxmpq.budget import Budget
+from onnxmpq.budget import Budget, Kind
 from onnxmpq.data import DataSource
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.effort import Effort
@@ -99,6 +99,11 @@ class Request:
     def is_measured(self) -> bool:
         """True where a budget is on what a file does when it runs."""
         return any(budget.kind in MEASURED for budget in self.budgets)
+
+    @property
+    def limits_loss(self) -> bool:
+        """True where a budget is on the loss of function."""
+        return any(budget.kind is Kind.DROP for budget in self.budgets)
 
     @property
     def is_timed(self) -> bool:

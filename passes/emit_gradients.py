@@ -114,8 +114,13 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
 
 def _is_integer(tensor: gs.Tensor) -> bool:
     """True where a tensor is known to hold no floats: small changes leave it as it is."""
-    known = tensor.dtype is not None and not isinstance(tensor.dtype, int)
-    return known and np.dtype(tensor.dtype).kind != "f"
+    dtype = _dtype(tensor)
+    return dtype is not None and dtype.kind != "f"
+
+
+def _dtype(tensor: gs.Tensor) -> np.dtype[Any] | None:
+    """The type that the graph says, None where it says none, or one that NumPy does not have."""
+    return None if tensor.dtype is None or isinstance(tensor.dtype, int) else np.dtype(tensor.dtype)
 
 
 def _reads(node: gs.Node) -> list[str]:
@@ -196,8 +201,8 @@ def _float_types(graph: gs.Graph) -> dict[str, np.dtype[Any]]:
     """The types of tensors: as the graph says, else as its nodes make them of their first float operand."""
     known: dict[str, np.dtype[Any]] = {}
     for tensor in graph.tensors().values():
-        if tensor.dtype is not None and not isinstance(tensor.dtype, int):
-            known[tensor.name] = np.dtype(tensor.dtype)
+        if (dtype := _dtype(tensor)) is not None:
+            known[tensor.name] = dtype
     for node in graph.nodes:
         made = _made_type(node, known)
         if made is not None and node.outputs:

@@ -19,7 +19,7 @@ from onnxmpq.errors import OptionError
 
 Doubles = NDArray[np.float64]
 
-_MOST_BETWEEN = 40
+_MOST_BETWEEN = 40  # layers
 _DIGITS = 6  # of a width that tell: what the solver leaves beside a bound is no fraction
 
 

@@ -88,18 +88,14 @@ def slopes(probe: Probe, objective: Objective) -> Iterator[Slopes]:
 
     Raises ModelError where no gradient reaches a layer, DataError for samples of another size than the rest.
     """
-    groups = list(_groups(probe, _chosen(probe)))
+    groups = list(_groups(probe, probe.chosen))
     for number, group in enumerate(groups):
         yield from _slopes(probe, objective, group, number, len(groups))
 
 
 def passes(probe: Probe) -> int:
     """How often `slopes` runs the network over the samples, forward and backward."""
-    return sum(1 for _ in _groups(probe, _chosen(probe)))
-
-
-def _chosen(probe: Probe) -> list[Layer]:
-    return [layer for layer in probe.layers if layer.name in probe.options]
+    return sum(1 for _ in _groups(probe, probe.chosen))
 
 
 def _slopes(

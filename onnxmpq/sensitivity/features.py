@@ -30,7 +30,7 @@ def layer_features(probe: Probe, method: str) -> dict[str, str]:
     for node in probe.model.graph.node:
         for name in dict.fromkeys(node.input):
             readers.setdefault(name, []).append(node)
-    layers = [layer for layer in probe.layers if layer.name in probe.options]
+    layers = probe.chosen
     found = {la.name: _feature(la, readers) for la in layers if readers.get(la.weight)}
     made = {name: i for i, node in enumerate(probe.model.graph.node) for name in node.output}
     ordered = sorted(found.items(), key=lambda pair: made[pair[1]])

@@ -125,7 +125,7 @@ class FirstOrder:
 
     def _by_weights(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
         """F3, F5 and the diagonal of F4, from the gradients of the weights themselves."""
-        layers = [layer for layer in probe.layers if layer.name in probe.options]
+        layers = probe.chosen
         power = 2 if self.form == "diagonal" else 1
         totals: dict[str, Floats] = {layer.name: np.zeros(layer.shape) for layer in layers}
         for name, gradient in _weight_gradients(probe, objective, layers, one_by_one=power == 2):

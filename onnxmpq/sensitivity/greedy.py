@@ -77,7 +77,7 @@ class _Search:
 
     def __init__(self, probe: Probe, judged_by: Judgement) -> None:
         self.probe, self.judged_by, self.judge = probe, judged_by, Judge(probe)
-        self.layers = [layer for layer in probe.layers if layer.name in probe.options]
+        self.layers = probe.chosen
         self.options = {name: probe.descent(name) for name in probe.options}
         self.state = {name: options[0] for name, options in self.options.items()}
         self.plans = [Plan(dict(self.state))]

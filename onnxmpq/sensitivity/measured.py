@@ -40,7 +40,7 @@ class Measured:
 
     def __call__(self, probe: Probe) -> CostTable:
         """Measure the table."""
-        layers = [layer for layer in probe.layers if layer.name in probe.options]
+        layers = probe.chosen
         asked = widths_of(probe)
         narrow = {name: self.narrow(bits) for name, bits in asked.items()}
         losses = _losses(probe, layers, narrow)

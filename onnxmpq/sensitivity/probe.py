@@ -43,6 +43,11 @@ class Probe:
     progress: Progress = lambda _done, _total: None
     untouched: Mapping[str, Option] = field(default_factory=dict)
 
+    @property
+    def chosen(self) -> list[Layer]:
+        """The layers that have a choice, in order of execution."""
+        return [layer for layer in self.layers if layer.name in self.options]
+
     def descent(self, layer: str) -> list[Option]:
         """All that a layer may be, the widest first."""
         untouched = [self.untouched[layer]] if layer in self.untouched else []

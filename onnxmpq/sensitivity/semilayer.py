@@ -100,7 +100,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         probe = self.probe
-        self.layers = [layer for layer in probe.layers if layer.name in probe.options]
+        self.layers = probe.chosen
         self.options = {name: {o.weight_bits: o for o in found} for name, found in probe.options.items()}
         self.judge = Judge(probe)
         widths = {la.name: np.full(la.channels, FLOAT_BITS, np.int64) for la in self.layers}

@@ -241,7 +241,7 @@ def _trainable(
     training: StepTraining, probe: Probe, output: str, kind: OutputKind
 ) -> tuple[list[Layer], Session]:
     """The layers that got steps, and the session of all gradients."""
-    asked = [layer for layer in probe.layers if layer.name in probe.options]
+    asked = probe.chosen
     graph = import_graph(probe.model)
     LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
     EmitLoss(Loss.KL, {output: kind})(graph)

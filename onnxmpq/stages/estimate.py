@@ -6,7 +6,6 @@ import time
 from itertools import chain
 
 from onnxmpq.allocation.choose import plans_tried
-from onnxmpq.budget import Kind
 from onnxmpq.effort import spoken
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.measured import measured
@@ -57,8 +56,7 @@ def rounding_seconds(setting: Setting) -> float:
 
 def plans_settled(setting: Setting) -> int:
     """A budget on loss judges plans as they would ship."""
-    judged = any(budget.kind is Kind.DROP for budget in setting.request.budgets)
-    return 1 + judged * plans_tried(setting.prepared.layers, setting.choices)
+    return 1 + setting.request.limits_loss * plans_tried(setting.prepared.layers, setting.choices)
 
 
 def seconds_a_sample(setting: Setting) -> float:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnxmpq.activations.placement import Placement
+from onnxmpq.data import Dataset
 from onnxmpq.engine import Array
 from onnxmpq.grouping import grouped, with_units
-from onnxmpq.lower import lower, planned_opset, prove_opset
+from onnxmpq.lower import lower, planned_opset, prove_opset, simulate
 from onnxmpq.plan import Plan, Sensitivity, Trajectory
 from onnxmpq.prepare import Prepared
 from onnxmpq.spec import Layer
@@ -17,6 +18,7 @@ from onnxmpq.stages.setting import Setting
 from onnxmpq.verdict.latency import slowdown
 from onnxmpq.verdict.score import loss_of_function
 from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.settle import Settler
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Draft:
         """The model that holds the plan."""
         setting = self.setting
         return lower(self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target)
+
+    def settler(self, data: Dataset, samples: int) -> Settler:
+        """The float network, and the one with the plan's Q/DQ pairs on activations, to settle layers on such data."""
+        setting, prepared = self.setting, self.prepared
+        network = simulate(prepared, self.plan, setting.quantized)
+        return Settler(
+            setting.runtime, prepared.model, network, prepared.layers, prepared.traced, data, prepared.batch_size, samples,
+            grids=setting.request.target.grids,
+        )  # fmt: skip
 
     def loss(self) -> float:
         """Its loss of function in [0, 1] on the samples that judge it."""

@@ -6,15 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-import onnx
-
-from onnxmpq.lower import simulate
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.temper import file_loss, tempered
 from onnxmpq.weights.candidates import Candidates
-from onnxmpq.weights.settle import Settler, settled
+from onnxmpq.weights.settle import settled
 
 _SETTLED_BELOW = 7  # bits
 
@@ -51,9 +48,7 @@ def settle(draft: Draft) -> Draft:
 
 def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
     """The better draft of the two, and the losses before and after on the calibration samples."""
-    setting = draft.setting
-    network = simulate(draft.prepared, draft.plan, setting.quantized)
-    after = replace(draft, candidates=rounded_again(draft, network))
+    after = replace(draft, candidates=rounded_again(draft))
     before, behind = (file_loss(some) for some in (draft, after))
     return after if behind < before or math.isnan(before) else draft, (before, behind)
 
@@ -66,11 +61,10 @@ def shipped(draft: Draft) -> Draft:
     return tempered(after, settled=after is not draft)[0]
 
 
-def rounded_again(draft: Draft, network: onnx.ModelProto) -> Candidates:
-    """Every layer against what `network` feeds it, which has the plan's Q/DQ pairs on activations."""
-    setting, prepared = draft.setting, draft.prepared
-    settler = Settler(
-        setting.runtime, prepared.model, network, prepared.layers, prepared.traced, setting.shares.rounding, prepared.batch_size,
-        setting.request.effort.settle, grids=setting.request.target.grids,
-    )  # fmt: skip
-    return settled(settler, prepared.layers, draft.plan, draft.candidates, setting.stages.observer.progress)
+def rounded_again(draft: Draft) -> Candidates:
+    """Every layer against what the network feeds it, which has the plan's Q/DQ pairs on activations."""
+    setting = draft.setting
+    settler = draft.settler(setting.shares.rounding, setting.request.effort.settle)
+    return settled(
+        settler, draft.prepared.layers, draft.plan, draft.candidates, setting.stages.observer.progress
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxmpq.budget import Kind
 from onnxmpq.data import Dataset
 from onnxmpq.evidence import Evidence
 from onnxmpq.request import Request
@@ -30,8 +29,7 @@ class Shares:
 def divide(evidence: Evidence, request: Request) -> Shares:
     """A budget on loss is judged on samples of its own, and few samples serve all uses."""
     data, most, seed = evidence.calibration, request.effort.sensitivity, request.seed
-    judged = any(b.kind is Kind.DROP for b in request.budgets)
-    rounding, selection = data.split(SELECTION, seed) if judged else (data, data)
+    rounding, selection = data.split(SELECTION, seed) if request.limits_loss else (data, data)
     training = evidence.training or rounding
     if not rounding.divides:
         return Shares(rounding, rounding, None, selection, training)

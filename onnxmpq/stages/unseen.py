@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from onnxmpq.data import Dataset
-from onnxmpq.lower import simulate
 from onnxmpq.spec import Layer
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.weights.blocks import columns
-from onnxmpq.weights.settle import Settler, is_fitted
+from onnxmpq.weights.settle import is_fitted
 
 _WINDOWS_A_COLUMN = 4  # with more, samples that were seen and others agree
 
@@ -44,12 +43,8 @@ def unseen(draft: Draft, layer: Layer) -> Iterator[tuple[Draft, Dataset]]:
 
 
 def _settled_on(draft: Draft, layer: Layer, seen: Dataset) -> Draft | None:
-    setting, prepared = draft.setting, draft.prepared
-    settler = Settler(
-        setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers, prepared.traced,
-        seen, prepared.batch_size, seen.count, grids=setting.request.target.grids,
-    )  # fmt: skip
-    for other in prepared.layers:
+    settler = draft.settler(seen, seen.count)
+    for other in draft.prepared.layers:
         if other.reason is None and other is not layer:
             settler.fix(draft.candidates.constants(other, draft.plan[other.name].weight_bits))
     found = settler.settle(layer, draft.plan[layer.name].weight_bits)

@@ -151,7 +151,7 @@ def _check_found(found: Sensitivity, probe: Probe) -> None:
 
 
 def _check_parts(parts: Sequence[Layer], probe: Probe) -> None:
-    for layer in [layer for layer in probe.layers if layer.name in probe.options]:
+    for layer in probe.chosen:
         own = [part for part in parts if (part.part_of or part.name) == layer.name]
         channels = sorted(c for part in own for c in (part.part or range(part.channels)))
         check(

@@ -187,7 +187,7 @@ class Settler:
     def _fits(self, layer: Layer, aim: Aim) -> list[Fit]:
         """The sums over each half of the samples (one where there is one batch).
 
-        None where they cannot be gathered, or are few of what the first rounding saw.
+        Nothing where they cannot be gathered, or are few of what the first rounding saw.
         """
         for front in self._some:
             front.advance(self._changing)
