@@ -34,7 +34,7 @@ from paired import Hits
 
 from onnxmpq.allocation.constrain import Options, average_bits
 from onnxmpq.budget import Budget
-from onnxmpq.effort import EFFORTS
+from onnxmpq.effort import EFFORTS, Effort
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.metrics import OutputKind, classes, kl_divergence
@@ -169,8 +169,8 @@ class Bench:
     def __init__(self, held_out: HeldOut, activations: str, seed: int, samples: int, scratch: Path) -> None:
         self.held_out, self.activations, self.seed, self.samples = held_out, activations, seed, samples
         self.scratch, self.commit = scratch, commit()
-        self.lowerings: dict[str, Lowering] = {}
-        self.costs: dict[tuple[Method, str, int], tuple[Sensitivity, float]] = {}
+        self.lowerings: dict[tuple[str, bool], Lowering] = {}
+        self.costs: dict[tuple[Method, str, bool, int], tuple[Sensitivity, float]] = {}
 
     def result(self, recipe: str, budget: float) -> Result:
         """What the recipe comes to at that budget, judged."""
@@ -194,7 +194,7 @@ class Bench:
 
     def drafted(self, recipe: str, budget: float) -> tuple[Draft, float]:
         """The recipe's plan and weights, as a compile finds them, and seconds with all that it shares with others."""
-        base = self.rounded(RECIPES[recipe].get("rounding", ROUNDINGS[0]))
+        base = self.rounded(RECIPES[recipe].get("rounding", ROUNDINGS[0]), _effort(recipe))
         stages = Stages(Observer(), dict(base.setting.stages.seconds))
         lowering = narrowed(asked(self.loaded, base, stages, recipe, budget))
         costs, seconds = self.measured(lowering)
@@ -211,13 +211,14 @@ class Bench:
                 network, self.held_out.runtime, data, self.activations, self.seed, self.samples, stages
             )
 
-    def rounded(self, rounding: str) -> Lowering:
-        """The network with its weights rounded, which is done once."""
-        if rounding not in self.lowerings:
-            request = replace(self.loaded.request, rounding=rounding)
+    def rounded(self, rounding: str, effort: Effort) -> Lowering:
+        """The network with its weights rounded, which is done once for the images that they are rounded against."""
+        key = rounding, effort.mirrors
+        if key not in self.lowerings:
+            request = replace(self.loaded.request, rounding=rounding, effort=effort)
             stages = Stages(Observer(), dict(self.loaded.stages.seconds))
-            self.lowerings[rounding] = rounded(replace(self.loaded, request=request, stages=stages))
-        return self.lowerings[rounding]
+            self.lowerings[key] = rounded(replace(self.loaded, request=request, stages=stages))
+        return self.lowerings[key]
 
     def measured(self, lowering: Lowering) -> tuple[Sensitivity, float]:
         """Costs of the options and the seconds that they took; of each method and count of samples once."""
@@ -225,7 +226,7 @@ class Bench:
         if setting.forced is not None:
             return measure(lowering), 0.0
         request = setting.request
-        key = request.method, request.rounding, setting.shares.sensitivity.count
+        key = request.method, request.rounding, request.effort.mirrors, setting.shares.sensitivity.count
         if key not in self.costs:
             start = time.perf_counter()
             self.costs[key] = measure(lowering), time.perf_counter() - start
@@ -234,16 +235,21 @@ class Bench:
 
 def asked(loaded: Loaded, base: Lowering, stages: Stages, recipe: str, budget: float) -> Lowering:
     """The rounded network under the recipe's own request."""
-    wanted = {"method": "measured", "effort": "balanced", **RECIPES[recipe]}
+    method = RECIPES[recipe].get("method", "measured")
     request = replace(
-        base.setting.request, budgets=(Budget.parse(f"{budget:g}bit-avg"),), method=METHODS[wanted["method"]],
-        effort=EFFORTS[wanted["effort"]],
+        base.setting.request, budgets=(Budget.parse(f"{budget:g}bit-avg"),), method=METHODS[method],
+        effort=_effort(recipe),
     )  # fmt: skip
     setting = replace(
-        base.setting, request=request, stages=stages, shares=divide(loaded.evidence, request),
+        base.setting, request=request, stages=stages,
+        shares=replace(divide(loaded.evidence, request), rounding=base.setting.shares.rounding),
         options=uniform(base.setting.options, recipe, budget), forced=None,
     )  # fmt: skip
     return replace(base, setting=forced_by(setting))
+
+
+def _effort(recipe: str) -> Effort:
+    return EFFORTS[RECIPES[recipe].get("effort", "balanced")]
 
 
 def uniform(options: Options, recipe: str, budget: float) -> Options:

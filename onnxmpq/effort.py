@@ -13,7 +13,8 @@ class Effort:
     """`sensitivity`, `settle` and `judge` are samples, `trials` joint plans that are tried around the first one.
 
     Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it.
+    others so many judge what was chosen by it. With `mirrors`, images are also rounded against the other way round, where
+    the network sees the same in them.
     """
 
     name: str
@@ -21,16 +22,18 @@ class Effort:
     trials: int
     settle: int
     judge: int
+    mirrors: bool = False
 
-    def forwards(self, samples: int, measured: int, settled: int = 1) -> float:
+    def forwards(self, samples: int, measured: int, settled: int = 1, views: int = 1) -> float:
         """About how many forwards of a sample a compile takes.
 
-        It measures so many widths of layers, and settles so many plans.
+        It measures so many widths of layers, and settles so many plans on so many views of each sample.
         Half of the network runs again for each width; settling, calibration and moments take as long as some forwards.
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
         settling = min(self.settle, samples)
-        return sensing * measured / 2 + 8 * settling * settled + 2 * (self.trials + 3) * judging + 8 * samples
+        learning = views * (8 * settling * settled + 8 * samples)
+        return sensing * measured / 2 + 2 * (self.trials + 3) * judging + learning
 
 
 EFFORTS = {
@@ -38,7 +41,7 @@ EFFORTS = {
     for effort in (
         Effort("fast", sensitivity=32, trials=0, settle=64, judge=128),
         Effort("balanced", sensitivity=256, trials=12, settle=512, judge=512),
-        Effort("max", sensitivity=1024, trials=64, settle=1024, judge=1024),
+        Effort("max", sensitivity=1024, trials=64, settle=1024, judge=1024, mirrors=True),
     )
 }
 

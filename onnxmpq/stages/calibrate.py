@@ -14,6 +14,7 @@ from onnxmpq.model.modelfile import import_graph
 from onnxmpq.prepare import Prepared
 from onnxmpq.stages.force import forced_by
 from onnxmpq.stages.load import Loaded
+from onnxmpq.stages.mirror import with_mirrored
 from onnxmpq.stages.place import Placed, in_float, placed
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.shares import divide
@@ -21,7 +22,7 @@ from onnxmpq.stages.shares import divide
 
 def calibrate(loaded: Loaded, found: Placed) -> Setting:
     """Everything that the later stages look at. Raises DataError where a range cannot be had, nor spared."""
-    shares = divide(loaded.evidence, loaded.request)
+    shares = with_mirrored(divide(loaded.evidence, loaded.request), found.prepared, loaded)
     found, ranges = calibrated(loaded, found, shares.rounding)
     quantized = Activations(found.placement, ranges, loaded.request.target.placement)
     setting = Setting(

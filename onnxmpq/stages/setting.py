@@ -32,6 +32,11 @@ class Setting:
     forced: Options | None = None
 
     @property
+    def settled_samples(self) -> int:
+        """How many of the samples that are rounded against settling sees."""
+        return self.request.effort.settle * self.shares.rounding.source.views
+
+    @property
     def choices(self) -> Options:
         """What is left to choose from."""
         return self.forced or self.options

@@ -207,14 +207,12 @@ class Settler:
             outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
             return [outputs[name].astype(np.float64) for name in names]
 
-        halves: list[Fit] = []
+        halves: dict[int, Fit] = {}
         for number, part in enumerate(in_turn(sums, in_step(exact, front), cores())):
-            fit = _fit(layer, *part)
-            if number < _HALVES:
-                halves.append(fit)
-            else:
-                halves[number % _HALVES] = halves[number % _HALVES].with_(fit)
-        return halves if _is_known(layer, front.data, halves) else []
+            fit, half = _fit(layer, *part), number // front.data.batches_together % _HALVES
+            halves[half] = halves[half].with_(fit) if half in halves else fit
+        fits = list(halves.values())
+        return fits if _is_known(layer, front.data, fits) else []
 
     def _tapped(self, layer: Layer, aim: Aim, front: Front) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
