@@ -212,7 +212,7 @@ class Bench:
             )
 
     def rounded(self, rounding: str, effort: Effort) -> Lowering:
-        """The network with its weights rounded, which is done once for the images that they are rounded against."""
+        """The network with its weights rounded, which is done once for what they are rounded against."""
         key = rounding, effort.mirrors
         if key not in self.lowerings:
             request = replace(self.loaded.request, rounding=rounding, effort=effort)
@@ -241,8 +241,7 @@ def asked(loaded: Loaded, base: Lowering, stages: Stages, recipe: str, budget: f
         effort=_effort(recipe),
     )  # fmt: skip
     setting = replace(
-        base.setting, request=request, stages=stages,
-        shares=replace(divide(loaded.evidence, request), rounding=base.setting.shares.rounding),
+        base.setting, request=request, stages=stages, shares=divide(loaded.evidence, request),
         options=uniform(base.setting.options, recipe, budget), forced=None,
     )  # fmt: skip
     return replace(base, setting=forced_by(setting))

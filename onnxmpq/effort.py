@@ -13,8 +13,8 @@ class Effort:
     """`sensitivity`, `settle` and `judge` are samples, `trials` joint plans that are tried around the first one.
 
     Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it. With `mirrors`, images are also rounded against the other way round, where
-    the network sees the same in them.
+    others so many judge what was chosen by it. With `mirrors`, weights are rounded against mirror images, too, where these
+    are the same to the network.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Effort:
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
         settling = min(self.settle, samples)
-        learning = views * (8 * settling * settled + 8 * samples)
+        learning = 8 * views * (settling * settled + samples)
         return sensing * measured / 2 + 2 * (self.trials + 3) * judging + learning
 
 

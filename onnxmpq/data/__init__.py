@@ -5,7 +5,6 @@ Memory is a batch and a chunk of the file whatever the number of samples (but fo
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,8 +89,7 @@ class Dataset:
         """
         if size < 1:
             raise OptionError(f"batches of {size} samples were asked for; wanted 1 or more")
-        views = self.source.views
-        size = self.source.step or -(-size // views) * views
+        size = self.source.step or size
         samples, labels = self._samples(), self.labels
         for start in range(0, self.count, size):
             group = list(islice(samples, size))
@@ -109,8 +107,8 @@ class Dataset:
         They are read part by part, a random part at a time that fits a bound of memory, so that a source that can
         only be read from its start is read few times. Raises DataError as `batches` does.
         """
-        step = self.source.step or self.source.views
-        size = self.source.step or max(size, step)
+        step = self.source.step or 1
+        size = self.source.step or size
         order, part = _permuted(self.count, rng), self._held_at_once(size)
         for start in range(0, self.count, part):
             held = list(self.take(order[start : start + part]).batches(step))
@@ -125,28 +123,17 @@ class Dataset:
     @property
     def divides(self) -> bool:
         """True where there are samples enough to split them."""
-        return self.count >= 2 * self._together
-
-    @property
-    def batches_together(self) -> int:
-        """How many neighbouring batches hold views of the same samples, so that what sees one knows the others."""
-        return self._together // self.source.step if self.source.step else 1
-
-    @property
-    def _together(self) -> int:
-        """The least number of samples that hold whole batches, where these are fixed, and all views of each sample."""
-        return math.lcm(self.source.step or 1, self.source.views)
+        return self.count >= 2 * (self.source.step or 1)
 
     def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
         """(kept, held out): disjoint random parts; `held_out`, in (0, 1), is the share of the second."""
         if not 0 < held_out < 1:
             raise OptionError(f"a share of {held_out} was to be held out; wanted more than 0 and less than 1")
-        least, views = self._together, self.source.views
+        step = self.source.step or 1
         if not self.divides:
-            raise DataError(f"{self.description} cannot be split in two; wanted {2 * least} or more")
-        held = min(max(round(self.count * held_out / least), 1) * least, self.count - least)
-        firsts = views * np.random.default_rng(seed).permutation(self.count // views)
-        order: list[int] = np.add.outer(firsts, np.arange(views)).ravel().tolist()
+            raise DataError(f"{self.description} cannot be split in two; wanted {2 * step} or more")
+        held = min(max(round(self.count * held_out / step), 1) * step, self.count - step)
+        order = np.random.default_rng(seed).permutation(self.count).tolist()
         return self.take(order[held:]), self.take(order[:held])
 
     def some(self, most: int, seed: int = 0) -> Dataset:

@@ -43,7 +43,7 @@ class Source:
 
     `read(positions)` starts over at every call and yields the samples at those ascending positions. `step` is
     the batch that the graph demands, None where it is free. `fed` names the array behind each graph input, where
-    arrays have names. So many neighbours are `views` of one sample, and stay together.
+    arrays have names.
     """
 
     name: str
@@ -54,7 +54,6 @@ class Source:
     read: Callable[[Positions], Iterator[Sample]]
     synthetic: bool = False
     fed: Mapping[str, str] = field(default_factory=dict)
-    views: int = 1
 
 
 @dataclass(frozen=True, slots=True)

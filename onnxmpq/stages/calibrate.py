@@ -14,7 +14,7 @@ from onnxmpq.model.modelfile import import_graph
 from onnxmpq.prepare import Prepared
 from onnxmpq.stages.force import forced_by
 from onnxmpq.stages.load import Loaded
-from onnxmpq.stages.mirror import with_mirrored
+from onnxmpq.stages.mirror import views_of
 from onnxmpq.stages.place import Placed, in_float, placed
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.shares import divide
@@ -22,12 +22,13 @@ from onnxmpq.stages.shares import divide
 
 def calibrate(loaded: Loaded, found: Placed) -> Setting:
     """Everything that the later stages look at. Raises DataError where a range cannot be had, nor spared."""
-    shares = with_mirrored(divide(loaded.evidence, loaded.request), found.prepared, loaded)
+    shares = divide(loaded.evidence, loaded.request)
     found, ranges = calibrated(loaded, found, shares.rounding)
     quantized = Activations(found.placement, ranges, loaded.request.target.placement)
     setting = Setting(
         loaded.request, loaded.stages, loaded.runtime, loaded.session, shares,
         without_dead_channels(found.prepared, quantized), found.options, quantized,
+        views=views_of(shares.rounding, found.prepared, loaded),
     )  # fmt: skip
     return forced_by(setting)
 

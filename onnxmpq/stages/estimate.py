@@ -37,9 +37,8 @@ def estimate(setting: Setting, a_sample: float) -> float:
             if len(some) > 1
         )
         count = sum(len(measured.narrow(bits)) for bits in widths if bits)
-        effort, data = setting.request.effort, setting.shares.rounding
-        views = data.source.views
-        seconds += a_sample * effort.forwards(data.count // views, count, plans_settled(setting), views)
+        effort, samples = setting.request.effort, setting.shares.rounding.count
+        seconds += a_sample * effort.forwards(samples, count, plans_settled(setting), setting.views.count)
     return seconds
 
 

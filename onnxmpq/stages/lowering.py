@@ -54,7 +54,7 @@ class Draft:
         network = simulate(prepared, self.plan, setting.quantized)
         return Settler(
             setting.runtime, prepared.model, network, prepared.layers, prepared.traced, data, prepared.batch_size, samples,
-            grids=setting.request.target.grids,
+            grids=setting.request.target.grids, views=setting.views,
         )  # fmt: skip
 
     def loss(self) -> float:

@@ -1,58 +1,65 @@
-"""mirror: calibration images the other way round, where the network sees the same in them.
+"""mirror: calibration images the other way round, too, where the network sees the same in them.
 
-Rounding and settling learn from every window, and twice the images know more of them: what is learned holds better on
-others. A network that was trained on mirrored images, as most are, gives nearly the same output; one that reads text or
-signs, or that says where things are, does not, and is left alone.
+Rounding and settling learn from windows, and mirror images are more of them: what is learned holds better on others. A
+network that was trained on images either way round, as most are, gives nearly the same output for both. One that reads
+text or signs, or that says where things are, does not, and is left alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 
 from onnxmpq.data import Dataset
-from onnxmpq.data.mirror import mirrored, turned, width_axis
+from onnxmpq.data.views import AS_GIVEN, Views, turned, width_axis
 from onnxmpq.engine import Array, Session
 from onnxmpq.metrics import Metric, Sums
 from onnxmpq.prepare import Prepared
 from onnxmpq.stages.load import Loaded
-from onnxmpq.stages.shares import Shares
 
-_ALIKE = 0.1  # of the distance to another sample; networks for ImageNet and CIFAR: 0.006 to 0.05, upside down 0.16 to 0.35
+_ALIKE = 0.1  # of the distance to another sample: networks for CIFAR and ImageNet 0.006 to 0.05, upside down 0.16 to 0.35
 _SAMPLES, _BATCH = 64, 16
+_FEWEST = 8  # comparisons that tell anything
+
+Outputs = Mapping[str, Array]
 
 
-def with_mirrored(shares: Shares, prepared: Prepared, loaded: Loaded) -> Shares:
-    """The shares with mirror images among what is rounded against, if the effort is for it and the network too."""
-    data = shares.rounding
+def views_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Views:
+    """What samples are rounded against: their mirror images, too, if the effort is for it and the network."""
+    request = loaded.request
     axis = width_axis([np.shape(values) for values in loaded.evidence.sample.values()])
-    if not loaded.request.effort.mirrors or data.synthetic or axis is None:
-        return shares
-    if not sees_the_same(loaded.session, prepared.metric, data, axis):
-        return shares
-    loaded.stages.note("mirror images look the same to the network: they are calibrated on, too")
-    return replace(shares, rounding=mirrored(data, axis))
+    learns = request.effort.mirrors and request.rounding == "compensated" and not data.synthetic
+    if axis is None or not learns:
+        return AS_GIVEN
+    if not sees_the_same(loaded.session, prepared.metric, data, axis, prepared.batch_size):
+        return AS_GIVEN
+    loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
+    return Views(axis)
 
 
-def sees_the_same(session: Session, metric: Metric, data: Dataset, axis: int) -> bool:
-    """True where a mirrored sample's outputs are much nearer to the sample's than those of another sample."""
-    mirror, other = np.zeros(len(metric.kinds)), np.zeros(len(metric.kinds))
-    before: dict[str, Array] | None = None
-    for batch in data.some(_SAMPLES).batches(_BATCH):
-        expected = session.run(batch.feeds)
-        if before is not None and _shapes(before) == _shapes(expected):
-            feeds = {name: turned(values, axis) for name, values in batch.feeds.items()}
-            mirror += _distance(metric, expected, session.run(feeds))
+def sees_the_same(session: Session, metric: Metric, data: Dataset, axis: int, batch_size: int) -> bool:
+    """True where mirror images' outputs are nearly those of the images, as far as images differ.
+
+    Each batch is held against its mirror image and against the batch before (the first: the last).
+    """
+    size = data.source.step or max(1, min(batch_size, _BATCH, data.count // 2))
+    batches = list(data.some(max(_SAMPLES, 2 * size)).batches(size))
+    outputs = [session.run(batch.feeds) for batch in batches]
+    mirror, other, compared = np.zeros(len(metric.kinds)), np.zeros(len(metric.kinds)), 0
+    for batch, expected, before in zip(batches, outputs, chain(outputs[-1:], outputs), strict=False):
+        if len(batches) > 1 and _shapes(before) == _shapes(expected):
+            mirror += _distance(metric, expected, session.run(turned(batch.feeds, axis)))
             other += _distance(metric, expected, before)
-        before = expected
-    return bool((mirror < _ALIKE * other).all()) and bool(other.any())
+            compared += batch.count
+    return compared >= _FEWEST and bool(mirror.any()) and bool((mirror < _ALIKE * other).all())
 
 
-def _distance(metric: Metric, expected: dict[str, Array], found: dict[str, Array]) -> Sums:
+def _distance(metric: Metric, expected: Outputs, found: Outputs) -> Sums:
     same = _shapes(expected) == _shapes(found)
     return metric.distance(expected, found) if same else np.full(len(metric.kinds), np.inf)
 
 
-def _shapes(outputs: dict[str, Array]) -> dict[str, tuple[int, ...]]:
+def _shapes(outputs: Outputs) -> dict[str, tuple[int, ...]]:
     return {name: np.shape(values) for name, values in outputs.items()}

@@ -36,7 +36,7 @@ def fit(candidates: Candidates, setting: Setting) -> None:
     _tell_blocks(layers, setting.stages.note)
     found = input_moments(
         setting.runtime, prepared.model, layers, setting.shares.rounding, prepared.batch_size,
-        setting.stages.observer.progress,
+        setting.stages.observer.progress, setting.views,
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
     known = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxmpq.allocation.constrain import Options
+from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.lower import Activations
 from onnxmpq.observer import Stages
@@ -18,7 +19,7 @@ class Setting:
     """A network ready to be compressed: its layers and their options, its quantized activations, its data.
 
     `reference` runs the model as it was given. `forced` are the options of the only sensible plan, None where the
-    budgets leave a choice.
+    budgets leave a choice. Weights are rounded against `views` of the samples.
     """
 
     request: Request
@@ -30,11 +31,7 @@ class Setting:
     options: Options
     quantized: Activations
     forced: Options | None = None
-
-    @property
-    def settled_samples(self) -> int:
-        """How many of the samples that are rounded against settling sees."""
-        return self.request.effort.settle * self.shares.rounding.source.views
+    views: Views = AS_GIVEN
 
     @property
     def choices(self) -> Options:

@@ -64,7 +64,7 @@ def shipped(draft: Draft) -> Draft:
 def rounded_again(draft: Draft) -> Candidates:
     """Every layer against what the network feeds it, which has the plan's Q/DQ pairs on activations."""
     setting = draft.setting
-    settler = draft.settler(setting.shares.rounding, setting.settled_samples)
+    settler = draft.settler(setting.shares.rounding, setting.request.effort.settle)
     return settled(
         settler, draft.prepared.layers, draft.plan, draft.candidates, setting.stages.observer.progress
     )

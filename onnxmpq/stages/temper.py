@@ -55,10 +55,10 @@ def judging(setting: Setting) -> Dataset:
 
     (A layer of one window a sample sees them all.)
     """
-    data, seen, judge = setting.shares.rounding, setting.settled_samples, setting.request.effort.judge
-    if not data.divides or seen + judge > data.count:
-        return data.some(judge)
-    return data.split(seen / data.count, 0)[0].some(judge)  # the rest of `some(seen)`
+    data, effort = setting.shares.rounding, setting.request.effort
+    if not data.divides or effort.settle + effort.judge > data.count:
+        return data.some(effort.judge)
+    return data.split(effort.settle / data.count, 0)[0].some(effort.judge)  # the rest of `some(settle)`
 
 
 def _best_factor(draft: Draft, layer: Layer, output: str, *, settled: bool) -> tuple[float, float]:

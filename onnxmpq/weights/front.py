@@ -16,6 +16,7 @@ from onnx import helper
 
 from onnxmpq.cores import cores
 from onnxmpq.data import Dataset
+from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.model.subgraph import Part, ancestors, crossing, extract, names_read
 from onnxmpq.model.trace import Traced
@@ -36,10 +37,11 @@ class Front:
         traced: Mapping[str, Traced],
         data: Dataset,
         batch_size: int,
+        views: Views = AS_GIVEN,
         most: int = _HELD_BYTES,
     ) -> None:
-        """`most` bytes are held over all of `data`."""
-        self.data = data
+        """`most` bytes are held over all `views` of `data`."""
+        self.data, self._views = data, views
         self._runtime, self._model, self._batch_size = runtime, model, batch_size
         self._types, self._most = dict(traced), most
         self._nodes = list(model.graph.node)
@@ -54,10 +56,11 @@ class Front:
         return self._held is None
 
     def states(self) -> Iterator[State]:
-        """What the rest of the network reads, batch by batch, always in the same order."""
+        """What the rest of the network reads, batch by batch in all its views, always in the same order."""
         if self._held is not None:
             return iter(self._held)
-        return (batch.feeds for batch in self.data.batches(self._batch_size))
+        batches = self.data.batches(self._batch_size)
+        return (feeds for batch in batches for feeds in self._views.of(batch.feeds))
 
     def behind(self, wanted: Collection[str]) -> list[onnx.NodeProto]:
         """The nodes still to run for these tensors, in order."""
@@ -100,7 +103,8 @@ class Front:
             size += sum(value.nbytes for value in state.values())
             held.append(state)
             # The first batch tells how large all will be.
-            if size > self._most or size * self.data.count > self._most * len(held) * self._batch_size:
+            fed = self.data.count * self._views.count
+            if size > self._most or size * fed > self._most * len(held) * self._batch_size:
                 return None
         return held or None
 

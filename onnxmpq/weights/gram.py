@@ -12,7 +12,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.cores import cores
-from onnxmpq.data import Batch, Dataset
+from onnxmpq.data import Dataset
+from onnxmpq.data.views import AS_GIVEN, Feeds, Views
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.observer import Progress
@@ -92,6 +93,7 @@ def input_moments(
     data: Dataset,
     batch_size: int,
     progress: Progress,
+    views: Views = AS_GIVEN,
 ) -> Iterator[tuple[Layer, Moments]]:
     """(layer, moments) for every layer that has them, in passes over the data whose matrices fit in memory.
 
@@ -107,7 +109,7 @@ def input_moments(
             {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
         )
-        sums = _summed(runtime, model, emit, data, batch_size, report)
+        sums = _summed(runtime, model, emit, data, batch_size, report, views)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
@@ -123,8 +125,9 @@ def _summed(
     data: Dataset,
     batch_size: int,
     progress: Callable[[int], None],
+    views: Views,
 ) -> dict[str, Doubles]:
-    """The emitted outputs summed over the data, in double precision."""
+    """The emitted outputs summed over the data, in double precision, the mean over their views."""
     graph = import_graph(model)
     emit(graph)
     names = {gram_name(weight) for weight in emit.weights}
@@ -133,17 +136,18 @@ def _summed(
         return {}
     session = runtime.on_one_thread().session(export_model(graph, model), spin=False)
 
-    def run(batch: Batch) -> tuple[int, dict[str, Any]]:
-        return batch.count, session.run(batch.feeds)
+    def run(fed: tuple[int, Feeds]) -> tuple[int, dict[str, Any]]:
+        return fed[0], session.run(fed[1])
 
     sums: dict[str, Doubles] = {}
     done = 0
-    for count, outputs in in_turn(run, data.batches(batch_size), cores()):
+    fed = ((b.count, feeds) for b in data.batches(batch_size) for feeds in views.of(b.feeds))
+    for count, outputs in in_turn(run, fed, cores()):
         for name, value in outputs.items():
             sums[name] = sums[name] + value if name in sums else value.astype(np.float64)
         done += count
-        progress(done)
-    return sums
+        progress(done // views.count)
+    return {name: total / views.count for name, total in sums.items()}
 
 
 def _moments(total: Doubles) -> Moments:

@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxmpq.cores import cores
 from onnxmpq.data import Dataset
+from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.model.subgraph import names_read
@@ -124,13 +125,14 @@ class Settler:
         samples: int = 256,
         *,
         grids: Grids = EVERY_GRID,
+        views: Views = AS_GIVEN,
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
         A layer sees at most so many `samples`, but for one that has a window a sample. `grids` are what the
         file may hold.
         """
-        self._float, self._traced, self._grids = model, traced, grids
+        self._float, self._traced, self._grids, self._views = model, traced, grids, views
         self._quantized = onnx.ModelProto()
         self._quantized.CopyFrom(quantized)
         self._constants = {i.name: i for i in self._quantized.graph.initializer}
@@ -142,7 +144,8 @@ class Settler:
         def fronts(seen: Dataset) -> tuple[Front, Front]:
             """One of the float network, one of the quantized."""
             first, second = (
-                Front(self._runtime, some, traced, seen, batch_size) for some in (model, self._quantized)
+                Front(self._runtime, some, traced, seen, batch_size, views)
+                for some in (model, self._quantized)
             )
             return first, second
 
@@ -205,11 +208,11 @@ class Settler:
         def sums(states: tuple[State, State]) -> list[Doubles]:
             target = expected.run(_fed(expected, states[0]))[aim.target]
             outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
-            return [outputs[name].astype(np.float64) for name in names]
+            return [outputs[name].astype(np.float64) / self._views.count for name in names]
 
         halves: dict[int, Fit] = {}
         for number, part in enumerate(in_turn(sums, in_step(exact, front), cores())):
-            fit, half = _fit(layer, *part), number // front.data.batches_together % _HALVES
+            fit, half = _fit(layer, *part), number // self._views.count % _HALVES
             halves[half] = halves[half].with_(fit) if half in halves else fit
         fits = list(halves.values())
         return fits if _is_known(layer, front.data, fits) else []

@@ -40,7 +40,7 @@ def data() -> Dataset:
 
 
 def front_of(model: onnx.ModelProto, data: Dataset, most: int = 1 << 20) -> Front:
-    return Front(CPU, model, trace(CPU, model, next(iter(data.batches(8))).feeds), data, 8, most)
+    return Front(CPU, model, trace(CPU, model, next(iter(data.batches(8))).feeds), data, 8, most=most)
 
 
 def outputs(front: Front, name: str) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""What a sample is fed as: as it is and, where that is no other image to the network, as its mirror image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmpq.data.samples import Array
+
+Feeds = Mapping[str, Array]
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Every batch as it is and, where there is an `axis` (counted from the end), the other way round along it.
+
+    What is summed over views is divided by their `count`: a sample counts once.
+    """
+
+    axis: int | None = None
+
+    @property
+    def count(self) -> int:
+        return 1 if self.axis is None else 2
+
+    def of(self, feeds: Feeds) -> tuple[Feeds, ...]:
+        """The batch in all its views."""
+        return (feeds,) if self.axis is None else (feeds, turned(feeds, self.axis))
+
+
+AS_GIVEN = Views()
+
+
+def turned(feeds: Feeds, axis: int) -> Feeds:
+    """The same the other way round along an axis."""
+    return {name: np.ascontiguousarray(np.flip(values, axis)) for name, values in feeds.items()}
+
+
+def width_axis(shapes: Sequence[Sequence[int]]) -> int | None:
+    """Which axis of a graph's only input is an image's width, counted from the end; None for what is no image."""
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        return None
+    shape = shapes[0]
+    axis = -1 if shape[1] in _CHANNELS else -2 if shape[3] in _CHANNELS else None
+    return axis if axis is not None and shape[axis] > 1 else None
