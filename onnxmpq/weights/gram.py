@@ -147,7 +147,9 @@ def _summed(
             sums[name] = sums[name] + value if name in sums else value.astype(np.float64)
         done += count
         progress(done // views.count)
-    return {name: total / views.count for name, total in sums.items()}
+    for total in sums.values():
+        np.divide(total, views.count, out=total)
+    return sums
 
 
 def _moments(total: Doubles) -> Moments:
