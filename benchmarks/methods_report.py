@@ -25,7 +25,9 @@ second one, behind quantized layers, would be the same for all but semilayers, w
 swaps and the uniform plan are judged on calibration images that no cost was measured on. Top-1 in per cent on held-out
 images that nothing was chosen on: the mean over the seeds (means of different seeds do not compare), and in brackets the least and the
 largest where there are several. Search: seconds on this machine (means; what does not look at rounded weights is searched once for both
-roundings), evaluations (runs over its images, of a changed network or with gradients or features), images of one evaluation."""
+roundings; other measurements ran beside, so they tell the order of magnitude), evaluations (runs over its images, of a changed network or
+with gradients or features), images of one evaluation."""
+_ABREAST = 2  # panels of the plot: both roundings of a network
 _AGAINST = """Ours minus the best of the six at that budget, which is picked by the very images it is judged on, in points of
 top-1; in brackets the 95 % interval of a paired bootstrap over the images, means over the seeds that both have. **Bold**
 where the whole interval is below zero."""
@@ -180,11 +182,13 @@ def plot(points: Sequence[Point], judgements: Judgements, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = grouped(points)
-    width = len(panels)
-    figure, axes = plt.subplots(1, width, figsize=(5 * width, 4.5), squeeze=False, layout="constrained")
+    width = min(len(panels), _ABREAST)
+    height = -(-len(panels) // width)
+    size = 5 * width, 4 * height + 1
+    figure, axes = plt.subplots(height, width, figsize=size, squeeze=False, layout="constrained")
     drawn = {point.method for point in points}
     styles = {method: style for method, style in _styles(points).items() if method in drawn}
-    for axis, ((model, rounding), some) in zip(axes[0], panels.items(), strict=False):
+    for axis, ((model, rounding), some) in zip(axes.flat, panels.items(), strict=False):
         for method, style in styles.items():
             line = _line(some, judgements, method)
             axis.plot(line.keys(), line.values(), marker="o", markersize=3, label=method, **style)
@@ -192,7 +196,7 @@ def plot(points: Sequence[Point], judgements: Judgements, path: Path) -> None:
         if fp32 is not None:
             axis.axhline(100 * fp32.hits.mean(), color="grey", linewidth=0.8)
         axis.set(title=f"{model}, {rounding}", xlabel="mean bits a weight", ylabel="top-1, %")
-    axes[0][-1].legend(fontsize=7)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
