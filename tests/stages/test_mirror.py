@@ -122,7 +122,7 @@ def test_a_network_that_cannot_tell_has_nothing_to_learn_from_it(loads: Callable
     assert not sees_the_same(loaded.session, metric, data, -1, 16)
 
 
-def test_a_network_that_takes_one_sample_at_a_time(tmp_path: Path, asked: Callable[..., Request]) -> None:
+def test_a_network_that_takes_one_sample_at_a_time(tmp_path: Path) -> None:
     """Its batch may be given any size, but a Reshape holds it to one."""
     model = network(symmetric=True)
     flatten = next(n for n in model.graph.node if n.op_type == "Flatten")
