@@ -43,7 +43,7 @@ from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
 from onnxmpq.weights.front import Front, State, in_step
-from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
+from onnxmpq.weights.gram import Doubles, centred, channel_major, enough, has_moments, is_known, step
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
@@ -142,10 +142,10 @@ class Settler:
         self._runtime = runtime.on_one_thread()
 
         def fronts(seen: Dataset) -> tuple[Front, Front]:
-            """One of the float network, one of the quantized."""
+            """One of the float network, one of the quantized, in two batches at least: each half tells of the other."""
+            size = min(batch_size, -(-seen.count // _HALVES))
             first, second = (
-                Front(self._runtime, some, traced, seen, batch_size, views)
-                for some in (model, self._quantized)
+                Front(self._runtime, some, traced, seen, size, views) for some in (model, self._quantized)
             )
             return first, second
 
@@ -225,7 +225,8 @@ class Settler:
         nodes = [*front.behind([*reader.output, *less]), minus]
         part = front.part(nodes, [minus.output[0]], {_TARGET: self._traced[aim.target]})
         graph = import_graph(part.model)
-        every = step(layer, front.data.count, _WINDOWS_A_COLUMN * columns(layer))
+        wanted = max(enough(layer), _WINDOWS_A_COLUMN * columns(layer))
+        every = step(layer, front.data.count, wanted)
         emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None

@@ -155,6 +155,23 @@ def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> 
     assert len(halves) == 2
 
 
+def test_a_layer_of_few_columns_sees_as_many_windows_as_the_first_rounding_does() -> None:
+    model, data, traced, layer = pointwise(16)
+    aim = find_aim(layer, model, model, traced)
+    assert aim is not None
+    halves = Settler(CPU, model, model, [layer], traced, data, 16)._fits(layer, aim)
+    assert sum(half.count for half in halves) == data.count * 16 * 16
+
+
+@pytest.mark.parametrize(("count", "halves"), [(1, 1), (2, 2), (7, 2), (16, 2)])
+def test_few_samples_are_in_two_halves_too(count: int, halves: int) -> None:
+    model, data, traced, layer = pointwise(16)
+    aim = find_aim(layer, model, model, traced)
+    assert aim is not None
+    settler = Settler(CPU, model, model, [layer], traced, data.some(count), 16)
+    assert len(settler._fits(layer, aim)) == halves
+
+
 def test_views_of_one_sample_are_in_one_half_and_count_once() -> None:
     model, data, traced, layer = pointwise(2)
     aim = find_aim(layer, model, model, traced)
