@@ -177,7 +177,8 @@ class Bench:
     def lowering(self, rounding: str) -> Lowering:
         """The network with its weights rounded, which is done once."""
         if rounding not in self.lowerings:
-            request = replace(self.loaded.request, rounding=rounding)
+            plain = replace(self.loaded.request.effort, mirrors=False)  # the images as they are, as published
+            request = replace(self.loaded.request, rounding=rounding, effort=plain)
             own = replace(self.loaded, request=request)
             self.lowerings[rounding] = rounded(own)
         return self.lowerings[rounding]

@@ -13,7 +13,7 @@ class Effort:
     """`sensitivity`, `settle` and `judge` are samples, `trials` joint plans that are tried around the first one.
 
     Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it. With `mirrors`, weights are rounded against mirror images, too, where these
+    others so many judge what was chosen by it, and as many whether settling helps. With `mirrors`, weights are rounded against mirror images, too, where these
     are the same to the network.
     """
 
@@ -31,8 +31,8 @@ class Effort:
         Half of the network runs again for each width; settling, calibration and moments take as long as some forwards.
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
-        settling = min(self.settle, samples)
-        learning = 8 * views * (settling * settled + samples)
+        trial, settling = min(self.settle, samples / 2), min(self.settle, samples)
+        learning = 8 * (trial * settled + views * (settling * settled + samples))
         return sensing * measured / 2 + 2 * (self.trials + 3) * judging + learning
 
 
@@ -40,7 +40,7 @@ EFFORTS = {
     effort.name: effort
     for effort in (
         Effort("fast", sensitivity=32, trials=0, settle=64, judge=128),
-        Effort("balanced", sensitivity=256, trials=12, settle=512, judge=512),
+        Effort("balanced", sensitivity=256, trials=12, settle=512, judge=512, mirrors=True),
         Effort("max", sensitivity=1024, trials=64, settle=1024, judge=1024, mirrors=True),
     )
 }

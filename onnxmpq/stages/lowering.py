@@ -8,6 +8,7 @@ import onnx
 
 from onnxmpq.activations.placement import Placement
 from onnxmpq.data import Dataset
+from onnxmpq.data.views import Views
 from onnxmpq.engine import Array
 from onnxmpq.grouping import grouped, with_units
 from onnxmpq.lower import lower, planned_opset, prove_opset, simulate
@@ -48,13 +49,14 @@ class Draft:
         setting = self.setting
         return lower(self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target)
 
-    def settler(self, data: Dataset, samples: int) -> Settler:
+    def settler(self, data: Dataset, views: Views) -> Settler:
         """The float network, and the one with the plan's Q/DQ pairs on activations, to settle layers on such data."""
         setting, prepared = self.setting, self.prepared
+        samples = setting.request.effort.settle
         network = simulate(prepared, self.plan, setting.quantized)
         return Settler(
             setting.runtime, prepared.model, network, prepared.layers, prepared.traced, data, prepared.batch_size, samples,
-            grids=setting.request.target.grids, views=setting.views,
+            grids=setting.request.target.grids, views=views,
         )  # fmt: skip
 
     def loss(self) -> float:

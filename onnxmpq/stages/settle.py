@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from onnxmpq.data import Dataset
+from onnxmpq.data.views import AS_GIVEN, Views
+from onnxmpq.metrics import Sums
+from onnxmpq.observer import Progress
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.setting import Setting
-from onnxmpq.stages.temper import file_loss, tempered
-from onnxmpq.weights.candidates import Candidates
+from onnxmpq.stages.temper import best_factor, file_losses, tempered
 from onnxmpq.weights.settle import settled
 
 _SETTLED_BELOW = 7  # bits
+_BEYOND_CHANCE = 2.0  # standard errors
+_FEWEST_GROUPS = 8  # of samples that tell what is chance
 
 
 def is_settled(draft: Draft) -> bool:
@@ -32,39 +39,80 @@ def settling_pays(setting: Setting, options: Iterable[Option]) -> bool:
 
 
 def settle(draft: Draft) -> Draft:
-    """The draft rounded again if the network is the better for it, else as it was; said."""
-    note = draft.setting.stages.note
-    after, losses = settled_draft(draft)
-    kept = "" if after is not draft else ", so the first rounding is kept"
+    """The draft rounded again, unless the network is the worse for it; said."""
+    note, found = draft.setting.stages.note, settled_draft(draft)
+    within_chance = ", within chance" if found.behind > found.before else ""
+    kept = within_chance if found.helped else ", so the first rounding is kept"
     note(
-        f"rounded again behind quantized layers: {draft.prepared.metric.name} {losses[0]:.3g} -> {losses[1]:.3g} on "
-        f"calibration samples{kept}"
+        f"rounded again behind quantized layers: {draft.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} on "
+        f"the other half of the calibration samples{kept}"
     )
-    after, factor = tempered(after, settled=after is not draft)
-    if factor != 1:
-        note(f"logits scaled by {factor:.2f}, so that the network is as sure of its classes as the float one")
-    return after
-
-
-def settled_draft(draft: Draft) -> tuple[Draft, tuple[float, float]]:
-    """The better draft of the two, and the losses before and after on the calibration samples."""
-    after = replace(draft, candidates=rounded_again(draft))
-    before, behind = (file_loss(some) for some in (draft, after))
-    return after if behind < before or math.isnan(before) else draft, (before, behind)
+    if found.factor != 1:
+        note(
+            f"logits scaled by {found.factor:.2f}, so that the network is as sure of its classes as the float one"
+        )
+    return found.draft
 
 
 def shipped(draft: Draft) -> Draft:
     """The draft as its file would have it."""
-    if not is_settled(draft):
-        return draft
-    after, _ = settled_draft(draft)
-    return tempered(after, settled=after is not draft)[0]
+    return settled_draft(draft).draft if is_settled(draft) else draft
 
 
-def rounded_again(draft: Draft) -> Candidates:
-    """Every layer against what the network feeds it, which has the plan's Q/DQ pairs on activations."""
-    setting = draft.setting
-    settler = draft.settler(setting.shares.rounding, setting.request.effort.settle)
-    return settled(
-        settler, draft.prepared.layers, draft.plan, draft.candidates, setting.stages.observer.progress
-    )
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A draft to be shipped, the losses of a trial before and behind settling, and the factor on its logits.
+
+    `doubt` is the standard error of the losses' difference, each sample's being held against its own.
+    """
+
+    draft: Draft
+    before: float
+    behind: float
+    doubt: float
+    factor: float = 1.0
+
+    @property
+    def helped(self) -> bool:
+        """True unless the trial is worse beyond chance, which is as large as what settling changes, or the same."""
+        if not math.isfinite(self.before):
+            return True
+        return self.behind < self.before or self.behind - self.before < _BEYOND_CHANCE * self.doubt
+
+
+def settled_draft(draft: Draft) -> Settled:
+    """The draft settled or as it is, and its logits scaled.
+
+    Whether settling helps and by how much to scale, a trial on one half of the samples tells on the other. What ships
+    is settled on all, up to as many as the effort allows, in all their views.
+    """
+    shares, views = draft.setting.shares, draft.setting.views
+    first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
+    found = _compared(draft, rounded_again(draft, shares.settling, AS_GIVEN, first))
+    factor = best_factor(found.draft if found.helped else draft)
+    final = rounded_again(draft, shares.rounding, views, second) if found.helped else draft
+    return replace(found, draft=tempered(final, factor), factor=factor)
+
+
+def rounded_again(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
+    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it over such data."""
+    layers, settler = draft.prepared.layers, draft.settler(data, views)
+    return replace(draft, candidates=settled(settler, layers, draft.plan, draft.candidates, progress))
+
+
+def _turn(progress: Progress, number: int) -> Progress:
+    """The progress of the first of two turns, or of the second."""
+    return lambda done, total: progress(number * total + done, 2 * total)
+
+
+def _compared(draft: Draft, trial: Draft) -> Settled:
+    """The trial with the losses, of which each group of samples has its part."""
+    before, behind = file_losses(draft), file_losses(trial)
+    return Settled(trial, float(before.sum()), float(behind.sum()), standard_error(behind - before))
+
+
+def standard_error(parts: Sums) -> float:
+    """Of the sum of parts that differ by chance; 0 where they are too few to tell, or not finite."""
+    if len(parts) < _FEWEST_GROUPS or not np.isfinite(parts).all():
+        return 0.0
+    return float(np.std(parts, ddof=1)) * math.sqrt(len(parts))

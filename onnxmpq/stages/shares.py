@@ -10,13 +10,15 @@ from onnxmpq.request import Request
 
 SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else
 LARGEST_SHARE = 0.5  # of the samples measure sensitivities; the others judge what was chosen by them
+JUDGED = 0.5  # of the samples at most say whether rounding again helped, tried on the others
 
 
 @dataclass(frozen=True)
 class Shares:
     """Calibration samples by use: all but `selection` are rounded against; `held` never saw a sensitivity.
 
-    `training` is for methods that train.
+    Rounding again is tried on `settling` and judged on `judging`: others, where there are enough. `training` is for methods
+    that train.
     """
 
     rounding: Dataset
@@ -24,6 +26,8 @@ class Shares:
     held: Dataset | None  # None: too few samples to hold any out
     selection: Dataset
     training: Dataset
+    settling: Dataset
+    judging: Dataset
 
 
 def divide(evidence: Evidence, request: Request) -> Shares:
@@ -32,7 +36,8 @@ def divide(evidence: Evidence, request: Request) -> Shares:
     rounding, selection = data.split(SELECTION, seed) if request.limits_loss else (data, data)
     training = evidence.training or rounding
     if not rounding.divides:
-        return Shares(rounding, rounding, None, selection, training)
+        return Shares(rounding, rounding, None, selection, training, rounding, rounding)
     share = min(most / rounding.count, LARGEST_SHARE)
     held, sensitivity = rounding.split(share, seed)
-    return Shares(rounding, sensitivity, held, selection, training)
+    settling, judging = rounding.split(min(request.effort.judge / rounding.count, JUDGED), seed)
+    return Shares(rounding, sensitivity, held, selection, training, settling, judging.remembered())

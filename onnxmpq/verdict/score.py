@@ -159,9 +159,16 @@ def loss_of_function(
 
 def mean_loss(reference: Session, model: Session, data: Dataset, metric: Metric, batch_size: int) -> float:
     """The metric's loss of a model over the data, in its own units."""
-    distance = weight = np.zeros(len(metric.kinds))
+    return float(losses_by_batch(reference, model, data, metric, batch_size).sum())
+
+
+def losses_by_batch(
+    reference: Session, model: Session, data: Dataset, metric: Metric, batch_size: int
+) -> Sums:
+    """What each batch has in the loss, float64 [batches]; their sum is the metric's loss of the model over the data."""
+    distances, weight = [], np.zeros(len(metric.kinds))
     for batch in data.batches(batch_size):
         expected = reference.run(batch.feeds)
         weight = weight + metric.weight(expected)
-        distance = distance + metric.distance(expected, model.run(batch.feeds))
-    return metric.loss(distance, weight)
+        distances.append(metric.distance(expected, model.run(batch.feeds)))
+    return np.array([metric.loss(distance, weight) for distance in distances])

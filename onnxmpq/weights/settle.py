@@ -43,12 +43,13 @@ from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
 from onnxmpq.weights.front import Front, State, in_step
-from onnxmpq.weights.gram import Doubles, centred, channel_major, enough, has_moments, is_known, step
+from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
-_WINDOWS_A_COLUMN = 64  # neighbouring ones are much alike
+_WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
+_PRODUCTS = 1 << 20  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
 _FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
 _DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
@@ -208,11 +209,13 @@ class Settler:
         def sums(states: tuple[State, State]) -> list[Doubles]:
             target = expected.run(_fed(expected, states[0]))[aim.target]
             outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
-            return [outputs[name].astype(np.float64) / self._views.count for name in names]
+            return [outputs[name].astype(np.float64) / views for name in names]
 
+        views = self._views.count if _every(layer, front.data) == 1 else 1
+        states = (both for i, both in enumerate(in_step(exact, front)) if i % self._views.count < views)
         halves: dict[int, Fit] = {}
-        for number, part in enumerate(in_turn(sums, in_step(exact, front), cores())):
-            fit, half = _fit(layer, *part), number // self._views.count % _HALVES
+        for number, part in enumerate(in_turn(sums, states, cores())):
+            fit, half = _fit(layer, *part), number // views % _HALVES
             halves[half] = halves[half].with_(fit) if half in halves else fit
         fits = list(halves.values())
         return fits if _is_known(layer, front.data, fits) else []
@@ -225,9 +228,7 @@ class Settler:
         nodes = [*front.behind([*reader.output, *less]), minus]
         part = front.part(nodes, [minus.output[0]], {_TARGET: self._traced[aim.target]})
         graph = import_graph(part.model)
-        wanted = max(enough(layer), _WINDOWS_A_COLUMN * columns(layer))
-        every = step(layer, front.data.count, wanted)
-        emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
+        emit = EmitGram({layer.weight: _every(layer, front.data)}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None
         graph.outputs = graph.outputs[1:]
@@ -239,6 +240,12 @@ class Settler:
 
 def _fed(session: Session, values: State) -> dict[str, Array]:
     return {spec.name: values[spec.name] for spec in session.inputs}
+
+
+def _every(layer: Layer, data: Dataset) -> int:
+    """Every how manieth window along each axis a layer sees; with more than one it needs no further views."""
+    wanted = max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
+    return step(layer, data.count, wanted)
 
 
 def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:

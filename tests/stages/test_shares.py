@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from onnxmpq.data import Dataset, synthetic_data
 from onnxmpq.data.samples import InputSpec
@@ -31,7 +33,8 @@ def test_one_sample_serves_all_uses_and_nothing_is_held_out(asked: Ask) -> None:
     found = evidence(1)
     shares = divide(found, asked(effort=EFFORT))
     data = found.calibration
-    assert all(s is data for s in (shares.rounding, shares.sensitivity, shares.selection))
+    all_ = (shares.rounding, shares.sensitivity, shares.selection, shares.settling, shares.judging)
+    assert all(s is data for s in all_)
     assert shares.held is None
 
 
@@ -44,6 +47,21 @@ def test_what_judges_a_search_never_saw_a_sensitivity(asked: Ask) -> None:
     assert few.held is not None
     assert (few.sensitivity.count, few.held.count) == (30, 30)
     assert not places(few.sensitivity) & places(few.held)
+
+
+@pytest.mark.parametrize(("count", "judge"), [(2, 1), (9, 4), (60, 30), (100, 40)])
+def test_settling_is_judged_on_samples_that_it_does_not_see(asked: Ask, count: int, judge: int) -> None:
+    shares = divide(evidence(count), asked(effort=EFFORT))
+    assert shares.judging.count == judge
+    assert places(shares.settling) == places(shares.rounding) - places(shares.judging)
+
+
+def test_one_batch_of_a_fixed_size_is_not_divided(asked: Ask) -> None:
+    found = evidence(16)
+    data = found.calibration
+    whole = replace(data, source=replace(data.source, step=data.count))
+    shares = divide(replace(found, calibration=whole), asked(effort=EFFORT))
+    assert shares.settling is shares.judging is whole
 
 
 def test_a_loss_is_judged_on_samples_of_its_own(asked: Ask) -> None:

@@ -1,0 +1,109 @@
+"""Whether to settle, a trial tells on samples that it did not see; what ships has learned from all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxmpq.data import Dataset
+from onnxmpq.data.views import AS_GIVEN, Views
+from onnxmpq.observer import Observer, Progress, Stages
+from onnxmpq.plan import Plan
+from onnxmpq.spec import Option
+from onnxmpq.stages import settle as stage
+from onnxmpq.stages.lowering import Draft, Lowering
+from onnxmpq.stages.settle import Settled, settled_draft, shipped, standard_error
+from onnxmpq.stages.temper import file_loss, tempered
+
+Lower = Callable[..., Lowering]
+
+
+@pytest.fixture
+def draft(lower_classifier: Lower) -> Draft:
+    lowering = lower_classifier(rounding="compensated")
+    return lowering.draft(Plan({layer.name: Option(3) for layer in lowering.layers}))
+
+
+def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, own = [], stage.rounded_again
+
+    def noted(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
+        seen.append((data, views))
+        return own(draft, data, views, progress)
+
+    monkeypatch.setattr(stage, "rounded_again", noted)
+    shares = draft.setting.shares
+    settled_draft(replace(draft, setting=replace(draft.setting, views=Views(-1))))
+    assert [views for _, views in seen] == [AS_GIVEN, Views(-1)]
+    assert seen[0][0] is shares.settling
+    assert seen[1][0] is shares.rounding
+
+
+def test_the_losses_are_those_of_the_trial(draft: Draft) -> None:
+    found = settled_draft(draft)
+    trial = stage.rounded_again(draft, draft.setting.shares.settling, AS_GIVEN, lambda _done, _total: None)
+    assert (found.before, found.behind) == pytest.approx((file_loss(draft), file_loss(trial)))
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "doubt", "helped"),
+    [
+        (1.0, 0.9, 0.0, True),
+        (1.0, 1.1, 0.0, False),
+        (1.0, 1.1, 0.06, True),  # within two standard errors
+        (1.0, 1.1, 0.04, False),
+        (0.0, 0.0, 0.0, False),  # nothing tells them apart
+        (np.nan, 1.0, 0.0, True),
+        (np.inf, 1.0, 0.0, True),
+        (1.0, np.nan, 0.0, False),
+        (1.0, np.inf, 0.0, False),
+    ],
+)
+def test_settling_helps_unless_it_is_worse_beyond_chance(
+    draft: Draft, before: float, behind: float, doubt: float, helped: bool
+) -> None:
+    assert Settled(draft, before, behind, doubt).helped is helped
+
+
+def test_the_standard_error_is_that_of_sums_drawn_anew() -> None:
+    rng = np.random.default_rng(0)
+    parts = rng.exponential(size=16)
+    sums = rng.choice(parts, (20_000, 16)).sum(axis=1)
+    assert standard_error(parts) == pytest.approx(sums.std() * np.sqrt(16 / 15), rel=0.05)
+
+
+@pytest.mark.parametrize("parts", [[1.0], [1.0, 5.0], [1.0] * 7 + [np.inf] * 7, [np.nan] * 16])
+def test_few_parts_and_infinite_ones_tell_no_chance(parts: list[float]) -> None:
+    assert standard_error(np.array(parts)) == 0
+
+
+def test_where_the_trial_does_harm_the_first_rounding_is_kept(
+    draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "rounded_again", lambda draft, *_: tempered(draft, 5.0))
+    found = settled_draft(draft)
+    assert not found.helped
+    assert file_loss(found.draft) <= found.before < found.behind
+    for layer in draft.prepared.layers:
+        before, after = (some.candidates.quantized(layer, 3).codes for some in (draft, found.draft))
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("harm", [False, True])
+def test_progress_goes_on_over_both_turns(draft: Draft, monkeypatch: pytest.MonkeyPatch, harm: bool) -> None:
+    told: list[float] = []
+    observer = Observer()
+    monkeypatch.setattr(observer, "progress", lambda done, total: told.append(done / total))
+    if harm:
+        monkeypatch.setattr(Settled, "helped", False)
+    settled_draft(replace(draft, setting=replace(draft.setting, stages=Stages(observer))))
+    assert told == sorted(told)
+    assert told[-1] == (0.5 if harm else 1)
+
+
+def test_a_plan_of_wide_weights_ships_as_it_is(draft: Draft) -> None:
+    wide = replace(draft, plan=Plan({layer.name: Option(8) for layer in draft.prepared.layers}))
+    assert shipped(wide) is wide
