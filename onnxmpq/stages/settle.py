@@ -15,6 +15,7 @@ from onnxmpq.observer import Progress
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.setting import Setting
+from onnxmpq.stages.shares import Shares
 from onnxmpq.stages.temper import best_factor, file_losses, tempered
 from onnxmpq.weights.settle import settled
 
@@ -45,13 +46,18 @@ def settle(draft: Draft) -> Draft:
     kept = within_chance if found.helped else ", so the first rounding is kept"
     note(
         f"rounded again behind quantized layers: {draft.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} on "
-        f"the other half of the calibration samples{kept}"
+        f"{_judges(draft.setting.shares)}{kept}"
     )
     if found.factor != 1:
         note(
             f"logits scaled by {found.factor:.2f}, so that the network is as sure of its classes as the float one"
         )
     return found.draft
+
+
+def _judges(shares: Shares) -> str:
+    others, count = "" if shares.judging is shares.settling else "other ", shares.judging.count
+    return f"{count} {others}calibration sample{'s' if count > 1 else ''}"
 
 
 def shipped(draft: Draft) -> Draft:

@@ -23,7 +23,7 @@ _GROUPS = 16  # of samples, that tell what chance there is in a loss
 
 
 def best_factor(draft: Draft) -> float:
-    """The factor on the logits of least loss, over samples that settling did not see; 1 where there is nothing to scale."""
+    """The factor on the logits of least loss on the samples that judge settling; 1 where there is nothing to scale."""
     output, layer = _logits(draft)
     if output is None or layer is None or draft.setting.shares.judging.count < _FEWEST:
         return 1.0
@@ -51,7 +51,7 @@ def tempered(draft: Draft, factor: float) -> Draft:
 
 
 def file_loss(draft: Draft) -> float:
-    """The loss of the very file on samples that settling did not see."""
+    """The loss of the very file on the samples that judge settling."""
     return float(file_losses(draft).sum())
 
 

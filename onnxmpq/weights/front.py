@@ -8,6 +8,7 @@ the next): where more crosses, the front stays where it was, and what is asked f
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Front:
         most: int = _HELD_BYTES,
     ) -> None:
         """`most` bytes are held over all `views` of `data`."""
-        self.data, self._views = data, views
+        self.data, self.views = data, views
         self._runtime, self._model, self._batch_size = runtime, model, batch_size
         self._types, self._most = dict(traced), most
         self._nodes = list(model.graph.node)
@@ -60,7 +61,7 @@ class Front:
         if self._held is not None:
             return iter(self._held)
         batches = self.data.batches(self._batch_size)
-        return (feeds for batch in batches for feeds in self._views.of(batch.feeds))
+        return (feeds for batch in batches for feeds in self.views.of(batch.feeds))
 
     def behind(self, wanted: Collection[str]) -> list[onnx.NodeProto]:
         """The nodes still to run for these tensors, in order."""
@@ -103,10 +104,27 @@ class Front:
             size += sum(value.nbytes for value in state.values())
             held.append(state)
             # The first batch tells how large all will be.
-            fed = self.data.count * self._views.count
+            fed = self.data.count * self.views.count
             if size > self._most or size * fed > self._most * len(held) * self._batch_size:
                 return None
         return held or None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The float network and the quantized one over the same samples."""
+
+    exact: Front
+    quantized: Front
+
+    def states(self) -> Iterator[tuple[State, State]]:
+        """What the rest of both reads, batch by batch."""
+        return in_step(self.exact, self.quantized)
+
+    def advance(self, changing: Collection[str]) -> None:
+        """Run both on, as far as constants are known."""
+        self.exact.advance(changing)
+        self.quantized.advance(changing)
 
 
 def in_step(first: Front, second: Front) -> Iterator[tuple[State, State]]:

@@ -42,7 +42,7 @@ from onnxmpq.weights.aim import Aim, find_aim
 from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.front import Front, State, in_step
+from onnxmpq.weights.front import Front, Pair, State
 from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
@@ -50,6 +50,7 @@ from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
 
 _WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
 _PRODUCTS = 1 << 20  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
+_SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
 _FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
 _DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
@@ -130,10 +131,10 @@ class Settler:
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at most so many `samples`, but for one that has a window a sample. `grids` are what the
-        file may hold.
+        A layer sees at most so many `samples`, in all `views`, but for one that has a window a sample, which sees all, and one of
+        large maps, which sees few as they are. `grids` are what the file may hold.
         """
-        self._float, self._traced, self._grids, self._views = model, traced, grids, views
+        self._float, self._traced, self._grids = model, traced, grids
         self._quantized = onnx.ModelProto()
         self._quantized.CopyFrom(quantized)
         self._constants = {i.name: i for i in self._quantized.graph.initializer}
@@ -142,16 +143,18 @@ class Settler:
         }
         self._runtime = runtime.on_one_thread()
 
-        def fronts(seen: Dataset) -> tuple[Front, Front]:
-            """One of the float network, one of the quantized, in two batches at least: each half tells of the other."""
+        def pair(seen: Dataset, views: Views) -> Pair:
+            """Both over the same samples, in two batches at least: each half tells of the other."""
             size = min(batch_size, -(-seen.count // _HALVES))
             first, second = (
                 Front(self._runtime, some, traced, seen, size, views) for some in (model, self._quantized)
             )
-            return first, second
+            return Pair(first, second)
 
-        self._some = fronts(data.some(samples).remembered())
-        self._all = self._some if samples >= data.count else fronts(data)
+        some = data.some(samples).remembered()
+        self._few = pair(some.some(_SAMPLES_OF_LARGE_MAPS), AS_GIVEN)
+        self._some = pair(some, views)
+        self._all = self._some if samples >= data.count else pair(data, views)
 
     def settle(self, layer: Layer, bits: int) -> tuple[QuantizedWeight, Floats | None] | None:
         """The layer's rounding at a width and what its bias gains; None where nothing can be fitted."""
@@ -193,13 +196,13 @@ class Settler:
 
         Nothing where they cannot be gathered, or are few of what the first rounding saw.
         """
-        for front in self._some:
-            front.advance(self._changing)
-        places, every = math.prod(layer.positions), self._all[1].data.count
-        exact, front = self._all if places == 1 else self._some
-        windows, wanted = places * front.data.count, _FEWEST_WINDOWS_A_COLUMN * columns(layer)
-        few = front.data.count < every and windows < wanted
-        tapped = None if few else self._tapped(layer, aim, front)
+        pair = self._pair(layer)
+        exact, front = pair.exact, pair.quantized
+        if front.data.count < self._all.quantized.data.count and _windows(layer, front.data) < _fewest(layer):
+            return []
+        if pair is not self._all or pair is self._some:
+            pair.advance(self._changing)
+        tapped = self._tapped(layer, aim, front)
         if tapped is None:
             return []
         expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)
@@ -209,16 +212,21 @@ class Settler:
         def sums(states: tuple[State, State]) -> list[Doubles]:
             target = expected.run(_fed(expected, states[0]))[aim.target]
             outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
-            return [outputs[name].astype(np.float64) / views for name in names]
+            return [outputs[name].astype(np.float64) / front.views.count for name in names]
 
-        views = self._views.count if _every(layer, front.data) == 1 else 1
-        states = (both for i, both in enumerate(in_step(exact, front)) if i % self._views.count < views)
         halves: dict[int, Fit] = {}
-        for number, part in enumerate(in_turn(sums, states, cores())):
-            fit, half = _fit(layer, *part), number // views % _HALVES
+        for number, part in enumerate(in_turn(sums, pair.states(), cores())):
+            fit, half = _fit(layer, *part), number // front.views.count % _HALVES
             halves[half] = halves[half].with_(fit) if half in halves else fit
         fits = list(halves.values())
         return fits if _is_known(layer, front.data, fits) else []
+
+    def _pair(self, layer: Layer) -> Pair:
+        """The networks over the samples that the layer sees."""
+        if math.prod(layer.positions) == 1:
+            return self._all
+        spare = _windows(layer, self._few.quantized.data) >= _TO_SPARE * _enough(layer)
+        return self._few if spare else self._some
 
     def _tapped(self, layer: Layer, aim: Aim, front: Front) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
@@ -228,7 +236,8 @@ class Settler:
         nodes = [*front.behind([*reader.output, *less]), minus]
         part = front.part(nodes, [minus.output[0]], {_TARGET: self._traced[aim.target]})
         graph = import_graph(part.model)
-        emit = EmitGram({layer.weight: _every(layer, front.data)}, {layer.weight: minus.output[0]})
+        every = step(layer, front.data.count, _enough(layer))
+        emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None
         graph.outputs = graph.outputs[1:]
@@ -242,10 +251,18 @@ def _fed(session: Session, values: State) -> dict[str, Array]:
     return {spec.name: values[spec.name] for spec in session.inputs}
 
 
-def _every(layer: Layer, data: Dataset) -> int:
-    """Every how manieth window along each axis a layer sees; with more than one it needs no further views."""
-    wanted = max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
-    return step(layer, data.count, wanted)
+def _windows(layer: Layer, data: Dataset) -> int:
+    return math.prod(layer.positions) * data.count
+
+
+def _enough(layer: Layer) -> int:
+    """How many windows a layer is settled on where there are as many."""
+    return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
+
+
+def _fewest(layer: Layer) -> int:
+    """How many windows a layer is settled on at least, where the first rounding saw more."""
+    return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
 
 
 def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:

@@ -14,6 +14,7 @@ from onnxmpq.model.modelfile import import_graph
 from onnxmpq.model.trace import Traced, trace
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer, Option
+from onnxmpq.weights import settle
 from onnxmpq.weights.aim import find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.fitted import fitted
@@ -161,6 +162,24 @@ def test_a_layer_of_few_columns_sees_as_many_windows_as_the_first_rounding_does(
     assert aim is not None
     halves = Settler(CPU, model, model, [layer], traced, data, 16)._fits(layer, aim)
     assert sum(half.count for half in halves) == data.count * 16 * 16
+
+
+def test_large_maps_are_seen_of_few_samples_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data, traced, layer = pointwise(16)
+    aim = find_aim(layer, model, model, traced)
+    assert aim is not None
+    monkeypatch.setattr(settle, "_SAMPLES_OF_LARGE_MAPS", 12)
+    for products, samples in (
+        (12 * 12 * 256 // 2, 12),
+        (12 * 12 * 256, 64),
+    ):  # twice as many as it needs, or fewer
+        monkeypatch.setattr(settle, "_PRODUCTS", products)
+        settler = Settler(CPU, model, model, [layer], traced, data, 16, views=Views(-1))
+        assert settler._pair(layer).quantized.data.count == samples
+        halves = settler._fits(layer, aim)
+        windows = sum(half.count for half in halves)
+        assert len(halves) == 2
+        assert settle._enough(layer) <= windows <= samples * 256
 
 
 @pytest.mark.parametrize(("count", "halves"), [(1, 1), (2, 2), (7, 2), (16, 2)])
