@@ -163,7 +163,8 @@ def cli() -> None:
     type=click.Choice(["fast", "balanced", "max"]),
     default="balanced",
     show_default=True,
-    help="Samples and trials of the stages that take long. All but fast learn from mirror images, too, where the network sees the same in them.",
+    help="Samples and trials of the stages that take long. All but fast learn from mirror images, too, where the network "
+    "sees the same in them.",
 )
 @click.option(
     "--target",

@@ -13,8 +13,8 @@ class Effort:
     """`sensitivity`, `settle` and `judge` are samples, `trials` joint plans that are tried around the first one.
 
     Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it, and as many whether settling helps. With `mirrors`, weights are rounded against mirror images, too, where these
-    are the same to the network.
+    others so many judge what was chosen by it, and as many whether settling helps. With `mirrors`, weights are rounded
+    against mirror images, too, where these are the same to the network.
     """
 
     name: str

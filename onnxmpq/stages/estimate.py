@@ -15,9 +15,7 @@ from onnxmpq.stages.settle import settling_pays
 
 _WORTH_SAYING = 10.0  # seconds
 _PRODUCTS = 1.2e8  # of rounding, a second and process
-_SETTLED = (
-    8  # settling a layer, the trial too, takes as long as rounding it at so many widths, by one process
-)
+_SETTLED = 8  # widths that it takes as long to round a layer at as to settle it twice, by one process
 
 
 def announce(setting: Setting) -> None:

@@ -152,8 +152,9 @@ class Settler:
             return Pair(first, second)
 
         some = data.some(samples).remembered()
-        self._few = pair(some.some(_SAMPLES_OF_LARGE_MAPS), AS_GIVEN)
+        few = some.some(_SAMPLES_OF_LARGE_MAPS)
         self._some = pair(some, views)
+        self._few = self._some if few is some and views == AS_GIVEN else pair(few, AS_GIVEN)
         self._all = self._some if samples >= data.count else pair(data, views)
 
     def settle(self, layer: Layer, bits: int) -> tuple[QuantizedWeight, Floats | None] | None:
