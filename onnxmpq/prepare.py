@@ -23,6 +23,7 @@ from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq.passes.fold_pad import FoldPad
 from onnxmpq.passes.fold_weight_views import FoldWeightViews
 from onnxmpq.passes.hoist_subgraph_weights import HoistSubgraphWeights
+from onnxmpq.passes.join_gemm import JoinGemm
 from onnxmpq.passes.lift_constants import LiftConstants
 from onnxmpq.passes.make_pads_explicit import MakePadsExplicit
 from onnxmpq.passes.pool_global_means import PoolGlobalMeans
@@ -142,6 +143,7 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
         DropNoops(),
         FoldBatchNorm(),
         FoldAffine(),
+        JoinGemm(),
         MakePadsExplicit(),
         FoldPad(),
         PoolGlobalMeans(),
