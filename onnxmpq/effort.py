@@ -31,7 +31,7 @@ class Effort:
         Half of the network runs again for each width; settling, calibration and moments take as long as some forwards.
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
-        trial, settling = min(self.settle, samples / 2), min(self.settle, samples)
+        trial, settling = min(self.settle, samples / 2) + samples / 2, min(self.settle, samples)
         learning = 8 * (trial * settled + views * (settling * settled + samples))
         return sensing * measured / 2 + 2 * (self.trials + 3) * judging + learning
 

@@ -14,9 +14,9 @@ def test_more_effort_is_more_work() -> None:
 
 def test_forwards_are_those_of_the_trial_and_of_every_view() -> None:
     effort = Effort("some", sensitivity=0, trials=-3, settle=100, judge=0)
-    assert effort.forwards(400, 0) == 8 * (100 + 100 + 400)
-    assert effort.forwards(100, 0) == 8 * (50 + 100 + 100)
-    assert effort.forwards(100, 0, settled=3, views=2) == 8 * (3 * 50 + 2 * (3 * 100 + 100))
+    assert effort.forwards(400, 0) == 8 * ((100 + 200) + 100 + 400)
+    assert effort.forwards(100, 0) == 8 * ((50 + 50) + 100 + 100)
+    assert effort.forwards(100, 0, settled=3, views=2) == 8 * (3 * (50 + 50) + 2 * (3 * 100 + 100))
 
 
 def test_an_unknown_effort_names_the_nearest() -> None:

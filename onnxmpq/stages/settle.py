@@ -11,9 +11,10 @@ import numpy as np
 from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.metrics import Sums
-from onnxmpq.observer import Progress
+from onnxmpq.observer import Observer, Progress, Stages
 from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
+from onnxmpq.stages.round import round_weights
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.shares import Shares
 from onnxmpq.stages.temper import best_factor, file_losses, tempered
@@ -89,15 +90,27 @@ class Settled:
 def settled_draft(draft: Draft) -> Settled:
     """The draft settled or as it is, and its logits scaled.
 
-    Whether settling helps and by how much to scale, a trial on one half of the samples tells on the other. What ships
+    Whether settling helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
     is settled on all, up to as many as the effort allows, in all their views.
     """
     shares, views = draft.setting.shares, draft.setting.views
     first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
-    found = _compared(draft, rounded_again(draft, shares.settling, AS_GIVEN, first))
-    factor = best_factor(found.draft if found.helped else draft)
+    before = rounded_on(shares.settling, draft)
+    found = _compared(before, rounded_again(before, shares.settling, AS_GIVEN, first))
+    factor = best_factor(found.draft if found.helped else before)
     final = rounded_again(draft, shares.rounding, views, second) if found.helped else draft
     return replace(found, draft=tempered(final, factor), factor=factor)
+
+
+def rounded_on(data: Dataset, draft: Draft) -> Draft:
+    """The plan's first rounding against such samples only: one that saw those that judge would be judged too well."""
+    setting = draft.setting
+    if data is setting.shares.rounding:
+        return draft
+    options = {name: (option,) for name, option in draft.plan.options.items()}
+    shares, silent = replace(setting.shares, rounding=data), Stages(Observer())
+    own = replace(setting, shares=shares, views=AS_GIVEN, forced=options, stages=silent)
+    return replace(draft, candidates=round_weights(own).candidates)
 
 
 def rounded_again(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
@@ -111,9 +124,9 @@ def _turn(progress: Progress, number: int) -> Progress:
     return lambda done, total: progress(number * total + done, 2 * total)
 
 
-def _compared(draft: Draft, trial: Draft) -> Settled:
+def _compared(first: Draft, trial: Draft) -> Settled:
     """The trial with the losses, of which each group of samples has its part."""
-    before, behind = file_losses(draft), file_losses(trial)
+    before, behind = file_losses(first), file_losses(trial)
     return Settled(trial, float(before.sum()), float(behind.sum()), standard_error(behind - before))
 
 

@@ -15,7 +15,8 @@ from onnxmpq.plan import Plan
 from onnxmpq.spec import Option
 from onnxmpq.stages import settle as stage
 from onnxmpq.stages.lowering import Draft, Lowering
-from onnxmpq.stages.settle import Settled, settled_draft, shipped, standard_error
+from onnxmpq.stages.round import round_weights
+from onnxmpq.stages.settle import Settled, rounded_on, settled_draft, shipped, standard_error
 from onnxmpq.stages.temper import file_loss, tempered
 
 Lower = Callable[..., Lowering]
@@ -23,7 +24,7 @@ Lower = Callable[..., Lowering]
 
 @pytest.fixture
 def draft(lower_classifier: Lower) -> Draft:
-    lowering = lower_classifier(rounding="compensated")
+    lowering = lower_classifier(rounding="compensated", widths=(2, 3, 4, 8))
     return lowering.draft(Plan({layer.name: Option(3) for layer in lowering.layers}))
 
 
@@ -43,9 +44,26 @@ def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pyt
 
 
 def test_the_losses_are_those_of_the_trial(draft: Draft) -> None:
-    found = settled_draft(draft)
-    trial = stage.rounded_again(draft, draft.setting.shares.settling, AS_GIVEN, lambda _done, _total: None)
-    assert (found.before, found.behind) == pytest.approx((file_loss(draft), file_loss(trial)))
+    found, data = settled_draft(draft), draft.setting.shares.settling
+    first = rounded_on(data, draft)
+    trial = stage.rounded_again(first, data, AS_GIVEN, lambda _done, _total: None)
+    assert (found.before, found.behind) == pytest.approx((file_loss(first), file_loss(trial)))
+
+
+def test_the_first_rounding_in_a_trial_saw_no_sample_that_judges(draft: Draft) -> None:
+    """Changing these changes nothing of it."""
+    shares = draft.setting.shares
+    first = rounded_on(shares.settling, draft)
+    assert shares.settling.count < shares.rounding.count
+    alone = replace(draft, setting=replace(draft.setting, shares=replace(shares, rounding=shares.settling)))
+    again = round_weights(alone.setting).draft(draft.plan)
+    for name, value in first.constants.items():
+        np.testing.assert_allclose(value, again.constants[name], rtol=1e-5)
+    assert any(not np.array_equal(value, draft.constants[name]) for name, value in first.constants.items())
+
+
+def test_undivided_samples_round_once(draft: Draft) -> None:
+    assert rounded_on(draft.setting.shares.rounding, draft) is draft
 
 
 @pytest.mark.parametrize(
@@ -86,7 +104,7 @@ def test_where_the_trial_does_harm_the_first_rounding_is_kept(
     monkeypatch.setattr(stage, "rounded_again", lambda draft, *_: tempered(draft, 5.0))
     found = settled_draft(draft)
     assert not found.helped
-    assert file_loss(found.draft) <= found.before < found.behind
+    assert found.before < found.behind
     for layer in draft.prepared.layers:
         before, after = (some.candidates.quantized(layer, 3).codes for some in (draft, found.draft))
         np.testing.assert_array_equal(before, after)
