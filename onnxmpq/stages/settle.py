@@ -46,8 +46,8 @@ def settle(draft: Draft) -> Draft:
     within_chance = ", within chance" if found.behind > found.before else ""
     kept = within_chance if found.helped else ", so the first rounding is kept"
     note(
-        f"rounded again behind quantized layers: {draft.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} on "
-        f"{_judges(draft.setting.shares)}{kept}"
+        f"rounded again behind quantized layers: {draft.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} in a "
+        f"trial on {_judges(draft.setting.shares)}{kept}"
     )
     if found.factor != 1:
         note(
