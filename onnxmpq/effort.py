@@ -13,8 +13,8 @@ class Effort:
     """`sensitivity`, `settle` and `judge` are samples, `trials` joint plans that are tried around the first one.
 
     Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it, and as many whether settling helps. With `mirrors`, weights are rounded
-    against mirror images, too, where these are the same to the network.
+    others so many judge what was chosen by it, and as many whether settling helps, which is tried first if the effort
+    `tries`. With `mirrors`, weights are rounded against mirror images, too, where these are the same to the network.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Effort:
     trials: int
     settle: int
     judge: int
+    tries: bool = True
     mirrors: bool = False
 
     def forwards(self, samples: int, measured: int, settled: int = 1, views: int = 1) -> float:
@@ -31,7 +32,8 @@ class Effort:
         Half of the network runs again for each width; settling, calibration and moments take as long as some forwards.
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
-        trial, settling = min(self.settle, samples / 2) + samples / 2, min(self.settle, samples)
+        settling = min(self.settle, samples)
+        trial = min(self.settle, samples / 2) + samples / 2 if self.tries else 0.0
         learning = 8 * (trial * settled + views * (settling * settled + samples))
         return sensing * measured / 2 + 2 * (self.trials + 3) * judging + learning
 
@@ -39,7 +41,7 @@ class Effort:
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("fast", sensitivity=32, trials=0, settle=64, judge=128),
+        Effort("fast", sensitivity=32, trials=0, settle=64, judge=128, tries=False),
         Effort("balanced", sensitivity=256, trials=12, settle=512, judge=512, mirrors=True),
         Effort("max", sensitivity=1024, trials=64, settle=1024, judge=1024, mirrors=True),
     )

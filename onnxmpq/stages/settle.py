@@ -16,7 +16,6 @@ from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.round import round_weights
 from onnxmpq.stages.setting import Setting
-from onnxmpq.stages.shares import Shares
 from onnxmpq.stages.temper import best_factor, file_losses, tempered
 from onnxmpq.weights.settle import settled
 
@@ -43,12 +42,7 @@ def settling_pays(setting: Setting, options: Iterable[Option]) -> bool:
 def settle(draft: Draft) -> Draft:
     """The draft rounded again, unless the network is the worse for it; said."""
     note, found = draft.setting.stages.note, settled_draft(draft)
-    within_chance = ", within chance" if found.behind > found.before else ""
-    kept = within_chance if found.helped else ", so the first rounding is kept"
-    note(
-        f"rounded again behind quantized layers: {draft.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} in a "
-        f"trial on {_judges(draft.setting.shares)}{kept}"
-    )
+    note(f"rounded again behind quantized layers{_told(found, draft.setting)}")
     if found.factor != 1:
         note(
             f"logits scaled by {found.factor:.2f}, so that the network is as sure of its classes as the float one"
@@ -56,9 +50,18 @@ def settle(draft: Draft) -> Draft:
     return found.draft
 
 
-def _judges(shares: Shares) -> str:
-    others, count = "" if shares.judging is shares.settling else "other ", shares.judging.count
-    return f"{count} {others}calibration sample{'s' if count > 1 else ''}"
+def _told(found: Settled, setting: Setting) -> str:
+    """What a trial came to, and what ships."""
+    kept = "" if found.helped else ", so the first rounding is kept"
+    if not setting.request.effort.tries:
+        return f", which broke the network{kept}" if kept else ""
+    shares, count = setting.shares, setting.shares.judging.count
+    others = "" if shares.judging is shares.settling else "other "
+    within_chance = ", within chance" if found.helped and found.behind > found.before else ""
+    return (
+        f": {setting.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} in a trial on {count} {others}calibration "
+        f"sample{'s' if count > 1 else ''}{within_chance}{kept}"
+    )
 
 
 def shipped(draft: Draft) -> Draft:
@@ -93,12 +96,27 @@ def settled_draft(draft: Draft) -> Settled:
     Whether settling helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
     is settled on all, up to as many as the effort allows, in all their views.
     """
+    if not draft.setting.request.effort.tries:
+        return _untried(draft)
     shares, views = draft.setting.shares, draft.setting.views
     first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
     before = rounded_on(shares.settling, draft)
     found = _compared(before, rounded_again(before, shares.settling, AS_GIVEN, first))
     factor = best_factor(found.draft if found.helped else before)
     final = rounded_again(draft, shares.rounding, views, second) if found.helped else draft
+    return replace(found, draft=tempered(final, factor), factor=factor)
+
+
+def _untried(draft: Draft) -> Settled:
+    """Settled at once on some samples; the others tell by how much to scale.
+
+    They do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
+    """
+    setting = draft.setting
+    after = rounded_again(draft, setting.shares.settling, setting.views, setting.stages.observer.progress)
+    found = replace(_compared(draft, after), doubt=math.inf)
+    final = found.draft if found.helped else draft
+    factor = best_factor(final)
     return replace(found, draft=tempered(final, factor), factor=factor)
 
 

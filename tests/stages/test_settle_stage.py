@@ -25,7 +25,14 @@ Lower = Callable[..., Lowering]
 @pytest.fixture
 def draft(lower_classifier: Lower) -> Draft:
     lowering = lower_classifier(rounding="compensated", widths=(2, 3, 4, 8))
-    return lowering.draft(Plan({layer.name: Option(3) for layer in lowering.layers}))
+    return trying(lowering.draft(Plan({layer.name: Option(3) for layer in lowering.layers})), tries=True)
+
+
+def trying(draft: Draft, *, tries: bool) -> Draft:
+    """Under an effort that tries settling first, or that settles at once."""
+    effort = replace(draft.setting.request.effort, tries=tries)
+    request = replace(draft.setting.request, effort=effort)
+    return replace(draft, setting=replace(draft.setting, request=request))
 
 
 def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +117,32 @@ def test_where_the_trial_does_harm_the_first_rounding_is_kept(
         np.testing.assert_array_equal(before, after)
 
 
+def test_an_effort_that_tries_nothing_settles_once(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, own = [], stage.rounded_again
+
+    def noted(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
+        seen.append(data)
+        return own(draft, data, views, progress)
+
+    monkeypatch.setattr(stage, "rounded_again", noted)
+    found = settled_draft(trying(draft, tries=False))
+    assert [data is draft.setting.shares.settling for data in seen] == [True]
+    assert found.helped
+    changed = (not np.array_equal(v, found.draft.constants[n]) for n, v in draft.constants.items())
+    assert any(changed)
+
+
+def test_what_broke_is_not_shipped_untried_either(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = trying(draft, tries=False)
+    losses = {True: np.ones(4), False: np.full(4, np.nan)}
+    monkeypatch.setattr(stage, "file_losses", lambda some: losses[some is given])
+    found = settled_draft(given)
+    assert not found.helped
+    for name, layer in ((la.name, la) for la in draft.prepared.layers):
+        codes = found.draft.candidates.quantized(layer, 3).codes
+        np.testing.assert_array_equal(codes, draft.candidates.quantized(layer, 3).codes, err_msg=name)
+
+
 @pytest.mark.parametrize("harm", [False, True])
 def test_progress_goes_on_over_both_turns(draft: Draft, monkeypatch: pytest.MonkeyPatch, harm: bool) -> None:
     told: list[float] = []
@@ -125,3 +158,22 @@ def test_progress_goes_on_over_both_turns(draft: Draft, monkeypatch: pytest.Monk
 def test_a_plan_of_wide_weights_ships_as_it_is(draft: Draft) -> None:
     wide = replace(draft, plan=Plan({layer.name: Option(8) for layer in draft.prepared.layers}))
     assert shipped(wide) is wide
+
+
+@pytest.mark.parametrize(
+    ("tries", "behind", "doubt", "told"),
+    [
+        (True, 1.0, 0.0, ": soft-kl 2 -> 1 in a trial on 8 other calibration samples"),
+        (True, 2.5, 1.0, ": soft-kl 2 -> 2.5 in a trial on 8 other calibration samples, within chance"),
+        (
+            True, 3.0, 0.0,
+            ": soft-kl 2 -> 3 in a trial on 8 other calibration samples, so the first rounding is kept",
+        ),
+        (False, 3.0, np.inf, ""),
+        (False, np.nan, np.inf, ", which broke the network, so the first rounding is kept"),
+    ],
+)  # fmt: skip
+def test_what_is_said(draft: Draft, tries: bool, behind: float, doubt: float, told: str) -> None:
+    setting = trying(draft, tries=tries).setting
+    assert setting.shares.judging.count == 8
+    assert stage._told(Settled(draft, 2.0, behind, doubt), setting) == told
