@@ -1,4 +1,4 @@
-"""A matrix product and the vector added to it are one Gemm: a layer with a bias, which takes up what rounding does to its mean."""
+"""A matrix product and a vector added to it are one Gemm, whose bias takes up what rounding does to its mean."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from onnxmpq.stages.settle import settling_pays
 
 _WORTH_SAYING = 10.0  # seconds
 _PRODUCTS = 1.2e8  # of rounding, a second and process
-_SETTLED = 8  # widths that it takes as long to round a layer at as to settle it twice, by one process
+_SETTLED = 4  # settling a layer takes as long as rounding it at so many widths, by one process
 
 
 def announce(setting: Setting) -> None:
@@ -49,7 +49,8 @@ def rounding_seconds(setting: Setting) -> float:
     layers, choices = setting.prepared.layers, setting.choices
     widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in choices.items()}
     settles = settling_pays(setting, chain(*choices.values()))
-    again = {name: _SETTLED * bits[:1] if settles else [] for name, bits in widths.items()}
+    turns = 1 + setting.request.effort.tries
+    again = {name: turns * _SETTLED * bits[:1] if settles else [] for name, bits in widths.items()}
     products = work(layers, widths)
     return (products / workers(products) + plans_settled(setting) * work(layers, again)) / _PRODUCTS
 

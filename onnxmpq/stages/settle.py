@@ -145,7 +145,9 @@ def _turn(progress: Progress, number: int) -> Progress:
 def _compared(first: Draft, trial: Draft) -> Settled:
     """The trial with the losses, of which each group of samples has its part."""
     before, behind = file_losses(first), file_losses(trial)
-    return Settled(trial, float(before.sum()), float(behind.sum()), standard_error(behind - before))
+    with np.errstate(invalid="ignore"):  # both may be infinite
+        changes = behind - before
+    return Settled(trial, float(before.sum()), float(behind.sum()), standard_error(changes))
 
 
 def standard_error(parts: Sums) -> float:

@@ -17,8 +17,8 @@ JUDGED = 0.5  # of the samples at most say whether rounding again helped, tried 
 class Shares:
     """Calibration samples by use: all but `selection` are rounded against; `held` never saw a sensitivity.
 
-    Rounding again is tried on `settling` and judged on `judging`: others, where there are enough. `training` is for methods
-    that train.
+    Rounding again is tried on `settling` and judged on `judging`: others, where there are enough. `training` is for
+    methods that train.
     """
 
     rounding: Dataset

@@ -65,9 +65,9 @@ def has_moments(layer: Layer) -> bool:
     return layer.reason is None and not layer.weights_only and block_columns(layer) <= LARGEST
 
 
-def enough(layer: Layer) -> int:
-    """How many windows a layer's matrix needs to be known by."""
-    return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * block_columns(layer))
+def enough(layer: Layer, products: int = _PRODUCTS, a_column: int = _WINDOWS_A_COLUMN) -> int:
+    """How many windows a layer's matrix needs to be known by: so many a column, more where these products allow it."""
+    return max(products // columns(layer), a_column * block_columns(layer))
 
 
 def is_known(layer: Layer, count: float, data: Dataset) -> bool:

@@ -43,7 +43,7 @@ from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
 from onnxmpq.weights.front import Front, Pair, State
-from onnxmpq.weights.gram import Doubles, centred, channel_major, has_moments, is_known, step
+from onnxmpq.weights.gram import Doubles, centred, channel_major, enough, has_moments, is_known, step
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
@@ -131,8 +131,8 @@ class Settler:
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at most so many `samples`, in all `views`, but for one that has a window a sample, which sees all, and one of
-        large maps, which sees few as they are. `grids` are what the file may hold.
+        A layer sees at most so many `samples`, in all `views`, but for one that has a window a sample, which sees all,
+        and one of large maps, which sees few as they are. `grids` are what the file may hold.
         """
         self._float, self._traced, self._grids = model, traced, grids
         self._quantized = onnx.ModelProto()
@@ -258,7 +258,7 @@ def _windows(layer: Layer, data: Dataset) -> int:
 
 def _enough(layer: Layer) -> int:
     """How many windows a layer is settled on where there are as many."""
-    return max(_PRODUCTS // columns(layer), _WINDOWS_A_COLUMN * columns(layer))
+    return enough(layer, _PRODUCTS, _WINDOWS_A_COLUMN)
 
 
 def _fewest(layer: Layer) -> int:

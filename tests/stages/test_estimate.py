@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_what_is_not_done_is_not_in_the_estimate(lower_classifier: Lower) -> Non
     once = work(forced.prepared.layers, {name: [8] for name in forced.options})
     assert estimate(forced, 1.0) * stage._PRODUCTS == pytest.approx(once)  # no forwards, no settling
     assert rounding_seconds(compensated) * stage._PRODUCTS > 4 * once
+
+
+def test_settling_that_is_tried_first_takes_two_turns(lower_classifier: Lower) -> None:
+    setting = lower_classifier(rounding="compensated").setting
+    none = work(setting.prepared.layers, {n: [o.weight_bits for o in c] for n, c in setting.choices.items()})
+    turns = []
+    for tries in (False, True):
+        request = replace(setting.request, effort=replace(setting.request.effort, tries=tries))
+        turns.append(rounding_seconds(replace(setting, request=request)) * stage._PRODUCTS - none)
+    assert turns[1] == pytest.approx(2 * turns[0])
+    assert turns[0] > 0
 
 
 def test_it_is_said_where_it_is_long(lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch) -> None:

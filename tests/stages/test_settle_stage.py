@@ -35,7 +35,8 @@ def trying(draft: Draft, *, tries: bool) -> Draft:
     return replace(draft, setting=replace(draft.setting, request=request))
 
 
-def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+def settlings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Dataset, Views]]:
+    """What each settling will have seen."""
     seen, own = [], stage.rounded_again
 
     def noted(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
@@ -43,7 +44,11 @@ def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pyt
         return own(draft, data, views, progress)
 
     monkeypatch.setattr(stage, "rounded_again", noted)
-    shares = draft.setting.shares
+    return seen
+
+
+def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, shares = settlings(monkeypatch), draft.setting.shares
     settled_draft(replace(draft, setting=replace(draft.setting, views=Views(-1))))
     assert [views for _, views in seen] == [AS_GIVEN, Views(-1)]
     assert seen[0][0] is shares.settling
@@ -93,6 +98,18 @@ def test_settling_helps_unless_it_is_worse_beyond_chance(
     assert Settled(draft, before, behind, doubt).helped is helped
 
 
+@pytest.mark.parametrize(
+    ("before", "behind", "helped"), [(np.inf, np.inf, True), (np.inf, 1, True), (1, np.inf, False)]
+)
+def test_infinite_losses_are_compared_without_a_warning(
+    draft: Draft, monkeypatch: pytest.MonkeyPatch, before: float, behind: float, helped: bool
+) -> None:
+    monkeypatch.setattr(stage, "file_losses", lambda some: np.full(16, before if some is draft else behind))
+    found = stage._compared(draft, replace(draft))
+    assert found.doubt == 0
+    assert found.helped is helped
+
+
 def test_the_standard_error_is_that_of_sums_drawn_anew() -> None:
     rng = np.random.default_rng(0)
     parts = rng.exponential(size=16)
@@ -118,15 +135,9 @@ def test_where_the_trial_does_harm_the_first_rounding_is_kept(
 
 
 def test_an_effort_that_tries_nothing_settles_once(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, own = [], stage.rounded_again
-
-    def noted(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
-        seen.append(data)
-        return own(draft, data, views, progress)
-
-    monkeypatch.setattr(stage, "rounded_again", noted)
+    seen = settlings(monkeypatch)
     found = settled_draft(trying(draft, tries=False))
-    assert [data is draft.setting.shares.settling for data in seen] == [True]
+    assert [data is draft.setting.shares.settling for data, _ in seen] == [True]
     assert found.helped
     changed = (not np.array_equal(v, found.draft.constants[n]) for n, v in draft.constants.items())
     assert any(changed)
