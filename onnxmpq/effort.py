@@ -35,7 +35,7 @@ class Effort:
         settling = min(self.settle, samples)
         trial = min(self.settle, samples / 2) + samples / 2 if self.tries else 0.0
         learning = 8 * (trial * settled + views * (settling * settled + samples))
-        return sensing * measured / 2 + 2 * (self.trials + 3) * judging + learning
+        return sensing * measured / 2 + (self.trials + 4) * judging + learning
 
 
 EFFORTS = {

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.metrics import Metric
+from onnxmpq.verdict.expected import Expected
 from onnxmpq.verdict.score import mean_loss
 
 
@@ -31,9 +32,13 @@ class Joint:
         self._network.CopyFrom(network)
         self._constants = {i.name: i for i in self._network.graph.initializer}
 
-    def loss(self, constants: Mapping[str, Array], data: Dataset) -> float:
+    def expected(self, data: Dataset) -> Expected:
+        """What the float network gives for such data, to be asked for many losses."""
+        return Expected(self._reference, data, self._batch_size)
+
+    def loss(self, constants: Mapping[str, Array], expected: Expected) -> float:
         """The metric's loss with these constants in place, by name; all others stay as they were last."""
         for name, value in constants.items():
             self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
         session = self._runtime.session(self._network, spin=False, simulated=True)
-        return mean_loss(self._reference, session, data, self._metric, self._batch_size)
+        return mean_loss(expected, session, self._metric)

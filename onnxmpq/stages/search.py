@@ -72,7 +72,7 @@ def judge(lowering: Lowering, plan: Plan) -> Losses:
     held = (shares.held or shares.rounding).some(setting.request.effort.judge).remembered()
     network = simulate(prepared, plan, setting.quantized)
     joint = Joint(setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size)
-    halves = held.split(0.5, 0) if held.divides else (held, held)
+    halves = [joint.expected(half) for half in (held.split(0.5, 0) if held.divides else (held, held))]
 
     def losses(some: Plan) -> tuple[float, float]:
         constants = lowering.candidates.under(prepared.layers, some)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.data.views import AS_GIVEN, Views
@@ -12,6 +13,9 @@ from onnxmpq.observer import Stages
 from onnxmpq.prepare import Prepared
 from onnxmpq.request import Request
 from onnxmpq.stages.shares import Shares
+from onnxmpq.verdict.expected import Expected
+
+_GROUPS = 16  # of samples
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Setting:
     quantized: Activations
     forced: Options | None = None
     views: Views = AS_GIVEN
+
+    @cached_property
+    def expected(self) -> Expected:
+        """What the reference gives for the samples that judge settling, in groups that tell what is chance."""
+        data = self.shares.judging
+        return Expected(self.reference, data, min(self.prepared.batch_size, -(-data.count // _GROUPS)))
 
     @property
     def choices(self) -> Options:

@@ -19,7 +19,6 @@ from onnxmpq.verdict.score import losses_by_batch
 
 _FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
 _FEWEST = 8  # samples that a factor is found on
-_GROUPS = 16  # of samples, that tell what chance there is in a loss
 
 
 def best_factor(draft: Draft) -> float:
@@ -57,19 +56,17 @@ def file_loss(draft: Draft) -> float:
 
 def file_losses(draft: Draft) -> Sums:
     """What small groups of samples have in it: integer kernels add up in integers, which a simulation does not show."""
-    setting, prepared, data = draft.setting, draft.prepared, draft.setting.shares.judging
-    session = setting.runtime.session(draft.lowered(), spin=False)
-    size = min(prepared.batch_size, -(-data.count // _GROUPS))
-    return losses_by_batch(setting.reference, session, data, prepared.metric, size)
+    session = draft.setting.runtime.session(draft.lowered(), spin=False)
+    return losses_by_batch(draft.setting.expected, session, draft.prepared.metric)
 
 
 def _losses(draft: Draft, output: str) -> Sums:
     """The loss with each factor, the first of them 1."""
-    setting, metric = draft.setting, draft.prepared.metric
-    session = setting.runtime.session(draft.lowered(), spin=False)
+    metric = draft.prepared.metric
+    session = draft.setting.runtime.session(draft.lowered(), spin=False)
     distances, weight = np.zeros(len(_FACTORS)), 0.0
-    for batch in setting.shares.judging.batches(draft.prepared.batch_size):
-        expected, found = setting.reference.run(batch.feeds), session.run(batch.feeds)[output]
+    for batch, expected in draft.setting.expected.batches():
+        found = session.run(batch.feeds)[output]
         distances += [
             metric.distance(expected, {output: sharpened(found, metric.kinds[output], factor)}).sum()
             for factor in _FACTORS.tolist()

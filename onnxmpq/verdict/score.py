@@ -12,6 +12,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Session
 from onnxmpq.errors import DataError
 from onnxmpq.metrics import Metric, Sums, classes, classifier_output
+from onnxmpq.verdict.expected import Expected, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,6 @@ class Score:
     kl: float | None = None
     sqnr: float | None = None
 
-
-Outputs = Mapping[str, Array]
 
 _LABELS_CHECKED = 500  # a share of the samples tells as well
 _ENOUGH_LABELS = 20  # fewer say nothing about chance
@@ -157,18 +156,15 @@ def loss_of_function(
     return lost + math.sqrt(changed * data.count + 1) / data.count
 
 
-def mean_loss(reference: Session, model: Session, data: Dataset, metric: Metric, batch_size: int) -> float:
-    """The metric's loss of a model over the data, in its own units."""
-    return float(losses_by_batch(reference, model, data, metric, batch_size).sum())
+def mean_loss(expected: Expected, model: Session, metric: Metric) -> float:
+    """The metric's loss of a model over what is expected of it, in its own units."""
+    return float(losses_by_batch(expected, model, metric).sum())
 
 
-def losses_by_batch(
-    reference: Session, model: Session, data: Dataset, metric: Metric, batch_size: int
-) -> Sums:
-    """What each batch has in the loss, float64 [batches]; their sum is the metric's loss of the model over the data."""
+def losses_by_batch(expected: Expected, model: Session, metric: Metric) -> Sums:
+    """What each batch has in the loss, float64 [batches]; their sum is the metric's loss of the model."""
     distances, weight = [], np.zeros(len(metric.kinds))
-    for batch in data.batches(batch_size):
-        expected = reference.run(batch.feeds)
-        weight = weight + metric.weight(expected)
-        distances.append(metric.distance(expected, model.run(batch.feeds)))
+    for batch, outputs in expected.batches():
+        weight = weight + metric.weight(outputs)
+        distances.append(metric.distance(outputs, model.run(batch.feeds)))
     return np.array([metric.loss(distance, weight) for distance in distances])

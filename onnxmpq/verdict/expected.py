@@ -1,0 +1,47 @@
+"""What a reference gives for samples that are judged by again and again: run once, and held where it is small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxmpq.data import Batch, Dataset
+from onnxmpq.engine import Array, Session
+
+_HELD_BYTES = 64 << 20
+
+Outputs = Mapping[str, Array]
+
+
+class Expected:
+    """A reference's outputs over data in batches of a size; `most` bytes of them, the first ones, are held."""
+
+    def __init__(self, reference: Session, data: Dataset, batch_size: int, most: int = _HELD_BYTES) -> None:
+        self._reference, self._data, self._batch_size = reference, data, batch_size
+        self._held: list[Outputs] = []
+        self._room: float = most
+
+    def batches(self) -> Iterator[tuple[Batch, Outputs]]:
+        """Each batch with what the reference gives for it, always in the same order."""
+        for number, batch in enumerate(self._data.batches(self._batch_size)):
+            if number < len(self._held):
+                yield batch, self._held[number]
+                continue
+            outputs = self._reference.run(batch.feeds)
+            self._hold(number, outputs)
+            yield batch, outputs
+
+    def _hold(self, number: int, outputs: Outputs) -> None:
+        """Keep the outputs of a batch where those of all before it are kept."""
+        size = sum(_size(value) for value in outputs.values())
+        if number == len(self._held) and size <= self._room:
+            self._held.append(outputs)
+            self._room -= size
+
+
+def _size(value: Any) -> float:
+    """Bytes; a sequence or a map holds who knows how many."""
+    return value.nbytes if isinstance(value, np.ndarray) else math.inf
