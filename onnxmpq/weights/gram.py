@@ -139,17 +139,24 @@ def _summed(
     def run(fed: tuple[int, Feeds]) -> tuple[int, dict[str, Any]]:
         return fed[0], session.run(fed[1])
 
-    sums: dict[str, Doubles] = {}
+    order = [output.name for output in graph.outputs]
+    sums: list[Doubles] = []
     done = 0
     fed = ((b.count, feeds) for b in data.batches(batch_size) for feeds in views.of(b.feeds))
     for count, outputs in in_turn(run, fed, cores()):
-        for name, value in outputs.items():
-            sums[name] = sums[name] + value if name in sums else value.astype(np.float64)
+        add_to(sums, [outputs[name] for name in order])
         done += count
         progress(done // views.count)
-    for total in sums.values():
-        np.divide(total, views.count, out=total)
-    return sums
+    return {name: np.divide(total, views.count, out=total) for name, total in zip(order, sums, strict=True)}
+
+
+def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
+    """Add to each sum its value, in place: a batch's matrices are large, and often more than what makes them."""
+    if not sums:
+        sums.extend(value.astype(np.float64) for value in values)
+        return
+    for total, value in zip(sums, values, strict=True):
+        np.add(total, value, out=total)
 
 
 def _moments(total: Doubles) -> Moments:

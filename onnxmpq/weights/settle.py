@@ -43,7 +43,16 @@ from onnxmpq.weights.blocks import block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.compensate import compensate
 from onnxmpq.weights.front import Front, Pair, State
-from onnxmpq.weights.gram import Doubles, centred, channel_major, enough, has_moments, is_known, step
+from onnxmpq.weights.gram import (
+    Doubles,
+    add_to,
+    centred,
+    channel_major,
+    enough,
+    has_moments,
+    is_known,
+    step,
+)
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
 from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
@@ -210,16 +219,16 @@ class Settler:
         found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
 
-        def sums(states: tuple[State, State]) -> list[Doubles]:
+        def sums(states: tuple[State, State]) -> list[Array]:
             target = expected.run(_fed(expected, states[0]))[aim.target]
             outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
-            return [outputs[name].astype(np.float64) / front.views.count for name in names]
+            return [outputs[name] for name in names]
 
-        halves: dict[int, Fit] = {}
+        halves: dict[int, list[Doubles]] = {}
         for number, part in enumerate(in_turn(sums, pair.states(), cores())):
-            fit, half = _fit(layer, *part), number // front.views.count % _HALVES
-            halves[half] = halves[half].with_(fit) if half in halves else fit
-        fits = list(halves.values())
+            half = halves.setdefault(number // front.views.count % _HALVES, [])
+            add_to(half, part)
+        fits = [_fit(layer, *(total / front.views.count for total in half)) for half in halves.values()]
         return fits if _is_known(layer, front.data, fits) else []
 
     def _pair(self, layer: Layer) -> Pair:
