@@ -2,11 +2,12 @@
 
 Layers that are rounded one after the other, each against what the ones before feed it, would otherwise run all
 of the network up to them again and again. No more is held than so many bytes (twice that on the way from one place to
-the next): where more crosses, the front stays where it was, and what is asked for runs from there.
+the next): where more crosses, the front stops before, and what is asked for runs from there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,10 +42,12 @@ class Front:
         views: Views = AS_GIVEN,
         most: int = _HELD_BYTES,
     ) -> None:
-        """`most` bytes are held over all `views` of `data`."""
+        """`traced` is of one sample, or of the batch that the graph demands; `most` bytes are held over all `views` of `data`."""
         self.data, self.views = data, views
         self._runtime, self._model, self._batch_size = runtime, model, batch_size
         self._types, self._most = dict(traced), most
+        self._sizes = _sizes(model, traced)
+        self._inputs = [i.name for i in model.graph.input]
         self._nodes = list(model.graph.node)
         self._reads = [frozenset(names_read(node)) for node in self._nodes]
         self._position = 0
@@ -74,19 +77,28 @@ class Front:
         return extract(self._model, nodes, wanted, {**self._types, **(more or {})})
 
     def advance(self, changing: Collection[str]) -> None:
-        """Run on to the first node that reads a constant which is still to change, if what crosses there is small."""
-        place = next(
+        """Run on to the last place, up to the first node that reads a constant still to change, where little crosses."""
+        end = next(
             (i for i, read in enumerate(self._reads) if not read.isdisjoint(changing)), len(self._nodes)
         )
-        if place <= self._position or place == self._refused:
+        place = next((i for i in range(end, self._position, -1) if self._is_small(i)), self._position)
+        if place in (self._position, self._refused):
             return
-        names = crossing(self._nodes, place, (), [i.name for i in self._model.graph.input])
+        names = self._names(place)
         held = self._crossing(self.part(ancestors(self._nodes[self._position : place], names), names), names)
         if held is None:
             self._refused = place
         else:
             self._position, self._held = place, held
             self._types |= {name: _traced(value) for name, value in held[0].items()}
+
+    def _names(self, place: int) -> list[str]:
+        return crossing(self._nodes, place, (), self._inputs)
+
+    def _is_small(self, place: int) -> bool:
+        """Whether what crosses there may be held, by what one sample has of it."""
+        sample = sum(self._sizes.get(name, math.inf) for name in self._names(place))
+        return sample * self.data.count * self.views.count <= self._most * (self.data.source.step or 1)
 
     def _crossing(self, part: Part, names: Collection[str]) -> list[State] | None:
         """These tensors of every batch; None where they are too large, or no plain tensors."""
@@ -132,6 +144,21 @@ def in_step(first: Front, second: Front) -> Iterator[tuple[State, State]]:
     if first.at_start and second.at_start:
         return ((state, state) for state in first.states())
     return zip(first.states(), second.states(), strict=True)
+
+
+def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, float]:
+    """Bytes of each tensor; a Q/DQ pair, which no trace of the float network has seen, gives as much as it takes."""
+    sizes: dict[str, float] = {name: _bytes(value) for name, value in traced.items()}
+    for node in model.graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            sizes.setdefault(node.output[0], sizes.get(node.input[0], math.inf))
+    return sizes
+
+
+def _bytes(value: Traced) -> float:
+    if value.containers:
+        return math.inf
+    return helper.tensor_dtype_to_np_dtype(value.elem_type).itemsize * math.prod(value.shape)
 
 
 def _traced(value: Array) -> Traced:
