@@ -8,12 +8,13 @@ the next): where more crosses, the front stops before, and what is asked for run
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from onnxmpq.cores import cores
@@ -27,6 +28,7 @@ from onnxmpq.turns import in_turn
 State = Mapping[str, Any]  # tensors by name, of one batch
 
 _HELD_BYTES = 256 << 20
+_UNKNOWN = 1 << 40  # bytes: too many
 
 
 class Front:
@@ -46,13 +48,14 @@ class Front:
         self.data, self.views = data, views
         self._runtime, self._model, self._batch_size = runtime, model, batch_size
         self._types, self._most = dict(traced), most
-        self._sizes = _sizes(model, traced)
         self._inputs = [i.name for i in model.graph.input]
         self._nodes = list(model.graph.node)
         self._reads = [frozenset(names_read(node)) for node in self._nodes]
         self._position = 0
         self._held: list[State] | None = None
-        self._refused = 0  # a place where too much crosses
+        self._samples = data.source.step or batch_size  # of a batch
+        allowed = most * (data.source.step or 1) // max(1, data.count * views.count)
+        self._may_stop = _crossing_sizes(self._nodes, self._reads, _sizes(model, traced)) <= allowed
 
     @property
     def at_start(self) -> bool:
@@ -81,24 +84,16 @@ class Front:
         end = next(
             (i for i, read in enumerate(self._reads) if not read.isdisjoint(changing)), len(self._nodes)
         )
-        place = next((i for i in range(end, self._position, -1) if self._is_small(i)), self._position)
-        if place in (self._position, self._refused):
+        place = next((i for i in range(end, self._position, -1) if self._may_stop[i]), None)
+        if place is None:
             return
-        names = self._names(place)
+        names = crossing(self._nodes, place, (), self._inputs)
         held = self._crossing(self.part(ancestors(self._nodes[self._position : place], names), names), names)
         if held is None:
-            self._refused = place
+            self._may_stop[place] = False
         else:
             self._position, self._held = place, held
             self._types |= {name: _traced(value) for name, value in held[0].items()}
-
-    def _names(self, place: int) -> list[str]:
-        return crossing(self._nodes, place, (), self._inputs)
-
-    def _is_small(self, place: int) -> bool:
-        """Whether what crosses there may be held, by what one sample has of it."""
-        sample = sum(self._sizes.get(name, math.inf) for name in self._names(place))
-        return sample * self.data.count * self.views.count <= self._most * (self.data.source.step or 1)
 
     def _crossing(self, part: Part, names: Collection[str]) -> list[State] | None:
         """These tensors of every batch; None where they are too large, or no plain tensors."""
@@ -117,7 +112,7 @@ class Front:
             held.append(state)
             # The first batch tells how large all will be.
             fed = self.data.count * self.views.count
-            if size > self._most or size * fed > self._most * len(held) * self._batch_size:
+            if size > self._most or size * fed > self._most * len(held) * self._samples:
                 return None
         return held or None
 
@@ -146,18 +141,41 @@ def in_step(first: Front, second: Front) -> Iterator[tuple[State, State]]:
     return zip(first.states(), second.states(), strict=True)
 
 
-def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, float]:
-    """Bytes of each tensor; a Q/DQ pair, which no trace of the float network has seen, gives as much as it takes."""
-    sizes: dict[str, float] = {name: _bytes(value) for name, value in traced.items()}
-    for node in model.graph.node:
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            sizes.setdefault(node.output[0], sizes.get(node.input[0], math.inf))
-    return sizes
+def _crossing_sizes(
+    nodes: Sequence[onnx.NodeProto], reads: Sequence[Collection[str]], sizes: Mapping[str, int]
+) -> NDArray[np.int64]:
+    """Bytes that cross each place, int64 [nodes + 1]: of tensors made before it that are read at or behind it."""
+    last = {name: i for i, read in enumerate(reads) for name in read}
+    made = dict.fromkeys(last, 0) | {name: i + 1 for i, node in enumerate(nodes) for name in node.output}
+    changes = np.zeros(len(nodes) + 2, np.int64)
+    for name, start in made.items():
+        if name in last and name in sizes:
+            changes[start] += sizes[name]
+            changes[last[name] + 1] -= sizes[name]
+    return np.cumsum(changes)[:-1]
 
 
-def _bytes(value: Traced) -> float:
+def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, int]:
+    """Bytes of what is made and of inputs; the trace of a float network does not know what stands at its Q/DQ pairs."""
+    sizes = {name: _bytes(value) for name, value in traced.items()}
+    pairs = [n for n in model.graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    for node in reversed(pairs):
+        if node.output[0] in sizes:
+            sizes.setdefault(node.input[0], sizes[node.output[0]])
+    for node in pairs:
+        if node.input[0] in sizes:
+            sizes.setdefault(node.output[0], sizes[node.input[0]])
+    constants = {i.name for i in model.graph.initializer}
+    names = [
+        *(i.name for i in model.graph.input),
+        *(name for node in model.graph.node for name in node.output),
+    ]
+    return {name: sizes.get(name, _UNKNOWN) for name in names if name not in constants}
+
+
+def _bytes(value: Traced) -> int:
     if value.containers:
-        return math.inf
+        return _UNKNOWN
     return helper.tensor_dtype_to_np_dtype(value.elem_type).itemsize * math.prod(value.shape)
 
 

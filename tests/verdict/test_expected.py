@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,21 @@ def test_runs_of_the_reference(data: Dataset, most: int, extra: Mapping[str, Any
         np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), X)
         np.testing.assert_array_equal(np.concatenate([y for _, y in found]), 2 * X)
     assert reference.runs == runs
+
+
+def test_a_source_that_shuffles_gets_what_is_expected_of_its_samples() -> None:
+    order = np.arange(10)
+
+    def read() -> Iterator[dict[str, Any]]:
+        np.random.default_rng(int(order.sum())).shuffle(order)
+        order[:] = np.roll(order, 3)
+        return ({"x": X[i : i + 1]} for i in order.copy())
+
+    shuffled = open_data(read, [InputSpec("x", np.dtype(np.float32), (None, 4))], samples=10)
+    expected = Expected(Counted({}), shuffled, 3)  # type: ignore[arg-type]
+    for _ in range(3):
+        for batch, outputs in expected.batches():
+            np.testing.assert_array_equal(outputs["y"], 2 * batch.feeds["x"])
 
 
 def test_a_pass_that_stops_early_holds_what_it_saw(data: Dataset) -> None:

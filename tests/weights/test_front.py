@@ -8,8 +8,9 @@ from onnx import numpy_helper
 from onnxmpq.data import Dataset, open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Runtime
-from onnxmpq.model.trace import trace
-from onnxmpq.weights.front import Front, in_step
+from onnxmpq.model.subgraph import crossing
+from onnxmpq.model.trace import Traced, trace
+from onnxmpq.weights.front import Front, _crossing_sizes, _sizes, in_step
 
 CPU = Runtime("cpu", threads=1)
 TEXT = """
@@ -103,9 +104,38 @@ def test_it_stops_before_where_less_crosses(model: onnx.ModelProto, data: Datase
 def test_it_stays_where_a_trace_was_wrong(model: onnx.ModelProto, data: Dataset) -> None:
     """The first batch tells."""
     front = front_of(model, data, 20 * 6 * 4 - 1)
-    front._sizes = dict.fromkeys(front._sizes, 1.0)
+    front._may_stop[:] = True
     front.advance({"w2"})
     assert {name for state in front.states() for name in state} == {"x"}
+
+
+def test_what_crosses_each_place_is_counted(model: onnx.ModelProto, data: Dataset) -> None:
+    front = front_of(model, data)
+    sizes = {"x": 1, "a": 10, "r": 100, "b": 1000, "s": 10_000, "y": 100_000}
+    found = _crossing_sizes(front._nodes, front._reads, sizes)
+    expected = [sum(sizes[n] for n in crossing(front._nodes, place, (), ["x"])) for place in range(6)]
+    assert found.tolist() == expected == [1, 10, 110, 1010, 10_000, 0]
+
+
+def test_a_pair_that_no_trace_has_seen_gives_as_much_as_it_takes() -> None:
+    """Either end of it may have the name that the float network had."""
+    text = """<ir_version: 8, opset_import: ["" : 13]> net (float[n, 6] x) => (float[n, 6] y) {
+        q = QuantizeLinear (x, scale)  d = DequantizeLinear (q, scale)
+        made = Relu (d)  p = QuantizeLinear (made, scale)  y = DequantizeLinear (p, scale) }"""
+    traced = {"x": Traced(onnx.TensorProto.FLOAT, (1, 6)), "y": Traced(onnx.TensorProto.FLOAT, (1, 6))}
+    assert set(_sizes(onnx.parser.parse_model(text), traced).values()) == {24}
+
+
+def test_a_graph_that_demands_its_batch_is_counted_by_the_batch(model: onnx.ModelProto) -> None:
+    values = np.random.default_rng(2).standard_normal((64, 6)).astype(np.float32)
+    data = open_data({"x": values}, [InputSpec("x", np.dtype(np.float32), (8, 6))], samples=64)
+    traced = trace(CPU, model, next(iter(data.batches(1))).feeds)
+    front = Front(CPU, model, traced, data, 1, most=2 * 64 * 6 * 4)
+    front.advance({"w2"})
+    assert {name for state in front.states() for name in state} == {"a", "r"}
+    less = Front(CPU, model, traced, data, 1, most=2 * 64 * 6 * 4 - 1)
+    less.advance({"w2"})
+    assert {name for state in less.states() for name in state} == {"a"}
 
 
 def test_a_network_that_has_run_whole_gives_nothing_more_to_run(
