@@ -80,7 +80,7 @@ def measure(network: Network, samples: int) -> list[list[str]]:
         for count in _BLOCKS:
             with in_blocks(layer, count):
                 found = moments(runtime, prepared, layer, seen)
-                grams.append(shrunk(found.covariance(), found.count))
+                grams.append(shrunk(found.centred()))
     weight = weight_of(prepared, layer)
     return [row(f"{network.name} {layer.name}", layer, weight, judged, grams, bits) for bits in _BITS]
 

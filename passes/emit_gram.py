@@ -164,7 +164,7 @@ def _columns(builder: NodeBuilder, node: gs.Node, blocks: _Blocks, step: int) ->
     """What one node's windows hold, and a 1: [group * blocks, D_b + 1, n]."""
     read = {"Conv": _windows, "ConvTranspose": _channels, "Gemm": _rows, "MatMul": _rows}[node.op]
     split = [_split(builder, tap, blocks) for tap in read(builder, node, step)]
-    rows = [*split, _ones(builder, split[0])]
+    rows = [*split, ones_like_first(builder, split[0], 1)]
     return builder.node("Concat", rows, "gram", {"axis": 1})
 
 
@@ -189,22 +189,22 @@ def _places(builder: NodeBuilder, node: gs.Node, target: gs.Tensor, step: int) -
     if node.op != "Conv":
         rows = int(weight.shape[0 if node.attrs.get("transB", 0) else 1])
         shape = builder.constant("gram_shape", np.array([1, -1, rows], np.int64))
-        flat = builder.node("Reshape", [_float(builder, target), shape], "gram")
+        flat = builder.node("Reshape", [as_float(builder, target), shape], "gram")
         return builder.node("Transpose", [flat], "gram", {"perm": [0, 2, 1]})
     rank, group = len(weight.shape) - 2, int(node.attrs.get("group", 1))
     ones = [1] * rank
-    turned = _channels_first(builder, _float(builder, target), rank)
+    turned = _channels_first(builder, as_float(builder, target), rank)
     taken = _tap(builder, turned, [0] * rank, ones, [step] * rank, ones)
     rows = int(weight.shape[0]) // group
     return _split(builder, taken, _Blocks(group, rows, 1, rows))
 
 
-def _ones(builder: NodeBuilder, rows: gs.Tensor) -> gs.Variable:
-    """A row of ones for [group * blocks, size, n], whatever n is in this run.
+def ones_like_first(builder: NodeBuilder, rows: gs.Tensor, axis: int) -> gs.Variable:
+    """Ones in the place of the first row along an axis, however many are in one.
 
-    It comes from the data: of known shape, the runtime would hold it as a constant of that size.
+    They come from the data: of known shape, the runtime would hold them as a constant of that size.
     """
-    first = [builder.constant("gram_slice", np.array([v], np.int64)) for v in (0, 1, 1)]
+    first = [builder.constant("gram_slice", np.array([v], np.int64)) for v in (0, 1, axis)]
     row = builder.node("Slice", [rows, *first], "gram")
     one = builder.constant("gram_one", np.array(1, np.float32))
     return builder.node("Clip", [row, one, one], "gram")
@@ -229,7 +229,7 @@ def _channels(builder: NodeBuilder, node: gs.Node, step: int) -> list[gs.Tensor]
     """The input of a ConvTranspose: [group * channels, samples, *positions]; each tap sees the same."""
     rank = len(node.inputs[1].shape) - 2
     ones = [1] * rank
-    turned = _channels_first(builder, _float(builder, node.inputs[0]), rank)
+    turned = _channels_first(builder, as_float(builder, node.inputs[0]), rank)
     return [_tap(builder, turned, [0] * rank, ones, [step] * rank, ones)]
 
 
@@ -240,11 +240,11 @@ def _rows(builder: NodeBuilder, node: gs.Node, _step: int) -> list[gs.Tensor]:
     require(not node.attrs.get("transA", 0), "its input is transposed")
     features = int(weight.shape[1 if node.attrs.get("transB", 0) else 0])
     shape = builder.constant("gram_shape", np.array([1, -1, features], np.int64))
-    rows = builder.node("Reshape", [_float(builder, node.inputs[0]), shape], "gram")
+    rows = builder.node("Reshape", [as_float(builder, node.inputs[0]), shape], "gram")
     return [builder.node("Transpose", [rows], "gram", {"perm": [0, 2, 1]})]
 
 
-def _float(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Tensor:
+def as_float(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Tensor:
     """The tensor in single precision: sums of half-precision squares overflow."""
     if tensor.dtype == np.float32:
         return tensor
@@ -260,7 +260,7 @@ def _padded(
     builder: NodeBuilder, node: gs.Node, kernel: Sequence[int], dilations: Sequence[int]
 ) -> gs.Tensor:
     """The input of a Conv with its pads around it."""
-    tensor, rank = _float(builder, node.inputs[0]), len(kernel)
+    tensor, rank = as_float(builder, node.inputs[0]), len(kernel)
     if node.attrs.get("auto_pad", "NOTSET").startswith("SAME"):
         windows = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         return builder.node("Pad", [tensor, _same_pads(builder, node, tensor, windows)], "gram")

@@ -36,9 +36,9 @@ class Fitted:
 def fitted(task: Task) -> Fitted:
     """Compensated from two bits up; one bit so that the errors' sums cancel."""
     layer, moments = task.layer, task.moments
-    gram = moments.gram if layer.bias is None else moments.covariance()
+    known = moments if layer.bias is None else moments.centred()
     wide = [bits for bits in task.widths if bits > 1]
-    rounded = dict(compensate(task.weight, layer, shrunk(gram, moments.count), wide, task.grids))
+    rounded = dict(compensate(task.weight, layer, shrunk(known), wide, task.grids))
     for bits in set(task.widths) - set(rounded):
         rounded[bits] = quantize_balanced(task.weight, layer.axis, bits, task.grids)
     shifts = {b: bias_shift(task.weight, some.dequantize(), layer, moments) for b, some in rounded.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Feeds, Views
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.pooled import pooled_maps
 from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
+from onnxmpq.passes.emit_map_gram import EmitMapGram, map_gram_name
 from onnxmpq.spec import Layer
 from onnxmpq.turns import in_turn
 from onnxmpq.weights.blocks import LARGEST, block_channels, block_columns, block_count, columns
@@ -36,6 +38,8 @@ _NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
 class Moments:
     """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
 
+    `pooled` are the moments of what a global pool averages to give them, known where the x are fewer than columns.
+
     A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
     (`onnxmpq.weights.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].
     """
@@ -43,10 +47,23 @@ class Moments:
     gram: Doubles
     mean: Doubles
     count: float
+    pooled: Moments | None = None
 
     def covariance(self) -> Doubles:
         """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
         return centred(self.gram, self.mean, self.count)
+
+    def centred(self) -> Moments:
+        """The same of x - mean."""
+        pooled = None if self.pooled is None else self.pooled.centred()
+        return Moments(self.covariance(), np.zeros_like(self.mean), self.count, pooled)
+
+    def with_(self, other: Moments) -> Moments:
+        """Over the x of both."""
+        count = self.count + other.count
+        mean = (self.count * self.mean + other.count * other.mean) / count
+        pooled = self.pooled.with_(other.pooled) if self.pooled and other.pooled else None
+        return Moments(self.gram + other.gram, mean, count, pooled)
 
 
 def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
@@ -109,19 +126,22 @@ def input_moments(
             {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
         )
-        sums = _summed(runtime, model, emit, data, batch_size, report, views)
+        pooled = EmitMapGram(pooled_maps(model, [la.weight for la in some if is_short(la, data)]))
+        sums = _summed(runtime, model, emit, pooled, data, batch_size, report, views)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
             if total is not None and is_known(layer, total[0, -1, -1], data) and np.isfinite(total).all():
                 order = channel_major(layer)
-                yield layer, _moments(total[:, order][:, :, order])
+                behind = moments_of_pooled(layer, sums.pop(map_gram_name(layer.weight), None))
+                yield layer, replace(moments_of(total[:, order][:, :, order]), pooled=behind)
 
 
 def _summed(
     runtime: Runtime,
     model: onnx.ModelProto,
     emit: EmitGram,
+    pooled: EmitMapGram,
     data: Dataset,
     batch_size: int,
     progress: Callable[[int], None],
@@ -130,7 +150,8 @@ def _summed(
     """The emitted outputs summed over the data, in double precision, the mean over their views."""
     graph = import_graph(model)
     emit(graph)
-    names = {gram_name(weight) for weight in emit.weights}
+    pooled(graph)
+    names = {gram_name(weight) for weight in emit.weights} | {map_gram_name(weight) for weight in pooled.maps}
     graph.outputs = [output for output in graph.outputs if output.name in names]
     if not graph.outputs:
         return {}
@@ -159,7 +180,21 @@ def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
         np.add(total, value, out=total)
 
 
-def _moments(total: Doubles) -> Moments:
+def is_short(layer: Layer, data: Dataset) -> bool:
+    """True for a layer that sees fewer windows of the data than it has columns, in one matrix."""
+    whole = layer.group == 1 and block_count(layer) == 1
+    return whole and math.prod(layer.positions) * data.count < columns(layer)
+
+
+def moments_of_pooled(layer: Layer, total: Doubles | None) -> Moments | None:
+    """The moments from the sums [D + 1, D + 1] that `EmitMapGram` gives; None where they tell nothing of the layer."""
+    if total is None or len(total) != columns(layer) + 1 or not np.isfinite(total).all():
+        return None
+    return moments_of(total[None])
+
+
+def moments_of(total: Doubles) -> Moments:
+    """The moments from the sums [group, D + 1, D + 1] of windows with a one behind each."""
     count = float(total[0, -1, -1])
     return Moments(total[:, :-1, :-1], total[:, -1, :-1] / count, count)
 

@@ -5,9 +5,9 @@ fitted to give what the float network gives there, from what the quantized one f
 
     W' = argmin sum |t - W' x'|^2 + |(W' - W) R^1/2|^2 = (sum t x'^T + W R) (sum x' x'^T + R)^-1
 
-with R some damping and what the moments are shrunk by (`onnxmpq.weights.shrink`), and W' is rounded against x'. How much
-damping, each layer's two halves of the samples tell: what is fitted to one half should give the other half's targets.
-With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output only goes into a sum with a
+with R some damping and what the moments are drawn to their diagonal by (`onnxmpq.weights.shrink`), and W' is
+rounded against x'. How much damping, each layer's two halves of the samples tell: what is fitted to one half should
+give the other half's targets. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output only goes into a sum with a
 shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
 
 Both networks run along with the layers (`onnxmpq.weights.front`): a layer costs what lies between it and the last, but
@@ -31,10 +31,12 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.pooled import pooled_maps
 from onnxmpq.model.subgraph import names_read
 from onnxmpq.model.trace import Traced
 from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, cross_name, gram_name
+from onnxmpq.passes.emit_map_gram import EmitMapGram, map_gram_name
 from onnxmpq.plan import Plan
 from onnxmpq.spec import QUANTIZED_BITS, Layer
 from onnxmpq.turns import in_turn
@@ -45,17 +47,20 @@ from onnxmpq.weights.compensate import compensate
 from onnxmpq.weights.front import Front, Pair, State
 from onnxmpq.weights.gram import (
     Doubles,
+    Moments,
     add_to,
     centred,
     channel_major,
     enough,
     has_moments,
     is_known,
+    is_short,
+    moments_of_pooled,
     step,
 )
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
 from onnxmpq.weights.rows import from_rows, to_rows
-from onnxmpq.weights.shrink import diagonals, shrinkage, shrunk
+from onnxmpq.weights.shrink import shrinkage, shrunk
 
 _WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
 _PRODUCTS = 1 << 20  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
@@ -69,13 +74,22 @@ _TARGET = "settle/target"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves."""
+    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves.
+
+    `pooled` are the moments of what a global pool averages to give few x'.
+    """
 
     gram: Doubles
     cross: Doubles
     inputs: Doubles  # [group, D]
     targets: Doubles  # [group, rows]
     count: float
+    pooled: Moments | None = None
+
+    @property
+    def moments(self) -> Moments:
+        """Of x'."""
+        return Moments(self.gram, self.mean_input, self.count, self.pooled)
 
     @property
     def mean_input(self) -> Doubles:
@@ -90,13 +104,15 @@ class Fit:
         gram = centred(self.gram, self.mean_input, self.count)
         varies = np.einsum("gii->gi", gram) > 0
         mixed = self.targets[:, :, None] * self.mean_input[:, None, :]
-        return replace(self, gram=gram, cross=(self.cross - mixed) * varies[:, None, :])
+        pooled = None if self.pooled is None else self.pooled.centred()
+        return replace(self, gram=gram, cross=(self.cross - mixed) * varies[:, None, :], pooled=pooled)
 
     def with_(self, other: Fit) -> Fit:
         """Over the windows of both."""
         return Fit(
             self.gram + other.gram, self.cross + other.cross, self.inputs + other.inputs,
             self.targets + other.targets, self.count + other.count,
+            self.pooled.with_(other.pooled) if self.pooled and other.pooled else None,
         )  # fmt: skip
 
 
@@ -180,7 +196,7 @@ class Settler:
             del halves
             whole = fit.centred() if centre else fit
             wanted = _wanted(rows, whole, damping)
-        gram = shrunk(whole.gram, fit.count)
+        gram = shrunk(whole.moments)
         weight = from_rows(wanted, layer).astype(np.float32)
         rounded = compensate(weight, layer, gram, [bits], self._grids)[bits]
         if layer.bias is None:
@@ -210,14 +226,16 @@ class Settler:
         exact, front = pair.exact, pair.quantized
         if front.data.count < self._all.quantized.data.count and _windows(layer, front.data) < _fewest(layer):
             return []
+        pooled = pooled_maps(self._quantized, [layer.weight] if is_short(layer, front.data) else [])
         if pair is not self._all or pair is self._some:
-            pair.advance(self._changing)
-        tapped = self._tapped(layer, aim, front)
+            pair.advance(self._changing, pooled.values())
+        tapped = self._tapped(layer, aim, front, EmitMapGram(pooled))
         if tapped is None:
             return []
         expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)
         found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
+        names += [name for name in found.outputs if name == map_gram_name(layer.weight)]
 
         def sums(states: tuple[State, State]) -> list[Array]:
             target = expected.run(_fed(expected, states[0]))[aim.target]
@@ -238,7 +256,7 @@ class Settler:
         spare = _windows(layer, self._few.quantized.data) >= _TO_SPARE * _enough(layer)
         return self._few if spare else self._some
 
-    def _tapped(self, layer: Layer, aim: Aim, front: Front) -> onnx.ModelProto | None:
+    def _tapped(self, layer: Layer, aim: Aim, front: Front, pooled: EmitMapGram) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
         less = [aim.less] if aim.less else []
         reader = next(n for n in self._quantized.graph.node if layer.weight in names_read(n))
@@ -250,6 +268,7 @@ class Settler:
         emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None
+        pooled(graph)
         graph.outputs = graph.outputs[1:]
         return export_model(graph, part.model)
 
@@ -275,11 +294,14 @@ def _fewest(layer: Layer) -> int:
     return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
 
 
-def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:
+def _fit(layer: Layer, gram: Doubles, cross: Doubles, pooled: Doubles | None = None) -> Fit:
     """The sums as the graph gives them, with those of a one behind every window."""
     order = channel_major(layer)
     gram, cross = gram[:, order][:, :, order], cross[:, :, order]
-    return Fit(gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1], cross[:, :, -1], float(gram[0, -1, -1]))
+    return Fit(
+        gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1], cross[:, :, -1], float(gram[0, -1, -1]),
+        moments_of_pooled(layer, pooled),
+    )  # fmt: skip
 
 
 def _is_known(layer: Layer, data: Dataset, halves: Sequence[Fit]) -> bool:
@@ -313,7 +335,7 @@ def _solved(rows: Floats, fit: Fit, share: float) -> Doubles:
     """The rows that give the target best, held to those they come from by the damping, the more the fewer windows."""
     diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
     damping = share * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
-    part = shrinkage(fit.gram, fit.count)[:, None, None]
-    held = damping * np.eye(fit.gram.shape[1]) + part / (1 - part) * diagonals(fit.gram)
+    part, target = shrinkage(replace(fit.moments, pooled=None))  # of what is pooled no target is known
+    held = damping * np.eye(fit.gram.shape[1]) + (part / (1 - part))[:, None, None] * target
     solved = np.linalg.solve(fit.gram + held, (fit.cross + rows @ held).transpose(0, 2, 1))
     return solved.transpose(0, 2, 1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Second moments from few windows, drawn towards their diagonal as far as their own noise asks for.
+"""Second moments from few windows, drawn to what is known of them otherwise, as far as their own noise asks for.
 
 With fewer windows than columns (a classifier behind global pooling sees one window a sample) a matrix has
 directions in which nothing was seen; what is rounded against it as it is puts its errors there, and loses more than
@@ -6,37 +6,78 @@ nearest rounding does on other samples. OAS (Chen et al. 2010, arXiv 0907.4698, 
 the target keeps each column's own energy:
 
     (1 - a) G + a diag(G),   a = ((1 - 2/p) tr(S^2) + p^2) / ((n + 1 - 2/p) (tr(S^2) - p)),   S = correlations of G
+
+What a global pool averages has a window at each position, and correlations P that are much like those of the means. Then
+the target has s P for correlations, and the mean squared error E |(1 - a) S + a s P - C|^2 over the entries off the
+diagonal, C being the true ones, is least at
+
+    s = <S, P> / |P|^2,   1 - a = (|C|^2 - s <S, P>) / (|S|^2 - s <S, P>),   |C|^2 = (|S|^2 - m/n) / (1 + 1/n)
+
+with m entries, of which n Gaussian windows leave a noise of (1 + C_ij^2) / n each.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from onnxmpq.weights.gram import Doubles
+from onnxmpq.weights.gram import Doubles, Moments
 
 _MOST = 0.99  # some of what was seen always counts
 
 
-def shrinkage(gram: Doubles, count: float) -> Doubles:
-    """How far the moments [group, D, D] of `count` windows are to be drawn to their diagonals, float64 [group].
+def shrunk(moments: Moments) -> Doubles:
+    """The moments' matrices [group, D, D], drawn to their target; their diagonals keep their values."""
+    part, target = shrinkage(moments)
+    return (1 - part)[:, None, None] * moments.gram + part[:, None, None] * target
+
+
+def shrinkage(moments: Moments) -> tuple[Doubles, Doubles]:
+    """How far moments are to be drawn, float64 [group], and to what, float64 [group, D, D].
 
     Columns that nothing reached have no correlations and do not count.
     """
-    energy = np.einsum("gii->gi", gram)
-    seen = energy > 0
-    spread = np.sqrt(np.where(seen, energy, 1.0))
-    squares = np.square(gram / spread[:, :, None] / spread[:, None, :]).sum(axis=(1, 2))
-    size = np.maximum(seen.sum(axis=1), 1)
+    gram = moments.gram
+    if moments.pooled is None:
+        return _to_diagonal(gram, moments.count), diagonals(gram)
+    return _to_pooled(gram, moments.count, moments.pooled.gram)
+
+
+def _to_diagonal(gram: Doubles, count: float) -> Doubles:
+    """OAS."""
+    size = np.maximum(_seen(gram).sum(axis=1), 1)
+    squares = np.square(_correlations(gram)).sum(axis=(1, 2))
     correlated = np.maximum(squares - size, 1e-12)
     rest = 1 - 2 / size
     asked = (rest * squares + size**2) / ((count + rest) * correlated)
     return np.asarray(np.clip(asked, 0.0, _MOST), np.float64)
 
 
-def shrunk(gram: Doubles, count: float) -> Doubles:
-    """The moments [group, D, D] of `count` windows, drawn to their diagonals; those keep their values."""
-    part = shrinkage(gram, count)[:, None, None]
-    return (1 - part) * gram + part * diagonals(gram)
+def _to_pooled(gram: Doubles, count: float, pooled: Doubles) -> tuple[Doubles, Doubles]:
+    """The formula above."""
+    own, other = (_off_diagonal(_correlations(some)) for some in (gram, pooled))
+    size = _seen(gram).sum(axis=1)
+    squares, mixed = (np.einsum("gij,gij->g", own, some) for some in (own, other))
+    alike = np.clip(mixed / np.maximum(np.square(other).sum(axis=(1, 2)), 1e-12), 0.0, 1.0)
+    true = (squares - size * (size - 1) / count) / (1 + 1 / count)
+    kept = (true - alike * mixed) / np.maximum(squares - alike * mixed, 1e-12)
+    spread = np.sqrt(np.einsum("gii->gi", gram))
+    target = alike[:, None, None] * other * spread[:, :, None] * spread[:, None, :] + diagonals(gram)
+    return 1 - np.clip(kept, 1 - _MOST, 1.0), target
+
+
+def _seen(gram: Doubles) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = np.einsum("gii->gi", gram) > 0
+    return found
+
+
+def _correlations(gram: Doubles) -> Doubles:
+    spread = np.sqrt(np.where(_seen(gram), np.einsum("gii->gi", gram), 1.0))
+    found: Doubles = gram / spread[:, :, None] / spread[:, None, :]
+    return found
+
+
+def _off_diagonal(gram: Doubles) -> Doubles:
+    return gram - diagonals(gram)
 
 
 def diagonals(gram: Doubles) -> Doubles:

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from onnxmpq.data import open_data, synthetic_data
 from onnxmpq.data.samples import InputSpec
+from onnxmpq.data.views import Views
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
 from onnxmpq.evidence import gather
@@ -201,6 +202,49 @@ def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
     moments = Moments(x @ x.transpose(0, 2, 1), x.mean(axis=2), 50)
     centred = x - x.mean(axis=2, keepdims=True)
     np.testing.assert_allclose(moments.covariance(), centred @ centred.transpose(0, 2, 1), atol=1e-9)
+
+
+POOLED = """<ir_version: 8, opset_import: ["" : 13]> g (float[n, 12, 3, 3] x) => (float[n, 4] y) {
+    p = GlobalAveragePool (x)  f = Flatten (p)  y = MatMul (f, w) }"""
+
+
+@pytest.mark.parametrize("count", [11, 12])
+def test_what_is_pooled_is_known_where_windows_are_fewer_than_columns(count: int) -> None:
+    model, rng = onnx.parser.parse_model(POOLED), np.random.default_rng(5)
+    weight = rng.standard_normal((12, 4)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    x = rng.standard_normal((count, 12, 3, 3)).astype(np.float32)
+    (layer,) = discover(gs.import_onnx(model), {"x": x.shape})
+    data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 12, 3, 3))], samples=None)
+    ((_, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None, Views(axis=-1))
+    assert moments.count == count
+    if count == 12:
+        assert moments.pooled is None
+        return
+    assert moments.pooled is not None
+    positions = x.transpose(0, 2, 3, 1).reshape(-1, 12).astype(np.float64)
+    assert moments.pooled.count == len(positions)
+    np.testing.assert_allclose(moments.pooled.gram[0], positions.T @ positions, rtol=1e-4, atol=1e-4)
+    behind = moments.centred().pooled
+    assert behind is not None
+    expected = np.cov(positions.T, bias=True) * len(positions)
+    np.testing.assert_allclose(behind.gram[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_moments_of_two_halves_are_those_of_all() -> None:
+    x = np.random.default_rng(6).standard_normal((1, 3, 50)) + 1
+
+    def of(some: np.ndarray, behind: Moments | None = None) -> Moments:
+        return Moments(some @ some.transpose(0, 2, 1), some.mean(axis=2), some.shape[2], behind)
+
+    parts = [of(x[:, :, :20], of(x[:, :, :5])), of(x[:, :, 20:], of(x[:, :, 5:9]))]
+    both, whole = parts[0].with_(parts[1]), of(x, of(x[:, :, :9]))
+    assert both.pooled is not None
+    for found, expected in ((both, whole), (both.pooled, whole.pooled)):
+        assert expected is not None
+        np.testing.assert_allclose(found.gram, expected.gram)
+        np.testing.assert_allclose(found.mean, expected.mean)
+        assert found.count == expected.count
 
 
 def test_emitting_changes_nothing_else() -> None:

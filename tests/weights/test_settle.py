@@ -133,6 +133,28 @@ def test_what_is_fitted_to_few_windows_holds_on_others(bits: int) -> None:
     assert settled_ < 1.15 * unsettled  # 1.27 and 1.50 times where they are trusted
 
 
+def test_few_windows_are_known_by_what_is_pooled_too() -> None:
+    """The fit sees the maps behind the pool, through the pairs, and a network with no pool there sees none."""
+    text = """<ir_version: 8, opset_import: ["" : 13]> net (float[n, 24, 3, 3] x) => (float[n, 5] y) {
+        c = Conv (x, k)  r = Relu (c)  %s  p = GlobalAveragePool (m)  f = Flatten (p)  y = MatMul (f, w) }"""
+    shapes = {"k": (24, 24, 1, 1), "w": (24, 5)}
+    model = network(text % "m = Identity (r)", shapes)
+    pairs = "q = QuantizeLinear (r, s)  m = DequantizeLinear (q, s)"
+    quantized = network((text % pairs), {**shapes, "s": ()})
+    traced = trace(CPU, model, {"x": np.ones((1, 24, 3, 3), np.float32)})
+    layers = layers_of(model, traced)
+    data = samples(24, 3, 3).some(16)
+    settler = Settler(CPU, model, quantized, layers, traced, data, 8)
+    first, second = layers
+    settler.fix({first.weight: settler._value(first.weight)})
+    aim = find_aim(second, model, quantized, traced)
+    assert aim is not None
+    halves = settler._fits(second, aim)
+    assert [half.count for half in halves] == [8, 8]
+    assert [half.pooled.count for half in halves if half.pooled is not None] == [72, 72]
+    assert settler.settle(second, 3) is not None
+
+
 def pointwise(size: int) -> tuple[onnx.ModelProto, Dataset, dict[str, Traced], Layer]:
     """A network of one convolution over maps of that size, 64 samples, a run's tensors, and the layer."""
     text = f"""<ir_version: 8, opset_import: ["" : 13]>
