@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx
 
@@ -29,6 +29,10 @@ def pooled_maps(model: onnx.ModelProto, weights: Iterable[str]) -> dict[str, str
 def _pool(makers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
     """The pool whose values a tensor has, in whatever shape."""
     node = makers.get(name)
-    while node is not None and node.op_type in _SAME_VALUES:
+    while node is not None and _is(node, _SAME_VALUES):
         node = makers.get(node.input[0])
-    return node if node is not None and node.op_type == "GlobalAveragePool" else None
+    return node if node is not None and _is(node, {"GlobalAveragePool"}) else None
+
+
+def _is(node: onnx.NodeProto, ops: Collection[str]) -> bool:
+    return node.op_type in ops and not node.domain

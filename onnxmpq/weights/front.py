@@ -82,7 +82,7 @@ class Front:
     def advance(self, changing: Collection[str], asked: Collection[str] = ()) -> None:
         """Run on to the last place, up to the first node that reads a constant still to change, where little crosses.
 
-        Tensors that are `asked` for are still there or still to be made.
+        Not past a node that reads a tensor that is `asked` for.
         """
         until = {*changing, *asked}
         end = next((i for i, read in enumerate(self._reads) if not read.isdisjoint(until)), len(self._nodes))
@@ -131,7 +131,7 @@ class Pair:
         return in_step(self.exact, self.quantized)
 
     def advance(self, changing: Collection[str], asked: Collection[str] = ()) -> None:
-        """Run both on, as far as constants are known; the quantized one no further than where all `asked` are there."""
+        """Run both on, as far as constants are known; the quantized one not past a node that reads what is `asked` for."""
         self.exact.advance(changing)
         self.quantized.advance(changing, asked)
 

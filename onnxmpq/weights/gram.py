@@ -38,7 +38,8 @@ _NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
 class Moments:
     """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
 
-    `pooled` are the moments of what a global pool averages to give them, known where the x are fewer than columns.
+    Where the x are fewer than columns, and means over maps, `within` is how the maps' channels go together within each sample:
+    the scatter [group, D, D] of their positions about x.
 
     A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
     (`onnxmpq.weights.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].
@@ -47,7 +48,7 @@ class Moments:
     gram: Doubles
     mean: Doubles
     count: float
-    pooled: Moments | None = None
+    within: Doubles | None = None
 
     def covariance(self) -> Doubles:
         """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
@@ -55,15 +56,7 @@ class Moments:
 
     def centred(self) -> Moments:
         """The same of x - mean."""
-        pooled = None if self.pooled is None else self.pooled.centred()
-        return Moments(self.covariance(), np.zeros_like(self.mean), self.count, pooled)
-
-    def with_(self, other: Moments) -> Moments:
-        """Over the x of both."""
-        count = self.count + other.count
-        mean = (self.count * self.mean + other.count * other.mean) / count
-        pooled = self.pooled.with_(other.pooled) if self.pooled and other.pooled else None
-        return Moments(self.gram + other.gram, mean, count, pooled)
+        return replace(self, gram=self.covariance(), mean=np.zeros_like(self.mean))
 
 
 def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
@@ -116,7 +109,7 @@ def input_moments(
 
     Of large maps only so many windows are taken, evenly spaced, as the matrix needs.
     """
-    passes = list(_passes([layer for layer in layers if has_moments(layer)]))
+    passes = list(_passes([layer for layer in layers if has_moments(layer)], data))
     for number, some in enumerate(passes):
 
         def report(done: int, number: int = number) -> None:
@@ -126,22 +119,23 @@ def input_moments(
             {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
         )
-        pooled = EmitMapGram(pooled_maps(model, [la.weight for la in some if is_short(la, data)]))
-        sums = _summed(runtime, model, emit, pooled, data, batch_size, report, views)
+        short = [la for la in some if is_short(la, data)]
+        maps = EmitMapGram(pooled_maps(model, [la.weight for la in short]), positions(short, data))
+        sums = _summed(runtime, model, emit, maps, data, batch_size, report, views)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
             if total is not None and is_known(layer, total[0, -1, -1], data) and np.isfinite(total).all():
                 order = channel_major(layer)
-                behind = moments_of_pooled(layer, sums.pop(map_gram_name(layer.weight), None))
-                yield layer, replace(moments_of(total[:, order][:, :, order]), pooled=behind)
+                within = scatter_of(layer, sums.pop(map_gram_name(layer.weight), None))
+                yield layer, replace(_moments(total[:, order][:, :, order]), within=within)
 
 
 def _summed(
     runtime: Runtime,
     model: onnx.ModelProto,
     emit: EmitGram,
-    pooled: EmitMapGram,
+    maps: EmitMapGram,
     data: Dataset,
     batch_size: int,
     progress: Callable[[int], None],
@@ -150,8 +144,8 @@ def _summed(
     """The emitted outputs summed over the data, in double precision, the mean over their views."""
     graph = import_graph(model)
     emit(graph)
-    pooled(graph)
-    names = {gram_name(weight) for weight in emit.weights} | {map_gram_name(weight) for weight in pooled.maps}
+    maps(graph)
+    names = {gram_name(weight) for weight in emit.weights} | {map_gram_name(weight) for weight in maps.maps}
     graph.outputs = [output for output in graph.outputs if output.name in names]
     if not graph.outputs:
         return {}
@@ -181,20 +175,26 @@ def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
 
 
 def is_short(layer: Layer, data: Dataset) -> bool:
-    """True for a layer that sees fewer windows of the data than it has columns, in one matrix."""
+    """True for a layer of one matrix that sees fewer windows of the data than it has columns, and some at all."""
     whole = layer.group == 1 and block_count(layer) == 1
-    return whole and math.prod(layer.positions) * data.count < columns(layer)
+    windows = math.prod(layer.positions) * data.count
+    return whole and windows < columns(layer) and is_known(layer, windows, data)
 
 
-def moments_of_pooled(layer: Layer, total: Doubles | None) -> Moments | None:
-    """The moments from the sums [D + 1, D + 1] that `EmitMapGram` gives; None where they tell nothing of the layer."""
-    if total is None or len(total) != columns(layer) + 1 or not np.isfinite(total).all():
+def positions(layers: Sequence[Layer], data: Dataset) -> int:
+    """How many positions of each sample's map tell enough of all such layers' columns."""
+    wanted = _WINDOWS_A_COLUMN * max((columns(layer) for layer in layers), default=1)
+    return max(1, -(-wanted // data.count))
+
+
+def scatter_of(layer: Layer, total: Doubles | None) -> Doubles | None:
+    """What `EmitMapGram` gives as [1, D, D]; None where it tells nothing of the layer."""
+    if total is None or len(total) != columns(layer) or not np.isfinite(total).all():
         return None
-    return moments_of(total[None])
+    return total[None]
 
 
-def moments_of(total: Doubles) -> Moments:
-    """The moments from the sums [group, D + 1, D + 1] of windows with a one behind each."""
+def _moments(total: Doubles) -> Moments:
     count = float(total[0, -1, -1])
     return Moments(total[:, :-1, :-1], total[:, -1, :-1] / count, count)
 
@@ -206,12 +206,12 @@ def channel_major(layer: Layer) -> NDArray[np.intp]:
     return np.append(windows, size)
 
 
-def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+def _passes(layers: Sequence[Layer], data: Dataset) -> Iterator[list[Layer]]:
     """Layers in runs whose matrices together stay within the bound."""
     run: list[Layer] = []
     size = 0
     for layer in layers:
-        matrices = layer.group * block_count(layer)
+        matrices = layer.group * block_count(layer) * (2 if is_short(layer, data) else 1)
         bytes_ = 12 * matrices * block_columns(layer) ** 2  # the sum in float64 and a batch's in float32
         if run and size + bytes_ > _BYTES_A_PASS:
             yield run

@@ -55,7 +55,8 @@ from onnxmpq.weights.gram import (
     has_moments,
     is_known,
     is_short,
-    moments_of_pooled,
+    positions,
+    scatter_of,
     step,
 )
 from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, QuantizedWeight
@@ -76,7 +77,7 @@ _TARGET = "settle/target"
 class Fit:
     """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves.
 
-    `pooled` are the moments of what a global pool averages to give few x'.
+    `within` is the scatter within the maps that few x' are the means of (`onnxmpq.weights.gram.Moments`).
     """
 
     gram: Doubles
@@ -84,12 +85,12 @@ class Fit:
     inputs: Doubles  # [group, D]
     targets: Doubles  # [group, rows]
     count: float
-    pooled: Moments | None = None
+    within: Doubles | None = None
 
     @property
     def moments(self) -> Moments:
         """Of x'."""
-        return Moments(self.gram, self.mean_input, self.count, self.pooled)
+        return Moments(self.gram, self.mean_input, self.count, self.within)
 
     @property
     def mean_input(self) -> Doubles:
@@ -104,15 +105,14 @@ class Fit:
         gram = centred(self.gram, self.mean_input, self.count)
         varies = np.einsum("gii->gi", gram) > 0
         mixed = self.targets[:, :, None] * self.mean_input[:, None, :]
-        pooled = None if self.pooled is None else self.pooled.centred()
-        return replace(self, gram=gram, cross=(self.cross - mixed) * varies[:, None, :], pooled=pooled)
+        return replace(self, gram=gram, cross=(self.cross - mixed) * varies[:, None, :])
 
     def with_(self, other: Fit) -> Fit:
         """Over the windows of both."""
         return Fit(
             self.gram + other.gram, self.cross + other.cross, self.inputs + other.inputs,
             self.targets + other.targets, self.count + other.count,
-            self.pooled.with_(other.pooled) if self.pooled and other.pooled else None,
+            None if self.within is None or other.within is None else self.within + other.within,
         )  # fmt: skip
 
 
@@ -226,10 +226,11 @@ class Settler:
         exact, front = pair.exact, pair.quantized
         if front.data.count < self._all.quantized.data.count and _windows(layer, front.data) < _fewest(layer):
             return []
-        pooled = pooled_maps(self._quantized, [layer.weight] if is_short(layer, front.data) else [])
+        short = [layer] if is_short(layer, front.data) else []
+        maps = pooled_maps(self._quantized, [la.weight for la in short])
         if pair is not self._all or pair is self._some:
-            pair.advance(self._changing, pooled.values())
-        tapped = self._tapped(layer, aim, front, EmitMapGram(pooled))
+            pair.advance(self._changing, maps.values())
+        tapped = self._tapped(layer, aim, front, EmitMapGram(maps, positions(short, front.data)))
         if tapped is None:
             return []
         expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)
@@ -256,7 +257,7 @@ class Settler:
         spare = _windows(layer, self._few.quantized.data) >= _TO_SPARE * _enough(layer)
         return self._few if spare else self._some
 
-    def _tapped(self, layer: Layer, aim: Aim, front: Front, pooled: EmitMapGram) -> onnx.ModelProto | None:
+    def _tapped(self, layer: Layer, aim: Aim, front: Front, maps: EmitMapGram) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
         less = [aim.less] if aim.less else []
         reader = next(n for n in self._quantized.graph.node if layer.weight in names_read(n))
@@ -268,7 +269,7 @@ class Settler:
         emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None
-        pooled(graph)
+        maps(graph)
         graph.outputs = graph.outputs[1:]
         return export_model(graph, part.model)
 
@@ -294,13 +295,13 @@ def _fewest(layer: Layer) -> int:
     return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
 
 
-def _fit(layer: Layer, gram: Doubles, cross: Doubles, pooled: Doubles | None = None) -> Fit:
+def _fit(layer: Layer, gram: Doubles, cross: Doubles, scatter: Doubles | None = None) -> Fit:
     """The sums as the graph gives them, with those of a one behind every window."""
     order = channel_major(layer)
     gram, cross = gram[:, order][:, :, order], cross[:, :, order]
     return Fit(
         gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1], cross[:, :, -1], float(gram[0, -1, -1]),
-        moments_of_pooled(layer, pooled),
+        scatter_of(layer, scatter),
     )  # fmt: skip
 
 
@@ -335,7 +336,7 @@ def _solved(rows: Floats, fit: Fit, share: float) -> Doubles:
     """The rows that give the target best, held to those they come from by the damping, the more the fewer windows."""
     diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
     damping = share * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
-    part, target = shrinkage(replace(fit.moments, pooled=None))  # of what is pooled no target is known
+    part, target = shrinkage(replace(fit.moments, within=None))  # within maps no targets are known
     held = damping * np.eye(fit.gram.shape[1]) + (part / (1 - part))[:, None, None] * target
     solved = np.linalg.solve(fit.gram + held, (fit.cross + rows @ held).transpose(0, 2, 1))
     return solved.transpose(0, 2, 1).astype(np.float64)

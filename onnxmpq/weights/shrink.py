@@ -7,13 +7,13 @@ the target keeps each column's own energy:
 
     (1 - a) G + a diag(G),   a = ((1 - 2/p) tr(S^2) + p^2) / ((n + 1 - 2/p) (tr(S^2) - p)),   S = correlations of G
 
-What a global pool averages has a window at each position, and correlations P that are much like those of the means. Then
-the target has s P for correlations, and the mean squared error E |(1 - a) S + a s P - C|^2 over the entries off the
-diagonal, C being the true ones, is least at
+Where the windows are means over maps, the channels of the maps' positions, less those means, go together much as the
+means do, with noise of their own. With P their correlations the target has s P off the diagonal, and the expected |(1 - a) S +
+a s P - C|^2 there, C being the true correlations, is least at
 
-    s = <S, P> / |P|^2,   1 - a = (|C|^2 - s <S, P>) / (|S|^2 - s <S, P>),   |C|^2 = (|S|^2 - m/n) / (1 + 1/n)
+    s = <S, P> / |P|^2,   1 - a = (|C|^2 - 2 s <S, P> + s^2 |P|^2) / |S - s P|^2,   |C|^2 = (|S|^2 - m/n) / (1 + 1/n)
 
-with m entries, of which n Gaussian windows leave a noise of (1 + C_ij^2) / n each.
+for m entries, each with the noise (1 + C_ij^2) / n of a product's mean over n Gaussian windows. s is kept in 0 to 1.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from onnxmpq.weights.gram import Doubles, Moments
 
 _MOST = 0.99  # some of what was seen always counts
+_NOTHING = 1e-12
 
 
 def shrunk(moments: Moments) -> Doubles:
@@ -37,29 +38,34 @@ def shrinkage(moments: Moments) -> tuple[Doubles, Doubles]:
     Columns that nothing reached have no correlations and do not count.
     """
     gram = moments.gram
-    if moments.pooled is None:
+    if moments.within is None or not diagonals(moments.within).any():
         return _to_diagonal(gram, moments.count), diagonals(gram)
-    return _to_pooled(gram, moments.count, moments.pooled.gram)
+    return _to_within(gram, moments.count, moments.within)
 
 
 def _to_diagonal(gram: Doubles, count: float) -> Doubles:
     """OAS."""
     size = np.maximum(_seen(gram).sum(axis=1), 1)
     squares = np.square(_correlations(gram)).sum(axis=(1, 2))
-    correlated = np.maximum(squares - size, 1e-12)
+    correlated = np.maximum(squares - size, _NOTHING)
     rest = 1 - 2 / size
     asked = (rest * squares + size**2) / ((count + rest) * correlated)
     return np.asarray(np.clip(asked, 0.0, _MOST), np.float64)
 
 
-def _to_pooled(gram: Doubles, count: float, pooled: Doubles) -> tuple[Doubles, Doubles]:
+def _to_within(gram: Doubles, count: float, within: Doubles) -> tuple[Doubles, Doubles]:
     """The formula above."""
-    own, other = (_off_diagonal(_correlations(some)) for some in (gram, pooled))
-    size = _seen(gram).sum(axis=1)
-    squares, mixed = (np.einsum("gij,gij->g", own, some) for some in (own, other))
-    alike = np.clip(mixed / np.maximum(np.square(other).sum(axis=(1, 2)), 1e-12), 0.0, 1.0)
+    seen = _seen(gram)
+    both = seen[:, :, None] & seen[:, None, :]
+    own, other = (_off_diagonal(_correlations(some)) * both for some in (gram, within))
+    size = seen.sum(axis=1)
+    squares, mixed, others = (
+        np.einsum("gij,gij->g", *pair) for pair in ((own, own), (own, other), (other, other))
+    )
+    alike = np.clip(mixed / np.maximum(others, _NOTHING), 0.0, 1.0)
     true = (squares - size * (size - 1) / count) / (1 + 1 / count)
-    kept = (true - alike * mixed) / np.maximum(squares - alike * mixed, 1e-12)
+    theirs = alike * (alike * others - 2 * mixed)
+    kept = (true + theirs) / np.maximum(squares + theirs, _NOTHING)
     spread = np.sqrt(np.einsum("gii->gi", gram))
     target = alike[:, None, None] * other * spread[:, :, None] * spread[:, None, :] + diagonals(gram)
     return 1 - np.clip(kept, 1 - _MOST, 1.0), target

@@ -1,6 +1,7 @@
 """Emitted second moments against NumPy, window by window."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from onnxmpq.prepare import prepare, runnable
 from onnxmpq.spec import Layer
 from onnxmpq.testing import check_pass
 from onnxmpq.weights.blocks import block_columns, block_count, columns
-from onnxmpq.weights.gram import Moments, centred, enough, has_moments, input_moments, is_known, step
+from onnxmpq.weights.gram import (
+    Moments,
+    centred,
+    enough,
+    has_moments,
+    input_moments,
+    is_known,
+    is_short,
+    step,
+)
 
 CPU = Runtime("cpu", threads=1)
 
@@ -209,7 +219,7 @@ POOLED = """<ir_version: 8, opset_import: ["" : 13]> g (float[n, 12, 3, 3] x) =>
 
 
 @pytest.mark.parametrize("count", [11, 12])
-def test_what_is_pooled_is_known_where_windows_are_fewer_than_columns(count: int) -> None:
+def test_what_varies_within_maps_is_known_where_windows_are_fewer_than_columns(count: int) -> None:
     model, rng = onnx.parser.parse_model(POOLED), np.random.default_rng(5)
     weight = rng.standard_normal((12, 4)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
@@ -219,32 +229,21 @@ def test_what_is_pooled_is_known_where_windows_are_fewer_than_columns(count: int
     ((_, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None, Views(axis=-1))
     assert moments.count == count
     if count == 12:
-        assert moments.pooled is None
+        assert moments.within is None
         return
-    assert moments.pooled is not None
-    positions = x.transpose(0, 2, 3, 1).reshape(-1, 12).astype(np.float64)
-    assert moments.pooled.count == len(positions)
-    np.testing.assert_allclose(moments.pooled.gram[0], positions.T @ positions, rtol=1e-4, atol=1e-4)
-    behind = moments.centred().pooled
-    assert behind is not None
-    expected = np.cov(positions.T, bias=True) * len(positions)
-    np.testing.assert_allclose(behind.gram[0], expected, rtol=1e-3, atol=1e-3)
+    assert moments.within is not None
+    left = (x - x.mean(axis=(2, 3), keepdims=True)).transpose(0, 2, 3, 1).reshape(-1, 12).astype(np.float64)
+    np.testing.assert_allclose(moments.within[0], left.T @ left, rtol=1e-3, atol=1e-3)
 
 
-def test_moments_of_two_halves_are_those_of_all() -> None:
-    x = np.random.default_rng(6).standard_normal((1, 3, 50)) + 1
-
-    def of(some: np.ndarray, behind: Moments | None = None) -> Moments:
-        return Moments(some @ some.transpose(0, 2, 1), some.mean(axis=2), some.shape[2], behind)
-
-    parts = [of(x[:, :, :20], of(x[:, :, :5])), of(x[:, :, 20:], of(x[:, :, 5:9]))]
-    both, whole = parts[0].with_(parts[1]), of(x, of(x[:, :, :9]))
-    assert both.pooled is not None
-    for found, expected in ((both, whole), (both.pooled, whole.pooled)):
-        assert expected is not None
-        np.testing.assert_allclose(found.gram, expected.gram)
-        np.testing.assert_allclose(found.mean, expected.mean)
-        assert found.count == expected.count
+def test_a_short_layer_has_some_windows_but_fewer_than_columns() -> None:
+    spec = [InputSpec("x", np.dtype(np.float32), (None, 2))]
+    data = open_data({"x": np.ones((16, 2), np.float32)}, spec, samples=None)
+    wide = Layer("fc", "Gemm", ("fc",), "w", (5, 17), 0)
+    assert is_short(wide, data)
+    assert not is_short(replace(wide, shape=(5, 16)), data)
+    assert not is_short(replace(wide, shape=(5, 17 * 16)), data)  # too few to tell anything
+    assert not is_short(replace(wide, op="Conv", shape=(5, 17, 1, 1), positions=(2, 2)), data)
 
 
 def test_emitting_changes_nothing_else() -> None:

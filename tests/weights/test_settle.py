@@ -133,14 +133,17 @@ def test_what_is_fitted_to_few_windows_holds_on_others(bits: int) -> None:
     assert settled_ < 1.15 * unsettled  # 1.27 and 1.50 times where they are trusted
 
 
-def test_few_windows_are_known_by_what_is_pooled_too() -> None:
-    """The fit sees the maps behind the pool, through the pairs, and a network with no pool there sees none."""
+def test_few_windows_are_known_by_what_varies_within_maps_too() -> None:
+    """The fit sees the quantized maps before the pool, through the pairs."""
     text = """<ir_version: 8, opset_import: ["" : 13]> net (float[n, 24, 3, 3] x) => (float[n, 5] y) {
         c = Conv (x, k)  r = Relu (c)  %s  p = GlobalAveragePool (m)  f = Flatten (p)  y = MatMul (f, w) }"""
     shapes = {"k": (24, 24, 1, 1), "w": (24, 5)}
     model = network(text % "m = Identity (r)", shapes)
     pairs = "q = QuantizeLinear (r, s)  m = DequantizeLinear (q, s)"
     quantized = network((text % pairs), {**shapes, "s": ()})
+    quantized_maps = onnx.ModelProto()
+    quantized_maps.CopyFrom(quantized)
+    quantized_maps.graph.output.append(onnx.ValueInfoProto(name="m"))
     traced = trace(CPU, model, {"x": np.ones((1, 24, 3, 3), np.float32)})
     layers = layers_of(model, traced)
     data = samples(24, 3, 3).some(16)
@@ -151,7 +154,11 @@ def test_few_windows_are_known_by_what_is_pooled_too() -> None:
     assert aim is not None
     halves = settler._fits(second, aim)
     assert [half.count for half in halves] == [8, 8]
-    assert [half.pooled.count for half in halves if half.pooled is not None] == [72, 72]
+    maps = [CPU.session(quantized_maps).run(batch.feeds)["m"] for batch in data.batches(8)]
+    for half, some in zip(halves, maps, strict=True):
+        left = (some - some.mean(axis=(2, 3), keepdims=True)).transpose(1, 0, 2, 3).reshape(24, -1)
+        assert half.within is not None
+        np.testing.assert_allclose(half.within[0], left @ left.T, rtol=1e-3, atol=1e-2)
     assert settler.settle(second, 3) is not None
 
 

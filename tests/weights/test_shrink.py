@@ -22,14 +22,18 @@ def inputs(count: int, columns: int, seed: int = 0) -> np.ndarray:
     return values
 
 
-def moments(x: np.ndarray, pooled: Moments | None = None) -> Moments:
-    return Moments((x.T @ x)[None], x.mean(axis=0)[None], len(x), pooled)
+def gram(x: np.ndarray) -> np.ndarray:
+    values: np.ndarray = (x.T @ x)[None]
+    return values
 
 
-def of(gram: np.ndarray, count: int, pooled: np.ndarray | None = None) -> Moments:
+def of(gram: np.ndarray, count: int, within: np.ndarray | None = None) -> Moments:
     """Moments of matrices alone."""
-    behind = None if pooled is None else of(pooled, 1000)
-    return Moments(gram, np.zeros(gram.shape[:2]), count, behind)
+    return Moments(gram, np.zeros(gram.shape[:2]), count, within)
+
+
+def moments(x: np.ndarray, within: np.ndarray | None = None) -> Moments:
+    return of(gram(x), len(x), within)
 
 
 def part(some: Moments) -> np.ndarray:
@@ -56,7 +60,7 @@ def test_the_diagonal_stays() -> None:
 
 
 def test_columns_that_nothing_reaches_change_nothing() -> None:
-    some, behind = moments(inputs(32, 16)).gram, moments(inputs(500, 16, seed=3)).gram
+    some, behind = gram(inputs(32, 16)), gram(inputs(500, 16, seed=3))
 
     def wider(gram: np.ndarray) -> np.ndarray:
         values = np.zeros((1, 20, 20))
@@ -70,24 +74,36 @@ def test_columns_that_nothing_reaches_change_nothing() -> None:
         assert np.isfinite(shrunk(silent)).all()
 
 
-def test_the_formula_with_what_is_pooled_by_hand() -> None:
-    """Correlations of 0.6 seen 9 times and of 0.5 behind them: |S|^2 = 0.72, <S, P> = 0.6, |P|^2 = 0.5, s is 1 at most."""
-    seen, behind = np.array([[[4.0, 3.6], [3.6, 9.0]]]), np.array([[[1.0, 1.0], [1.0, 4.0]]])
-    found, target = shrinkage(of(seen, 9, behind))
-    true = (0.72 - 2 / 9) / (1 + 1 / 9)
-    np.testing.assert_allclose(found, [1 - max(0.01, (true - 0.6) / (0.72 - 0.6))])
-    np.testing.assert_allclose(target, [[[4.0, 0.5 * 2 * 3], [0.5 * 2 * 3, 9.0]]])
+@pytest.mark.parametrize("alike", [0.3, 0.8])
+def test_the_formula_with_what_varies_within_maps_by_hand(alike: float) -> None:
+    """Correlations of 0.6 seen 99 times: |S|^2 = 0.72, and of 0.3 (s would be 2) or 0.8 (s = 0.75, all of S) within."""
+    seen = np.array([[[4.0, 3.6], [3.6, 9.0]]])
+    within = np.array([[[1.0, 2 * alike], [2 * alike, 4.0]]])
+    found, target = shrinkage(of(seen, 99, within))
+    share = min(0.6 / alike, 1.0)
+    true = (0.72 - 2 / 99) / (1 + 1 / 99)
+    kept = (true - 4 * share * 0.6 * alike + 2 * (share * alike) ** 2) / (
+        2 * (0.6 - share * alike) ** 2 + 1e-300
+    )
+    np.testing.assert_allclose(found, [1 - np.clip(kept, 0.01, 1)] if alike < 0.6 else [0.99])
+    np.testing.assert_allclose(target, [[[4.0, share * alike * 6], [share * alike * 6, 9.0]]])
 
 
-def test_what_is_pooled_counts_as_far_as_it_is_alike() -> None:
+def test_what_varies_within_maps_counts_as_far_as_it_is_alike() -> None:
     """None of it where it has nothing to do with what is seen, and the more of what is seen, the more of that there is."""
-    other = np.random.default_rng(4).standard_normal((500, 64))
-    unlike = shrinkage(of(moments(inputs(32, 64)).gram, 32, moments(other).gram))[1]
+    other = np.random.default_rng(4).standard_normal((5000, 64))
+    unlike = shrinkage(moments(inputs(32, 64), gram(other)))[1]
     np.testing.assert_allclose(unlike, diagonals(unlike), atol=0.1 * np.abs(unlike).max())
-    behind = moments(inputs(2000, 64, seed=3) + 0.5 * np.random.default_rng(6).standard_normal((2000, 64)))
-    few, many = (part(moments(inputs(count, 64), behind))[0] for count in (16, 65_536))
-    assert many < 0.01
+    within = gram(inputs(2000, 64, seed=3) + 0.5 * np.random.default_rng(6).standard_normal((2000, 64)))
+    few, many = (part(moments(inputs(count, 64), within))[0] for count in (16, 65_536))
+    assert many < 0.05
     assert many < few
+
+
+def test_maps_that_do_not_vary_tell_nothing() -> None:
+    some = inputs(32, 64)
+    for within in (np.zeros((1, 64, 64)), None):
+        np.testing.assert_array_equal(shrunk(moments(some, within)), shrunk(moments(some)))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -100,8 +116,8 @@ def test_rounding_against_few_windows_holds_on_others(bits: int) -> None:
         return float(np.square(other @ (weight - rounded).T).sum())
 
     drawn, plain = (
-        lost(compensate(weight, LAYER, gram, [bits])[bits].dequantize())
-        for gram in (shrunk(moments(seen)), moments(seen).gram)
+        lost(compensate(weight, LAYER, known, [bits])[bits].dequantize())
+        for known in (shrunk(moments(seen)), moments(seen).gram)
     )
     balanced = lost(quantize_balanced(weight, 0, bits).dequantize())
     nearest = lost(quantize(weight, 0, bits).dequantize())
@@ -109,7 +125,7 @@ def test_rounding_against_few_windows_holds_on_others(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_maps_behind_a_pool_tell_what_their_means_do_not(bits: int) -> None:
+def test_maps_before_a_pool_tell_what_their_means_do_not(bits: int) -> None:
     """Positions of a map are their mean and much of their own besides."""
     weight = np.random.default_rng(1).standard_normal(LAYER.shape).astype(np.float32)
     maps = inputs(64, 128)[:, None] + inputs(64 * 9, 128, seed=2).reshape(64, 9, 128)
@@ -120,4 +136,5 @@ def test_maps_behind_a_pool_tell_what_their_means_do_not(bits: int) -> None:
         rounded = compensate(weight, LAYER, shrunk(some), [bits])[bits].dequantize()
         return float(np.square(other @ (weight - rounded).T).sum())
 
-    assert lost(moments(seen, moments(maps.reshape(-1, 128)))) < 0.95 * lost(moments(seen))
+    left = (maps - seen[:, None]).reshape(-1, 128)
+    assert lost(moments(seen, gram(left))) < 0.95 * lost(moments(seen))
