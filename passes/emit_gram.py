@@ -164,7 +164,7 @@ def _columns(builder: NodeBuilder, node: gs.Node, blocks: _Blocks, step: int) ->
     """What one node's windows hold, and a 1: [group * blocks, D_b + 1, n]."""
     read = {"Conv": _windows, "ConvTranspose": _channels, "Gemm": _rows, "MatMul": _rows}[node.op]
     split = [_split(builder, tap, blocks) for tap in read(builder, node, step)]
-    rows = [*split, ones_like_first(builder, split[0], 1)]
+    rows = [*split, _ones(builder, split[0])]
     return builder.node("Concat", rows, "gram", {"axis": 1})
 
 
@@ -199,12 +199,12 @@ def _places(builder: NodeBuilder, node: gs.Node, target: gs.Tensor, step: int) -
     return _split(builder, taken, _Blocks(group, rows, 1, rows))
 
 
-def ones_like_first(builder: NodeBuilder, rows: gs.Tensor, axis: int) -> gs.Variable:
-    """Ones in the place of the first row along an axis, however many are in one.
+def _ones(builder: NodeBuilder, rows: gs.Tensor) -> gs.Variable:
+    """A row of ones for [group * blocks, size, n], whatever n is in this run.
 
-    They come from the data: of known shape, the runtime would hold them as a constant of that size.
+    It comes from the data: of known shape, the runtime would hold it as a constant of that size.
     """
-    first = [builder.constant("gram_slice", np.array([v], np.int64)) for v in (0, 1, axis)]
+    first = [builder.constant("gram_slice", np.array([v], np.int64)) for v in (0, 1, 1)]
     row = builder.node("Slice", [rows, *first], "gram")
     one = builder.constant("gram_one", np.array(1, np.float32))
     return builder.node("Clip", [row, one, one], "gram")

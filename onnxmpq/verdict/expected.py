@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from onnxmpq.data import Batch, Dataset
+from onnxmpq.data.views import Feeds
 from onnxmpq.engine import Array, Session
 
 _HELD_BYTES = 64 << 20
 
 Outputs = Mapping[str, Array]
-Feeds = Mapping[str, Array]
 
 
 class Expected:

@@ -119,8 +119,7 @@ def input_moments(
             {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
         )
-        short = [la for la in some if is_short(la, data)]
-        maps = EmitMapGram(pooled_maps(model, [la.weight for la in short]), positions(short, data))
+        maps = map_grams(model, some, data)
         sums = _summed(runtime, model, emit, maps, data, batch_size, report, views)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
@@ -181,10 +180,11 @@ def is_short(layer: Layer, data: Dataset) -> bool:
     return whole and windows < columns(layer) and is_known(layer, windows, data)
 
 
-def positions(layers: Sequence[Layer], data: Dataset) -> int:
-    """How many positions of each sample's map tell enough of all such layers' columns."""
-    wanted = _WINDOWS_A_COLUMN * max((columns(layer) for layer in layers), default=1)
-    return max(1, -(-wanted // data.count))
+def map_grams(model: onnx.ModelProto, layers: Sequence[Layer], data: Dataset) -> EmitMapGram:
+    """The pass for those maps that short ones of these layers see the means of; it takes positions enough for all."""
+    short = [layer for layer in layers if is_short(layer, data)]
+    wanted = _WINDOWS_A_COLUMN * max((columns(layer) for layer in short), default=1)
+    return EmitMapGram(pooled_maps(model, [layer.weight for layer in short]), -(-wanted // data.count))
 
 
 def scatter_of(layer: Layer, total: Doubles | None) -> Doubles | None:

@@ -7,8 +7,8 @@ fitted to give what the float network gives there, from what the quantized one f
 
 with R some damping and what the moments are drawn to their diagonal by (`onnxmpq.weights.shrink`), and W' is
 rounded against x'. How much damping, each layer's two halves of the samples tell: what is fitted to one half should
-give the other half's targets. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output only goes into a sum with a
-shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
+give the other half's targets. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output
+only goes into a sum with a shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
 
 Both networks run along with the layers (`onnxmpq.weights.front`): a layer costs what lies between it and the last, but
 one that sees a single window a sample needs all samples, from the start.
@@ -31,7 +31,6 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
-from onnxmpq.model.pooled import pooled_maps
 from onnxmpq.model.subgraph import names_read
 from onnxmpq.model.trace import Traced
 from onnxmpq.observer import Progress
@@ -54,8 +53,7 @@ from onnxmpq.weights.gram import (
     enough,
     has_moments,
     is_known,
-    is_short,
-    positions,
+    map_grams,
     scatter_of,
     step,
 )
@@ -226,11 +224,10 @@ class Settler:
         exact, front = pair.exact, pair.quantized
         if front.data.count < self._all.quantized.data.count and _windows(layer, front.data) < _fewest(layer):
             return []
-        short = [layer] if is_short(layer, front.data) else []
-        maps = pooled_maps(self._quantized, [la.weight for la in short])
+        maps = map_grams(self._quantized, [layer], front.data)
         if pair is not self._all or pair is self._some:
-            pair.advance(self._changing, maps.values())
-        tapped = self._tapped(layer, aim, front, EmitMapGram(maps, positions(short, front.data)))
+            pair.advance(self._changing, maps.maps.values())
+        tapped = self._tapped(layer, aim, front, maps)
         if tapped is None:
             return []
         expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)

@@ -38,7 +38,7 @@ def shrinkage(moments: Moments) -> tuple[Doubles, Doubles]:
     Columns that nothing reached have no correlations and do not count.
     """
     gram = moments.gram
-    if moments.within is None or not diagonals(moments.within).any():
+    if moments.within is None or not _seen(moments.within).any():
         return _to_diagonal(gram, moments.count), diagonals(gram)
     return _to_within(gram, moments.count, moments.within)
 
