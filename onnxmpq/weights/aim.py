@@ -30,7 +30,7 @@ class Aim:
 def find_aim(
     layer: Layer, model: onnx.ModelProto, quantized: onnx.ModelProto, traced: Mapping[str, Traced]
 ) -> Aim | None:
-    """The aim of a layer that one node of the main graph computes; None where there is no such node.
+    """The aim of a layer that one node of the main graph computes; None where there is no such node, or no data reach it.
 
     Where its output only goes into an Add with a shortcut, the aim is the float network's sum less the quantized
     network's shortcut: the layer then makes up for what the shortcut lost.
@@ -41,8 +41,12 @@ def find_aim(
     bias = node.input[2] if len(node.input) > 2 else ""
     if bias and bias != layer.bias:
         return None
-    if any(n.op_type in _SIZED_BY_DATA for n in ancestors(model.graph.node, [node.output[0]])):
+    makers = ancestors(model.graph.node, [node.output[0]])
+    if any(n.op_type in _SIZED_BY_DATA for n in makers):
         return None  # the two networks need not find the same rows
+    fed = {value.name for value in model.graph.input}
+    if not any(fed.intersection(names_read(n)) for n in makers):
+        return None  # it gives one row, whatever the batch
     outputs = {output.name for output in model.graph.output}
     alone = node.output[0] not in outputs
     sum_, less = (

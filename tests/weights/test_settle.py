@@ -291,6 +291,18 @@ def test_no_aim_where_a_gemm_scales_or_a_weight_is_shared() -> None:
     assert find_aim(layer, shared, shared, traced) is None
 
 
+def test_no_aim_where_no_data_reach_the_layer() -> None:
+    """Its one row would be held against the sum's, one a sample."""
+    text = """<ir_version: 8, opset_import: ["" : 13]> net (float[n, 4, 8, 8] x) => (float[n, 6, 8, 8] y) {
+        a = Conv (k, wa)  b = Conv (x, wb)  y = Add (a, b) }"""
+    model = network(text, {"k": (1, 4, 8, 8), "wa": (6, 4, 1, 1), "wb": (6, 4, 1, 1)})
+    traced = trace(CPU, model, {"x": np.ones((1, 4, 8, 8), np.float32)})
+    aims = {la.weight: find_aim(la, model, model, traced) for la in layers_of(model, traced)}
+    assert aims["wa"] is None
+    assert aims["wb"] is not None
+    rounded(model, samples(4, 8, 8), 3)
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 def test_a_channel_of_zeros_stays_one(bits: int) -> None:
     """Nothing but its bias stands behind it: what is left of the target is rounding noise."""
