@@ -20,12 +20,14 @@ from onnxmpq.model.trace import Traced, trace
 from onnxmpq.passes.drop_noops import DropNoops
 from onnxmpq.passes.fold_affine import FoldAffine
 from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
+from onnxmpq.passes.fold_gemm_factors import FoldGemmFactors
 from onnxmpq.passes.fold_pad import FoldPad
 from onnxmpq.passes.fold_weight_views import FoldWeightViews
 from onnxmpq.passes.hoist_subgraph_weights import HoistSubgraphWeights
 from onnxmpq.passes.join_gemm import JoinGemm
 from onnxmpq.passes.lift_constants import LiftConstants
 from onnxmpq.passes.make_pads_explicit import MakePadsExplicit
+from onnxmpq.passes.own_bias import OwnBias
 from onnxmpq.passes.pool_global_means import PoolGlobalMeans
 from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.passes.replace_legacy_ops import ReplaceLegacyOps
@@ -144,6 +146,8 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
         FoldBatchNorm(),
         FoldAffine(),
         JoinGemm(),
+        FoldGemmFactors(),
+        OwnBias(),
         MakePadsExplicit(),
         FoldPad(),
         PoolGlobalMeans(),

@@ -16,6 +16,7 @@ from onnxmpq.passes.matching import (
     is_float_constant,
     is_standard,
     optional_input,
+    own_name,
     per_channel,
     producer,
     read,
@@ -179,8 +180,7 @@ def _bias_name(graph: gs.Graph, layer: LinearLayer) -> str:
     bias = None if layer.bias_input is None else optional_input(layer.tail, layer.bias_input)
     if bias is None:
         return unique_name(graph, f"{layer.weight.name}_bias")
-    is_private = len(bias.outputs) == 1 and bias not in graph.outputs
-    return str(bias.name) if is_private else unique_name(graph, bias.name)
+    return own_name(graph, bias)
 
 
 def _stored(values: Doubles, weight: gs.Constant) -> Array:

@@ -110,6 +110,11 @@ def require_private(graph: gs.Graph, tensor: gs.Tensor) -> None:
     require(len(tensor.outputs) == 1, f"{tensor.name} is read {len(tensor.outputs)} times, wanted once")
 
 
+def is_private(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """True where `tensor` is read exactly once and is no graph output."""
+    return len(tensor.outputs) == 1 and tensor not in graph.outputs
+
+
 def is_constant(tensor: gs.Tensor | None) -> bool:
     """True for a dense constant of a NumPy dtype."""
     if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):  # noqa: SLF001
@@ -182,6 +187,11 @@ def absorb_into(graph: gs.Graph, earlier: gs.Node, later: gs.Node) -> None:
     output = later.outputs[0]
     remove(graph, [later])
     earlier.outputs[0] = output
+
+
+def own_name(graph: gs.Graph, constant: gs.Constant) -> str:
+    """What to call a constant's new values for its one reader: as before, unless others read the old ones as well."""
+    return str(constant.name) if is_private(graph, constant) else unique_name(graph, constant.name)
 
 
 def unique_name(graph: gs.Graph, wanted: str) -> str:

@@ -1,0 +1,50 @@
+"""Each layer's bias becomes a vector of its own: rounding can then move it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.matching import (
+    attribute,
+    is_float_constant,
+    is_private,
+    optional_input,
+    own_name,
+    per_channel,
+    read,
+    require,
+    rewrite_each,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBias:
+    """Give a Conv or Gemm a bias [channels] that nothing else reads, where it is a constant of any such shape.
+
+    A Gemm's may be a scalar or [1, channels], and exporters let layers share equal ones. Layers whose weight is no
+    constant of their own stay. Preserving: bit-equal.
+    """
+
+    name: ClassVar[str] = "own-bias"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        return rewrite_each(graph, ("Conv", "Gemm"), _own)
+
+
+def _own(graph: gs.Graph, node: gs.Node) -> None:
+    old = read(optional_input(node, 2))
+    weight, bias = node.inputs[1], node.inputs[2]
+    require(
+        is_float_constant(weight) and is_private(graph, weight), f"{weight.name} is no constant of its own"
+    )
+    require(attribute(node, "beta", 1.0) == 1, "its bias is scaled")
+    is_rows = node.op == "Conv" or attribute(node, "transB", 0)
+    channels = weight.shape[0 if is_rows else 1]
+    require(old.shape != (channels,) or not is_private(graph, bias), "its bias is its own")
+    rank, axis = (1, 0) if node.op == "Conv" else (2, 1)
+    values = per_channel(old, rank, axis, channels).astype(old.dtype)
+    node.inputs[2] = gs.Constant(own_name(graph, bias), values)
