@@ -95,27 +95,33 @@ Path = Mapping[str, str]  # tensors that lie between wanted ones and the loss ->
 
 
 def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> Path:
-    """The tensors that a gradient must be found for: those made from wanted ones and needed for the loss."""
+    """The tensors that a gradient must be found for: those made from wanted ones and needed for the loss.
+
+    Integers are none of them but for the codes of QuantizeLinear, which are taken for real numbers.
+    """
     needed = {loss.name}
     for node in reversed(graph.nodes):
         if any(tensor.name in needed for tensor in node.outputs):
             needed.update(_reads(node))
     path = {name: name for name in wanted if name in needed}
+    codes: set[str] = set()
     for node in graph.nodes:
-        sources = [path[name] for name in _reads(node) if name in path]
-        if sources:
-            path.update(
-                (t.name, path.get(t.name, sources[0]))
-                for t in node.outputs
-                if t.name in needed and not _is_integer(t)
-            )
+        reads = _reads(node)
+        sources = [path[name] for name in reads if name in path]
+        if not sources:
+            continue
+        coded = node.op == "QuantizeLinear" or not codes.isdisjoint(reads)
+        for tensor in node.outputs:
+            if tensor.name in needed and (coded or _may_be_float(tensor)):
+                path.setdefault(tensor.name, sources[0])
+                codes.update([] if _may_be_float(tensor) else [tensor.name])
     return path
 
 
-def _is_integer(tensor: gs.Tensor) -> bool:
-    """True where a tensor is known to hold no floats: small changes leave it as it is."""
+def _may_be_float(tensor: gs.Tensor) -> bool:
+    """False where a tensor is known to hold no floats: small changes leave it as it is."""
     dtype = _dtype(tensor)
-    return dtype is not None and dtype.kind != "f"
+    return dtype is None or dtype.kind == "f"
 
 
 def _dtype(tensor: gs.Tensor) -> np.dtype[Any] | None:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.engine import Array
 from onnxmpq.metrics import signal_to_noise
+from onnxmpq.model.modelfile import import_graph
 from onnxmpq.testing.models import Kind, check, check_interface, random_feeds, run, serialized
 
 _KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -47,7 +48,7 @@ def check_pass(
     Raises AssertionError that names what does not hold.
     """
     _check_declaration(rewrite)
-    graph = _import(model)
+    graph = import_graph(model)
     before = _export(graph)
     after = _check_answers(rewrite, graph, before)
     check(serialized(_rewritten(rewrite, model)) == serialized(after), f"{rewrite.name} is not deterministic")
@@ -104,15 +105,9 @@ def _check_outputs(
 
 
 def _rewritten(rewrite: Pass, model: onnx.ModelProto) -> onnx.ModelProto:
-    graph = _import(model)
+    graph = import_graph(model)
     rewrite(graph)
     return _export(graph)
-
-
-def _import(model: onnx.ModelProto) -> gs.Graph:
-    own = onnx.ModelProto()  # a graph renames tensors inside the model that it was made from
-    own.CopyFrom(model)
-    return gs.import_onnx(own)
 
 
 def _export(graph: gs.Graph) -> onnx.ModelProto:

@@ -62,16 +62,24 @@ def global_average_pool(step: Step) -> gs.Tensor:
 
 
 def max_pool(step: Step) -> gs.Tensor:
-    """g added where the largest value of each window came from, the first of equal ones."""
+    """g added where the largest value of each window came from, the first of equal ones.
+
+    Where windows overlap halves are added in single precision: ONNX Runtime adds none by index.
+    """
     e, apart = step.emit, _stand_apart(step.node)
     require(not attribute(step.node, "storage_order", 0), "its indices count columns first")
     require(apart or e.builder.graph.opset >= 16, "its windows overlap, and sums by index need opset 16")
     flat = e.ints([-1])
     size = e("Reshape", e("Size", step.input()), flat)
-    zeros = e("ConstantOfShape", size, value=gs.Constant("zero", np.zeros(1, _dtype(step))))
     places, values = e("Reshape", _indices(step), flat), e("Reshape", step.gradient, flat)
+    widened = not apart and _dtype(step) == np.float16
+    dtype = np.dtype(np.float32) if widened else _dtype(step)
+    zeros = e("ConstantOfShape", size, value=gs.Constant("zero", np.zeros(1, dtype)))
     how = {} if apart else {"reduction": "add"}
-    return e.reshape_like(e("ScatterElements", zeros, places, values, axis=0, **how), step.input())
+    added = e(
+        "ScatterElements", zeros, places, e.cast_like(values, zeros) if widened else values, axis=0, **how
+    )
+    return e.reshape_like(e.cast_like(added, step.gradient) if widened else added, step.input())
 
 
 def _stand_apart(node: gs.Node) -> bool:

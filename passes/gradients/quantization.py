@@ -87,7 +87,6 @@ def _beside(step: Step, index: int) -> gs.Tensor:
 
 def _behind(step: Step) -> Sequence[int]:
     """The axes that a vector of scales lacks behind its own; none where it is one value."""
-    require(not attribute(step.node, "block_size", 0), "its scales are by block")
     e = step.emit
     if not _is_per_axis(step):
         return []
@@ -97,6 +96,7 @@ def _behind(step: Step) -> Sequence[int]:
 
 
 def _is_per_axis(step: Step) -> bool:
+    require(not attribute(step.node, "block_size", 0), "its scales are by block")
     return step.emit.shape(step.input(1)) not in {(), (1,)}
 
 

@@ -1,11 +1,13 @@
 """Resize goes back by a small matrix for each axis: [outside, inside], of which each row makes one value.
 
-Coordinates as in Resize of opset 11 and newer.
+Coordinates as in Resize of opset 11 and newer, in single precision and in ONNX Runtime's order: which of two values is
+the nearest may hang on the last bit. (With half_pixel_symmetric and floor or ceil a tie may still go the other way.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,20 +18,27 @@ from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.floating[Any]]
+
+_HALFWAY = 1e-6  # what ONNX Runtime takes for half of the way
 
 # (place in the output, scale, size outside, size inside) -> place in the input
-_PLACES: dict[str, Callable[[Floats, float, int, int], Floats]] = {
+_PLACES: dict[str, Callable[[Places, np.float32, int, int], Places]] = {
     "half_pixel": lambda x, scale, _out, _inn: (x + 0.5) / scale - 0.5,
-    "pytorch_half_pixel": lambda x, scale, out, _inn: (x + 0.5) / scale - 0.5 if out > 1 else np.zeros(1),
+    "pytorch_half_pixel": lambda x, scale, out, _inn: (
+        (x + 0.5) / scale - 0.5 if out > 1 else np.zeros(1, np.float32)
+    ),
     "half_pixel_symmetric": lambda x, scale, out, inn: (
         inn / 2 * (1 - out / (inn * scale)) + (x + 0.5) / scale - 0.5
     ),
-    "align_corners": lambda x, _scale, out, inn: x * (inn - 1) / (out - 1) if out > 1 else np.zeros(1),
+    "align_corners": lambda x, _scale, out, inn: (
+        x * (inn - 1) / (out - 1) if out > 1 else np.zeros(1, np.float32)
+    ),
     "asymmetric": lambda x, scale, _out, _inn: x / scale,
 }
-_NEAREST: dict[str, Callable[[Floats], Floats]] = {
-    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+_NEAREST: dict[str, Callable[[Floats], Floats]] = {  # of what single precision gives, exactly
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5 - _HALFWAY),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5 + _HALFWAY),
     "floor": np.floor,
     "ceil": np.ceil,
 }
@@ -68,7 +77,9 @@ def weights(node: gs.Node, inside: int, outside: int, scale: float) -> Floats:
     require(not attribute(node, "antialias", 0), "it smooths before it shrinks (antialias)")
     require(transform in _PLACES, f"its coordinates are {transform!r}; wanted one of {', '.join(_PLACES)}")
     rows = np.arange(outside)
-    places = _PLACES[transform](rows.astype(np.float64), scale, outside, inside)
+    places = _PLACES[transform](rows.astype(np.float32), np.float32(scale), outside, inside).astype(
+        np.float64
+    )
     matrix = np.zeros((outside, inside))
     if mode == "nearest":
         rounding = _NEAREST[attribute(node, "nearest_mode", "round_prefer_floor")]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from central_differences import check_gradients
 
+from onnxmpq.errors import ModelError
+from onnxmpq.model.modelfile import import_graph
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.testing import check_pass, model_of, run
 
@@ -69,3 +71,28 @@ def test_weights_stored_as_codes_have_a_gradient_for_their_scale() -> None:
         q=np.arange(12, dtype=np.int8).reshape(3, 4), s=np.ones(4, np.float32), z=np.arange(4, dtype=np.int8),
     )  # fmt: skip
     check_gradients(model, ["x", "s"], step=0.5)
+
+
+def test_codes_that_are_moved_on_the_way_have_a_gradient_too() -> None:
+    model = model_of(
+        HEADER + """g (float[2, 6] x) => (float loss) {
+            q = QuantizeLinear (x, s, z)  m = Reshape (q, k)  t = Transpose <perm = [1, 0]> (m)
+            y = DequantizeLinear (t, s, z)  w = Mul (y, r)  loss = ReduceSum <keepdims = 0> (w) }""",
+        s=np.array(0.5, np.float32), z=np.array(3, np.int8), k=np.array([3, 4]), r=np.arange(12, dtype=np.float32).reshape(4, 3),
+    )  # fmt: skip
+    x = np.linspace(-2, 2, 12, dtype=np.float32).reshape(2, 6)
+    found = run(check_pass(EmitGradients("loss", ("x", "s")), model, {"x": x}, kind="exposing"), {"x": x})
+    r = np.arange(12, dtype=np.float32).reshape(4, 3).T.reshape(2, 6)
+    np.testing.assert_allclose(found["x/gradient"], r)
+    np.testing.assert_allclose(found["s/gradient"], (r * (np.round(x / 0.5) - x / 0.5)).sum(), rtol=1e-5)
+
+
+def test_scales_by_block_are_refused() -> None:
+    model = model_of(
+        HEADER + """g (float[4] x) => (float loss) {
+            w = DequantizeLinear <axis = 0, block_size = 2> (q, s)  y = MatMul (x, w)
+            loss = ReduceSum <keepdims = 0> (y) }""",
+        q=np.arange(12, dtype=np.int8).reshape(4, 3), s=np.ones((2, 3), np.float32),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="its scales are by block"):
+        EmitGradients("loss", ("s",))(import_graph(model))
