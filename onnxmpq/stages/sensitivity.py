@@ -10,6 +10,7 @@ from onnxmpq.allocation.constrain import Options
 from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.stages.force import unmeasured
@@ -35,10 +36,6 @@ def measure(lowering: Lowering) -> Sensitivity:
                 f"the method {name_of(method)} searches a path of its own, which knows no times; drop the latency budget"
             )
         return whole_path(found, setting.options)
-    if not isinstance(found, CostTable):
-        raise OptionError(
-            f"the method {name_of(method)} gave a {type(found).__name__}; wanted a CostTable or a Trajectory"
-        )
     table = whole_table(found, setting.options)
     known = {metric.name: metric for metric in (probe.metric, probe.metric.plain)}
     read = float_rivals(setting) if table.metric in known else {}
@@ -62,15 +59,21 @@ def probe_of(setting: Setting, candidates: Candidates) -> Probe:
 
 
 def asked(method: Method, probe: Probe) -> Sensitivity:
-    """What the method gives; what a method of the user's raises becomes an OptionError."""
+    """What the method gives. Raises OptionError where one of the user's raises, or gives what a method may not."""
     try:
-        return method(probe)
+        found = method(probe)
     except OnnxmpqError:
         raise
     except Exception as error:
         if method in METHODS.values():
             raise
         raise OptionError(f"the method {name_of(method)} failed: {type(error).__name__}: {error}") from error
+    wrong = None if method in METHODS.values() else fault(found, probe)
+    if wrong is not None:
+        raise OptionError(
+            f"the method {name_of(method)} cannot be used: {wrong}; onnxmpq.testing.check_method says what else it must keep"
+        )
+    return found
 
 
 def name_of(method: Callable[..., object]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +12,10 @@ import onnx
 
 from onnxmpq.data import InputSpec, open_data
 from onnxmpq.engine import Array
-from onnxmpq.plan import CostTable, Sensitivity, Trajectory
+from onnxmpq.plan import CostTable, Sensitivity
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import Method
+from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer, Option
 from onnxmpq.testing.models import RUNTIME, check, model_of, run, serialized
@@ -47,7 +47,8 @@ def check_method(
     np.random.seed(0)  # noqa: NPY002 - the global state that no method may read
     found = method(probe)
     check(_state(probe) == before, "the method changed the probe, which belongs to all of them")
-    _check_found(found, probe)
+    wrong = fault(found, probe)
+    check(wrong is None, f"the method is wrong: {wrong}")
     _check_progress(found, calls)
     shuffled = method(probe_of(_permuted(model, probe.layers[0].weight), arrays))
     np.random.seed(1)  # noqa: NPY002
@@ -121,43 +122,6 @@ def labelled(model: onnx.ModelProto) -> dict[str, Array]:
 
 def _state(probe: Probe) -> tuple[bytes, str]:
     return serialized(probe.model), repr((probe.layers, probe.options, probe.traced))
-
-
-def _check_found(found: Sensitivity, probe: Probe) -> None:
-    wanted = {name: set(options) for name, options in probe.options.items()}
-    offered = {name: set(probe.descent(name)) for name in wanted}
-    if isinstance(found, CostTable):
-        given = {name: set(costs) for name, costs in found.costs.items()}
-        check(given == wanted, f"the table has costs of {given}, wanted {wanted}")
-        return
-    check(isinstance(found, Trajectory), f"the method gave {found!r}, wanted a CostTable or a Trajectory")
-    if found.layers:
-        _check_parts(found.layers, probe)
-        wanted, offered = (
-            {layer.name: some[layer.part_of or layer.name] for layer in found.layers}
-            for some in (wanted, offered)
-        )
-    widths = [{name: option.weight_bits for name, option in plan.options.items()} for plan in found.plans]
-    for plan in found.plans:
-        check(
-            plan.options.keys() == wanted.keys(), f"a plan decides {set(plan.options)}, wanted {set(wanted)}"
-        )
-        strange = {n: o for n, o in plan.options.items() if o not in offered[n]}
-        check(not strange, f"a plan takes options that the probe does not offer: {strange}")
-    for wide, narrow in itertools.pairwise(widths):
-        check(all(narrow[n] <= wide[n] for n in wide), "a layer grows on the path, which must only narrow")
-    narrowest = {name: min(o.weight_bits for o in options) for name, options in wanted.items()}
-    check(widths[-1] == narrowest, "the path ends before every layer has its narrowest option")
-
-
-def _check_parts(parts: Sequence[Layer], probe: Probe) -> None:
-    for layer in probe.chosen:
-        own = [part for part in parts if (part.part_of or part.name) == layer.name]
-        channels = sorted(c for part in own for c in (part.part or range(part.channels)))
-        check(
-            channels == list(range(layer.channels)) and sum(part.params for part in own) == layer.params,
-            f"the groups of layer {layer.name!r} do not hold each of its {layer.channels} channels once: {channels}",
-        )
 
 
 def _check_progress(found: Sensitivity, calls: Sequence[tuple[int, int]]) -> None:
