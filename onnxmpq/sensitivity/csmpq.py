@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,14 @@ from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.passes.pool_features import PoolFeatures, pooled_name
 from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features
-from onnxmpq.sensitivity.linear import Importances, Program, solved
+from onnxmpq.sensitivity.linear import PROGRAMS, Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import titled
+from onnxmpq.sensitivity.variant import require_known, titled
 
 Doubles = NDArray[np.float64]
 Pooled = NDArray[np.float32]  # [samples, channels]
+
+Direction = Literal["separable", "inverse"]
 
 _TINY = 1e-11
 
@@ -43,10 +45,14 @@ class Csmpq:
     """
 
     images: int = 32
-    direction: Literal["separable", "inverse"] = "separable"
+    direction: Direction = "separable"
     beta: float = 3.3
     coe: float | None = None
     program: Program = "exact"
+
+    def __post_init__(self) -> None:
+        require_known("csmpq", "direction", self.direction, get_args(Direction))
+        require_known("csmpq", "program", self.program, PROGRAMS)
 
     def __call__(self, probe: Probe) -> Sensitivity:
         """Costs linear in the width, or the path of the relaxed program.

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from onnxmpq.data import Batch
 from onnxmpq.engine import Session
-from onnxmpq.errors import DataError
+from onnxmpq.errors import DataError, ModelError
 from onnxmpq.metrics import OutputKind
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.model.trace import common_shapes, trace
@@ -31,7 +31,7 @@ from onnxmpq.passes.emit_directional import (
     layer_outputs,
     rows_of,
 )
-from onnxmpq.passes.emit_gradients import EmitGradients
+from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.emit_tangents import EmitTangents
 from onnxmpq.passes.raise_opset import RaiseOpset
@@ -143,7 +143,8 @@ def _emitted(
     """The model that gives the slopes and nothing else."""
     graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
-    EmitGradients(LOSS, layer_outputs(graph, list(changes)), shapes)(graph)
+    names = {layer.weight: layer.name for layer in probe.layers}
+    emit_gradients(graph, {names[weight]: layer_outputs(graph, [weight]) for weight in changes}, shapes)
     if objective.tangents:
         EmitTangents(objective.outputs)(graph)
     EmitDirectional(changes, shapes, per_sample=per_sample, fed=True)(graph)
@@ -157,6 +158,20 @@ def differentiable(model: onnx.ModelProto) -> gs.Graph:
     graph = import_graph(model)
     RaiseOpset(_OPSET)(graph)
     return graph
+
+
+def emit_gradients(graph: gs.Graph, tensors: Mapping[str, Sequence[str]], shapes: Shapes) -> None:
+    """Emit the gradients of each layer's tensors. Raises ModelError for layers that no gradient of the loss reaches."""
+    EmitGradients(LOSS, tuple(dict.fromkeys(name for some in tensors.values() for name in some)), shapes)(
+        graph
+    )
+    made = {output.name for output in graph.outputs}
+    lost = [layer for layer, some in tensors.items() if not any(gradient_name(name) in made for name in some)]
+    if lost:
+        raise ModelError(
+            f"no gradient of the loss reaches {', '.join(lost)}: what they give is rounded, compared or left out "
+            f"before the outputs; fix their widths (--keep '{lost[0]}=8'), or use --method measured"
+        )
 
 
 def batch_shapes(probe: Probe, weights: Sequence[str]) -> tuple[Shapes, int]:

@@ -28,8 +28,8 @@ from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import Metric, OutputKind, probabilities
 from onnxmpq.model.modelfile import export_model
-from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
-from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss
+from onnxmpq.passes.emit_gradients import gradient_name
+from onnxmpq.passes.emit_loss import EmitLoss, Loss
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.directional import (
     Objective,
@@ -39,13 +39,14 @@ from onnxmpq.sensitivity.directional import (
     changes_of,
     check_sizes,
     differentiable,
+    emit_gradients,
     fed_targets,
     passes,
     slopes,
     widths_of,
 )
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import titled
+from onnxmpq.sensitivity.variant import require_known, titled
 from onnxmpq.spec import Layer
 
 Floats = NDArray[np.float64]
@@ -77,9 +78,8 @@ class FirstOrder:
     labels: str = LABELS[0]
 
     def __post_init__(self) -> None:
-        for what, value, known in (("form", self.form, FORMS), ("labels", self.labels, LABELS)):
-            if value not in known:
-                raise OptionError(f"first-order's {what} {value!r} is not known; choose {', '.join(known)}")
+        require_known("first-order", "form", self.form, FORMS)
+        require_known("first-order", "labels", self.labels, LABELS)
 
     def __call__(self, probe: Probe) -> CostTable:
         """Costs in nats of cross-entropy (squared for "squared" and "diagonal").
@@ -190,17 +190,20 @@ def _weight_gradients(
     """(layer, gradient of its weight summed over a batch), batch by batch."""
     shapes, size = batch_shapes(probe, [layer.weight for layer in layers])
     session = probe.runtime.session(_emitted(probe, objective, layers, shapes), spin=False)
+    done = 0
     for batch in probe.data.batches(1 if one_by_one else size):
         check_sizes(batch, shapes)
         values = session.run({**batch.feeds, **fed_targets(objective, batch)})
         for layer in layers:
             yield layer.name, values[gradient_name(layer.weight)].astype(np.float64)
+        done += batch.count
+        probe.progress(done, probe.data.count)
 
 
 def _emitted(probe: Probe, objective: Objective, layers: Sequence[Layer], shapes: Shapes) -> onnx.ModelProto:
     graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
-    EmitGradients(LOSS, tuple(layer.weight for layer in layers), shapes)(graph)
+    emit_gradients(graph, {layer.name: [layer.weight] for layer in layers}, shapes)
     kept = {gradient_name(layer.weight) for layer in layers}
     graph.outputs = [output for output in graph.outputs if output.name in kept]
     return export_model(graph, probe.model)

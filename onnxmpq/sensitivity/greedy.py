@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -20,7 +20,7 @@ from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import titled
+from onnxmpq.sensitivity.variant import require_known, titled
 from onnxmpq.spec import Layer, Option
 
 Judgement = Literal["top-1", "loss"]
@@ -42,6 +42,10 @@ class Greedy:
     moves: Moves = "passes"
     per_bit: bool = True
     updated: bool = True
+
+    def __post_init__(self) -> None:
+        require_known("greedy", "judged_by", self.judged_by, get_args(Judgement))
+        require_known("greedy", "moves", self.moves, get_args(Moves))
 
     def __call__(self, probe: Probe) -> Trajectory:
         """The path from every layer as wide as it may be to every layer at its narrowest.

@@ -20,9 +20,9 @@ from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.passes.emit_alignment import ALIGNMENT, EmitAlignment
 from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features
-from onnxmpq.sensitivity.linear import Importances, Program, solved
+from onnxmpq.sensitivity.linear import PROGRAMS, Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import titled
+from onnxmpq.sensitivity.variant import require_known, titled
 
 Doubles = NDArray[np.float64]
 
@@ -43,6 +43,9 @@ class Ompq:
     batches: int = 1
     beta: float | None = None
     program: Program = "exact"
+
+    def __post_init__(self) -> None:
+        require_known("ompq", "program", self.program, PROGRAMS)
 
     def __call__(self, probe: Probe) -> Sensitivity:
         """Costs linear in the width, or the path of the relaxed program.

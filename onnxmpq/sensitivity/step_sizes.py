@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,18 @@ from onnxmpq.engine import Session
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import OutputKind, classifier_output
 from onnxmpq.model.modelfile import export_model, import_graph
-from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
-from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
+from onnxmpq.passes.emit_gradients import gradient_name
+from onnxmpq.passes.emit_loss import EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
+from onnxmpq.sensitivity.directional import differentiable, emit_gradients
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.variant import require_known
 from onnxmpq.spec import Layer, Option
 
 Array = NDArray[Any]
+Trained = Literal["steps", "all"]
+Targets = Literal["labels", "float"]
 Learned = dict[str, dict[int, float]]  # layer -> width -> step size
 
 _CLIPPED = 1.0  # gradient values, as the authors'
@@ -45,8 +49,8 @@ class StepTraining:
     labels. The `rate` falls to `last_rate` along a cosine.
     """
 
-    trains: Literal["steps", "all"] = "steps"
-    targets: Literal["labels", "float"] = "labels"
+    trains: Trained = "steps"
+    targets: Targets = "labels"
     epochs: int = 3
     least: int = 300
     rate: float = 0.01
@@ -55,6 +59,10 @@ class StepTraining:
     decay: float = 2.5e-5
     smoothing: float = 0.1
     limits: tuple[float, float] = (1e-5, 1.0)  # of a step; one that starts higher may stay there
+
+    def __post_init__(self) -> None:
+        require_known("limpq", "trains", self.trains, get_args(Trained))
+        require_known("limpq", "targets", self.targets, get_args(Targets))
 
     def turns(self, data: Dataset, batch_size: int) -> int:
         """How often all samples are seen."""
@@ -78,8 +86,8 @@ def chooses_activations(options: Sequence[Option]) -> bool:
 def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Learned, Learned]:
     """Steps of the weights and of the activations of every layer that has a float32 weight in the main graph.
 
-    Raises ModelError where an operator keeps the network from being differentiated, OptionError where no layer
-    can have steps.
+    Raises ModelError where an operator keeps the network from being differentiated, or the output depends on some
+    layer no more, OptionError where no layer can have steps.
     """
     learner = _Learner(training, probe, data)
     rng = np.random.default_rng(probe.seed)
@@ -185,13 +193,12 @@ class _Learner:
         rows = np.arange(len(self.layers))
         for role in ROLES:
             names = [gradient_name(step_input(layer.weight, role, "step")) for layer in self.layers]
-            slopes = np.array([float(found[name]) if name in found else 0.0 for name in names]) / batch.count
+            slopes = np.array([float(found[name]) for name in names]) / batch.count
             values = self.values[role] * (batch.count if role == "activation" else 1)
             scale = np.sqrt(self._highest(role)[rows, columns] * values)
             self.steps[role].gradient[rows, columns] += slopes / scale
         for weight in self.weights if self.training.trains == "all" else ():
-            if gradient_name(weight) in found:
-                self.weights[weight].gradient += found[gradient_name(weight)] / np.float32(batch.count)
+            self.weights[weight].gradient += found[gradient_name(weight)] / np.float32(batch.count)
 
     def _feeds(self, columns: Array) -> dict[str, Array]:
         feeds: dict[str, Array] = {}
@@ -242,7 +249,7 @@ def _trainable(
 ) -> tuple[list[Layer], Session]:
     """The layers that got steps, and the session of all gradients."""
     asked = probe.chosen
-    graph = import_graph(probe.model)
+    graph = differentiable(probe.model)
     LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
     EmitLoss(Loss.KL, {output: kind})(graph)
     graph = import_graph(export_model(graph, probe.model))  # with the types and shapes of what was added
@@ -252,11 +259,12 @@ def _trainable(
         raise OptionError(
             "method limpq learns steps of float32 weights of the main graph, and this model has none"
         )
-    wanted = [step_input(layer.weight, role, "step") for layer in layers for role in ROLES]
-    wanted += [layer.weight for layer in layers] if training.trains == "all" else []
+    wanted = {layer.name: [step_input(layer.weight, role, "step") for role in ROLES] for layer in layers}
+    for layer in layers if training.trains == "all" else ():
+        wanted[layer.name].append(layer.weight)
     shapes = {name: (None, *traced.shape[1:]) for name, traced in probe.traced.items()}
-    EmitGradients(LOSS, tuple(wanted), shapes)(graph)
-    names = {gradient_name(name) for name in wanted}
+    emit_gradients(graph, wanted, shapes)
+    names = {gradient_name(name) for some in wanted.values() for name in some}
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
     return layers, probe.runtime.session(export_model(graph, probe.model))
 

@@ -1,10 +1,18 @@
-"""What a method is called that runs with options of its own."""
+"""Options of methods: what may be chosen, and what a method is called that runs with its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
+
+from onnxmpq.errors import OptionError
+
+
+def require_known(method: str, what: str, value: str, known: Collection[str]) -> None:
+    """Raise OptionError for an option's value that is none of the known ones."""
+    if value not in known:
+        raise OptionError(f"{method}'s {what} {value!r} is not known; choose {', '.join(known)}")
 
 
 def titled(name: str, method: Any) -> str:

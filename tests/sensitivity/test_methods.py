@@ -15,8 +15,12 @@ from onnxmpq.errors import OptionError
 from onnxmpq.metrics import Metric
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity import METHODS, Method, check_data, find_method, is_demanding
+from onnxmpq.sensitivity.csmpq import Csmpq
+from onnxmpq.sensitivity.first_order import FORMS, FirstOrder
+from onnxmpq.sensitivity.greedy import Greedy
 from onnxmpq.sensitivity.limpq import Limpq
 from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.ompq import Ompq
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 from onnxmpq.sensitivity.step_sizes import StepTraining
@@ -112,6 +116,30 @@ def test_named_variants_meet_the_battery(variant: str) -> None:
     check_method(find_method(f"onnxmpq.sensitivity.{variant}"))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_first_order_meets_the_battery(form: str) -> None:
+    check_method(FirstOrder(form))
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        (Greedy, "judged_by", "los"),
+        (Greedy, "moves", "stps"),
+        (Csmpq, "direction", "inv"),
+        (Csmpq, "program", "exat"),
+        (Ompq, "program", "exat"),
+        (StepTraining, "trains", "wieghts"),
+        (StepTraining, "targets", "flaot"),
+        (FirstOrder, "form", "square"),
+        (FirstOrder, "labels", "dta"),
+    ],
+)
+def test_a_misspelt_option_is_refused(kind: Callable[..., object], option: str, value: str) -> None:
+    with pytest.raises(OptionError, match=f"'s {option} '{value}' is not known; choose "):
+        kind(**{option: value})
+
+
 @pytest.mark.parametrize("variant", ["csmpq:as_published", "ompq:as_published"])
 def test_the_published_programs_do_not_see_the_network(variant: str) -> None:
     """Their importances drown in the solver's tolerance: what is left is the projection of the sizes."""
@@ -188,15 +216,15 @@ def stopping(probe: Probe) -> Sensitivity:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (changed(without_a_layer), "the table has costs of"),
+        (changed(without_a_layer), "its table has no cost of layer"),
         (changed(random), "a second run"),
         (changed(by_name), "under other names"),
         (changed(constant), "another network gave the same"),
         (changed(lambda table: replace(table, samples=0)), "read data and says that it did not"),
         (silent, "never called probe.progress"),
         (careless, "changed the probe"),
-        (growing, "a layer grows"),
-        (stopping, "ends before every layer"),
+        (growing, "grows on its path"),
+        (stopping, "its path ends before"),
         (changed(lambda table: table.costs), "wanted a CostTable or a Trajectory"),
     ],
 )
