@@ -105,7 +105,7 @@ class Budget:
             if match is None:
                 continue
             number = float(match["number"])
-            if number <= 0 and not word.lower().startswith("drop="):
+            if number <= 0:
                 raise BudgetError(f"budget {text!r} allows nothing; give a number above zero")
             kind, limit = read(number, match.groupdict().get("unit", "").lower())
             return cls(kind, limit, word)

@@ -25,17 +25,22 @@ class Effort:
     tries: bool = True
     mirrors: bool = False
 
-    def forwards(self, samples: int, measured: int, settled: int = 1, views: int = 1) -> float:
-        """About how many forwards of a sample a compile takes.
+    def measuring(self, samples: int, widths: int) -> float:
+        """About how many forwards of a sample measuring takes, of so many widths of layers, and the search behind it.
 
-        It measures so many widths of layers, and settles so many plans on so many views of each sample.
-        Half of the network runs again for each width; settling, calibration and moments take as long as some forwards.
+        Half of the network runs again for each width.
         """
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
+        return sensing * widths / 2 + (self.trials + 4) * judging
+
+    def learning(self, samples: int, settled: int = 1, views: int = 1) -> float:
+        """About how many forwards of a sample calibration, moments and settling take, each as long as some forwards.
+
+        So many plans are settled on so many views of each sample.
+        """
         settling = min(self.settle, samples)
         trial = min(self.settle, samples / 2) + samples / 2 if self.tries else 0.0
-        learning = 8 * (trial * settled + views * (settling * settled + samples))
-        return sensing * measured / 2 + (self.trials + 4) * judging + learning
+        return 8 * (trial * settled + views * (settling * settled + samples))
 
 
 EFFORTS = {

@@ -19,7 +19,6 @@ from onnxmpq.errors import BudgetError, OnnxmpqError
         ("25%", Kind.RATIO, 0.25),
         ("8x", Kind.RATIO, 0.125),
         ("drop=0.5%", Kind.DROP, 0.005),
-        ("drop=0%", Kind.DROP, 0.0),
         ("2.1GBOPs", Kind.BOPS, 2.1e9),
         ("900MBOPs", Kind.BOPS, 900e6),
         ("latency=0.7x", Kind.LATENCY, 0.7),

@@ -2,21 +2,27 @@
 
 import pytest
 
-from onnxmpq.effort import EFFORTS, Effort, find_effort, spoken
+from onnxmpq.effort import Effort, find_effort, spoken
 from onnxmpq.errors import OptionError
 
 
 def test_more_effort_is_more_work() -> None:
-    work = [find_effort(name).forwards(512, 57 * 3) for name in ("fast", "balanced", "max")]
-    assert work == sorted(work)
-    assert EFFORTS["fast"].forwards(16, 9) > 0
+    efforts = [find_effort(name) for name in ("fast", "balanced", "max")]
+    for work in (
+        [effort.measuring(512, 57 * 3) for effort in efforts],
+        [effort.learning(512) for effort in efforts],
+    ):
+        assert work == sorted(work)
+        assert work[0] > 0
 
 
 def test_forwards_are_those_of_the_trial_and_of_every_view() -> None:
-    effort = Effort("some", sensitivity=0, trials=-3, settle=100, judge=0)
-    assert effort.forwards(400, 0) == 8 * ((100 + 200) + 100 + 400)
-    assert effort.forwards(100, 0) == 8 * ((50 + 50) + 100 + 100)
-    assert effort.forwards(100, 0, settled=3, views=2) == 8 * (3 * (50 + 50) + 2 * (3 * 100 + 100))
+    effort = Effort("some", sensitivity=20, trials=6, settle=100, judge=30)
+    assert effort.measuring(400, 9) == 20 * 9 / 2 + (6 + 4) * 30
+    assert effort.learning(400) == 8 * ((100 + 200) + 100 + 400)
+    assert effort.learning(100) == 8 * ((50 + 50) + 100 + 100)
+    assert effort.learning(100, settled=3, views=2) == 8 * (3 * (50 + 50) + 2 * (3 * 100 + 100))
+    assert effort.learning(100, settled=0) == 8 * 100
 
 
 def test_an_unknown_effort_names_the_nearest() -> None:

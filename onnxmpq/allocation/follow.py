@@ -39,8 +39,9 @@ def follow(
     kept = bisect_left(left, True, key=lambda plan: loss(plan) > limit.limit)
     if kept == 0:
         raise InfeasibleError(
-            f"budget {limit} cannot be met: the widest plan allowed loses {loss(left[0]):.2%}; "
-            "allow more widths with --bits, or float layers with --keep"
+            f"budget {limit} cannot be met: the widest plan allowed may lose {loss(left[0]):.2%}, one standard error of "
+            "the samples set aside included; judge by more (--samples), allow more widths with --bits, or float layers "
+            "with --keep"
         )
     return left[kept - 1]
 

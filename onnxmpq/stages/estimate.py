@@ -3,60 +3,76 @@
 from __future__ import annotations
 
 import time
-from itertools import chain
 
 from onnxmpq.allocation.choose import plans_tried
 from onnxmpq.effort import spoken
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.measured import measured
-from onnxmpq.stages.round import work, workers
+from onnxmpq.stages.round import factoring, work, workers
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.settle import settling_pays
+from onnxmpq.weights.gram import has_moments, is_known, windows_of
+from onnxmpq.weights.settle import is_fitted
 
 _WORTH_SAYING = 10.0  # seconds
 _PRODUCTS = 1.2e8  # of rounding, a second and process
 _SETTLED = 4  # settling a layer takes as long as rounding it at so many widths, by one process
+_SOLVED = 3  # and factors its matrix as often
 
 
 def announce(setting: Setting) -> None:
-    """Note the estimate where it is long, but for methods that know themselves what they take."""
-    if setting.forced is None and setting.request.method is not METHODS["measured"]:
-        return
-    seconds = estimate(setting, 0.0 if setting.forced else seconds_a_sample(setting))
+    """Note the estimate where it is long; how long a method takes, only our own is known to."""
+    seconds = estimate(setting, seconds_a_sample(setting))
     if seconds >= _WORTH_SAYING:
-        setting.stages.note(f"about {spoken(seconds)} ahead at --effort {setting.request.effort.name}")
+        effort = setting.request.effort.name
+        besides = "" if _is_measured(setting) or setting.forced else " besides what the method takes"
+        setting.stages.note(f"about {spoken(seconds)} ahead at --effort {effort}{besides}")
+
+
+def _is_measured(setting: Setting) -> bool:
+    return setting.forced is None and setting.request.method is METHODS["measured"]
 
 
 def estimate(setting: Setting, a_sample: float) -> float:
-    """Seconds that rounding takes, and measuring if one forward of a sample takes `a_sample`."""
-    seconds = rounding_seconds(setting)
-    if setting.forced is None:
-        widths = (
-            sorted({o.weight_bits for o in some if o.is_quantized})
-            for some in setting.options.values()
-            if len(some) > 1
-        )
-        count = sum(len(measured.narrow(bits)) for bits in widths if bits)
-        effort, samples = setting.request.effort, setting.shares.rounding.count
-        seconds += a_sample * effort.forwards(samples, count, plans_settled(setting), setting.views.count)
-    return seconds
+    """Seconds that measuring, rounding and settling take if one forward of a sample takes `a_sample`."""
+    effort, samples = setting.request.effort, setting.shares.rounding.count
+    forwards = effort.measuring(samples, _widths_measured(setting)) if _is_measured(setting) else 0.0
+    if setting.request.rounding != "nearest":
+        forwards += effort.learning(samples, plans_settled(setting), setting.views.count)
+    return a_sample * forwards + rounding_seconds(setting)
+
+
+def _widths_measured(setting: Setting) -> int:
+    widths = (
+        sorted({o.weight_bits for o in some if o.is_quantized})
+        for some in setting.options.values()
+        if len(some) > 1
+    )
+    return sum(len(measured.narrow(bits)) for bits in widths if bits)
 
 
 def rounding_seconds(setting: Setting) -> float:
     """What rounding at all widths and settling take of a processor, whatever a forward takes."""
     if setting.request.rounding == "nearest":
         return 0.0
-    layers, choices = setting.prepared.layers, setting.choices
-    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in choices.items()}
-    settles = settling_pays(setting, chain(*choices.values()))
-    turns = 1 + setting.request.effort.tries
-    again = {name: turns * _SETTLED * bits[:1] if settles else [] for name, bits in widths.items()}
-    products = work(layers, widths)
-    return (products / workers(products) + plans_settled(setting) * work(layers, again)) / _PRODUCTS
+    widths = {n: [o.weight_bits for o in some if o.is_quantized] for n, some in setting.choices.items()}
+    data = setting.shares.rounding
+    known = [
+        la
+        for la in setting.prepared.layers
+        if has_moments(la) and widths[la.name] and is_known(la, windows_of(la, data.count), data)
+    ]
+    products = work(known, widths) + factoring(known)
+    again = [la for la in known if any(is_fitted(la, bits) for bits in widths[la.name])]
+    turn = _SETTLED * work(again, {la.name: [0] for la in again}) + _SOLVED * factoring(again)
+    turns = (1 + setting.request.effort.tries) * plans_settled(setting)
+    return (products / workers(products) + turns * turn) / _PRODUCTS
 
 
 def plans_settled(setting: Setting) -> int:
-    """A budget on loss judges plans as they would ship."""
+    """None where that does not pay; a budget on loss judges plans as they would ship."""
+    if not settling_pays(setting, setting.choices):
+        return 0
     return 1 + setting.request.limits_loss * plans_tried(setting.prepared.layers, setting.choices)
 
 

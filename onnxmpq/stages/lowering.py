@@ -95,8 +95,11 @@ class Lowering:
 
     def draft(self, plan: Plan) -> Draft:
         """The plan, its groups of channels of one width joined."""
-        prepared, candidates, merged = grouped(self.setting.prepared, self.candidates, self.units, plan)
-        return Draft(replace(self.setting, prepared=prepared), candidates, merged)
+        setting = self.setting
+        prepared, candidates, merged = grouped(setting.prepared, self.candidates, self.units, plan)
+        if prepared is not setting.prepared:
+            setting = replace(setting, prepared=prepared)
+        return Draft(setting, candidates, merged)  # drafts share what the float network gives
 
     def file_size(self, plan: Plan) -> int:
         """Bytes of the plan's file."""

@@ -12,10 +12,11 @@ from onnxmpq.turns import in_processes
 from onnxmpq.weights.blocks import LARGEST, block_columns, block_count, columns
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.fitted import fitted
-from onnxmpq.weights.gram import has_moments, input_moments
+from onnxmpq.weights.gram import has_moments, input_moments, is_plain_matrix
 
 _MOST_PROCESSES = 8  # each holds a layer's moments
 _NAMED = 5  # layers in a note
+_FACTORED = 50  # products of factoring in the time of one of rounding
 _WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to start
 
 
@@ -33,18 +34,22 @@ def fit(candidates: Candidates, setting: Setting) -> None:
     prepared = setting.prepared
     widths = {name: [o.weight_bits for o in c if o.is_quantized] for name, c in setting.choices.items()}
     layers = [layer for layer in prepared.layers if widths[layer.name]]
-    _tell_blocks(layers, setting.stages.note)
     found = input_moments(
         setting.runtime, prepared.model, layers, setting.shares.rounding, prepared.batch_size,
         setting.stages.observer.progress, setting.views,
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
     known = set()
-    for done in in_processes(fitted, tasks, workers(work(layers, widths))):
+    fitting = [layer for layer in layers if has_moments(layer)]
+    for done in in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
         candidates.fit(done)
         known.add(done.layer.name)
+    note = setting.stages.note
+    _tell_blocks([layer for layer in layers if layer.name in known], note)
     if not setting.shares.rounding.synthetic:
-        _tell_unknown([la for la in layers if has_moments(la) and la.name not in known], setting.stages.note)
+        _tell_unknown("too few windows to learn from", [la for la in fitting if la.name not in known], note)
+    matrices = [la for la in layers if la.op == "MatMul" and not la.weights_only and not is_plain_matrix(la)]
+    _tell_unknown("weights on the left or in a stack", matrices, note)
 
 
 def workers(products: int) -> int:
@@ -54,20 +59,25 @@ def workers(products: int) -> int:
 
 def work(layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> int:
     """About how many products of two numbers the roundings of these layers at these widths take."""
-    return sum(la.params * columns(la) * len(widths[la.name]) for la in layers if has_moments(la))
+    return sum(la.params * columns(la) * len(widths[la.name]) for la in layers)
+
+
+def factoring(layers: Sequence[Layer]) -> int:
+    """About how many products it takes to factor the matrix of moments of each layer, which is done in large blocks."""
+    return sum(la.group * block_count(la) * block_columns(la) ** 3 for la in layers) // _FACTORED
 
 
 def _tell_blocks(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
     """Say which layers' errors make up for each other within blocks of input channels only."""
-    wide = [layer for layer in layers if has_moments(layer) and block_count(layer) > 1]
+    wide = [layer for layer in layers if block_count(layer) > 1]
     if wide:
         named = ", ".join(f"{la.name} ({block_count(la)} of {block_columns(la):,} columns)" for la in wide)
         note(f"wider than {LARGEST:,} columns, rounded in blocks of input channels: {named}")
 
 
-def _tell_unknown(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
-    """Say which layers' inputs are not known well enough to round against them."""
+def _tell_unknown(why: str, layers: Sequence[Layer], note: Callable[[str], None]) -> None:
+    """Say which layers are not rounded against their inputs."""
     if layers:
         others = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
         named = ", ".join(layer.name for layer in layers[:_NAMED])
-        note(f"too few windows to learn from, so the errors of each kernel cancel in {named}{others}")
+        note(f"{why}, so the errors of each kernel cancel in {named}{others}")

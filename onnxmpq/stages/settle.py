@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxmpq.allocation.choose import single
+from onnxmpq.allocation.constrain import Options
 from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.metrics import Sums
 from onnxmpq.observer import Observer, Progress, Stages
-from onnxmpq.spec import Option
 from onnxmpq.stages.lowering import Draft
 from onnxmpq.stages.round import round_weights
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.temper import best_factor, file_losses, tempered
-from onnxmpq.weights.settle import settled
+from onnxmpq.weights.settle import is_fitted, settled
 
 _SETTLED_BELOW = 7  # bits
 _BEYOND_CHANCE = 2.0  # standard errors
@@ -27,16 +27,20 @@ _FEWEST_GROUPS = 8  # of samples that tell what is chance
 def is_settled(draft: Draft) -> bool:
     """True where settling pays and layers are whole: groups of channels keep their codes."""
     whole = all(layer.part_of is None for layer in draft.prepared.layers)
-    return whole and settling_pays(draft.setting, draft.plan.options.values())
+    return whole and settling_pays(draft.setting, single(draft.plan))
 
 
-def settling_pays(setting: Setting, options: Iterable[Option]) -> bool:
-    """True where rounding looks at real inputs and some narrow option leaves something to make up for.
+def settling_pays(setting: Setting, options: Options) -> bool:
+    """True where rounding looks at real inputs and some layer's narrow option leaves something to make up for.
 
     Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
     """
     fits = setting.request.rounding == "compensated" and not setting.shares.rounding.synthetic
-    return fits and any(option.weight_bits < _SETTLED_BELOW for option in options)
+    return fits and any(
+        option.weight_bits < _SETTLED_BELOW and is_fitted(layer, option.weight_bits)
+        for layer in setting.prepared.layers
+        for option in options[layer.name]
+    )
 
 
 def settle(draft: Draft) -> Draft:

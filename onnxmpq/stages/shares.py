@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from onnxmpq.budget import Kind
 from onnxmpq.data import Dataset
+from onnxmpq.errors import InfeasibleError
 from onnxmpq.evidence import Evidence
 from onnxmpq.request import Request
 
@@ -17,8 +20,8 @@ JUDGED = 0.5  # of the samples at most say whether rounding again helped, tried 
 class Shares:
     """Calibration samples by use: all but `selection` are rounded against; `held` never saw a sensitivity.
 
-    Rounding again is tried on `settling` and judged on `judging`: others, where there are enough. `training` is for
-    methods that train.
+    Rounding again is tried on `settling` and judged on `judging`: others, where there are enough, though sensitivities may
+    have seen them. `training` is for methods that train.
     """
 
     rounding: Dataset
@@ -31,9 +34,13 @@ class Shares:
 
 
 def divide(evidence: Evidence, request: Request) -> Shares:
-    """A budget on loss is judged on samples of its own, and few samples serve all uses."""
+    """A budget on loss is judged on samples of its own, and few samples serve all uses.
+
+    Raises InfeasibleError where these are too few to tell so small a loss.
+    """
     data, most, seed = evidence.calibration, request.effort.sensitivity, request.seed
     rounding, selection = data.split(SELECTION, seed) if request.limits_loss else (data, data)
+    check_limits(request, selection)
     training = evidence.training or rounding
     if not rounding.divides:
         return Shares(rounding, rounding, None, selection, training, rounding, rounding)
@@ -41,3 +48,16 @@ def divide(evidence: Evidence, request: Request) -> Shares:
     held, sensitivity = rounding.split(share, seed)
     settling, judging = rounding.split(min(request.effort.judge / rounding.count, JUDGED), seed)
     return Shares(rounding, sensitivity, held, selection, training, settling, judging.remembered())
+
+
+def check_limits(request: Request, selection: Dataset) -> None:
+    """Raise InfeasibleError for a loss budget that one sample, which is always charged, would exceed."""
+    drops = [budget for budget in request.budgets if budget.kind is Kind.DROP]
+    tightest = min(drops, key=lambda budget: budget.limit, default=None)
+    if tightest is not None and tightest.limit * selection.count < 1:
+        wanted = math.ceil(1 / (SELECTION * tightest.limit))
+        raise InfeasibleError(
+            f"budget {tightest} cannot be told from the {selection.count} calibration samples that judge it: one of them "
+            f"is {1 / selection.count:.2%}, and one standard error is allowed for; give {wanted:,} or more (--samples), half "
+            "of which judge, or allow a larger drop"
+        )

@@ -71,8 +71,22 @@ def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
 
 
 def has_moments(layer: Layer) -> bool:
-    """False for layers in control-flow bodies, left alone, or with more than 4,096 taps a channel."""
-    return layer.reason is None and not layer.weights_only and block_columns(layer) <= LARGEST
+    """False for layers in control-flow bodies, left alone, or with more than 4,096 taps a channel.
+
+    And for a MatMul whose weight stands on the left, or is a stack of matrices.
+    """
+    free = layer.reason is None and not layer.weights_only
+    return free and block_columns(layer) <= LARGEST and (layer.op != "MatMul" or is_plain_matrix(layer))
+
+
+def is_plain_matrix(layer: Layer) -> bool:
+    """True where the layer's weight is one matrix that a MatMul multiplies from the right."""
+    return len(layer.shape) == 2 and layer.axis == 1
+
+
+def windows_of(layer: Layer, samples: int) -> float:
+    """How many windows the layer sees of so many samples; infinity where nobody knows."""
+    return samples * layer.macs / max(layer.params, 1) if layer.macs else math.inf
 
 
 def enough(layer: Layer, products: int = _PRODUCTS, a_column: int = _WINDOWS_A_COLUMN) -> int:

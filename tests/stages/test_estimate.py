@@ -12,7 +12,7 @@ from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import estimate as stage
 from onnxmpq.stages.estimate import announce, estimate, plans_settled, rounding_seconds, seconds_a_sample
 from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.round import work
+from onnxmpq.stages.round import factoring, work
 
 Lower = Callable[..., Lowering]
 
@@ -41,14 +41,44 @@ def test_what_is_not_done_is_not_in_the_estimate(lower_classifier: Lower) -> Non
     nearest = lower_classifier(rounding="nearest").setting
     assert rounding_seconds(nearest) == 0
     forced = lower_classifier(rounding="compensated", budgets=parse_budgets(["8bit-avg"])).setting
-    once = work(forced.prepared.layers, {name: [8] for name in forced.options})
-    assert estimate(forced, 1.0) * stage._PRODUCTS == pytest.approx(once)  # no forwards, no settling
+    layers = forced.prepared.layers
+    once = work(layers, {name: [8] for name in forced.options}) + factoring(layers)
+    assert rounding_seconds(forced) * stage._PRODUCTS == pytest.approx(once)
+    effort, samples = forced.request.effort, forced.shares.rounding.count
+    forwards = estimate(forced, 1.0) - rounding_seconds(forced)
+    assert forwards == effort.learning(samples, 0, forced.views.count)  # nothing measured, nothing settled
+    settles = lower_classifier(rounding="compensated", budgets=parse_budgets(["4bit-avg"])).setting
+    forwards = estimate(settles, 1.0) - rounding_seconds(settles)
+    assert forwards == effort.learning(samples, 1, settles.views.count)  # one plan is left, but it is settled
+    assert rounding_seconds(settles) > rounding_seconds(forced)
     assert rounding_seconds(compensated) * stage._PRODUCTS > 4 * once
+
+
+def test_few_rows_of_many_columns_take_as_long_as_their_matrix(lower_classifier: Lower) -> None:
+    layers = lower_classifier(rounding="compensated").setting.prepared.layers
+    wide = replace(layers[0], shape=(3, 256, 3, 3))
+    widths = {wide.name: [2, 3, 4, 5, 6, 8]}
+    assert factoring([wide]) > work([wide], widths)
+    grouped = replace(wide, shape=(3, 128, 3, 3), group=2)
+    assert factoring([wide]) == pytest.approx(4 * factoring([grouped]), rel=0.01)
+
+
+def test_layers_that_too_few_windows_are_known_of_take_no_time(lower_classifier: Lower) -> None:
+    setting = lower_classifier(rounding="compensated").setting
+    *others, last = setting.prepared.layers
+    rare = replace(last, shape=(512, 5), macs=1)
+    known = replace(rare, macs=64 * rare.params)
+    fewer, more = (replace(setting.prepared, layers=(*others, layer)) for layer in (rare, known))
+    without = replace(setting.prepared, layers=tuple(others))
+    seconds = [rounding_seconds(replace(setting, prepared=some)) for some in (without, fewer, more)]
+    assert seconds[0] == seconds[1] < seconds[2]
 
 
 def test_settling_that_is_tried_first_takes_two_turns(lower_classifier: Lower) -> None:
     setting = lower_classifier(rounding="compensated").setting
-    none = work(setting.prepared.layers, {n: [o.weight_bits for o in c] for n, c in setting.choices.items()})
+    layers = setting.prepared.layers
+    widths = {n: [o.weight_bits for o in c] for n, c in setting.choices.items()}
+    none = work(layers, widths) + factoring(layers)
     turns = []
     for tries in (False, True):
         request = replace(setting.request, effort=replace(setting.request.effort, tries=tries))
@@ -58,7 +88,7 @@ def test_settling_that_is_tried_first_takes_two_turns(lower_classifier: Lower) -
 
 
 def test_it_is_said_where_it_is_long(lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = lower_classifier(method=METHODS["measured"]).setting
+    setting = lower_classifier(method=METHODS["measured"], rounding="compensated").setting
     announce(setting)
     assert not any("ahead" in note for note in setting.stages.notes)
     monkeypatch.setattr(stage, "seconds_a_sample", lambda _: 1.0)
@@ -66,14 +96,13 @@ def test_it_is_said_where_it_is_long(lower_classifier: Lower, monkeypatch: pytes
     assert any("min ahead at --effort" in note for note in setting.stages.notes)
 
 
-def test_nothing_is_said_where_nothing_is_measured(
+def test_what_other_methods_take_is_not_known(
     lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "seconds_a_sample", lambda _: 1.0)
-    for asked in (
-        {"method": METHODS["size"]},
-        {"method": METHODS["measured"], "budgets": parse_budgets(["8bit-avg"])},
-    ):
-        setting = lower_classifier(**asked).setting
-        announce(setting)
-        assert not any("ahead" in note for note in setting.stages.notes)
+    setting = lower_classifier(method=METHODS["size"], rounding="compensated").setting
+    announce(setting)
+    assert any(note.endswith("besides what the method takes") for note in setting.stages.notes)
+    nothing = lower_classifier(method=METHODS["size"], rounding="nearest").setting
+    announce(nothing)
+    assert not any("ahead" in note for note in nothing.stages.notes)

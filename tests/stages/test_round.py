@@ -52,3 +52,19 @@ def test_layers_whose_inputs_are_not_known_are_named(wide: Path) -> None:
     said = [note for note in report.notes if note.startswith("too few windows")]
     first = report.layers[0].name
     assert said == [f"too few windows to learn from, so the errors of each kernel cancel in {first}"]
+
+
+def test_weights_on_the_left_and_stacks_of_matrices_are_named(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[n, 4, 9, 20] x) => (float[n, 4, 12, 7] y) {
+      h = MatMul (left, x)  r = Relu (h)  s = MatMul (r, stack)  y = MatMul (s, right) }"""
+    model, rng = parse_model(text), np.random.default_rng(0)
+    shapes = {"left": (12, 9), "stack": (4, 20, 16), "right": (16, 7)}
+    constants = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
+    onnx.save(model, tmp_path / "left.onnx")
+    x = rng.standard_normal((24, 4, 9, 20)).astype(np.float32)
+    report = onnxmpq.compile_model(
+        tmp_path / "left.onnx", ["4bit-avg"], {"x": x}, activations="fp32", effort="fast"
+    )
+    said = [note for note in report.notes if "errors of each kernel" in note]
+    assert said == ["weights on the left or in a stack, so the errors of each kernel cancel in h, s"]

@@ -11,6 +11,7 @@ import pytest
 from onnxmpq.data import Dataset, synthetic_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.effort import Effort
+from onnxmpq.errors import InfeasibleError
 from onnxmpq.evidence import Evidence
 from onnxmpq.request import Request, parse_budgets
 from onnxmpq.stages.shares import divide
@@ -65,7 +66,7 @@ def test_one_batch_of_a_fixed_size_is_not_divided(asked: Ask) -> None:
 
 
 def test_a_loss_is_judged_on_samples_of_its_own(asked: Ask) -> None:
-    shares = divide(evidence(100), asked(effort=EFFORT, budgets=parse_budgets(["drop=1%"])))
+    shares = divide(evidence(100), asked(effort=EFFORT, budgets=parse_budgets(["drop=5%"])))
     assert (shares.selection.count, shares.rounding.count, shares.sensitivity.count) == (50, 50, 25)
     assert not places(shares.selection) & places(shares.rounding)
 
@@ -80,3 +81,13 @@ def test_training_is_on_what_was_given_for_it(asked: Ask) -> None:
 def test_a_seed_divides_in_one_way(asked: Ask) -> None:
     first, again, other = (divide(evidence(100), asked(effort=EFFORT, seed=seed)) for seed in (0, 0, 1))
     assert places(first.sensitivity) == places(again.sensitivity) != places(other.sensitivity)
+
+
+def test_a_loss_that_one_sample_would_exceed_is_refused_at_once(asked: Ask) -> None:
+    drop = asked(effort=EFFORT, budgets=parse_budgets(["drop=1%", "drop=3%"]))
+    with pytest.raises(
+        InfeasibleError,
+        match=r"drop=1% cannot be told from the 99 .* one of them is 1\.01%.*give 200 or more",
+    ):
+        divide(evidence(198), drop)
+    assert divide(evidence(200), drop).selection.count == 100
