@@ -1,7 +1,8 @@
 """Which tensor is a layer's feature: its output behind what normalises, activates or joins it.
 
 The papers tap a network "after BatchNorm and ReLU" and at block outputs. In a graph that is: from the layer's
-output on, for as long as one node alone reads the tensor and that node works element by element.
+output on, for as long as one node alone reads the tensor and that node works element by element; what a layer's output is
+gated by (x * Sigmoid(x)) counts as one node with the product.
 """
 
 from __future__ import annotations
@@ -44,9 +45,21 @@ def layer_features(probe: Probe, method: str) -> dict[str, str]:
 
 def _feature(layer: Layer, readers: Mapping[str, list[onnx.NodeProto]]) -> str:
     tensor: str = readers[layer.weight][-1].output[0]
-    while len(behind := readers.get(tensor, [])) == 1 and behind[0].op_type in _FOLLOWED:
-        tensor = behind[0].output[0]
+    while (behind := _behind(tensor, readers)) is not None:
+        tensor = behind.output[0]
     return tensor
+
+
+def _behind(tensor: str, readers: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
+    """The one node element by element that reads the tensor, or the product with its own gate (SiLU, as exported)."""
+    found = [node for node in readers.get(tensor, []) if node.op_type in _FOLLOWED]
+    if len(found) != len(readers.get(tensor, [])):
+        return None
+    if len(found) == 2:
+        gate, product = sorted(found, key=lambda node: node.op_type == "Mul")
+        is_gated = product.op_type == "Mul" and set(product.input) == {tensor, gate.output[0]}
+        return product if is_gated and len(readers.get(gate.output[0], [])) == 1 else None
+    return found[0] if len(found) == 1 else None
 
 
 def _has_channels(tensor: str, probe: Probe) -> bool:

@@ -117,11 +117,14 @@ class FirstOrder:
 
     def _by_slopes(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
         """F1, F2 and F4, without gradients of weights."""
+        forms = list(_BY_SAMPLE)
         widths = widths_of(probe)
-        totals: dict[str, Floats] = {name: np.zeros(len(bits)) for name, bits in widths.items()}
+        totals = {name: np.zeros((len(forms), len(bits))) for name, bits in widths.items()}
         for found in slopes(probe, objective):
-            totals[found.layer] += _BY_SAMPLE[self.form](found.values).sum(axis=0)
-        return {name: np.abs(total) / probe.data.count for name, total in totals.items()}
+            totals[found.layer] += [_BY_SAMPLE[form](found.values).sum(axis=0) for form in forms]
+        sums = {form: {n: np.abs(total[i]) for n, total in totals.items()} for i, form in enumerate(forms)}
+        probe.note(_cancelled(sums["signed"], sums["mean-absolute"]))
+        return {name: total / probe.data.count for name, total in sums[self.form].items()}
 
     def _by_weights(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
         """F3, F5 and the diagonal of F4, from the gradients of the weights themselves."""
@@ -160,6 +163,18 @@ class FirstOrder:
             return {output: np.argmax(np.log(p) + noise, axis=1)}
 
         return Objective(Loss.CROSS_ENTROPY, {output: kind}, targets)
+
+
+def _cancelled(signed: Mapping[str, Floats], absolute: Mapping[str, Floats]) -> str:
+    """How far the samples' slopes cancel, as F2 over F1 at the narrowest width: near 0, F2 ranks noise."""
+    ratios = {name: float(signed[name][0] / absolute[name][0]) for name in signed if absolute[name][0] > 0}
+    if not ratios:
+        return "no sample's loss has a slope along any layer's rounding"
+    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+    return (
+        f"mean slope over mean magnitude of slopes (F2 / F1): {np.median(list(ratios.values())):.2g} in the median, "
+        f"{ratios[least]:.2g} ({least}) to {ratios[most]:.2g} ({most})"
+    )
 
 
 squared = FirstOrder("squared")

@@ -16,6 +16,7 @@ from onnxmpq.model.trace import Traced
 from onnxmpq.spec import Layer, Option
 
 Progress = Callable[[int, int], None]  # (done, of how many)
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Probe:
     seed: int = 0
     training: Dataset | None = None  # what a method that trains may train on, `data` where None
     progress: Progress = lambda _done, _total: None
+    note: Note = lambda _words: None  # what the report says of the method's work
     untouched: Mapping[str, Option] = field(default_factory=dict)
 
     @property

@@ -54,7 +54,7 @@ def probe_of(setting: Setting, candidates: Candidates) -> Probe:
     return Probe(
         prepared.model, prepared.layers, options, candidates.constants, shares.sensitivity, prepared.metric,
         setting.runtime, prepared.traced, prepared.batch_size, setting.request.seed, shares.training,
-        setting.stages.observer.progress, untouched,
+        setting.stages.observer.progress, setting.stages.note, untouched,
     )  # fmt: skip
 
 

@@ -66,9 +66,12 @@ def denominator(step: Step) -> gs.Tensor:
 
 
 def power_base(step: Step) -> gs.Tensor:
-    """g p x^(p - 1)."""
+    """g p x^(p - 1), and 0 where p is 0."""
     e, exponent = step.emit, _exponent(step)
-    slope = e("Mul", exponent, e("Pow", step.input(), e("Sub", exponent, 1.0)))
+    less = e("Sub", exponent, 1.0)
+    if not is_constant(exponent) or (read(exponent) == 0).any():
+        less = e("Where", e("Equal", exponent, 0.0), 1.0, less)  # 0 times infinity is no number
+    slope = e("Mul", exponent, e("Pow", step.input(), less))
     return e.unbroadcast(e("Mul", step.gradient, slope), step.output, step.asked)
 
 

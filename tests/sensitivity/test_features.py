@@ -35,6 +35,18 @@ def test_the_order_is_that_of_the_features_and_not_of_the_layers() -> None:
     assert list(layer_features(probe, "m").items()) == [("a", "r"), ("s", "y"), ("b", "y")]
 
 
+def test_a_gate_of_the_layers_own_output_counts_as_its_activation() -> None:
+    rng = np.random.default_rng(0)
+    text = """g (float[N, 2, 6, 6] x) => (float[N, 4, 4, 4] y, float[N, 4, 2, 2] z) {
+        a = Conv (x, w1)  s = Sigmoid (a)  b = Mul (s, a)  y = Identity (b)
+        c = Conv (b, w2)  t = Sigmoid (c)  d = Mul (t, c)  z = Add (d, t)
+    }"""
+    shapes = {"w1": (4, 2, 3, 3), "w2": (4, 4, 3, 3)}
+    model = model_of(text, **{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+    probe = probe_of(model, {"x": rng.standard_normal((2, 2, 6, 6)).astype(np.float32)})
+    assert set(layer_features(probe, "ompq").values()) == {"y", "c"}  # the second gate is read elsewhere, too
+
+
 def test_a_model_without_features() -> None:
     model = model_of(
         "g (float[N, 1, 3] x, bool c) => (float[N, 1, 3] y) { y = If (c) < then_branch = t () => (float[N, 1, 3] u) { u = MatMul (x, w) },"

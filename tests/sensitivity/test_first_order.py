@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_every_form_is_its_formula(form: str, end: str) -> None:
     (found,) = FirstOrder(form)(linear(end, labels=LABELS)).costs.values()
     for option, cost in found.items():
         assert cost == pytest.approx(expected(form, D[option.weight_bits]), rel=1e-4)
+
+
+def test_how_far_slopes_cancel_is_said() -> None:
+    notes: list[str] = []
+    FirstOrder()(replace(linear(labels=LABELS), note=notes.append))
+    ratio = expected("signed", D[2]) / expected("mean-absolute", D[2])
+    assert notes == [
+        f"mean slope over mean magnitude of slopes (F2 / F1): {ratio:.2g} in the median, {ratio:.2g} (y) to {ratio:.2g} (y)"
+    ]
 
 
 def test_the_default_is_the_most_literal_form_with_the_labels_of_the_data() -> None:

@@ -94,6 +94,13 @@ def test_arithmetic_broadcasts(op: str, pair: Any, static: bool) -> None:
     check_gradients(model, ["a", "b"], step=1e-6, tolerance=1e-6, static=static)
 
 
+def test_a_power_of_zero_has_no_slope() -> None:
+    for exponent in ("c", "d"):
+        text = f"g (float[4] x) => (float[4] y) {{ d = Identity (c) y = Pow (x, {exponent}) }}"
+        model = model_of(text, c=np.array([0, 0, 1, 2], np.float32))
+        check_gradients(model, ["x"], {"x": np.array([0, 3, 0, 0], np.float32)})
+
+
 def test_power() -> None:
     model = model_of("g (double[2, 4] x, double[4] p) => (double[2, 4] y) { y = Pow (x, p) }")
     values = {**feeds((2, 4), np.float64, 0.2), "p": np.array([0.5, 2.0, -1.5, 3.0])}
