@@ -20,7 +20,7 @@ from onnxmpq.model.trace import Traced, trace
 from onnxmpq.passes.drop_noops import DropNoops
 from onnxmpq.passes.fold_affine import FoldAffine
 from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
-from onnxmpq.passes.fold_gemm_factors import FoldGemmFactors
+from onnxmpq.passes.fold_gemm_alpha import FoldGemmAlpha
 from onnxmpq.passes.fold_pad import FoldPad
 from onnxmpq.passes.fold_weight_views import FoldWeightViews
 from onnxmpq.passes.hoist_subgraph_weights import HoistSubgraphWeights
@@ -146,7 +146,7 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
         FoldBatchNorm(),
         FoldAffine(),
         JoinGemm(),
-        FoldGemmFactors(),
+        FoldGemmAlpha(),
         OwnBias(),
         MakePadsExplicit(),
         FoldPad(),

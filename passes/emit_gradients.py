@@ -97,24 +97,29 @@ Path = Mapping[str, str]  # tensors that lie between wanted ones and the loss ->
 def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> Path:
     """The tensors that a gradient must be found for: those made from wanted ones and needed for the loss.
 
-    Integers are none of them but for the codes of QuantizeLinear, which are taken for real numbers.
+    Integers are none of them but for the codes of QuantizeLinear, which are taken for real numbers wherever they are
+    moved.
     """
     needed = {loss.name}
     for node in reversed(graph.nodes):
         if any(tensor.name in needed for tensor in node.outputs):
             needed.update(_reads(node))
     path = {name: name for name in wanted if name in needed}
-    codes: set[str] = set()
+    codes: dict[str, Any] = {}  # and their types
     for node in graph.nodes:
         reads = _reads(node)
         sources = [path[name] for name in reads if name in path]
         if not sources:
             continue
-        coded = node.op == "QuantizeLinear" or not codes.isdisjoint(reads)
+        types = [codes[name] for name in reads if name in codes]
         for tensor in node.outputs:
-            if tensor.name in needed and (coded or _may_be_float(tensor)):
-                path.setdefault(tensor.name, sources[0])
-                codes.update([] if _may_be_float(tensor) else [tensor.name])
+            if tensor.name not in needed:
+                continue
+            if node.op == "QuantizeLinear" or tensor.dtype in types:
+                codes[tensor.name] = tensor.dtype
+            elif not _may_be_float(tensor):
+                continue
+            path.setdefault(tensor.name, sources[0])
     return path
 
 

@@ -104,15 +104,15 @@ def producer(tensor: gs.Tensor) -> gs.Node:
     return tensor.inputs[0]
 
 
-def require_private(graph: gs.Graph, tensor: gs.Tensor) -> None:
-    """NoMatch unless `tensor` is read exactly once and is no graph output."""
-    require(tensor not in graph.outputs, f"{tensor.name} is a graph output")
-    require(len(tensor.outputs) == 1, f"{tensor.name} is read {len(tensor.outputs)} times, wanted once")
-
-
 def is_private(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """True where `tensor` is read exactly once and is no graph output."""
     return len(tensor.outputs) == 1 and tensor not in graph.outputs
+
+
+def require_private(graph: gs.Graph, tensor: gs.Tensor) -> None:
+    """NoMatch unless `tensor` is read exactly once and is no graph output."""
+    require(tensor not in graph.outputs, f"{tensor.name} is a graph output")
+    require(is_private(graph, tensor), f"{tensor.name} is read {len(tensor.outputs)} times, wanted once")
 
 
 def is_constant(tensor: gs.Tensor | None) -> bool:
@@ -155,6 +155,16 @@ def per_channel(values: Array, rank: int, axis: int, channels: int) -> NDArray[n
         f"a constant of shape {list(values.shape)} is not one value for each of {channels} channels",
     )
     return np.broadcast_to(values.astype(np.float64).reshape(-1), channels)
+
+
+def scaled(values: Array, factor: float) -> Array:
+    """`values` times a factor, computed in float64; NoMatch where their dtype cannot hold a product to its precision."""
+    exact = values.astype(np.float64) * factor
+    with np.errstate(all="ignore"):
+        stored = exact.astype(values.dtype)
+        is_held = np.abs(stored - exact) <= np.finfo(values.dtype).eps * np.abs(exact)
+    require(bool(is_held.all()), f"times {factor:g} a value would be no {values.dtype}")
+    return np.asarray(stored)
 
 
 def set_input(node: gs.Node, index: int, tensor: gs.Tensor) -> None:

@@ -17,15 +17,16 @@ from onnxmpq.passes.matching import (
     read,
     require,
     rewrite_each,
+    scaled,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class OwnBias:
-    """Give a Conv or Gemm a bias [channels] that nothing else reads, where it is a constant of any such shape.
+    """Make the constant bias of a Conv or Gemm a vector [channels] that nothing else reads, a Gemm's beta in it.
 
-    A Gemm's may be a scalar or [1, channels], and exporters let layers share equal ones. Layers whose weight is no
-    constant of their own stay. Preserving: bit-equal.
+    A Gemm's may be a scalar or [1, channels], and exporters let layers share equal ones, which are copied then: a float
+    a channel. Layers whose weight is no constant of their own stay. Preserving: equal but for beta's rounding.
     """
 
     name: ClassVar[str] = "own-bias"
@@ -41,10 +42,11 @@ def _own(graph: gs.Graph, node: gs.Node) -> None:
     require(
         is_float_constant(weight) and is_private(graph, weight), f"{weight.name} is no constant of its own"
     )
-    require(attribute(node, "beta", 1.0) == 1, "its bias is scaled")
     is_rows = node.op == "Conv" or attribute(node, "transB", 0)
-    channels = weight.shape[0 if is_rows else 1]
-    require(old.shape != (channels,) or not is_private(graph, bias), "its bias is its own")
+    channels, beta = weight.shape[0 if is_rows else 1], attribute(node, "beta", 1.0)
+    is_own = old.shape == (channels,) and is_private(graph, bias)
+    require(not is_own or beta != 1, "its bias is its own")
     rank, axis = (1, 0) if node.op == "Conv" else (2, 1)
-    values = per_channel(old, rank, axis, channels).astype(old.dtype)
+    values = scaled(per_channel(old, rank, axis, channels).astype(old.dtype), beta)
     node.inputs[2] = gs.Constant(own_name(graph, bias), values)
+    node.attrs.pop("beta", None)

@@ -162,16 +162,21 @@ def differentiable(model: onnx.ModelProto) -> gs.Graph:
 
 def emit_gradients(graph: gs.Graph, tensors: Mapping[str, Sequence[str]], shapes: Shapes) -> None:
     """Emit the gradients of each layer's tensors. Raises ModelError for layers that no gradient of the loss reaches."""
-    EmitGradients(LOSS, tuple(dict.fromkeys(name for some in tensors.values() for name in some)), shapes)(
-        graph
-    )
-    made = {output.name for output in graph.outputs}
-    lost = [layer for layer, some in tensors.items() if not any(gradient_name(name) in made for name in some)]
+    lost = unreached(graph, tensors, shapes)
     if lost:
         raise ModelError(
             f"no gradient of the loss reaches {', '.join(lost)}: what they give is rounded, compared or left out "
             f"before the outputs; fix their widths (--keep '{lost[0]}=8'), or use --method measured"
         )
+
+
+def unreached(graph: gs.Graph, tensors: Mapping[str, Sequence[str]], shapes: Shapes) -> list[str]:
+    """Emit the gradients of each layer's tensors; the layers that got none."""
+    EmitGradients(LOSS, tuple(dict.fromkeys(name for some in tensors.values() for name in some)), shapes)(
+        graph
+    )
+    made = {output.name for output in graph.outputs}
+    return [layer for layer, some in tensors.items() if not any(gradient_name(name) in made for name in some)]
 
 
 def batch_shapes(probe: Probe, weights: Sequence[str]) -> tuple[Shapes, int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -24,7 +25,7 @@ from onnxmpq.passes.emit_gradients import gradient_name
 from onnxmpq.passes.emit_loss import EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
-from onnxmpq.sensitivity.directional import differentiable, emit_gradients
+from onnxmpq.sensitivity.directional import differentiable, unreached
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_known
 from onnxmpq.spec import Layer, Option
@@ -86,8 +87,8 @@ def chooses_activations(options: Sequence[Option]) -> bool:
 def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Learned, Learned]:
     """Steps of the weights and of the activations of every layer that has a float32 weight in the main graph.
 
-    Raises ModelError where an operator keeps the network from being differentiated, or the output depends on some
-    layer no more, OptionError where no layer can have steps.
+    Raises ModelError where an operator keeps the network from being differentiated, OptionError where no layer
+    can have steps.
     """
     learner = _Learner(training, probe, data)
     rng = np.random.default_rng(probe.seed)
@@ -247,8 +248,19 @@ class _Learner:
 def _trainable(
     training: StepTraining, probe: Probe, output: str, kind: OutputKind
 ) -> tuple[list[Layer], Session]:
-    """The layers that got steps, and the session of all gradients."""
-    asked = probe.chosen
+    """The layers that got steps, and the session of all gradients; layers that no gradient reaches get none."""
+    layers, lost, graph = _differentiated(training, probe, probe.chosen, output, kind)
+    if lost:
+        probe.note(f"no gradient of the loss reaches {', '.join(lost)}, which cost the mean of the others")
+        reached = [layer for layer in layers if layer.name not in lost]
+        layers, _, graph = _differentiated(training, probe, reached, output, kind)
+    return layers, probe.runtime.session(export_model(graph, probe.model))
+
+
+def _differentiated(
+    training: StepTraining, probe: Probe, asked: Sequence[Layer], output: str, kind: OutputKind
+) -> tuple[list[Layer], list[str], gs.Graph]:
+    """Those of the layers that got steps, the names of those that got no gradient, and the graph of all others."""
     graph = differentiable(probe.model)
     LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
     EmitLoss(Loss.KL, {output: kind})(graph)
@@ -257,16 +269,17 @@ def _trainable(
     layers = [layer for layer in asked if step_input(layer.weight, "weight", "step") in inputs]
     if not layers:
         raise OptionError(
-            "method limpq learns steps of float32 weights of the main graph, and this model has none"
+            "method limpq learns steps of float32 weights of the main graph that its loss depends on, and this model "
+            "has none; use --method measured"
         )
     wanted = {layer.name: [step_input(layer.weight, role, "step") for role in ROLES] for layer in layers}
     for layer in layers if training.trains == "all" else ():
         wanted[layer.name].append(layer.weight)
     shapes = {name: (None, *traced.shape[1:]) for name, traced in probe.traced.items()}
-    emit_gradients(graph, wanted, shapes)
+    lost = unreached(graph, wanted, shapes)
     names = {gradient_name(name) for some in wanted.values() for name in some}
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
-    return layers, probe.runtime.session(export_model(graph, probe.model))
+    return layers, lost, graph
 
 
 def _inputs_read(probe: Probe, layers: Sequence[Layer]) -> list[str]:

@@ -22,7 +22,7 @@ _SOLVED = 3  # and factors its matrix as often
 
 def announce(setting: Setting) -> None:
     """Note the estimate where it is long; how long a method takes, only our own is known to."""
-    seconds = estimate(setting, seconds_a_sample(setting))
+    seconds = estimate(setting)
     if seconds >= _WORTH_SAYING:
         effort = setting.request.effort.name
         besides = "" if _is_measured(setting) or setting.forced else " besides what the method takes"
@@ -33,13 +33,19 @@ def _is_measured(setting: Setting) -> bool:
     return setting.forced is None and setting.request.method is METHODS["measured"]
 
 
-def estimate(setting: Setting, a_sample: float) -> float:
-    """Seconds that measuring, rounding and settling take if one forward of a sample takes `a_sample`."""
+def estimate(setting: Setting) -> float:
+    """Seconds that measuring, rounding and settling take."""
+    forwards = forwards_ahead(setting)
+    return (forwards * seconds_a_sample(setting) if forwards else 0.0) + rounding_seconds(setting)
+
+
+def forwards_ahead(setting: Setting) -> float:
+    """Of a sample."""
     effort, samples = setting.request.effort, setting.shares.rounding.count
     forwards = effort.measuring(samples, _widths_measured(setting)) if _is_measured(setting) else 0.0
     if setting.request.rounding != "nearest":
         forwards += effort.learning(samples, plans_settled(setting), setting.views.count)
-    return a_sample * forwards + rounding_seconds(setting)
+    return forwards
 
 
 def _widths_measured(setting: Setting) -> int:

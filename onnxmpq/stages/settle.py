@@ -31,16 +31,14 @@ def is_settled(draft: Draft) -> bool:
 
 
 def settling_pays(setting: Setting, options: Options) -> bool:
-    """True where rounding looks at real inputs and some layer's narrow option leaves something to make up for.
+    """True where rounding looks at real inputs, a narrow option leaves something to make up for, and a layer can.
 
     Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
     """
-    fits = setting.request.rounding == "compensated" and not setting.shares.rounding.synthetic
-    return fits and any(
-        option.weight_bits < _SETTLED_BELOW and is_fitted(layer, option.weight_bits)
-        for layer in setting.prepared.layers
-        for option in options[layer.name]
-    )
+    if setting.request.rounding == "nearest" or setting.shares.rounding.synthetic:
+        return False
+    found = [(la, o.weight_bits) for la in setting.prepared.layers for o in options[la.name]]
+    return any(bits < _SETTLED_BELOW for _, bits in found) and any(is_fitted(la, bits) for la, bits in found)
 
 
 def settle(draft: Draft) -> Draft:

@@ -55,9 +55,10 @@ def check_limits(request: Request, selection: Dataset) -> None:
     drops = [budget for budget in request.budgets if budget.kind is Kind.DROP]
     tightest = min(drops, key=lambda budget: budget.limit, default=None)
     if tightest is not None and tightest.limit * selection.count < 1:
-        wanted = math.ceil(1 / (SELECTION * tightest.limit))
+        step = selection.source.step or 1
+        wanted = 2 * step * math.ceil(1 / tightest.limit / step)  # half of which judge
         raise InfeasibleError(
             f"budget {tightest} cannot be told from the {selection.count} calibration samples that judge it: one of them "
-            f"is {1 / selection.count:.2%}, and one standard error is allowed for; give {wanted:,} or more (--samples), half "
-            "of which judge, or allow a larger drop"
+            f"is {1 / selection.count:.2%}, and one standard error is allowed for; give {wanted:,} or more (--samples), "
+            "half of which judge, or allow a larger drop"
         )

@@ -12,7 +12,7 @@ import onnx
 
 from onnxmpq.data import InputSpec, open_data
 from onnxmpq.engine import Array
-from onnxmpq.plan import CostTable, Sensitivity
+from onnxmpq.plan import CostTable, Sensitivity, Trajectory
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import Method
 from onnxmpq.sensitivity.answer import fault
@@ -49,6 +49,8 @@ def check_method(
     check(_state(probe) == before, "the method changed the probe, which belongs to all of them")
     wrong = fault(found, probe)
     check(wrong is None, f"the method is wrong: {wrong}")
+    if isinstance(found, Trajectory):
+        _check_end(found, probe)
     _check_progress(found, calls)
     shuffled = method(probe_of(_permuted(model, probe.layers[0].weight), arrays))
     np.random.seed(1)  # noqa: NPY002
@@ -122,6 +124,14 @@ def labelled(model: onnx.ModelProto) -> dict[str, Array]:
 
 def _state(probe: Probe) -> tuple[bytes, str]:
     return serialized(probe.model), repr((probe.layers, probe.options, probe.traced))
+
+
+def _check_end(found: Trajectory, probe: Probe) -> None:
+    """A path that any budget can be met by goes all the way."""
+    origins = {part.name: part.part_of or part.name for part in found.layers}
+    for name, option in found.plans[-1].options.items():
+        narrowest = min(o.weight_bits for o in probe.options[origins.get(name, name)])
+        check(option.weight_bits == narrowest, f"its path ends before {name!r} has its narrowest option")
 
 
 def _check_progress(found: Sensitivity, calls: Sequence[tuple[int, int]]) -> None:

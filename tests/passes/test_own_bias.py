@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnxmpq.engine import Array
 from onnxmpq.passes.own_bias import OwnBias
@@ -49,13 +50,22 @@ def test_convolutions_that_share_a_bias_get_one_each() -> None:
     assert len({node.input[2] for node in found.graph.node}) == 2
 
 
+@pytest.mark.parametrize("shape", [(5,), (1, 5), ()])
+def test_it_takes_beta(shape: tuple[int, ...]) -> None:
+    bias = values(*shape)
+    found = owned("y = Gemm <beta = 2.0> (x, w, b)", w=values(5, 5), b=bias)
+    assert not found.graph.node[0].attribute
+    (own,) = [numpy_helper.to_array(i) for i in found.graph.initializer if i.name == "b"]
+    assert np.array_equal(own, np.broadcast_to(2 * bias.ravel(), 5))
+
+
 @pytest.mark.parametrize(
     ("body", "bias"),
     [
         ("y = Gemm (x, w, b)", (5,)),
         ("y = Gemm (x, w, b)", (3, 1)),  # another value for each sample
         ("y = Gemm (x, w, b)", (3, 5)),
-        ("y = Gemm <beta = 2.0> (x, w, b)", (1, 5)),  # FoldGemmFactors' first
+        ("y = Gemm <beta = 2.0> (x, w, b)", (3, 5)),
         ("c = Relu (b)  y = Gemm (x, w, c)", (1, 5)),
         ("v = Relu (w)  y = Gemm (x, v, b)", (1, 5)),
         ("h = Gemm (x, w, b)  y = Gemm (h, w, b)", (1, 5)),  # one weight for both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -72,8 +73,22 @@ def test_quantized_activations_let_the_gradient_through(name: str) -> None:
     assert all(found[layer] == pytest.approx(values, rel=0.1) for layer, values in wanted.items())
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+BLOCKED = "t = Constant <value_float = 0.5> ()  g1 = Greater (b, t)  p = Cast <to = 1> (g1)"
+
+
+@pytest.mark.parametrize("name", ["fisher", "first-order", "elementwise"])
 def test_a_layer_that_no_gradient_reaches_is_named(name: str) -> None:
-    model = network("t = Constant <value_float = 0.5> ()  g1 = Greater (b, t)  p = Cast <to = 1> (g1)")
     with pytest.raises(ModelError, match=r"no gradient of the loss reaches a: .*--keep 'a=8'"):
-        costs(GRADIENTS[name], model)
+        costs(GRADIENTS[name], network(BLOCKED))
+
+
+def test_a_layer_whose_steps_cannot_be_learned_costs_the_mean() -> None:
+    notes: list[str] = []
+    model = network(BLOCKED)
+    probe = replace(probe_of(model, labelled(network(POOL))), note=notes.append)
+    found = GRADIENTS["limpq"](probe)
+    assert isinstance(found, CostTable)
+    assert notes == ["no gradient of the loss reaches a, which cost the mean of the others"]
+    blocked, *others = found.costs.values()
+    for option, cost in blocked.items():
+        assert cost == pytest.approx(np.mean([some[option] for some in others]))

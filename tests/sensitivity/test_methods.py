@@ -15,6 +15,7 @@ from onnxmpq.errors import OptionError
 from onnxmpq.metrics import Metric
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity import METHODS, Method, check_data, find_method, is_demanding
+from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.csmpq import Csmpq
 from onnxmpq.sensitivity.first_order import FORMS, FirstOrder
 from onnxmpq.sensitivity.greedy import Greedy
@@ -24,6 +25,7 @@ from onnxmpq.sensitivity.ompq import Ompq
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
 from onnxmpq.sensitivity.step_sizes import StepTraining
+from onnxmpq.spec import Option
 from onnxmpq.testing import check_method, classifier, labelled, probe_of
 
 KURTOSIS = '''
@@ -216,7 +218,7 @@ def stopping(probe: Probe) -> Sensitivity:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (changed(without_a_layer), "its table has no cost of layer"),
+        (changed(without_a_layer), "its table has no cost of layer .* wanted all of probe.options"),
         (changed(random), "a second run"),
         (changed(by_name), "under other names"),
         (changed(constant), "another network gave the same"),
@@ -231,6 +233,35 @@ def stopping(probe: Probe) -> Sensitivity:
 def test_what_is_wrong_is_found(wrong: Method, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_method(wrong)
+
+
+def test_costs_of_what_there_is_no_choice_of_do_no_harm() -> None:
+    probe = probe_of(classifier(), labelled(classifier()))
+    whole = size(probe)
+    assert isinstance(whole, CostTable)
+    first, *others = probe.options
+    fewer = replace(probe, options={n: probe.options[n] for n in others}, untouched={others[0]: Option(32)})
+    costs = {**whole.costs, others[0]: {**whole.costs[others[0]], Option(32): 0.0}}
+    assert fault(replace(whole, costs=costs), fewer) is None
+    path = growing(probe)
+    assert isinstance(path, Trajectory)
+    assert fault(replace(path, plans=path.plans[:1], losses=(None,), layers=probe.layers), fewer) is None
+    strange = replace(whole, costs={**whole.costs, "nolayer": {Option(4): 1.0}})
+    assert "costs of nolayer, which the model does not have" in str(fault(strange, probe))
+    beyond = replace(whole, costs={**whole.costs, first: {**whole.costs[first], Option(7): 1.0}})
+    assert f"a cost of layer '{first}' at 7; wanted only those" in str(fault(beyond, probe))
+
+
+def test_a_path_over_what_the_model_does_not_have_is_refused() -> None:
+    probe = probe_of(classifier(), labelled(classifier()))
+    layers = [replace(probe.layers[0], part_of="nolayer", part=(0,)), *probe.layers[1:]]
+    plan = Plan({layer.name: Option(2) for layer in layers})
+    found = Trajectory((plan,), (None,), "none", "strange", 0, layers=tuple(layers))
+    assert fault(found, probe) == "its plans decide nolayer, which the model does not have"
+    lacking = Trajectory(
+        (Plan({layer.name: Option(2) for layer in probe.layers[1:]}),), (None,), "none", "lacking", 0
+    )
+    assert fault(lacking, probe) == f"its plans do not decide '{probe.layers[0].name}'"
 
 
 def test_a_weight_handed_out_cannot_be_changed() -> None:

@@ -10,46 +10,59 @@ import pytest
 from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import estimate as stage
-from onnxmpq.stages.estimate import announce, estimate, plans_settled, rounding_seconds, seconds_a_sample
+from onnxmpq.stages.estimate import (
+    announce,
+    estimate,
+    forwards_ahead,
+    plans_settled,
+    rounding_seconds,
+    seconds_a_sample,
+)
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.round import factoring, work
 
 Lower = Callable[..., Lowering]
 
 
-def test_an_estimate_is_forwards_and_rounding(lower_classifier: Lower) -> None:
+def test_an_estimate_is_forwards_and_rounding(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setting = lower_classifier(rounding="compensated").setting
-    rounding = rounding_seconds(setting)
-    assert estimate(setting, 2.0) - rounding == pytest.approx(2 * (estimate(setting, 1.0) - rounding))
-    assert estimate(setting, 0.0) == rounding > 0
-    assert estimate(setting, 1.0) > setting.shares.rounding.count
+    assert forwards_ahead(setting) > setting.shares.rounding.count
+    assert rounding_seconds(setting) > 0
     assert seconds_a_sample(setting) > 0
+    monkeypatch.setattr(stage, "seconds_a_sample", lambda _: 2.0)
+    assert estimate(setting) == 2 * forwards_ahead(setting) + rounding_seconds(setting)
 
 
 def test_a_budget_on_loss_settles_many_plans(lower_classifier: Lower) -> None:
     once, often = (
         lower_classifier(rounding="compensated", budgets=parse_budgets([budget])).setting
-        for budget in ("5bit-avg", "drop=5%")
+        for budget in ("5bit-avg", "drop=20%")
     )
     assert plans_settled(once) == 1
     assert plans_settled(often) == 1 + 2 + 7  # from 8 bits to 4, until within half a percent
-    assert estimate(often, 1.0) > 2 * estimate(once, 1.0)
+    assert forwards_ahead(often) > 2 * forwards_ahead(once)
 
 
 def test_what_is_not_done_is_not_in_the_estimate(lower_classifier: Lower) -> None:
     compensated = lower_classifier(rounding="compensated").setting
     nearest = lower_classifier(rounding="nearest").setting
     assert rounding_seconds(nearest) == 0
+    forced_nearest = lower_classifier(rounding="nearest", budgets=parse_budgets(["8bit-avg"])).setting
+    assert forwards_ahead(forced_nearest) == 0
     forced = lower_classifier(rounding="compensated", budgets=parse_budgets(["8bit-avg"])).setting
     layers = forced.prepared.layers
     once = work(layers, {name: [8] for name in forced.options}) + factoring(layers)
     assert rounding_seconds(forced) * stage._PRODUCTS == pytest.approx(once)
     effort, samples = forced.request.effort, forced.shares.rounding.count
-    forwards = estimate(forced, 1.0) - rounding_seconds(forced)
-    assert forwards == effort.learning(samples, 0, forced.views.count)  # nothing measured, nothing settled
+    assert forwards_ahead(forced) == effort.learning(
+        samples, 0, forced.views.count
+    )  # nothing measured, nothing settled
     settles = lower_classifier(rounding="compensated", budgets=parse_budgets(["4bit-avg"])).setting
-    forwards = estimate(settles, 1.0) - rounding_seconds(settles)
-    assert forwards == effort.learning(samples, 1, settles.views.count)  # one plan is left, but it is settled
+    assert forwards_ahead(settles) == effort.learning(
+        samples, 1, settles.views.count
+    )  # one plan is left, but it is settled
     assert rounding_seconds(settles) > rounding_seconds(forced)
     assert rounding_seconds(compensated) * stage._PRODUCTS > 4 * once
 

@@ -16,7 +16,7 @@ from onnxmpq.spec import Option
 from onnxmpq.stages import settle as stage
 from onnxmpq.stages.lowering import Draft, Lowering
 from onnxmpq.stages.round import round_weights
-from onnxmpq.stages.settle import Settled, rounded_on, settled_draft, shipped, standard_error
+from onnxmpq.stages.settle import Settled, is_settled, rounded_on, settled_draft, shipped, standard_error
 from onnxmpq.stages.temper import file_loss, tempered
 
 Lower = Callable[..., Lowering]
@@ -53,6 +53,23 @@ def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pyt
     assert [views for _, views in seen] == [AS_GIVEN, Views(-1)]
     assert seen[0][0] is shares.settling
     assert seen[1][0] is shares.rounding
+
+
+@pytest.mark.parametrize(
+    ("widths", "settles"),
+    [
+        ((3, 8, 8, 8), True),
+        ((1, 8, 8, 8), True),  # those of 8 bits make up for the one of 1, which is not fitted itself
+        ((1, 1, 1, 1), False),
+        ((8, 8, 8, 8), False),
+    ],
+)
+def test_it_pays_where_some_layer_loses_and_some_layer_can_make_up_for_it(
+    draft: Draft, widths: tuple[int, ...], settles: bool
+) -> None:
+    layers = draft.prepared.layers
+    plan = Plan({la.name: Option(bits) for la, bits in zip(layers, widths, strict=True)})
+    assert is_settled(replace(draft, plan=plan)) is settles
 
 
 def test_the_losses_are_those_of_the_trial(draft: Draft) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -91,3 +92,13 @@ def test_a_loss_that_one_sample_would_exceed_is_refused_at_once(asked: Ask) -> N
     ):
         divide(evidence(198), drop)
     assert divide(evidence(200), drop).selection.count == 100
+
+
+@pytest.mark.parametrize("limit", ["7", "0.45", "3", "0.7", "33"])
+def test_as_many_samples_as_are_asked_for_do(asked: Ask, limit: str) -> None:
+    drop = asked(effort=EFFORT, budgets=parse_budgets([f"drop={limit}%"]))
+    with pytest.raises(InfeasibleError) as refused:
+        divide(evidence(2), drop)
+    wanted = re.search(r"give ([\d,]+) or more", str(refused.value))
+    assert wanted is not None
+    assert divide(evidence(int(wanted[1].replace(",", ""))), drop)

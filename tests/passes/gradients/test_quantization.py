@@ -96,3 +96,16 @@ def test_scales_by_block_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match="its scales are by block"):
         EmitGradients("loss", ("s",))(import_graph(model))
+
+
+def test_indices_of_codes_have_no_gradient() -> None:
+    model = model_of(
+        HEADER + """g (float[4] x) => (float loss) {
+            q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z)
+            v, i = TopK (q, k)  c = Cast <to = 1> (i)  t = ReduceSum <keepdims = 0> (c)
+            u = ReduceSum <keepdims = 0> (y)  loss = Add (u, t) }""",
+        s=np.array(0.5, np.float32), z=np.array(0, np.int8), k=np.array([2]),
+    )  # fmt: skip
+    x = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    found = run(check_pass(EmitGradients("loss", ("x",)), model, {"x": x}, kind="exposing"), {"x": x})
+    np.testing.assert_array_equal(found["x/gradient"], np.ones(4))
