@@ -23,7 +23,7 @@ def test_only_plans_by_measured_costs_are_searched(lower_classifier: Lower) -> N
     measured = METHODS["measured"]
     assert is_searched(lower_classifier(method=measured).setting)
     assert not is_searched(lower_classifier().setting)
-    for budget in ("8bit-avg", "drop=1%"):  # nothing to choose, judged by runs
+    for budget in ("8bit-avg", "drop=20%"):  # nothing to choose, judged by runs
         assert not is_searched(lower_classifier(method=measured, budgets=parse_budgets([budget])).setting)
 
 
