@@ -130,7 +130,8 @@ def _check_end(found: Trajectory, probe: Probe) -> None:
     """A path that any budget can be met by goes all the way."""
     origins = {part.name: part.part_of or part.name for part in found.layers}
     for name, option in found.plans[-1].options.items():
-        narrowest = min(o.weight_bits for o in probe.options[origins.get(name, name)])
+        options = probe.options.get(origins.get(name, name), (option,))
+        narrowest = min(o.weight_bits for o in options)
         check(option.weight_bits == narrowest, f"its path ends before {name!r} has its narrowest option")
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from central_differences import check_gradients
 
@@ -96,6 +97,18 @@ def test_scales_by_block_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match="its scales are by block"):
         EmitGradients("loss", ("s",))(import_graph(model))
+
+
+def test_codes_of_a_type_that_numpy_lacks() -> None:
+    model = model_of(
+        HEADER + """g (float[4] x) => (float loss) {
+            q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z)  loss = ReduceSum <keepdims = 0> (y) }""",
+        s=np.array(0.5, np.float32),
+    )  # fmt: skip
+    model.graph.initializer.append(onnx.helper.make_tensor("z", onnx.TensorProto.INT4, [], [0]))
+    x = np.array([-9.0, -1.2, 1.3, 9.0], np.float32)
+    found = run(check_pass(EmitGradients("loss", ("x",)), model, {"x": x}, kind="exposing"), {"x": x})
+    np.testing.assert_array_equal(found["x/gradient"], [0, 1, 1, 0])
 
 
 def test_indices_of_codes_have_no_gradient() -> None:
