@@ -12,7 +12,7 @@ latency=5ms  800us       time of one sample, on this machine and provider
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from enum import StrEnum
@@ -114,6 +114,12 @@ class Budget:
             f"budget {text!r} was not understood; {f'did you mean {meant}? Else ' if meant else ''}write for example "
             "4bit-avg, 1.5MB or drop=0.5% (also 25%, 8x, 2.1GBOPs, latency=0.7x)"
         )
+
+
+def tightest_drop(budgets: Iterable[Budget]) -> Budget | None:
+    """The smallest budget on a loss of function, None where there is none."""
+    drops = (budget for budget in budgets if budget.kind is Kind.DROP)
+    return min(drops, key=lambda budget: budget.limit, default=None)
 
 
 def _meant(word: str) -> str:

@@ -33,7 +33,7 @@ def with_units(prepared: Prepared, units: Sequence[Layer]) -> tuple[Layer, ...]:
     """The model's layers, those that `units` divide replaced by their groups."""
     groups: dict[str, list[Layer]] = {}
     for unit in units:
-        groups.setdefault(unit.part_of or unit.name, []).append(unit)
+        groups.setdefault(unit.origin, []).append(unit)
     return tuple(
         replace(unit, scale_bytes=layer.scale_bytes)  # a path may have been found for another target
         for layer in prepared.layers

@@ -69,6 +69,11 @@ class Layer:
     part_of: str | None = None
 
     @property
+    def origin(self) -> str:
+        """The name of the model's layer that it is, or is a group of channels of."""
+        return self.part_of or self.name
+
+    @property
     def params(self) -> int:
         """Number of weights, without the bias."""
         return math.prod(self.shape)

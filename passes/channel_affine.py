@@ -67,7 +67,7 @@ def layer_before(graph: gs.Graph, tensor: gs.Tensor) -> LinearLayer:
     weight = node.inputs[1]
     require(is_float_constant(weight), f"the weight {weight.name} is not a floating-point constant")
     is_bare = tail.op == "MatMul"
-    return LinearLayer(node, tail, weight, None if is_bare else bias_input, *_output_layout(node, weight))
+    return LinearLayer(node, tail, weight, None if is_bare else bias_input, *output_layout(node, weight))
 
 
 def _biased_matmul(graph: gs.Graph, add: gs.Node) -> tuple[gs.Node, int]:
@@ -86,7 +86,7 @@ def split_operands(node: gs.Node) -> tuple[int, int]:
     return 1 - constants[0], constants[0]
 
 
-def _output_layout(node: gs.Node, weight: gs.Constant) -> tuple[int, int, int]:
+def output_layout(node: gs.Node, weight: gs.Constant) -> tuple[int, int, int]:
     """Rank, channel axis and number of channels of a layer's result."""
     rank = len(weight.shape)
     if node.op == "Conv":
@@ -169,11 +169,15 @@ def _new_bias(layer: LinearLayer, affine: Affine) -> Array | None:
         return None
     old = np.zeros(layer.channels)
     if bias is not None:
-        # A convolution's bias is a vector; that of a Gemm or an Add broadcasts against the result.
-        is_vector = layer.node.op in {"Conv", "ConvTranspose"}
-        rank, axis = (1, 0) if is_vector else (layer.rank, layer.axis)
-        old = per_channel(read(bias), rank, axis, layer.channels) * attribute(layer.tail, "beta", 1.0)
+        old = channel_bias(bias, layer.node.op, layer.rank, layer.axis, layer.channels)
+        old = old * attribute(layer.tail, "beta", 1.0)
     return _stored(old * affine.scale + affine.shift, layer.weight)
+
+
+def channel_bias(bias: gs.Tensor, op: str, rank: int, axis: int, channels: int) -> Doubles:
+    """A constant bias as one value a channel: a convolution's is a vector, any other broadcasts against the result."""
+    is_vector = op in {"Conv", "ConvTranspose"}
+    return per_channel(read(bias), *((1, 0) if is_vector else (rank, axis)), channels)
 
 
 def _bias_name(graph: gs.Graph, layer: LinearLayer) -> str:

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.passes.channel_affine import channel_bias, output_layout
 from onnxmpq.passes.matching import (
     attribute,
     is_float_constant,
     is_private,
     optional_input,
     own_name,
-    per_channel,
     read,
     require,
     rewrite_each,
@@ -38,15 +38,13 @@ class OwnBias:
 
 def _own(graph: gs.Graph, node: gs.Node) -> None:
     old = read(optional_input(node, 2))
-    weight, bias = node.inputs[1], node.inputs[2]
+    weight, bias, beta = node.inputs[1], node.inputs[2], attribute(node, "beta", 1.0)
     require(
         is_float_constant(weight) and is_private(graph, weight), f"{weight.name} is no constant of its own"
     )
-    is_rows = node.op == "Conv" or attribute(node, "transB", 0)
-    channels, beta = weight.shape[0 if is_rows else 1], attribute(node, "beta", 1.0)
+    rank, axis, channels = output_layout(node, weight)
     is_own = old.shape == (channels,) and is_private(graph, bias)
     require(not is_own or beta != 1, "its bias is its own")
-    rank, axis = (1, 0) if node.op == "Conv" else (2, 1)
-    values = scaled(per_channel(old, rank, axis, channels).astype(old.dtype), beta)
+    values = scaled(channel_bias(bias, node.op, rank, axis, channels).astype(old.dtype), beta)
     node.inputs[2] = gs.Constant(own_name(graph, bias), values)
     node.attrs.pop("beta", None)

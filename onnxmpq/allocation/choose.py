@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from onnxmpq.allocation.allocate import Row, Table, allocate, check_feasible, forced_choice
 from onnxmpq.allocation.constrain import MEASURED, Options, constraint, stored_bytes, weight_bytes
-from onnxmpq.budget import Budget, Kind
+from onnxmpq.budget import Budget, Kind, tightest_drop
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.spec import Layer, Option
@@ -46,10 +46,9 @@ def choose_plan(
     def solve_quantized(extra: Sequence[Row]) -> Plan:
         return solve([_no_float(layers, options), *extra])
 
-    drops = [budget for budget in budgets if budget.kind is Kind.DROP]
-    if not drops:
+    tightest = tightest_drop(budgets)
+    if tightest is None:
         return solve(())
-    tightest = min(drops, key=lambda b: b.limit)
     try:
         return _smallest(solve_quantized, layers, options, tightest, loss)
     except InfeasibleError:  # float layers, where there are any to be had, are the last resort

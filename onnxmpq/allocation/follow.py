@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from onnxmpq.allocation.allocate import SLACK, amount
 from onnxmpq.allocation.constrain import reached
-from onnxmpq.budget import Budget, Kind
+from onnxmpq.budget import Budget, Kind, tightest_drop
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.spec import Layer
@@ -31,10 +31,9 @@ def follow(
     for budget in sorted(budgets, key=lambda budget: budget.kind is Kind.FILE):
         if budget.kind is not Kind.DROP:
             start += _first(path.plans[start:], layers, budget, file_size)
-    drops = [budget for budget in budgets if budget.kind is Kind.DROP]
-    if not drops:
+    limit = tightest_drop(budgets)
+    if limit is None:
         return path.plans[start]
-    limit = min(drops, key=lambda budget: budget.limit)
     left = path.plans[start:]
     kept = bisect_left(left, True, key=lambda plan: loss(plan) > limit.limit)
     if kept == 0:

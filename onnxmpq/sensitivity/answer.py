@@ -37,7 +37,7 @@ def _of_costs(costs: Mapping[str, Mapping[Option, float]], probe: Probe) -> Iter
 def _of_path(found: Trajectory, probe: Probe) -> Iterator[str]:
     decided = found.plans[0].options.keys()  # all plans are over the same
     parts = found.layers or [layer for layer in probe.layers if layer.name in decided]
-    origins = {part.name: part.part_of or part.name for part in parts}
+    origins = {part.name: part.origin for part in parts}
     strange = {*origins.values(), *(decided - origins.keys())} - {layer.name for layer in probe.layers}
     if strange:
         yield f"its plans decide {_listed(strange)}, which the model does not have"
@@ -60,7 +60,7 @@ def _of_path(found: Trajectory, probe: Probe) -> Iterator[str]:
 def _of_parts(parts: Sequence[Layer], probe: Probe) -> Iterator[str]:
     """Every layer with a choice is decided, and groups of channels hold each of its channels once."""
     for layer in probe.chosen:
-        own = [part for part in parts if (part.part_of or part.name) == layer.name]
+        own = [part for part in parts if part.origin == layer.name]
         if not own:
             yield f"its plans do not decide {layer.name!r}"
             return

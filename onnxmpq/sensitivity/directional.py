@@ -144,7 +144,8 @@ def _emitted(
     graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
     names = {layer.weight: layer.name for layer in probe.layers}
-    emit_gradients(graph, {names[weight]: layer_outputs(graph, [weight]) for weight in changes}, shapes)
+    outputs = {names[weight]: layer_outputs(graph, [weight]) for weight in changes}
+    require_reached(emit_gradients(graph, outputs, shapes))
     if objective.tangents:
         EmitTangents(objective.outputs)(graph)
     EmitDirectional(changes, shapes, per_sample=per_sample, fed=True)(graph)
@@ -160,23 +161,21 @@ def differentiable(model: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
-def emit_gradients(graph: gs.Graph, tensors: Mapping[str, Sequence[str]], shapes: Shapes) -> None:
-    """Emit the gradients of each layer's tensors. Raises ModelError for layers that no gradient of the loss reaches."""
-    lost = unreached(graph, tensors, shapes)
+def emit_gradients(graph: gs.Graph, tensors: Mapping[str, Sequence[str]], shapes: Shapes) -> list[str]:
+    """Emit the gradients of each layer's tensors; the layers that no gradient of the loss reaches."""
+    wanted = dict.fromkeys(name for some in tensors.values() for name in some)
+    EmitGradients(LOSS, tuple(wanted), shapes)(graph)
+    made = {output.name for output in graph.outputs}
+    return [layer for layer, some in tensors.items() if not any(gradient_name(name) in made for name in some)]
+
+
+def require_reached(lost: Sequence[str]) -> None:
+    """Raise ModelError where no gradient of the loss reaches some layers."""
     if lost:
         raise ModelError(
             f"no gradient of the loss reaches {', '.join(lost)}: what they give is rounded, compared or left out "
             f"before the outputs; fix their widths (--keep '{lost[0]}=8'), or use --method measured"
         )
-
-
-def unreached(graph: gs.Graph, tensors: Mapping[str, Sequence[str]], shapes: Shapes) -> list[str]:
-    """Emit the gradients of each layer's tensors; the layers that got none."""
-    EmitGradients(LOSS, tuple(dict.fromkeys(name for some in tensors.values() for name in some)), shapes)(
-        graph
-    )
-    made = {output.name for output in graph.outputs}
-    return [layer for layer, some in tensors.items() if not any(gradient_name(name) in made for name in some)]
 
 
 def batch_shapes(probe: Probe, weights: Sequence[str]) -> tuple[Shapes, int]:

@@ -52,8 +52,8 @@ def _feature(layer: Layer, readers: Mapping[str, list[onnx.NodeProto]]) -> str:
 
 def _behind(tensor: str, readers: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
     """The one node element by element that reads the tensor, or the product with its own gate (SiLU, as exported)."""
-    found = [node for node in readers.get(tensor, []) if node.op_type in _FOLLOWED]
-    if len(found) != len(readers.get(tensor, [])):
+    found = readers.get(tensor, [])
+    if any(node.op_type not in _FOLLOWED for node in found):
         return None
     if len(found) == 2:
         gate, product = sorted(found, key=lambda node: node.op_type == "Mul")

@@ -42,6 +42,7 @@ from onnxmpq.sensitivity.directional import (
     emit_gradients,
     fed_targets,
     passes,
+    require_reached,
     slopes,
     widths_of,
 )
@@ -218,7 +219,7 @@ def _weight_gradients(
 def _emitted(probe: Probe, objective: Objective, layers: Sequence[Layer], shapes: Shapes) -> onnx.ModelProto:
     graph = differentiable(probe.model)
     EmitLoss(objective.loss, objective.outputs)(graph)
-    emit_gradients(graph, {layer.name: [layer.weight] for layer in layers}, shapes)
+    require_reached(emit_gradients(graph, {layer.name: [layer.weight] for layer in layers}, shapes))
     kept = {gradient_name(layer.weight) for layer in layers}
     graph.outputs = [output for output in graph.outputs if output.name in kept]
     return export_model(graph, probe.model)

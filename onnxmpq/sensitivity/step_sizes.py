@@ -25,7 +25,7 @@ from onnxmpq.passes.emit_gradients import gradient_name
 from onnxmpq.passes.emit_loss import EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
-from onnxmpq.sensitivity.directional import differentiable, unreached
+from onnxmpq.sensitivity.directional import differentiable, emit_gradients
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_known
 from onnxmpq.spec import Layer, Option
@@ -276,7 +276,7 @@ def _differentiated(
     for layer in layers if training.trains == "all" else ():
         wanted[layer.name].append(layer.weight)
     shapes = {name: (None, *traced.shape[1:]) for name, traced in probe.traced.items()}
-    lost = unreached(graph, wanted, shapes)
+    lost = emit_gradients(graph, wanted, shapes)
     names = {gradient_name(name) for some in wanted.values() for name in some}
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
     return layers, lost, graph

@@ -70,7 +70,7 @@ def rounding_seconds(setting: Setting) -> float:
     ]
     products = work(known, widths) + factoring(known)
     again = [la for la in known if any(is_fitted(la, bits) for bits in widths[la.name])]
-    turn = _SETTLED * work(again, {la.name: [0] for la in again}) + _SOLVED * factoring(again)
+    turn = _SETTLED * work(again, {la.name: widths[la.name][:1] for la in again}) + _SOLVED * factoring(again)
     turns = (1 + setting.request.effort.tries) * plans_settled(setting)
     return (products / workers(products) + turns * turn) / _PRODUCTS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from onnxmpq.budget import Kind
+from onnxmpq.budget import tightest_drop
 from onnxmpq.data import Dataset
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.evidence import Evidence
@@ -52,8 +52,7 @@ def divide(evidence: Evidence, request: Request) -> Shares:
 
 def check_limits(request: Request, selection: Dataset) -> None:
     """Raise InfeasibleError for a loss budget that one sample, which is always charged, would exceed."""
-    drops = [budget for budget in request.budgets if budget.kind is Kind.DROP]
-    tightest = min(drops, key=lambda budget: budget.limit, default=None)
+    tightest = tightest_drop(request.budgets)
     if tightest is not None and tightest.limit * selection.count < 1:
         step = selection.source.step or 1
         wanted = 2 * step * math.ceil(1 / tightest.limit / step)  # half of which judge

@@ -128,7 +128,7 @@ def _state(probe: Probe) -> tuple[bytes, str]:
 
 def _check_end(found: Trajectory, probe: Probe) -> None:
     """A path that any budget can be met by goes all the way."""
-    origins = {part.name: part.part_of or part.name for part in found.layers}
+    origins = {part.name: part.origin for part in found.layers}
     for name, option in found.plans[-1].options.items():
         options = probe.options.get(origins.get(name, name), (option,))
         narrowest = min(o.weight_bits for o in options)

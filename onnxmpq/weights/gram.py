@@ -89,6 +89,11 @@ def windows_of(layer: Layer, samples: int) -> float:
     return samples * layer.macs / max(layer.params, 1) if layer.macs else math.inf
 
 
+def map_windows(layer: Layer, samples: int) -> int:
+    """How many windows lie in the layer's maps of so many samples; a matrix is taken to see one a sample."""
+    return math.prod(layer.positions) * samples
+
+
 def enough(layer: Layer, products: int = _PRODUCTS, a_column: int = _WINDOWS_A_COLUMN) -> int:
     """How many windows a layer's matrix needs to be known by: so many a column, more where these products allow it."""
     return max(products // columns(layer), a_column * block_columns(layer))
@@ -106,7 +111,7 @@ def is_known(layer: Layer, count: float, data: Dataset) -> bool:
 
 def step(layer: Layer, samples: int, wanted: int) -> int:
     """Every how manieth window along each axis still gives as many as wanted."""
-    surplus = samples * math.prod(layer.positions) / wanted
+    surplus = map_windows(layer, samples) / wanted
     return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
 
 
@@ -190,7 +195,7 @@ def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
 def is_short(layer: Layer, data: Dataset) -> bool:
     """True for a layer of one matrix that sees fewer windows of the data than it has columns, and some at all."""
     whole = layer.group == 1 and block_count(layer) == 1
-    windows = math.prod(layer.positions) * data.count
+    windows = map_windows(layer, data.count)
     return whole and windows < columns(layer) and is_known(layer, windows, data)
 
 

@@ -54,6 +54,7 @@ from onnxmpq.weights.gram import (
     has_moments,
     is_known,
     map_grams,
+    map_windows,
     scatter_of,
     step,
 )
@@ -222,7 +223,9 @@ class Settler:
         """
         pair = self._pair(layer)
         exact, front = pair.exact, pair.quantized
-        if front.data.count < self._all.quantized.data.count and _windows(layer, front.data) < _fewest(layer):
+        if front.data.count < self._all.quantized.data.count and map_windows(
+            layer, front.data.count
+        ) < _fewest(layer):
             return []
         maps = map_grams(self._quantized, [layer], front.data)
         if pair is not self._all or pair is self._some:
@@ -251,7 +254,7 @@ class Settler:
         """The networks over the samples that the layer sees."""
         if math.prod(layer.positions) == 1:
             return self._all
-        spare = _windows(layer, self._few.quantized.data) >= _TO_SPARE * _enough(layer)
+        spare = map_windows(layer, self._few.quantized.data.count) >= _TO_SPARE * _enough(layer)
         return self._few if spare else self._some
 
     def _tapped(self, layer: Layer, aim: Aim, front: Front, maps: EmitMapGram) -> onnx.ModelProto | None:
@@ -276,10 +279,6 @@ class Settler:
 
 def _fed(session: Session, values: State) -> dict[str, Array]:
     return {spec.name: values[spec.name] for spec in session.inputs}
-
-
-def _windows(layer: Layer, data: Dataset) -> int:
-    return math.prod(layer.positions) * data.count
 
 
 def _enough(layer: Layer) -> int:

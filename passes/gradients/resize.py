@@ -25,15 +25,11 @@ _HALFWAY = 1e-6  # what ONNX Runtime takes for half of the way
 # (place in the output, scale, size outside, size inside) -> place in the input
 _PLACES: dict[str, Callable[[Places, np.float32, int, int], Places]] = {
     "half_pixel": lambda x, scale, _out, _inn: (x + 0.5) / scale - 0.5,
-    "pytorch_half_pixel": lambda x, scale, out, _inn: (
-        (x + 0.5) / scale - 0.5 if out > 1 else np.zeros(1, np.float32)
-    ),
+    "pytorch_half_pixel": lambda x, scale, out, _inn: (x + 0.5) / scale - 0.5 if out > 1 else np.zeros(1),
     "half_pixel_symmetric": lambda x, scale, out, inn: (
         inn / 2 * (1 - out / (inn * scale)) + (x + 0.5) / scale - 0.5
     ),
-    "align_corners": lambda x, _scale, out, inn: (
-        x * (inn - 1) / (out - 1) if out > 1 else np.zeros(1, np.float32)
-    ),
+    "align_corners": lambda x, _scale, out, inn: x * (inn - 1) / (out - 1) if out > 1 else np.zeros(1),
     "asymmetric": lambda x, scale, _out, _inn: x / scale,
 }
 _NEAREST: dict[str, Callable[[Floats], Floats]] = {  # of what single precision gives, exactly
