@@ -22,6 +22,7 @@ from onnxmpq.metrics import METRICS
 from onnxmpq.model.outfile import require_writable, write_file
 from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
+from onnxmpq.request import ACTIVATIONS
 from onnxmpq.target import ISAS, STORAGES
 
 _FLOATS = {"fp16": 16, "fp32": 32}
@@ -119,14 +120,13 @@ def cli() -> None:
 @click.option("-o", "--output", type=OUTPUT, help="Written file.  [default: MODEL.mpq.onnx]")
 @click.option(
     "--activations",
-    type=click.Choice(["int8", "int16", "fp32"]),
-    help="int16: for targets that have it.  [default: int8 with real data, else fp32]",
+    type=click.Choice([*ACTIVATIONS]),
+    help="int16, int4: for targets that have them.  [default: int8 with real data, else fp32]",
 )
 @click.option(
     "--calibrator",
-    default="typical",
-    show_default=True,
-    help="Ranges of activations: typical, minmax, percentile, entropy, mse, file.py:function.",
+    help="Ranges of activations: typical, minmax, percentile, entropy, mse, file.py:function.  "
+    "[default: typical, mse at int4]",
 )
 @click.option(
     "--rounding",

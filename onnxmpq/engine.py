@@ -29,6 +29,10 @@ Model = onnx.ModelProto | bytes | Path
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
 _KERNEL_EVENT = "_kernel_time"
+_FUSE_PAIRS = [
+    "ClipQuantRewrite",
+    "ReluQuantRewrite",
+]  # go on where pairs are to be kept, and fail over 4 bits
 _DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
     "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(uint16)": "uint16",
@@ -91,10 +95,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Where models run: `provider` "cpu" or "cuda", `threads` 0 for as many as there are cores for us."""
+    """Where models run: `provider` "cpu" or "cuda", `threads` 0 for as many as there are cores for us.
+
+    `fuses` False leaves Q/DQ pairs as they are, where it would make integer kernels of them and of what lies between.
+    """
 
     provider: str = "cpu"
     threads: int = 0
+    fuses: bool = True
 
     def on_one_thread(self) -> Runtime:
         """The same with one thread a session: sums of products then come out the same on any machine of its kind.
@@ -103,6 +111,10 @@ class Runtime:
         in which sums are added up.
         """
         return replace(self, threads=1)
+
+    def keeping_pairs(self) -> Runtime:
+        """The same with Q/DQ pairs as they are: of pairs of 4 bits it makes kernels that it then refuses."""
+        return replace(self, fuses=False)
 
     def session(
         self,
@@ -127,7 +139,7 @@ class Runtime:
         Raises EngineError with the runtime's message (which names the node) when it refuses the model.
         """
         options = ort.SessionOptions()
-        if simulated:
+        if simulated or not self.fuses:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = _SILENT
         # Left to itself ONNX Runtime puts a thread on each core of the machine, also on those that are not ours.
@@ -148,8 +160,9 @@ class Runtime:
             wanted.append(_PROVIDERS["cpu"])
         try:
             session = ort.InferenceSession(
-                str(source) if isinstance(source, Path) else source, options, providers=wanted
-            )
+                str(source) if isinstance(source, Path) else source, options, providers=wanted,
+                disabled_optimizers=[] if self.fuses else _FUSE_PAIRS,
+            )  # fmt: skip
         except Exception as error:
             raise EngineError(f"ONNX Runtime refuses the model: {_reason(error)}") from error
         got = session.get_providers()[0]

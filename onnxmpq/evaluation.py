@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from onnxmpq.data import DataSource, open_data
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.engine import Array, Session, TensorInfo, resolve_runtime
+from onnxmpq.engine import Array, Runtime, Session, TensorInfo, resolve_runtime
 from onnxmpq.errors import DataError
 from onnxmpq.metrics import Metric, OutputKind, choose_metric
 from onnxmpq.model.modelfile import load_model
+from onnxmpq.model.requirements import suited
 from onnxmpq.model.shapes import is_batchable
 from onnxmpq.prepare import runnable
 from onnxmpq.verdict.latency import Latency, measure_latency
@@ -53,8 +55,8 @@ def evaluate_model(
     """
     runtime = resolve_runtime(provider)
     other = reference or model
-    original, judge = runnable(runtime, load_model(other))
-    session = judge if reference is None else runnable(runtime, load_model(model))[1]
+    original, judge = _loaded(runtime, other)
+    session = judge if reference is None else _loaded(runtime, model)[1]
     check_same_interface(session, judge, model, other)
     dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
     sample = next(iter(dataset.batches(1))).feeds
@@ -104,6 +106,11 @@ def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Arr
                 f"the models cannot be compared: output {name!r} is {ours.dtype} {list(ours.shape)} against "
                 f"{theirs.dtype} {list(theirs.shape)}"
             )
+
+
+def _loaded(runtime: Runtime, path: Path) -> tuple[onnx.ModelProto, Session]:
+    model = load_model(path)
+    return runnable(suited(runtime, model), model)
 
 
 def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool:

@@ -102,4 +102,4 @@ def _activation_bits(node: gs.Node) -> int | None:
     if not computed or len(makers) != 2:
         return None
     zero_point = optional_input(computed[0], 2)
-    return 8 if zero_point is None else 8 * int(np.dtype(zero_point.dtype).itemsize)
+    return 8 if zero_point is None else int(np.dtype(zero_point.dtype).name.lstrip("uint"))

@@ -30,7 +30,7 @@ from onnxmpq.spec import HALF_BITS, Layer
 from onnxmpq.target import Policy, Target
 from onnxmpq.weights.candidates import Candidates
 
-_WIDE_CODES = 21  # the opset of QuantizeLinear to 16 bits
+_OTHER_CODES = 21  # the opset of QuantizeLinear to 4 and 16 bits
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
 
 
 def _simulated_opset(plan: Plan, prepared: Prepared) -> int:
-    """The model's own, or that of QuantizeLinear to 16 bits."""
-    wide = any((option.activation_bits or 0) > 8 for option in plan.options.values())
-    return max(opset_version(prepared.model), _WIDE_CODES if wide else 0)
+    """The model's own, or that of QuantizeLinear to other codes than bytes."""
+    others = any(option.activation_bits not in (None, 8) for option in plan.options.values())
+    return max(opset_version(prepared.model), _OTHER_CODES if others else 0)
 
 
 def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxmpq.activations.calibrators import Calibrator
+from onnxmpq.activations.calibrators import Calibrator, default_calibrator
 from onnxmpq.activations.ranges import Codes
 from onnxmpq.allocation.constrain import MEASURED
 from onnxmpq.allocation.keep import Keep
@@ -24,7 +24,7 @@ from onnxmpq.target import Target, find_target
 from onnxmpq.weights.candidates import ROUNDINGS
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
-ACTIVATIONS: Mapping[str, int | None] = {"int8": 8, "int16": 16, "fp32": None}
+ACTIVATIONS: Mapping[str, int | None] = {"int8": 8, "int16": 16, "int4": 4, "fp32": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Sources:
 class Request:
     """What the user decided about the file and how it is found.
 
-    `widths` are in order, 16 and 32 for layers that may stay in float. `activations` is "int8", "int16", "fp32" or,
+    `widths` are in order, 16 and 32 for layers that may stay in float. `activations` is one of ACTIVATIONS or,
     as long as no data tell, None; `metric` as `choose_metric` takes it. `force` goes on where the data do not fit
     the model's classes, `verify` has the written file checked, scored and timed.
 
@@ -62,7 +62,7 @@ class Request:
     target: Target
     widths: tuple[int, ...]
     activations: str | None
-    calibrator: Calibrator
+    calibrator: Calibrator | None  # None: the best for the activations
     rounding: str
     method: Method
     effort: Effort
@@ -94,6 +94,11 @@ class Request:
     def codes(self) -> Codes:
         """What quantized activations are held in."""
         return Codes(self.activation_bits or self.target.activation_bits[0], self.target.signed_activations)
+
+    @property
+    def calibrated_by(self) -> Calibrator:
+        """What chooses the ranges of quantized activations."""
+        return self.calibrator or default_calibrator(self.codes.bits)
 
     @property
     def is_measured(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 FLOAT_BITS = 32
 HALF_BITS = 16
 QUANTIZED_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
-ACTIVATION_BITS = (8, 16)
+ACTIVATION_BITS = (4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True, order=True)

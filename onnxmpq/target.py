@@ -80,7 +80,7 @@ class Target:
             "direct_bits must be 8 and some of tensor_bits": 8 not in self.direct_bits or not {*self.direct_bits} <= {*self.tensor_bits},
             "packed weights need a consumer that folds": "packed" in self.storages and not self.folds,
             "code_bits must be 7 or 8": self.code_bits not in ISAS.values(),
-            "activation_bits must be some of 8 and 16": not self.activation_bits or not {*self.activation_bits} <= {*ACTIVATION_BITS},
+            "activation_bits must be some of 4, 8 and 16": not self.activation_bits or not {*self.activation_bits} <= {*ACTIVATION_BITS},
             f"highest_opset must be {_LEAST_HIGHEST} or more": self.highest_opset < _LEAST_HIGHEST,
             "lowest_opset must be no more than highest_opset": self.lowest_opset > self.highest_opset,
         }  # fmt: skip
@@ -179,7 +179,7 @@ TARGETS = {
         ),
         Target(
             "portable", "any runtime that reads QuantizeLinear and DequantizeLinear", ("native", "int8"),
-            folds=False, code_bits=_ANY_CPU, activation_bits=(8, 16),
+            folds=False, code_bits=_ANY_CPU, activation_bits=(8, 16, 4),
         ),
     )
 }  # fmt: skip

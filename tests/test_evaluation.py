@@ -54,6 +54,21 @@ def test_a_file_that_onnxruntime_runs_only_when_cured(tmp_path: Path) -> None:
     assert evaluate_model(tmp_path / "a.onnx", {"x": np.ones((3, 1, 8, 8), np.float32)}).score.samples == 3
 
 
+def test_a_file_whose_activations_have_4_bits(tmp_path: Path) -> None:
+    """Of such pairs, and of a Clip before one, ONNX Runtime makes what it then refuses."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N, 1, 2, 2] x) => (float[N, 1, 2, 2] y) {
+      a = QuantizeLinear (x, s, z)  b = DequantizeLinear (a, s, z)  c = Conv (b, w)  d = Clip (c, low, high)
+      e = QuantizeLinear (d, s, z)  y = DequantizeLinear (e, s, z) }"""
+    constants = {
+        "w": np.full((1, 1, 1, 1), 2.0), "low": np.array(0.0), "high": np.array(6.0), "s": np.array(0.25),
+    }  # fmt: skip
+    model = model_of(text, **{name: value.astype(np.float32) for name, value in constants.items()})
+    model.graph.initializer.append(onnx.helper.make_tensor("z", onnx.TensorProto.UINT4, [], [0]))
+    onnx.save(model, tmp_path / "a.onnx")
+    found = evaluate_model(tmp_path / "a.onnx", {"x": np.ones((3, 1, 2, 2), np.float32)})
+    assert found.score.samples == 3
+
+
 def test_labels_that_are_no_classes(tmp_path: Path) -> None:
     model = save(tmp_path / "a.onnx", "y = Identity (x)")
     with pytest.raises(DataError, match=r"go up to 4, but output 'y' has 4 classes, 0 to 3"):

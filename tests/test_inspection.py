@@ -59,14 +59,15 @@ def test_the_plan_inside_a_compiled_file(model: Path, activations: str, bits: in
     assert {la.activation_bits for la in found.layers} == {bits}
 
 
-def test_activations_of_16_bits(model: Path) -> None:
+@pytest.mark.parametrize("bits", [4, 16])
+def test_activations_of_other_widths(model: Path, bits: int) -> None:
     report = onnxmpq.compile_model(
-        model, ["32bit-avg"], activations="int16", target="portable", keep=["head=4", "stem=8"],
+        model, ["32bit-avg"], activations=f"int{bits}", target="portable", keep=["head=4", "stem=8"],
         rounding="nearest",
     )  # fmt: skip
     found = inspect_model(Path(report.output))
-    assert [(la.weight_bits, la.activation_bits) for la in found.layers] == [(8, 16), (4, 16)]
-    assert [(la.weight_bits, la.activation_bits) for la in report.layers] == [(8, 16), (4, 16)]
+    assert [(la.weight_bits, la.activation_bits) for la in found.layers] == [(8, bits), (4, bits)]
+    assert [(la.weight_bits, la.activation_bits) for la in report.layers] == [(8, bits), (4, bits)]
 
 
 def test_what_was_left_in_float_is_listed(model: Path) -> None:

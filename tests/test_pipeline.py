@@ -104,6 +104,12 @@ def test_every_calibrator_gives_ranges_of_its_own(small: Compile) -> None:
     assert all(max(found) <= max(scales["minmax"]) for found in scales.values())
 
 
+DSP = """
+from onnxmpq.target import Target
+DSP = Target("dsp", "a signal processor", ("native",), folds=False, signed_activations={signed}, activation_bits=(4,))
+"""
+
+
 def activation_scales(path: str) -> tuple[float, ...]:
     graph = onnx.load(path).graph
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -129,6 +135,24 @@ def test_settled_and_searched_with_activations_of_16_bits(small: Compile) -> Non
     report = small("5bit-avg", activations="int16", target="portable", rounding="compensated")
     assert (report.metrics["compiled"].agreement or 0) > 0.97
     assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_activations_of_4_bits(small: Compile, tmp_path: Path, signed: bool) -> None:
+    (tmp_path / "dsp.py").write_text(DSP.format(signed=signed), encoding="utf-8")
+    options: dict[str, Any] = {"target": f"{tmp_path}/dsp.py:DSP", "rounding": "compensated"}
+    report = small("4bit-avg", **options)  # int4 is the only kind that the target has
+    assert {layer.activation_bits for layer in report.layers} == {4}
+    assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
+    assert (report.opset, report.onnxruntime) == (21, "1.19")
+    model = onnx.load(report.output)
+    zero_points = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    kinds = {t.data_type for t in model.graph.initializer if t.name in zero_points}
+    assert kinds == {onnx.TensorProto.INT4 if signed else onnx.TensorProto.UINT4}
+    others = small("4bit-avg", calibrator="minmax", **options)
+    loss, worse = (found.metrics["compiled"].kl or 0.0 for found in (report, others))
+    assert loss < worse
+    assert (report.metrics["compiled"].agreement or 0) > 0.9
 
 
 def test_several_budgets_hold_at_once(small: Compile) -> None:
@@ -291,7 +315,7 @@ def test_options_that_make_no_sense(small: Compile) -> None:
     for options, words in (
         ({"bits": ()}, "widths"),
         ({"bits": (9,)}, "widths"),
-        ({"activations": "int4"}, "int8, int16, fp32"),
+        ({"activations": "int2"}, "int8, int16, int4, fp32"),
         ({"calibrator": "guess"}, "typical"),
         ({"target": "toaster"}, "ort-cpu"),
         ({"method": "guess"}, "measured"),

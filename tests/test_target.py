@@ -104,7 +104,7 @@ def test_choices_that_a_target_has_not() -> None:
 DSP = """
 from onnxmpq.target import Target
 DSP = Target("dsp", "a signal processor", ("native",), tensor_bits=(8, 4), direct_bits=(8, 4), folds=False,
-             signed_activations=True, highest_opset=21, activation_bits=(8, 16))
+             signed_activations=True, highest_opset=21, activation_bits=(8, 16, 4))
 NUMBER = 3
 """
 

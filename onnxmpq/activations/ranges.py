@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,10 @@ class Codes:
     signed: bool = False
 
     @property
-    def dtype(self) -> np.dtype[np.integer]:
-        return np.dtype(f"{'int' if self.signed else 'uint'}{self.bits}")
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's, or that of ml_dtypes for 4 bits."""
+        kind = TensorProto.DataType.Value(f"{'' if self.signed else 'U'}INT{self.bits}")
+        return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
 
     @property
     def lowest(self) -> int:

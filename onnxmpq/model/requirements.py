@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
+from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import opset_version
 from onnxmpq.target import Target
 
@@ -63,6 +64,16 @@ def described(model: onnx.ModelProto) -> Requirements | None:
     return Requirements(values[0], values[1], int(values[2]), values[3])
 
 
+def suited(runtime: Runtime, model: onnx.ModelProto) -> Runtime:
+    """The runtime as the model needs it: where activations have 4 bits, with Q/DQ pairs kept."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    narrow = any(
+        node.op_type == "QuantizeLinear" and len(node.input) > 2 and types.get(node.input[2]) in _INT4
+        for node in model.graph.node
+    )
+    return runtime.keeping_pairs() if narrow else runtime
+
+
 def _floors(model: onnx.ModelProto) -> Iterator[str]:
     """The version that each thing in the model needs."""
     opset = opset_version(model)
@@ -70,11 +81,13 @@ def _floors(model: onnx.ModelProto) -> Iterator[str]:
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     if any(kind in _INT2 for kind in types.values()):
         yield "1.24"
+    if any(kind in _INT4 for kind in types.values()):
+        yield "1.19"
     for node in model.graph.node:
         if node.op_type == "BitShift":  # bit planes: arithmetic of bytes behind them
             yield "1.21"
-        elif types.get(node.input[0] if node.input else "") in _INT4:
-            yield "1.23" if node.op_type == "Cast" else "1.19"
+        elif node.op_type == "Cast" and types.get(node.input[0]) in _INT4:
+            yield "1.23"
 
 
 def _version(text: str) -> tuple[int, ...]:

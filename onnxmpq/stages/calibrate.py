@@ -39,7 +39,7 @@ def calibrated(loaded: Loaded, found: Placed, data: Dataset) -> tuple[Placed, di
     if not placement.tensors:
         return found, {}
     ranges = measure_ranges(
-        loaded.runtime, found.prepared.model, placement, data, loaded.request.calibrator,
+        loaded.runtime, found.prepared.model, placement, data, loaded.request.calibrated_by,
         codes=loaded.request.codes, progress=loaded.stages.observer.progress,
     )  # fmt: skip
     unseen = set(placement.tensors) - ranges.keys()

@@ -11,9 +11,12 @@ from onnxmpq.errors import ModelError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.model.modelfile import initializers_listed_as_inputs, load_model
 from onnxmpq.model.outfile import require_writable
+from onnxmpq.model.requirements import suited
 from onnxmpq.observer import Stages
 from onnxmpq.prepare import runnable
 from onnxmpq.request import Request, Sources
+
+_KERNEL_BITS = 8  # of activations at least: narrower pairs become kernels that ONNX Runtime then refuses
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
     runtime = resolve_runtime(request.provider)
     stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
     given = read_model(sources, stages)
+    runtime = suited(runtime, given)
     model, session = runnable(runtime, given)
     evidence = gather(
         session, sources.model, sources.data, sources.evaluation,
@@ -50,7 +54,19 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
             f"is for {request.target.note}"
         )
     decided = request.decided(synthetic=evidence.calibration.synthetic)
+    runtime = computing(runtime, decided, stages)
     return Loaded(decided, stages, runtime, model, session, evidence, given.ByteSize())
+
+
+def computing(runtime: Runtime, request: Request, stages: Stages) -> Runtime:
+    """The runtime as the files of this request need it."""
+    if request.activation_bits is None or request.activation_bits >= _KERNEL_BITS:
+        return runtime
+    stages.note(
+        f"ONNX Runtime has no kernels for {request.activation_bits}-bit activations: it loads such files with its "
+        "graph optimizations off only, and computes in float between the rounded tensors"
+    )
+    return runtime.keeping_pairs()
 
 
 def read_model(sources: Sources, stages: Stages) -> onnx.ModelProto:

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxmpq.activations.calibrators import CALIBRATORS, Calibrator, Interval, find_calibrator
+from onnxmpq.activations.calibrators import (
+    CALIBRATORS,
+    Calibrator,
+    Interval,
+    default_calibrator,
+    find_calibrator,
+)
 from onnxmpq.activations.calibrators.entropy import divergence, entropy
 from onnxmpq.activations.calibrators.minmax import minmax
 from onnxmpq.activations.calibrators.mse import mse, squared_error
@@ -111,7 +117,8 @@ def test_divergence_by_hand() -> None:
 def test_a_calibrator_is_found_by_name_or_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text(OWN)
-    assert find_calibrator("mse") is CALIBRATORS["mse"]
+    assert find_calibrator("mse") is CALIBRATORS["mse"] is default_calibrator(4)
+    assert find_calibrator("typical") is default_calibrator(8) is default_calibrator(16)
     assert find_calibrator(f"{path}:most").bins > 0
     assert find_calibrator(f"{path}:WIDE").bins == 0
     check_calibrator(find_calibrator(f"{path}:most"))

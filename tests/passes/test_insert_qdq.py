@@ -130,7 +130,7 @@ def test_values_in_range_move_by_half_a_step_at_most(low: float, high: float) ->
     assert (error <= activation.scale * 0.5 + 1e-5).all()
 
 
-@pytest.mark.parametrize("codes", [INT8, Codes(16), Codes(16, signed=True)])
+@pytest.mark.parametrize("codes", [INT8, Codes(16), Codes(16, signed=True), Codes(4), Codes(4, signed=True)])
 def test_codes_of_other_types(codes: Codes) -> None:
     chain = onnx.ModelProto.FromString(CHAIN.SerializeToString())
     chain.opset_import[0].version = 21
@@ -139,4 +139,4 @@ def test_codes_of_other_types(codes: Codes) -> None:
     (node,) = (n for n in lowered.graph.node if n.op_type == "QuantizeLinear")
     value = onnx.numpy_helper.to_array(zero_points[node.input[2]])
     assert value.dtype == codes.dtype
-    assert value.item() == (0 if codes.signed else 21845)
+    assert value.item() == (0 if codes.signed else codes.highest // 3)

@@ -18,6 +18,7 @@ from onnxmpq.plugins import is_reference, load_attribute
 Interval = Callable[[Statistics, Codes], tuple[float, float]]
 
 _BINS = 4096
+_FINE = 8  # bits from which the codes resolve what is common however far they reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ CALIBRATORS: dict[str, Calibrator] = {
     "entropy": Calibrator(entropy),
     "mse": Calibrator(mse),
 }
+
+
+def default_calibrator(bits: int) -> Calibrator:
+    """What is best for codes of that width (docs/calibrators_table.md): few codes are better spent on what is common."""
+    return CALIBRATORS["typical" if bits >= _FINE else "mse"]
 
 
 def find_calibrator(name: str) -> Calibrator:
