@@ -59,8 +59,13 @@ def test_every_storage_and_width_runs_as_in_onnx_runtime() -> None:
 
 
 def test_portable_files_without_int2_run_too() -> None:
-    target = replace(TARGETS["portable"], tensor_bits=(8, 4))
+    target = replace(TARGETS["portable"], tensor_bits=(8, 4), activation_bits=(8, 16))
     check_target(target, runs=run, decibels=ONE_CODE_DB)
+
+
+def test_activations_of_4_bits_run_too() -> None:
+    target = replace(TARGETS["portable"], tensor_bits=(8, 4), activation_bits=(4,))
+    check_target(target, runs=run, decibels=ONE_CODE_DB - 24)  # a code is sixteen times as much of the range
 
 
 def test_int2_tensors_are_still_refused() -> None:

@@ -55,7 +55,7 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     """The index of the option of each group with the least total cost within every row.
 
     Exact: HiGHS with both gaps at zero, since its defaults stop early on costs as small as KL sums, and
-    costs scaled by the largest one.
+    costs scaled by the largest one; what is below its tolerance (1e-7 of that) it cannot tell apart.
 
     Raises InfeasibleError with the least that each row can be.
     """
