@@ -69,7 +69,7 @@ _NOTES = """{samples} calibration samples without labels. Means over the seeds; 
 agreement with fp32 and KL (nats) are of all held-out images, which nothing was chosen on; the interval is a paired
 bootstrap over them, its ends averaged over the seeds. Recipes: `balanced` is the default, `fast` and `max` the other
 efforts; `size` gives widths by the sizes of layers (`--method size`); `uniform` gives all layers the widest width within
-the budget (2 bits at 2.5, 3 at 3.5), rounded as ours, and `uniform, nearest` the same rounded to nearest. Seconds are of all stages
+the budget (2 bits at 2.5, 3 at 3.5 and 3.6), rounded as ours, and `uniform, nearest` the same rounded to nearest. Seconds are of all stages
 up to the file; what recipes share (loading, calibration, rounding at all widths, sensitivity) was done once and counts for each. Other
 measurements ran beside, so they tell the order of magnitude."""
 

@@ -227,6 +227,10 @@ def _why_no_faster(report: Report) -> str:
     if all(layer.activation_bits is None for layer in report.layers):
         as_before = every_run if report.dequantizes else "layers compute as before"
         return f"activations stay in fp32, so {as_before}; --activations int8 lets them run in integers"
+    others_than_bytes = {layer.activation_bits for layer in report.layers} - {None, 8}
+    if others_than_bytes:
+        bits = ", ".join(map(str, sorted(others_than_bytes, key=str)))
+        return f"ONNX Runtime has no integer kernels for {bits}-bit activations, and computes in float between them"
     others = (
         f", for the others {every_run}" if report.dequantizes else ", which gains nothing on this machine"
     )
@@ -268,7 +272,7 @@ def _verdict(report: Report) -> Rows:
     rows.append(
         (
             "needs",
-            f"opset {report.opset}, ONNX Runtime {report.onnxruntime} ({report.target}, {report.storage} weights)",
+            f"{_needed(report)} ({report.target}, {report.storage} weights)",
         )
     )
     rows.append(("right on CPUs", report.cpus))
@@ -280,6 +284,15 @@ def _verdict(report: Report) -> Rows:
     seconds = sum(report.seconds.values())
     memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
     return [*rows, ("compile", f"{seconds:.1f} s, {memory}{report.provider}")]
+
+
+def _needed(report: Report) -> str:
+    from onnxmpq.model.requirements import Requirements  # with onnx, which --help does without
+
+    needed = Requirements(
+        report.target, report.storage, report.opset, report.onnxruntime, report.optimizations
+    )
+    return str(needed)
 
 
 def _effort(report: Report) -> str:

@@ -84,16 +84,17 @@ def compile_model(
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
 
     `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
-    `data`. `activations` is "int8", "int16", "int4" or "fp32" (default: int8 with real data, fp32 without), `calibrator` chooses
-    their ranges: "typical", "minmax", "percentile", "entropy", "mse" or `file.py:function`. The file is written to
-    `output`, by default `MODEL.mpq.onnx` beside the model.
+    `data`. `activations` is "int8", "int16", "int4" or "fp32" (default with real data: the target's first, int8 of
+    ours; fp32 without), `calibrator` chooses their ranges: "typical", "minmax", "percentile", "entropy", "mse" or
+    `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model.
 
     Raises a subclass of OnnxmpqError; nothing is written then.
     """
     asked = parse_budgets(budgets)
     request = Request(
         budgets=asked, keeps=parse_keeps(keep), target=parse_target(target, storage, isa, activations),
-        widths=parse_widths(bits, asked), activations=activations, calibrator=None if calibrator is None else find_calibrator(calibrator),
+        widths=parse_widths(bits, asked), activations=activations,
+        calibrator=None if calibrator is None else find_calibrator(calibrator),
         rounding=rounding, method=find_method(method), effort=find_effort(effort), metric=metric, provider=provider,
         seed=seed, verify=verify, force=force,
     )  # fmt: skip

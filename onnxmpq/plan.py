@@ -12,7 +12,9 @@ from typing import Any
 from onnxmpq.errors import DataError
 from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer, Option
 
-_OPTION = re.compile(r"(?P<weight>[1-8]|fp16|fp32)(?:in(?P<container>[248]))?(?:/(?P<activation>8|16|fp32))?")
+_OPTION = re.compile(
+    r"(?P<weight>[1-8]|fp16|fp32)(?:in(?P<container>[248]))?(?:/(?P<activation>4|8|16|fp32))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def parse_option(text: str) -> Option:
     weight = names.get(match["weight"]) or int(match["weight"]) if match else 0
     if match is None or (container and weight >= container):
         raise DataError(
-            f"{text!r} is not a width; write 1 to 8, fp16 or fp32, with /8, /16 or /fp32 behind it for activations"
+            f"{text!r} is not a width; write 1 to 8, fp16 or fp32, with /4, /8, /16 or /fp32 behind it for activations"
         )
     activation = match["activation"] or "fp32"
     return Option(weight, None if activation == "fp32" else int(activation), container or None)

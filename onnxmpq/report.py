@@ -75,6 +75,7 @@ class Report:
     dequantizes: bool  # weights, at every run of ONNX Runtime, where no integer kernel reads them
     opset: int
     onnxruntime: str  # the lowest version that loads the file
+    optimizations: str  # the most of its graph optimizations with which it does: "all" or "basic"
     cpus: str  # on which the measured accuracy holds
     method: str
     evaluations: int  # runs over all `sensitivity_samples` that the method made, of a changed network or with gradients

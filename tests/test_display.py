@@ -40,6 +40,7 @@ REPORT = Report(
     dequantizes=False,
     opset=21,
     onnxruntime="1.23",
+    optimizations="all",
     cpus="any",
     method="measured",
     evaluations=48,
@@ -144,6 +145,15 @@ def test_weights_that_are_dequantized_at_every_run_are_the_reason_why_a_file_is_
     floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
     said = shown(replace(slow, layers=floats), capsys).splitlines()[-1]
     assert "activations stay in fp32, so native weights are dequantized at every run; --activations" in said
+
+
+def test_activations_without_kernels_are_the_reason_why_a_file_is_slow(capsys: Capture) -> None:
+    narrow = tuple(replace(layer, activation_bits=4, kernel=None) for layer in LAYERS)
+    said = shown(replace(REPORT, is_faster=False, layers=narrow, optimizations="basic"), capsys)
+    assert said.splitlines()[-1].endswith(
+        "has no integer kernels for 4-bit activations, and computes in float between them"
+    )
+    assert "ONNX Runtime 1.23 at basic graph optimizations (" in said
 
 
 def test_nothing_measured(capsys: Capture) -> None:

@@ -62,7 +62,7 @@ def test_the_plan_inside_a_compiled_file(model: Path, activations: str, bits: in
 @pytest.mark.parametrize("bits", [4, 16])
 def test_activations_of_other_widths(model: Path, bits: int) -> None:
     report = onnxmpq.compile_model(
-        model, ["32bit-avg"], activations=f"int{bits}", target="portable", keep=["head=4", "stem=8"],
+        model, ["32bit-avg"], activations=f"int{bits}", target="portable", keep=["head=4", f"stem=8/{bits}"],
         rounding="nearest",
     )  # fmt: skip
     found = inspect_model(Path(report.output))

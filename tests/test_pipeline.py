@@ -144,7 +144,11 @@ def test_activations_of_4_bits(small: Compile, tmp_path: Path, signed: bool) -> 
     report = small("4bit-avg", **options)  # int4 is the only kind that the target has
     assert {layer.activation_bits for layer in report.layers} == {4}
     assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
-    assert (report.opset, report.onnxruntime) == (21, "1.19")
+    assert (report.opset, report.onnxruntime, report.optimizations) == (21, "1.19", "basic")
+    assert onnxmpq.inspect_model(Path(report.output)).requirements.optimizations == "basic"  # type: ignore[union-attr]
+    assert {la.reason for la in report.layers} == {
+        "ONNX Runtime has no integer kernels for 4-bit activations"
+    }
     model = onnx.load(report.output)
     zero_points = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     kinds = {t.data_type for t in model.graph.initializer if t.name in zero_points}

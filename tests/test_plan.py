@@ -8,7 +8,7 @@ from onnxmpq.errors import DataError
 from onnxmpq.plan import CostTable, Plan, Trajectory, parse_option
 from onnxmpq.spec import Option
 
-ACTIVATIONS = st.sampled_from([None, 8])
+ACTIVATIONS = st.sampled_from([None, 4, 8, 16])
 OPTIONS = st.builds(Option, st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16, 32]), ACTIVATIONS) | st.builds(
     Option, st.integers(1, 3), ACTIVATIONS, st.sampled_from([4, 8])
 )

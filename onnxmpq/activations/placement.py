@@ -144,7 +144,7 @@ def _layer_refusal(layer: Layer, nodes: Sequence[gs.Node], asked: bool) -> str |
     if layer.float_bits != FLOAT_BITS:
         return "its activations are half-precision; integer kernels take single precision"
     if not asked:
-        return "int8 activations were not asked for"
+        return "quantized activations were not asked for"
     if layer.op == "ConvTranspose":
         return _no_kernel("ConvTranspose")
     if any(node.op == "MatMul" and node.inputs[1].name != layer.weight for node in nodes):

@@ -26,31 +26,39 @@ _INT2 = (TensorProto.INT2, TensorProto.UINT2)
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """The target a file was written for, and the least it needs: opset, and version of ONNX Runtime if it is one."""
+    """The target a file was written for, and the least it needs: opset, and version of ONNX Runtime if it is one.
+
+    `optimizations` are the most of ONNX Runtime's graph optimizations with which it loads the file: "all" or "basic".
+    """
 
     target: str
     storage: str
     opset: int
     onnxruntime: str
+    optimizations: str = "all"
 
     def __str__(self) -> str:
-        return f"opset {self.opset}, ONNX Runtime {self.onnxruntime}"
+        limited = f" at {self.optimizations} graph optimizations" if self.optimizations != "all" else ""
+        return f"opset {self.opset}, ONNX Runtime {self.onnxruntime}{limited}"
 
 
 def requirements(model: onnx.ModelProto, target: Target) -> Requirements:
     """What `model` needs; a target's own floor counts where it is higher."""
     floors = [*_floors(model), target.onnxruntime or _OLDEST]
-    return Requirements(target.name, target.stored_as, opset_version(model), max(floors, key=_version))
+    most = "basic" if _has_narrow_pairs(model) else "all"
+    return Requirements(target.name, target.stored_as, opset_version(model), max(floors, key=_version), most)
 
 
 def describe(model: onnx.ModelProto, target: Target) -> None:
     """Write the requirements into the model's metadata_props, in place."""
     needed = requirements(model, target)
+    limited = [("optimizations", needed.optimizations)] if needed.optimizations != "all" else []
     for name, value in (
         ("target", needed.target),
         ("storage", needed.storage),
         ("opset", str(needed.opset)),
         ("onnxruntime", needed.onnxruntime),
+        *limited,
     ):
         model.metadata_props.add(key=_KEY + name, value=value)
 
@@ -61,17 +69,22 @@ def described(model: onnx.ModelProto) -> Requirements | None:
     values = [found.get(_KEY + name, "") for name in ("target", "storage", "opset", "onnxruntime")]
     if not all(values) or not values[2].isdecimal():
         return None
-    return Requirements(values[0], values[1], int(values[2]), values[3])
+    optimizations = found.get(_KEY + "optimizations", "all")
+    return Requirements(values[0], values[1], int(values[2]), values[3], optimizations)
 
 
 def suited(runtime: Runtime, model: onnx.ModelProto) -> Runtime:
     """The runtime as the model needs it: where activations have 4 bits, with Q/DQ pairs kept."""
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    narrow = any(
-        node.op_type == "QuantizeLinear" and len(node.input) > 2 and types.get(node.input[2]) in _INT4
-        for node in model.graph.node
-    )
-    return runtime.keeping_pairs() if narrow else runtime
+    return runtime.keeping_pairs() if _has_narrow_pairs(model) else runtime
+
+
+def _has_narrow_pairs(model: onnx.ModelProto) -> bool:
+    """True where a tensor is quantized to 4 bits, of which ONNX Runtime makes kernels that it then refuses."""
+    narrow = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _INT4}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and any(a.t.data_type in _INT4 for a in node.attribute):
+            narrow.update(node.output)
+    return any(narrow.intersection(n.input[2:]) for n in model.graph.node if n.op_type == "QuantizeLinear")
 
 
 def _floors(model: onnx.ModelProto) -> Iterator[str]:

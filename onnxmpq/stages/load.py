@@ -63,8 +63,8 @@ def computing(runtime: Runtime, request: Request, stages: Stages) -> Runtime:
     if request.activation_bits is None or request.activation_bits >= _KERNEL_BITS:
         return runtime
     stages.note(
-        f"ONNX Runtime has no kernels for {request.activation_bits}-bit activations: it loads such files with its "
-        "graph optimizations off only, and computes in float between the rounded tensors"
+        f"ONNX Runtime has no kernels for {request.activation_bits}-bit activations: it loads such files at "
+        "basic graph optimizations only, and computes in float between the rounded tensors"
     )
     return runtime.keeping_pairs()
 

@@ -109,6 +109,7 @@ def report_on(
         dequantizes=compiled.target.is_plain,
         opset=needed.opset,
         onnxruntime=needed.onnxruntime,
+        optimizations=needed.optimizations,
         cpus=_cpus(compiled),
         method=compiled.costs.method,
         evaluations=compiled.costs.evaluations,
@@ -225,7 +226,11 @@ def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | No
     offered = compiled.costs.costs.get(layer.name, {}) if isinstance(compiled.costs, CostTable) else {}
     if compiled.plan[layer.name].activation_bits is None and any(o.activation_bits for o in offered):
         return "the better choice under the budgets"
-    unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
+    bits = compiled.plan[layer.name].activation_bits
+    if bits not in (None, 8):
+        unseen: str | None = f"ONNX Runtime has no integer kernels for {bits}-bit activations"
+    else:
+        unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
     return compiled.placement.float_layers.get(layer.name) or unseen
 
 

@@ -57,4 +57,4 @@ def test_a_layer_that_stays_float_asks_for_nothing() -> None:
     found = place("a = Conv (x, v) b = Relu (a) y = Conv (b, w)", keep=("y",))
     assert found.tensors == ("x",)
     assert found.integer_layers == ("a",)
-    assert found.float_layers == {"y": "int8 activations were not asked for"}
+    assert found.float_layers == {"y": "quantized activations were not asked for"}

@@ -123,7 +123,7 @@ def test_a_global_pool_is_integer_before_a_float_tail() -> None:
 def test_layers_that_were_not_asked_for_stay_in_float() -> None:
     placement = place("a = Conv (x, w) y = Conv (a, u)", keep=("y",))
     assert placement.tensors == ("x", "a")
-    assert placement.float_layers == {"y": "int8 activations were not asked for"}
+    assert placement.float_layers == {"y": "quantized activations were not asked for"}
     assert place("y = Conv (x, w)", keep=("y",)).tensors == ()
 
 
