@@ -26,6 +26,7 @@ def test_without_a_pattern_every_width_is_free() -> None:
         ("body/*=fp32", "body/conv1", Option(32)),
         ("op:Gemm=fp16", "head", Option(16)),
         ("h*=3/8", "head", Option(3, 8)),
+        ("head=8/4", "head", Option(8, 4)),
     ],
 )
 def test_a_pattern_fixes_what_it_matches(text: str, name: str, option: Option) -> None:
@@ -84,7 +85,7 @@ def test_control_flow_bodies_take_weights_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["stem", "=8", "stem=9", "stem=int8", "stem=8/4", "stem=", "stem=fp16/8", "stem=fp32/8"]
+    "text", ["stem", "=8", "stem=9", "stem=int8", "stem=8/2", "stem=", "stem=fp16/8", "stem=fp32/8"]
 )
 def test_other_words_are_usage_errors(text: str) -> None:
     with pytest.raises(OptionError, match="--keep"):
