@@ -101,5 +101,5 @@ def _activation_bits(node: gs.Node) -> int | None:
     computed = [m for m in makers if not isinstance(m.inputs[0], gs.Constant) and m.inputs[0].inputs]
     if not computed or len(makers) != 2:
         return None
-    zero_point = optional_input(computed[0], 2)
-    return 8 if zero_point is None else int(np.dtype(zero_point.dtype).name.lstrip("uint"))
+    codes = optional_input(computed[0], 2) or computed[0].inputs[0]  # a zero point has their type
+    return int(np.dtype(codes.dtype or np.uint8).name.lstrip("uint"))

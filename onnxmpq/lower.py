@@ -26,11 +26,9 @@ from onnxmpq.passes.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import RAISED_DB, Prepared, prove, raise_graph
-from onnxmpq.spec import HALF_BITS, Layer
+from onnxmpq.spec import HALF_BITS, OTHER_CODES_OPSET, Layer
 from onnxmpq.target import Policy, Target
 from onnxmpq.weights.candidates import Candidates
-
-_OTHER_CODES = 21  # the opset of QuantizeLinear to 4 and 16 bits
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
 def _simulated_opset(plan: Plan, prepared: Prepared) -> int:
     """The model's own, or that of QuantizeLinear to other codes than bytes."""
     others = any(option.activation_bits not in (None, 8) for option in plan.options.values())
-    return max(opset_version(prepared.model), _OTHER_CODES if others else 0)
+    return max(opset_version(prepared.model), OTHER_CODES_OPSET if others else 0)
 
 
 def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:

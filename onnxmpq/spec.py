@@ -9,6 +9,7 @@ FLOAT_BITS = 32
 HALF_BITS = 16
 QUANTIZED_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 ACTIVATION_BITS = (4, 8, 16)
+OTHER_CODES_OPSET = 21  # of QuantizeLinear to 4 and 16 bits
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
-from onnxmpq.spec import ACTIVATION_BITS, Option
+from onnxmpq.spec import ACTIVATION_BITS, OTHER_CODES_OPSET, Option
 from onnxmpq.weights.quantizer import Grids
 
 Storage = Literal["packed", "native", "int8"]
@@ -81,6 +81,7 @@ class Target:
             "packed weights need a consumer that folds": "packed" in self.storages and not self.folds,
             "code_bits must be 7 or 8": self.code_bits not in ISAS.values(),
             "activation_bits must be some of 4, 8 and 16": not self.activation_bits or not {*self.activation_bits} <= {*ACTIVATION_BITS},
+            f"activation_bits of 4 or 16 need a highest_opset of {OTHER_CODES_OPSET} or more": {*self.activation_bits} != {8} and self.highest_opset < OTHER_CODES_OPSET,
             f"highest_opset must be {_LEAST_HIGHEST} or more": self.highest_opset < _LEAST_HIGHEST,
             "lowest_opset must be no more than highest_opset": self.lowest_opset > self.highest_opset,
         }  # fmt: skip

@@ -95,3 +95,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_text("no model")
     with pytest.raises(ModelError):
         inspect_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("said", "bits"), [("output_dtype = 21", 4), ("output_dtype = 4", 16), ("", 8)])
+def test_pairs_without_zero_points_say_their_type_themselves(tmp_path: Path, said: str, bits: int) -> None:
+    attribute = f"<{said}>" if said else ""
+    path = tmp_path / "foreign.onnx"
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+    foreign (float[1, 4] x) => (float[1, 2] y) <float s = {{0.1}}> {{
+      codes = QuantizeLinear {attribute} (x, s)
+      held = DequantizeLinear (codes, s)
+      weight = DequantizeLinear <axis = 1> (w, scales)
+      y = MatMul (held, weight)
+    }}"""
+    scales, w = np.full(2, 0.1, np.float32), np.arange(8, dtype=np.int8).reshape(4, 2)
+    onnx.save(model_of(text, scales=scales, w=w), path)
+    assert [layer.activation_bits for layer in inspect_model(path).layers] == [bits]

@@ -616,6 +616,8 @@ def test_training_data_are_for_methods_that_train(small: Compile, digits: Path) 
     with np.load(data) as arrays:
         assert report.sensitivity_samples == len(arrays["labels"])
     assert small("6bit-avg", method="limpq", activations="fp32").sensitivity_samples == 32
+    assert any("takes none of it" in note for note in small("6bit-avg", training=data, method="size").notes)
+    assert not any("takes none of it" in note for note in report.notes)
     with pytest.raises(OutputError, match="input of the compile, which is never overwritten"):
         small("6bit-avg", training=data, output=data)
 

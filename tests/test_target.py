@@ -77,6 +77,7 @@ def test_layers_in_float_are_held_as_they_are_unless_told() -> None:
         ({"folds": False}, "packed weights need"),
         ({"code_bits": 6}, "code_bits"),
         ({"highest_opset": 12}, "highest_opset"),
+        ({"highest_opset": 20, "activation_bits": (8, 16)}, "highest_opset of 21"),
         ({"lowest_opset": 26}, "lowest_opset"),
     ],
 )

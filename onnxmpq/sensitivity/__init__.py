@@ -62,6 +62,11 @@ def is_demanding(method: Method) -> bool:
     return hasattr(method, "check_data")
 
 
+def ignores_training(method: Method) -> bool:
+    """True for the built-in methods that have no use for training data."""
+    return method in METHODS.values() and method is not limpq
+
+
 def check_data(method: Method, metric: Metric, data: Dataset, training: Dataset | None) -> None:
     """Let a demanding method say what it cannot work with before anything is measured.
 

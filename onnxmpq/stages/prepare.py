@@ -6,7 +6,7 @@ from onnxmpq.budget import Kind
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import classifier_output
 from onnxmpq.prepare import Prepared, prepare
-from onnxmpq.sensitivity import check_data, is_demanding
+from onnxmpq.sensitivity import check_data, ignores_training, is_demanding
 from onnxmpq.stages.load import Loaded
 from onnxmpq.verdict.score import check_label_range, check_labels
 
@@ -33,6 +33,8 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
     if drop is not None and classifier_output(prepared.metric) is None:
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
     check_data(request.method, prepared.metric, evidence.calibration, evidence.training)
+    if evidence.training is not None and ignores_training(request.method):
+        loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
     shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
     for data in (evidence.evaluation, evidence.calibration, evidence.training):
         if data is not None:
