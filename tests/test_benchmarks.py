@@ -279,7 +279,7 @@ def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: P
         (
             "calibrators.py",
             ["--seeds", "0", "--results", "results.jsonl"],
-            ["| digits | typical |", "| digits | entropy |", "| typical | 1.000 |"],
+            ["| digits | int8 | typical |", "| digits | int4 | entropy |", "| typical | 1.000 | 1.000 |"],
         ),
         ("speed.py", [], ["## Peak memory", "## Making a session", "## The sensitivity stage", "## Latency"]),
     ],

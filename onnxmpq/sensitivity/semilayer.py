@@ -9,6 +9,7 @@ counts as being at its widest option, and behind the end of the paper's search e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,7 +116,8 @@ class _Search:
         halves = []
         for layer in self._with(bits):
             delta = np.array([o.cross_entropy for o in self._alone(layer, bits)]) - self._float_entropy()
-            for channels in (np.flatnonzero(delta <= 0), np.flatnonzero(delta > 0)):
+            gains = delta <= 0  # a loss that is no number loses
+            for channels in (np.flatnonzero(gains), np.flatnonzero(~gains)):
                 if len(channels):
                     halves.append(Semilayer(layer, tuple(channels.tolist()), 0.0))
         outcomes = self.judge({}, [self._half_alone(half, bits) for half in halves])
@@ -128,7 +130,7 @@ class _Search:
             replace(half, priority=outcome.loss / size)
             for half, outcome, size in zip(halves, outcomes, saved, strict=True)
         ]
-        self.halves[bits] = sorted(ranked, key=lambda half: half.priority)
+        self.halves[bits] = sorted(ranked, key=lambda half: (math.isnan(half.priority), half.priority))
 
     def accept(self, bits: int) -> None:
         """Try every semilayer in the running network; top-1 never falls, and what it rises to is the new bar."""

@@ -152,7 +152,7 @@ class _Learner:
             la.weight: _Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers
         }
         inputs = _inputs_read(probe, self.layers)
-        self.signed, means = _first_look(probe, inputs, next(iter(data.batches(probe.batch_size))))
+        self.signed, means = _first_look(probe, inputs, data)
         self.values = {
             "weight": np.array([layer.params for layer in self.layers]),
             "activation": np.array([math.prod(probe.traced[name].shape[1:]) for name in inputs]),
@@ -289,12 +289,16 @@ def _inputs_read(probe: Probe, layers: Sequence[Layer]) -> list[str]:
     return [next(n for n in node.input[:2] if n != la.weight) for node, la in zip(nodes, layers, strict=True)]
 
 
-def _first_look(probe: Probe, tensors: Sequence[str], batch: Batch) -> tuple[Array, Array]:
-    """Whether each tensor is ever negative, and the mean of its magnitudes, on one batch."""
+def _first_look(probe: Probe, tensors: Sequence[str], data: Dataset) -> tuple[Array, Array]:
+    """Whether each tensor is ever negative, and the mean of its magnitudes on the first batch, as LSQ has it."""
     graph = import_graph(probe.model)
     TapTensors(tuple(dict.fromkeys(tensors)), ("ReduceMin", "ReduceL1"))(graph)
-    found = probe.runtime.session(export_model(graph, probe.model)).run(batch.feeds)
-    least = np.array([float(found[tap_name(name, "ReduceMin")]) for name in tensors])
-    sums = np.array([float(found[tap_name(name, "ReduceL1")]) for name in tensors])
-    values = [batch.count * math.prod(probe.traced[name].shape[1:]) for name in tensors]
-    return least < 0, sums / np.array(values)
+    session = probe.runtime.session(export_model(graph, probe.model))
+    least, means = np.full(len(tensors), np.inf), np.zeros(0)
+    for batch in data.batches(probe.batch_size):
+        found = session.run(batch.feeds)
+        least = np.minimum(least, [float(found[tap_name(name, "ReduceMin")]) for name in tensors])
+        if not means.size:
+            values = [batch.count * math.prod(probe.traced[name].shape[1:]) for name in tensors]
+            means = np.array([float(found[tap_name(n, "ReduceL1")]) for n in tensors]) / np.array(values)
+    return least < 0, means

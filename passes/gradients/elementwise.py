@@ -29,8 +29,14 @@ def dropout(step: Step) -> gs.Tensor:
 
 
 def cast(step: Step) -> gs.Tensor:
-    """g in the type of x."""
-    return step.emit.cast_like(step.gradient, step.input())
+    """g in the type of x; g itself where x holds codes, which are taken for real numbers."""
+    return step.gradient if _holds_codes(step.input()) else step.emit.cast_like(step.gradient, step.input())
+
+
+def _holds_codes(tensor: gs.Tensor) -> bool:
+    return (
+        tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype).kind in "iu"
+    )
 
 
 # Arithmetic
@@ -99,9 +105,11 @@ def where(step: Step) -> gs.Tensor:
 
 
 def extreme(step: Step) -> gs.Tensor:
-    """Max and Min: g where the operand is the one chosen; every one of equal operands counts as chosen."""
+    """Max and Min: g where the operand is the one chosen, of equal ones the first."""
     e = step.emit
     chosen = e("Where", e("Equal", step.asked, step.output), step.gradient, 0.0)
+    for earlier in step.node.inputs[: step.index]:
+        chosen = e("Where", e("Equal", earlier, step.output), 0.0, chosen)
     return e.unbroadcast(chosen, step.output, step.asked)
 
 

@@ -94,7 +94,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
     "DepthToSpace": (shape.depth_to_space,),
     "Expand": (shape.expand,),
     "Flatten": (shape.reshape,),
-    "Pad": (shape.pad,),
+    "Pad": (shape.pad, None, shape.pad_value),
     "Reshape": (shape.reshape,),
     "Resize": (resize,),
     "Slice": (shape.slice_,),
@@ -121,8 +121,10 @@ _PARAMETERS: Mapping[str, frozenset[int]] = {
     "DequantizeLinear": frozenset({2}),
     "Dropout": frozenset({1, 2}),
     "Expand": frozenset({1}),
-    "Pad": frozenset({1, 2, 3}),
+    "OneHot": frozenset({0, 1}),
+    "Pad": frozenset({1, 3}),
     "QuantizeLinear": frozenset({2}),
+    "Range": frozenset({1}),
     "ReduceMean": frozenset({1}),
     "ReduceSum": frozenset({1}),
     "Reshape": frozenset({1}),
@@ -138,7 +140,7 @@ _PARAMETERS: Mapping[str, frozenset[int]] = {
 # Operators whose output stays the same under small changes of any input.
 _STEPS = frozenset({
     "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf",
-    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Range", "Shape", "Sign", "Size", "Xor",
+    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "Or", "Shape", "Sign", "Size", "Xor",
 })  # fmt: skip
 _FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 

@@ -84,7 +84,9 @@ def slice_(step: Step) -> gs.Tensor:
     for axis, bounds in _bounds(step, rank).items():
         (size,) = e.sizes(step.input(), [axis])
         taken = range(size)[bounds]
-        require(len(taken) > 0, "it takes nothing")
+        if not taken:
+            end[axis] = size
+            continue
         if taken.step < 0:
             result, taken = _reversed(e, result, axis), taken[::-1]
         if taken.step > 1:
@@ -149,6 +151,17 @@ def pad(step: Step) -> gs.Tensor:
             (size,) = e.sizes(step.input(), [axis])
             result = along(e, result, rank, axis, _repeated(size, sides, mode))
     return result
+
+
+def pad_value(step: Step) -> gs.Tensor | None:
+    """The sum of g over the border; nothing in the modes that repeat values."""
+    if attribute(step.node, "mode", "constant") != "constant":
+        return None
+    e, kept = step.emit, pad(step)
+    everything = [
+        e.sum(part, list(range(e.rank(step.input()))), keep=False) for part in (step.gradient, kept)
+    ]
+    return e("Sub", *everything)
 
 
 def _borders(step: Step, rank: int) -> dict[int, tuple[int, int]]:

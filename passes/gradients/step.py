@@ -47,4 +47,4 @@ class Step:
         return optional_input(self.node, index)
 
 
-Rule = Callable[[Step], gs.Tensor]
+Rule = Callable[[Step], gs.Tensor | None]  # None: zero

@@ -117,6 +117,16 @@ def test_a_missing_rule_names_the_operator_the_node_and_what_needed_it() -> None
     assert EmitGradients("loss", ("b",), {})(graph)  # behind it there is no need
 
 
+@pytest.mark.parametrize(("made", "index"), [("OneHot (i, n, s)", 2), ("Range (t, nine, one)", 0)])
+def test_smooth_inputs_of_operators_that_mostly_count_are_not_passed_over(made: str, index: int) -> None:
+    model = model_of(
+        f"g (float[2] x) => (float loss) {{ s = Neg (x) t = ReduceSum <keepdims = 0> (x) a = {made} "
+        "loss = ReduceSum <keepdims = 0> (a) }",
+        i=np.array([0, 1]), n=np.array(2), nine=np.array(9, np.float32), one=np.array(1, np.float32),
+    )  # fmt: skip
+    refused(model, EmitGradients("loss", ("x",), {}), f"no gradient rule for input {index} of {made[:5]}")
+
+
 @pytest.mark.parametrize("end", ["y = Relu (z)", "y = Add (z, a)"])
 def test_what_control_flow_captures_is_not_passed_over(end: str) -> None:
     model = model_of(

@@ -17,7 +17,7 @@ from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, step_input
 from onnxmpq.sensitivity.limpq import Limpq, indicator_costs, limpq, without_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps, learned_widths
+from onnxmpq.sensitivity.step_sizes import StepTraining, _Learner, learn_steps, learned_widths
 from onnxmpq.spec import Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of, run
 
@@ -212,3 +212,16 @@ def test_a_classifier_is_asked_for() -> None:
     )
     with pytest.raises(OptionError, match="trains a classifier"):
         limpq(probe_of(model, {"x": np.ones((4, 3), np.float32)}))
+
+
+def test_one_negative_sample_gives_an_activation_signs() -> None:
+    arrays = labelled(classifier())
+    name = next(key for key in arrays if key != "labels")
+    arrays[name] = np.abs(arrays[name])
+    probe = probe_of(classifier(), arrays, bits=(2, 4))
+    few = replace(probe, batch_size=len(arrays["labels"]) // 4)
+    training = StepTraining(least=0, epochs=1)
+    assert not _Learner(training, few, few.data).signed[0]
+    arrays[name][-1, 0] = -0.1
+    again = replace(probe_of(classifier(), arrays, bits=(2, 4)), batch_size=few.batch_size)
+    assert _Learner(training, again, again.data).signed[0]

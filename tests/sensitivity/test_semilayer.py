@@ -73,6 +73,25 @@ def test_the_half_that_gains_from_rounding_is_found() -> None:
     assert {half.channels for half in search.halves[2]} == {(0, 2, 4, 6), (1, 3, 5, 7)}
 
 
+def test_a_channel_whose_loss_is_no_number_belongs_to_a_half() -> None:
+    weight = np.full((4, 4), 0.3, np.float32)
+    np.fill_diagonal(weight, 1)
+    weight[1] = [0.05, 1, -0.04, 0.3]  # in two bits some of its outputs are negative, and have no root
+    model = model_of(
+        "g (float[N, 4, 1, 1] x) => (float[N, 4, 1, 1] y) { c = Conv (x, w) y = Sqrt (c) }",
+        w=weight[:, :, None, None],
+    )
+    inputs = np.repeat(np.eye(4, dtype=np.float32) + np.float32(0.05), 8, axis=0)
+    inputs[16:24] = [0.9, 0, 1, 0]
+    arrays = {"x": inputs[:, :, None, None], "labels": np.repeat(np.arange(4), 8)}
+    probe = probe_of(model, arrays, bits=(2, 8))
+    search = _Search(probe)
+    search.split(2)
+    assert any(np.isnan(o.cross_entropy or 0) for o in search._alone(search.layers[0], 2))
+    assert sorted(c for half in search.halves[2] for c in half.channels) == [0, 1, 2, 3]
+    assert {o.weight_bits for o in semilayer(probe).plans[-1].options.values()} == {2}
+
+
 def test_groups_have_one_width_each_and_all_go_down(probe: Probe) -> None:
     found = semilayer(probe)
     assert found.layers

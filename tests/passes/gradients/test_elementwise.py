@@ -126,6 +126,12 @@ def test_where() -> None:
     check_gradients(model, ["x", "z"], step=0.5)
 
 
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_of_equal_operands_one_is_chosen(op: str) -> None:
+    model = model_of(f"g (double[4] x) => (double[4] y) {{ a = Identity (x) y = {op} (x, a, x) }}")
+    check_gradients(model, ["x"], feeds((4,), np.float64), step=2**-8)
+
+
 def test_casts_between_floats_keep_the_type_of_each_side() -> None:
     model = model_of("""
         g (float[6] x) => (double[6] y) { a = Cast <to = 11> (x) b = Mul (a, a) c = Cast <to = 1> (b)

@@ -99,6 +99,18 @@ def test_scales_by_block_are_refused() -> None:
         EmitGradients("loss", ("s",))(import_graph(model))
 
 
+def test_codes_that_are_scaled_by_other_nodes() -> None:
+    model = model_of(
+        HEADER + """g (float[4] x) => (float loss) {
+            q = QuantizeLinear (x, s, z)  c = Cast <to = 1> (q)  d = Sub (c, three)  y = Mul (d, s)
+            loss = ReduceSum <keepdims = 0> (y) }""",
+        s=np.array(0.5, np.float32), z=np.array(3, np.int8), three=np.array(3, np.float32),
+    )  # fmt: skip
+    x = np.array([-99.0, -1.2, 1.3, 99.0], np.float32)
+    found = run(check_pass(EmitGradients("loss", ("x",)), model, {"x": x}, kind="exposing"), {"x": x})
+    np.testing.assert_array_equal(found["x/gradient"], [0, 1, 1, 0])
+
+
 def test_codes_of_a_type_that_numpy_lacks() -> None:
     model = model_of(
         HEADER + """g (float[4] x) => (float loss) {

@@ -72,6 +72,26 @@ def test_slice(drawn: tuple[list[int], dict[str, list[int]]]) -> None:
     check_gradients(model, ["x"], step=0.5)
 
 
+def test_a_slice_that_takes_nothing() -> None:
+    model = model_of(
+        """g (double[2, 3] x) => (double[2, 3] y) {
+            none = Slice (x, end, end, axis)  y = Concat <axis = 1> (none, x)
+        }""",
+        end=np.array([3]), axis=np.array([1]),
+    )  # fmt: skip
+    check_gradients(model, ["x"], step=0.5)
+
+
+@pytest.mark.parametrize("pads", [[0, 1, 2, 1, 0, 3], [0, -1, 2, 1, 0, -2]])
+def test_what_the_border_is_filled_with(pads: list[int]) -> None:
+    model = model_of(
+        "g (double[2, 3, 4] x, double v) => (double[?, ?, ?] y) { y = Pad (x, p, v) }", p=np.array(pads)
+    )
+    check_gradients(model, ["x", "v"], step=0.5)
+    text = 'g (double[2, 3] x, double v) => (double[?, ?] y) { a = Pad <mode = "edge"> (x, p, v) y = Add (a, v) }'
+    check_gradients(model_of(text, p=np.array([1, 0, 0, 2])), ["x", "v"], step=0.5)
+
+
 @pytest.mark.parametrize("pads", [[0, 1, 2, 1, 0, 3], [0, -1, 2, 1, 0, -2]])
 def test_pad(pads: list[int]) -> None:
     model = model_of(
