@@ -27,6 +27,7 @@ benchmarks: .venv/benchmarks
 	$(BIN)/python benchmarks/bytes.py
 	$(BIN)/python benchmarks/blocks.py
 	$(BIN)/python benchmarks/calibrators.py
+	$(BIN)/python benchmarks/drops.py
 	$(BIN)/python benchmarks/methods.py
 
 .venv/demo: pyproject.toml

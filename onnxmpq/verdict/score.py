@@ -11,7 +11,7 @@ import numpy as np
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Session
 from onnxmpq.errors import DataError
-from onnxmpq.metrics import Metric, Sums, classes, classifier_output
+from onnxmpq.metrics import Metric, Sums, classes, classifier_output, probabilities
 from onnxmpq.verdict.expected import Expected, Outputs
 
 
@@ -31,7 +31,7 @@ class Score:
     sqnr: float | None = None
 
 
-_LABELS_CHECKED = 500  # a share of the samples tells as well
+_LOOKED_AT = 500  # a share of the samples tells as well
 _ENOUGH_LABELS = 20  # fewer say nothing about chance
 
 
@@ -126,8 +126,7 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
     name = classifier_output(metric)
     if name is None or not data.has_labels or data.count < _ENOUGH_LABELS:
         return
-    if data.count > _LABELS_CHECKED:
-        data = data.take(np.linspace(0, data.count - 1, _LABELS_CHECKED).astype(int).tolist())
+    data = _some(data)
     hits = total = outcomes = 0
     for batch in data.batches(batch_size):
         values = reference.run(batch.feeds, [name])[name]
@@ -139,6 +138,24 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
             f"the fp32 model's top-1 is {hits / total:.1%} on {data.description}, no better than chance "
             f"({chance:.1%}): preprocessing or label order is wrong, not the model. Check them, or go on with --force"
         )
+
+
+def sureness(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> float:
+    """The mean probability of the class that a classifier takes, in [0, 1]: near 1 on what it was trained on."""
+    name, data = classifier_output(metric), _some(data)
+    assert name is not None
+    total = 0.0
+    for batch in data.batches(batch_size):
+        values = reference.run(batch.feeds, [name])[name].reshape(batch.count, -1)
+        total += float(probabilities(values, metric.kinds[name]).max(axis=1).sum())
+    return total / data.count
+
+
+def _some(data: Dataset) -> Dataset:
+    """Samples from all along the data, where there are many."""
+    if data.count <= _LOOKED_AT:
+        return data
+    return data.take(np.linspace(0, data.count - 1, _LOOKED_AT).astype(int).tolist())
 
 
 def loss_of_function(

@@ -10,7 +10,7 @@ from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import DataError
 from onnxmpq.metrics import Metric, OutputKind
 from onnxmpq.testing import model_of
-from onnxmpq.verdict.score import check_labels, compare, loss_of_function
+from onnxmpq.verdict.score import check_labels, compare, loss_of_function, sureness
 
 LOGITS = Metric("kl", {"y": OutputKind.LOGITS})
 SPECS = [InputSpec("x", np.dtype(np.float32), (None, 4))]
@@ -86,6 +86,14 @@ def test_labels_that_match_by_chance_only() -> None:
     check_labels(SAME, data(), LOGITS, 32)  # no labels, nothing to check
     few = open_data({"x": X[:10], "labels": (right[:10] + 1) % 4}, SPECS, samples=None)
     check_labels(SAME, few, LOGITS, 32)  # too few to tell
+
+
+def test_how_sure_a_model_is_of_what_it_sees() -> None:
+    p = np.exp(X.astype(np.float64)) / np.exp(X.astype(np.float64)).sum(axis=1, keepdims=True)
+    assert sureness(SAME, data(), LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=1e-6)
+    assert sureness(HALF, data(), LOGITS, 32) < sureness(SAME, data(), LOGITS, 32)
+    many = open_data({"x": np.tile(X, (20, 1))}, SPECS, samples=None)
+    assert sureness(SAME, many, LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=0.02)
 
 
 def test_loss_is_points_with_labels_and_disagreement_without() -> None:
