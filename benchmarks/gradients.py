@@ -38,9 +38,9 @@ _COLUMNS = [
     "in forward runs",
 ]  # fmt: skip
 _NOTES = (
-    "Forward: the fp32 model as it is, batches of {batch}. Forward + backward: the same with cross-entropy and the "
+    "Forward: the fp32 model, prepared (BatchNorm folded), batches of {batch}. Forward + backward: the same with cross-entropy and the "
     "gradients of every layer's output as graph outputs. Fisher: the session time and all else of the score of "
-    "{samples} samples, every layer at 6 widths, nearest rounding, against forward runs over the same samples in "
+    "{samples} samples, every layer at 6 widths, weights rounded to nearest beforehand, against forward runs over the same samples in "
     "batches of {batch}. Medians of {rounds} rounds that take turns in one process, each after a rest."
 )
 

@@ -112,7 +112,7 @@ def test_what_is_no_method_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", [
     "greedy:by_loss", "greedy:by_steps", "first_order:squared", "first_order:without_labels", "limpq:without_labels",
-    "limpq:as_published",
+    "limpq:as_published", "measured:at_every_width",
 ])  # fmt: skip
 def test_named_variants_meet_the_battery(variant: str) -> None:
     check_method(find_method(f"onnxmpq.sensitivity.{variant}"))
