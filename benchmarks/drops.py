@@ -28,14 +28,17 @@ _COLUMNS = [
 ]  # fmt: skip
 _NOTES = (
     "Compiles with `drop=` and default options otherwise. With labels the budget is on top-1, without on the share of images "
-    "whose class changes; half of the samples judge it, one standard error included. What is lost is that on the test images, one "
-    "figure a seed; `holds` says with how many seeds it is within the budget there, in the budget's own terms."
+    "whose class changes; half of the samples judge it, one standard error included. The losses are those on the test images, one "
+    "figure a seed; `holds` counts the seeds whose loss there is within the budget, in its own terms (a refused compile is none)."
 )
+
+
+_EXACTLY = 1e-9  # the difference of two shares of the images may exceed itself by so much
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One compile: what the file takes, and what is lost on the test images, both as shares; None where refused."""
+    """One compile: what the file takes, and what is lost on the test images, both as shares."""
 
     bits: float
     file_bytes: int
@@ -114,7 +117,7 @@ def cells(
     ]
     if not found:
         return [*start, *["-"] * 4, f"refused: {len(outcomes)}"]
-    held = sum(100 * (o.lost if labels else o.changed) <= limit for o in found)
+    held = sum(100 * (o.lost if labels else o.changed) <= limit + _EXACTLY for o in found)
     return [
         *start,
         f"{np.mean([o.bits for o in found]):.2f}",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
 from onnxmpq.model.modelfile import import_graph, load_model, opset_version
 from onnxmpq.model.requirements import Requirements, described
-from onnxmpq.passes.matching import optional_input
+from onnxmpq.passes.matching import optional_input, type_name
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.spec import HALF_BITS, Layer
 from onnxmpq.verdict.readback import StoredWeight, read_halves, read_weights
@@ -102,4 +102,5 @@ def _activation_bits(node: gs.Node) -> int | None:
     if not computed or len(makers) != 2:
         return None
     codes = optional_input(computed[0], 2) or computed[0].inputs[0]  # a zero point has their type
-    return int(np.dtype(codes.dtype or np.uint8).name.lstrip("uint"))
+    bits = re.search(r"\d+", type_name(codes) or "uint8")
+    return None if bits is None else int(bits[0])

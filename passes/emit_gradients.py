@@ -115,12 +115,17 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
         for tensor in node.outputs:
             if tensor.name not in needed:
                 continue
-            if node.op == "QuantizeLinear" or tensor.dtype in types:
+            if node.op == "QuantizeLinear" or tensor.dtype in types or (types and _is_retyped(node)):
                 codes[tensor.name] = tensor.dtype
             elif not _may_be_float(tensor):
                 continue
             path.setdefault(tensor.name, sources[0])
     return path
+
+
+def _is_retyped(node: gs.Node) -> bool:
+    """True where codes become integers of another type."""
+    return node.op == "Cast" and not _may_be_float(node.outputs[0])
 
 
 def _may_be_float(tensor: gs.Tensor) -> bool:

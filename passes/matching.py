@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
@@ -72,6 +73,15 @@ def attribute(node: gs.Node, name: str, default: Attribute) -> Attribute:
     """The attribute `name`, or `default` where the node does not carry it."""
     value: Attribute = node.attrs.get(name, default)
     return value
+
+
+def type_name(tensor: gs.Tensor) -> str | None:
+    """The type of a tensor by its name, which NumPy need not have; None where the graph says none."""
+    if tensor.dtype is None:
+        return None
+    if isinstance(tensor.dtype, int):
+        return str(onnx.TensorProto.DataType.Name(tensor.dtype)).lower()
+    return str(np.dtype(tensor.dtype).name)
 
 
 def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:

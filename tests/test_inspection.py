@@ -97,7 +97,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         inspect_model(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize(("said", "bits"), [("output_dtype = 21", 4), ("output_dtype = 4", 16), ("", 8)])
+@pytest.mark.parametrize(
+    ("said", "bits"), [("output_dtype = 21", 4), ("output_dtype = 4", 16), ("output_dtype = 17", 8), ("", 8)]
+)
 def test_pairs_without_zero_points_say_their_type_themselves(tmp_path: Path, said: str, bits: int) -> None:
     attribute = f"<{said}>" if said else ""
     path = tmp_path / "foreign.onnx"

@@ -133,10 +133,13 @@ class _Search:
         self.halves[bits] = sorted(ranked, key=lambda half: (math.isnan(half.priority), half.priority))
 
     def accept(self, bits: int) -> None:
-        """Try every semilayer in the running network; top-1 never falls, and what it rises to is the new bar."""
+        """Try every semilayer in the running network; top-1 never falls, and what it rises to is the new bar.
+
+        A loss that is no number is refused, whatever classes it comes with.
+        """
         for half in self.halves[bits]:
             point = self._lowered(half.layer, half.channels, bits)
-            if (point.outcome.top1 or 0.0) >= self.kept[-1]:
+            if (point.outcome.top1 or 0.0) >= self.kept[-1] and not math.isnan(point.outcome.loss):
                 self.kept.append(point.outcome.top1 or 0.0)
                 self.path.append(point)
 

@@ -90,11 +90,12 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Le
     Raises ModelError where an operator keeps the network from being differentiated, OptionError where no layer
     can have steps.
     """
+    data = data.remembered()
     learner = _Learner(training, probe, data)
     rng = np.random.default_rng(probe.seed)
     epochs = training.turns(data, probe.batch_size)
     total = epochs * _steps(data, probe.batch_size)
-    data, done = data.remembered(), 0
+    done = 0
     for _ in range(epochs):
         for batch in data.shuffled(probe.batch_size, rng):
             turn = 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
@@ -297,7 +298,7 @@ def _first_look(probe: Probe, tensors: Sequence[str], data: Dataset) -> tuple[Ar
     least, means = np.full(len(tensors), np.inf), np.zeros(0)
     for batch in data.batches(probe.batch_size):
         found = session.run(batch.feeds)
-        least = np.minimum(least, [float(found[tap_name(name, "ReduceMin")]) for name in tensors])
+        least = np.fmin(least, [float(found[tap_name(name, "ReduceMin")]) for name in tensors])
         if not means.size:
             values = [batch.count * math.prod(probe.traced[name].shape[1:]) for name in tensors]
             means = np.array([float(found[tap_name(n, "ReduceL1")]) for n in tensors]) / np.array(values)

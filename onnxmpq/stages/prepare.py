@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxmpq.budget import Budget, Kind
+from onnxmpq.budget import Budget, tightest_drop
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import classifier_output
 from onnxmpq.prepare import Prepared, prepare
@@ -31,11 +31,9 @@ def prepare_model(loaded: Loaded) -> Prepared:
 def check_function(loaded: Loaded, prepared: Prepared) -> None:
     """Raise where a budget asks for what the model has not, or the data do not fit the model's classes."""
     request, evidence = loaded.request, loaded.evidence
-    drop = next((b for b in request.budgets if b.kind is Kind.DROP), None)
+    drop = tightest_drop(request.budgets)
     if drop is not None and classifier_output(prepared.metric) is None:
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
-    if drop is not None:
-        warn_of_familiar(loaded, prepared, drop)
     check_data(request.method, prepared.metric, evidence.calibration, evidence.training)
     if evidence.training is not None and ignores_training(request.method):
         loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
@@ -46,6 +44,8 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
                 check_label_range(data, shapes, prepared.metric)
             if not request.force:
                 check_labels(loaded.session, data, prepared.metric, prepared.batch_size)
+    if drop is not None:
+        warn_of_familiar(loaded, prepared, drop)
 
 
 def warn_of_familiar(loaded: Loaded, prepared: Prepared, drop: Budget) -> None:
@@ -55,5 +55,5 @@ def warn_of_familiar(loaded: Loaded, prepared: Prepared, drop: Budget) -> None:
     if sure > _FAMILIAR:
         loaded.stages.note(
             f"the fp32 model is {sure:.1%} sure of its classes in {data.description}, as models are of what they were trained on; "
-            f"if these are from the training, more classes than {drop} allows will change on new samples: give others (--data)"
+            f"if these are from the training, more classes may change on new samples than {drop} allows: give others (--data)"
         )

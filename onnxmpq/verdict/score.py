@@ -31,7 +31,7 @@ class Score:
     sqnr: float | None = None
 
 
-_LOOKED_AT = 500  # a share of the samples tells as well
+_LOOKED_AT = 500  # samples at most, where all would tell no more
 _ENOUGH_LABELS = 20  # fewer say nothing about chance
 
 
@@ -144,11 +144,12 @@ def sureness(reference: Session, data: Dataset, metric: Metric, batch_size: int)
     """The mean probability of the class that a classifier takes, in [0, 1]: near 1 on what it was trained on."""
     name, data = classifier_output(metric), _some(data)
     assert name is not None
-    total = 0.0
+    total = rows = 0.0
     for batch in data.batches(batch_size):
-        values = reference.run(batch.feeds, [name])[name].reshape(batch.count, -1)
-        total += float(probabilities(values, metric.kinds[name]).max(axis=1).sum())
-    return total / data.count
+        values = reference.run(batch.feeds, [name])[name]
+        found = probabilities(values.reshape(len(values), -1), metric.kinds[name])
+        total, rows = total + float(found.max(axis=1).sum()), rows + len(values)
+    return total / rows
 
 
 def _some(data: Dataset) -> Dataset:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import attribute, is_constant, read, require
+from onnxmpq.passes.matching import attribute, is_constant, read, require, type_name
 
 _STEEPEST = float(np.finfo(np.float32).max)
 
@@ -30,13 +30,10 @@ def dropout(step: Step) -> gs.Tensor:
 
 def cast(step: Step) -> gs.Tensor:
     """g in the type of x; g itself where x holds codes, which are taken for real numbers."""
-    return step.gradient if _holds_codes(step.input()) else step.emit.cast_like(step.gradient, step.input())
-
-
-def _holds_codes(tensor: gs.Tensor) -> bool:
-    return (
-        tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype).kind in "iu"
-    )
+    name = type_name(step.input())
+    if name is not None and name.startswith(("int", "uint")):
+        return step.gradient
+    return step.emit.cast_like(step.gradient, step.input())
 
 
 # Arithmetic

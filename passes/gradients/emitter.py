@@ -123,6 +123,10 @@ class Emitter:
             "Expand", tensor, self.ints([(s or 0) if i in wanted else 1 for i, s in enumerate(known)])
         )
 
+    def filled(self, value: float, like: gs.Tensor, typed: gs.Tensor) -> gs.Variable:
+        """One value in the shape of `like` and the type of `typed`."""
+        return self.expand_like(self.cast_like(self.constant(np.array(value, np.float32)), typed), like, None)
+
     def unbroadcast(self, tensor: gs.Tensor, broadcast: gs.Tensor, source: gs.Tensor) -> gs.Tensor:
         """A tensor of the shape of `broadcast`, summed to the shape of `source`, which was broadcast to it."""
         whole, part = self.known(broadcast), self.known(source)
@@ -162,6 +166,10 @@ class Emitter:
         """In the float type of `like`."""
         dtype = self._dtype([like])
         return self("Cast", tensor, to=int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+
+    def of_type(self, tensor: gs.Tensor, like: gs.Tensor) -> gs.Tensor:
+        """As `cast_like`, or the tensor itself where it has that type."""
+        return tensor if self._dtype([tensor]) == self._dtype([like]) else self.cast_like(tensor, like)
 
     def _dtype(self, tensors: Sequence[gs.Tensor]) -> np.dtype[Any]:
         """The float type among some tensors, else the type of the first: what they compute together."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, attribute, require
+from onnxmpq.passes.matching import NoMatch, attribute, require, type_name
 
 _RANGES = {
     "int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),
@@ -25,14 +24,14 @@ _RANGES = {
 def quantize_input(step: Step) -> gs.Tensor:
     """g / s where the code is not clipped."""
     e = step.emit
-    return e("Where", _inside(step), e("Div", step.gradient, _beside(step, 1)), 0.0)
+    return e("Where", _inside(step), e("Div", _gradient(step), _beside(step, 1)), 0.0)
 
 
 def quantize_scale(step: Step) -> gs.Tensor:
     """The sum of -g x / s^2 where the code is not clipped."""
     e = step.emit
     slope = e("Neg", e("Div", _steps(step), _beside(step, 1)))
-    return _by_scale(step, e("Where", _inside(step), e("Mul", step.gradient, slope), 0.0))
+    return _by_scale(step, e("Where", _inside(step), e("Mul", _gradient(step), slope), 0.0))
 
 
 def dequantize_codes(step: Step) -> gs.Tensor:
@@ -46,6 +45,11 @@ def dequantize_scale(step: Step) -> gs.Tensor:
     codes = e.cast_like(step.input(), step.input(1))
     zero = _zero_point(step)
     return _by_scale(step, e("Mul", step.gradient, codes if zero is None else e("Sub", codes, zero)))
+
+
+def _gradient(step: Step) -> gs.Tensor:
+    """g in the type of the scale: whoever reads codes may compute in another."""
+    return step.emit.of_type(step.gradient, step.input(1))
 
 
 def _steps(step: Step) -> gs.Tensor:
@@ -64,13 +68,12 @@ def _inside(step: Step) -> gs.Tensor:
 def _code_type(step: Step) -> str:
     """The type of the codes, by its name."""
     zero = step.optional(2)
-    found = attribute(step.node, "output_dtype", 0) if zero is None else zero.dtype
-    if found is None:
+    said = attribute(step.node, "output_dtype", 0) or onnx.TensorProto.UINT8
+    name = onnx.TensorProto.DataType.Name(said).lower() if zero is None else type_name(zero)
+    if name is None:
         raise NoMatch(f"the type of its zero point {zero.name!r} is not known")  # type: ignore[union-attr]
-    kind = onnx.TensorProto.DataType.Name(found).lower() if isinstance(found, int) else np.dtype(found).name
-    name = "uint8" if found == 0 else kind
     require(name in _RANGES, f"its codes are {name}; wanted integers")
-    return name
+    return str(name)
 
 
 def _zero_point(step: Step) -> gs.Tensor | None:

@@ -81,12 +81,11 @@ def slice_(step: Step) -> gs.Tensor:
     rank = e.rank(step.input())
     result, shape = step.gradient, list(e.shape(step.output))
     begin, end = [0] * rank, [0] * rank
-    for axis, bounds in _bounds(step, rank).items():
-        (size,) = e.sizes(step.input(), [axis])
-        taken = range(size)[bounds]
-        if not taken:
-            end[axis] = size
-            continue
+    parts = {axis: range(*e.sizes(step.input(), [axis]))[part] for axis, part in _bounds(step, rank).items()}
+    if not all(parts.values()):  # nothing is taken
+        return e.filled(0.0, step.input(), step.gradient)
+    for axis, part in parts.items():
+        taken, (size,) = part, e.sizes(step.input(), [axis])
         if taken.step < 0:
             result, taken = _reversed(e, result, axis), taken[::-1]
         if taken.step > 1:
@@ -142,10 +141,8 @@ def pad(step: Step) -> gs.Tensor:
     mode, result = attribute(step.node, "mode", "constant"), step.gradient
     e, rank = step.emit, step.emit.rank(step.input())
     if mode == "constant":
-        begin, end = np.zeros((2, rank), np.int64)
-        for axis, sides in _borders(step, rank).items():
-            begin[axis], end[axis] = sides
-        return e.padded(result, (-begin).tolist(), (-end).tolist())
+        begin, end = _begin_and_end(step, rank)
+        return e.padded(result, [-size for size in begin], [-size for size in end])
     for axis, sides in _borders(step, rank).items():
         if any(sides):
             (size,) = e.sizes(step.input(), [axis])
@@ -157,11 +154,17 @@ def pad_value(step: Step) -> gs.Tensor | None:
     """The sum of g over the border; nothing in the modes that repeat values."""
     if attribute(step.node, "mode", "constant") != "constant":
         return None
-    e, kept = step.emit, pad(step)
-    everything = [
-        e.sum(part, list(range(e.rank(step.input()))), keep=False) for part in (step.gradient, kept)
-    ]
-    return e("Sub", *everything)
+    e, rank = step.emit, step.emit.rank(step.input())
+    inside = e.padded(e.filled(1.0, step.input(), step.gradient), *_begin_and_end(step, rank))
+    border = e("Where", e("Greater", inside, 0.0), 0.0, step.gradient)
+    return e.reshape_like(e.sum(border, list(range(rank)), keep=False), step.asked)
+
+
+def _begin_and_end(step: Step, rank: int) -> tuple[list[int], list[int]]:
+    """What is added before and behind, axis by axis."""
+    found = _borders(step, rank)
+    begin, end = ([found.get(axis, (0, 0))[side] for axis in range(rank)] for side in (0, 1))
+    return begin, end
 
 
 def _borders(step: Step, rank: int) -> dict[int, tuple[int, int]]:

@@ -14,7 +14,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import Metric
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
-from onnxmpq.sensitivity import METHODS, Method, check_data, find_method, is_demanding
+from onnxmpq.sensitivity import METHODS, Method, check_data, find_method, ignores_training, is_demanding
 from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.csmpq import Csmpq
 from onnxmpq.sensitivity.first_order import FORMS, FirstOrder
@@ -116,6 +116,14 @@ def test_what_is_no_method_is_refused(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_named_variants_meet_the_battery(variant: str) -> None:
     check_method(find_method(f"onnxmpq.sensitivity.{variant}"))
+
+
+def test_which_methods_have_no_use_for_training_data(tmp_path: Path) -> None:
+    (tmp_path / "my_metric.py").write_text(KURTOSIS, encoding="utf-8")
+    for name in ("measured", "onnxmpq.sensitivity.greedy:by_loss", "onnxmpq.sensitivity.first_order:squared"):
+        assert ignores_training(find_method(name))
+    for name in ("limpq", "onnxmpq.sensitivity.limpq:without_labels", f"{tmp_path}/my_metric.py:kurtosis"):
+        assert not ignores_training(find_method(name))
 
 
 @pytest.mark.parametrize("form", FORMS)

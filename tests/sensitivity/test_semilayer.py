@@ -90,6 +90,8 @@ def test_a_channel_whose_loss_is_no_number_belongs_to_a_half() -> None:
     assert any(np.isnan(o.cross_entropy or 0) for o in search._alone(search.layers[0], 2))
     assert sorted(c for half in search.halves[2] for c in half.channels) == [0, 1, 2, 3]
     assert {o.weight_bits for o in semilayer(probe).plans[-1].options.values()} == {2}
+    search.accept(2)  # of no number the largest is a class, too
+    assert all(np.isfinite(point.outcome.loss) for point in search.path)
 
 
 def test_groups_have_one_width_each_and_all_go_down(probe: Probe) -> None:

@@ -92,6 +92,8 @@ def test_how_sure_a_model_is_of_what_it_sees() -> None:
     p = np.exp(X.astype(np.float64)) / np.exp(X.astype(np.float64)).sum(axis=1, keepdims=True)
     assert sureness(SAME, data(), LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=1e-6)
     assert sureness(HALF, data(), LOGITS, 32) < sureness(SAME, data(), LOGITS, 32)
+    joined = session("s = Constant <value_ints = [1, -1]> () y = Reshape (x, s)", "float[1, M] y")
+    assert 0 < sureness(joined, data(), LOGITS, 50) < 1
     many = open_data({"x": np.tile(X, (20, 1))}, SPECS, samples=None)
     assert sureness(SAME, many, LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=0.02)
 

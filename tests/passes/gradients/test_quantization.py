@@ -99,12 +99,17 @@ def test_scales_by_block_are_refused() -> None:
         EmitGradients("loss", ("s",))(import_graph(model))
 
 
-def test_codes_that_are_scaled_by_other_nodes() -> None:
+@pytest.mark.parametrize("body", [
+    "q = QuantizeLinear (x, s, z)  c = Cast <to = 1> (q)  d = Sub (c, three)",
+    "q = QuantizeLinear (x, s, z)  i = Cast <to = 6> (q)  j = Sub (i, whole)  d = Cast <to = 1> (j)",
+    "q = QuantizeLinear (x, s, z)  c = Cast <to = 10> (q)  h = Sub (c, half)  d = Cast <to = 1> (h)",
+    "q = QuantizeLinear <output_dtype = 22> (x, s)  d = Cast <to = 1> (q)",
+])  # fmt: skip
+def test_codes_that_are_scaled_by_other_nodes(body: str) -> None:
     model = model_of(
-        HEADER + """g (float[4] x) => (float loss) {
-            q = QuantizeLinear (x, s, z)  c = Cast <to = 1> (q)  d = Sub (c, three)  y = Mul (d, s)
-            loss = ReduceSum <keepdims = 0> (y) }""",
+        HEADER + f"g (float[4] x) => (float loss) {{ {body}  y = Mul (d, s)  loss = ReduceSum <keepdims = 0> (y) }}",
         s=np.array(0.5, np.float32), z=np.array(3, np.int8), three=np.array(3, np.float32),
+        whole=np.array(3, np.int32), half=np.array(3, np.float16),
     )  # fmt: skip
     x = np.array([-99.0, -1.2, 1.3, 99.0], np.float32)
     found = run(check_pass(EmitGradients("loss", ("x",)), model, {"x": x}, kind="exposing"), {"x": x})

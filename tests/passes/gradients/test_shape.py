@@ -74,10 +74,12 @@ def test_slice(drawn: tuple[list[int], dict[str, list[int]]]) -> None:
 
 def test_a_slice_that_takes_nothing() -> None:
     model = model_of(
-        """g (double[2, 3] x) => (double[2, 3] y) {
-            none = Slice (x, end, end, axis)  y = Concat <axis = 1> (none, x)
+        """g (double[4, 6] x) => (double[4, 6] y) {
+            none = Slice (x, first, last, axes, steps)  some = Slice (x, zero, two, zero)
+            both = Concat <axis = 1> (none, some)  y = Concat <axis = 0> (both, both)
         }""",
-        end=np.array([3]), axis=np.array([1]),
+        first=np.array([0, 3]), last=np.array([4, 3]), axes=np.array([0, 1]), steps=np.array([2, 1]),
+        zero=np.array([0]), two=np.array([2]),
     )  # fmt: skip
     check_gradients(model, ["x"], step=0.5)
 
@@ -106,6 +108,15 @@ def test_a_border_that_repeats_values(mode: str) -> None:
     pads = np.array([0, 1, 2, 0, 2, 3], np.int64)
     model = model_of('<ir_version: 9, opset_import: ["": 19]> ' + text, p=pads)
     check_gradients(model, ["x"], step=0.5)
+
+
+def test_the_border_alone_counts_for_its_value() -> None:
+    model = model_of(
+        "g (float[4] x, float[1] v) => (float[5] y, float[1] r) { p = Pad (x, n, v) y = Mul (p, w) r = Sqrt (v) }",
+        n=np.array([0, 1]), w=np.array([1e9, 1e9, 1e9, 1e9, 0.5], np.float32),
+    )  # fmt: skip
+    feeds = {"x": np.zeros(4, np.float32), "v": np.full(1, 4, np.float32)}
+    check_gradients(model, ["v"], feeds, step=2**-6)
 
 
 def test_pad_of_some_axes() -> None:
