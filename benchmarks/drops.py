@@ -31,9 +31,21 @@ _NOTES = (
     "whose class changes; half of the samples judge it, one standard error included. The losses are those on the test images, one "
     "figure a seed; `holds` counts the seeds whose loss there is within the budget, in its own terms (a refused compile is none)."
 )
-
-
 _EXACTLY = 1e-9  # the difference of two shares of the images may exceed itself by so much
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a row is of: a network, the budget in per cent, and the samples that it is kept on."""
+
+    network: Network
+    limit: float
+    samples: int
+    labels: bool
+
+    def holds(self, found: Outcome) -> bool:
+        """True where the budget holds on the test images, in its own terms."""
+        return 100 * (found.lost if self.labels else found.changed) <= self.limit + _EXACTLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +75,27 @@ def main() -> None:
 
 def measured(options: argparse.Namespace) -> Iterator[list[str]]:
     chosen = networks(options.models)
-    for network, limit, samples, labels in itertools.product(
-        chosen, options.limits, options.samples, (False, True)
+    for case in itertools.starmap(
+        Case, itertools.product(chosen, options.limits, options.samples, (False, True))
     ):
-        outcomes = [compiled(network, limit, samples, seed, labels=labels) for seed in options.seeds]
-        row = cells(network, limit, samples, outcomes, options.seeds, labels=labels)
+        outcomes = [compiled(case, seed) for seed in options.seeds]
+        row = cells(case, options.seeds, outcomes)
         print(*row, sep="  ", flush=True)
         yield row
 
 
-def compiled(network: Network, limit: float, samples: int, seed: int, *, labels: bool) -> Outcome | None:
+def compiled(case: Case, seed: int) -> Outcome | None:
     """A compile under the budget; None where it is refused."""
+    network = case.network
     with tempfile.TemporaryDirectory() as folder:
-        data = labelled_calibration(network) if labels else calibration(network, Path(folder))
+        data = labelled_calibration(network) if case.labels else calibration(network, Path(folder))
         try:
             report = compile_model(
-                network.model, [f"drop={limit:g}%"], data, output=Path(folder) / "out.onnx", samples=samples, seed=seed,
-                evaluation=evaluation(network), preprocess=network.decoding,
+                network.model, [f"drop={case.limit:g}%"], data, output=Path(folder) / "out.onnx", samples=case.samples,
+                seed=seed, evaluation=evaluation(network), preprocess=network.decoding,
             )  # fmt: skip
         except InfeasibleError as error:
-            print(f"{network.name}, {limit:g} %, seed {seed}: {error}")
+            print(f"{network.name}, {case.limit:g} %, seed {seed}: {error}")
             return None
         return outcome(report)
 
@@ -97,34 +110,20 @@ def outcome(report: Report) -> Outcome:
     )
 
 
-def cells(
-    network: Network,
-    limit: float,
-    samples: int,
-    outcomes: Sequence[Outcome | None],
-    seeds: Sequence[int],
-    *,
-    labels: bool,
-) -> list[str]:
+def cells(case: Case, seeds: Sequence[int], outcomes: Sequence[Outcome | None]) -> list[str]:
     """One row: means of the file, and every seed's loss."""
+    labels, named = "yes" if case.labels else "no", ", ".join(map(str, seeds))
+    start = [case.network.name, f"{case.limit:g} %", f"{case.samples:,}", labels, named]
     found = [outcome for outcome in outcomes if outcome is not None]
-    start = [
-        network.name,
-        f"{limit:g} %",
-        f"{samples:,}",
-        "yes" if labels else "no",
-        ", ".join(map(str, seeds)),
-    ]
     if not found:
         return [*start, *["-"] * 4, f"refused: {len(outcomes)}"]
-    held = sum(100 * (o.lost if labels else o.changed) <= limit + _EXACTLY for o in found)
     return [
         *start,
         f"{np.mean([o.bits for o in found]):.2f}",
         f"{np.mean([o.file_bytes for o in found]):,.0f}",
         ", ".join(f"{100 * o.lost:.2f}" for o in found),
         ", ".join(f"{100 * o.changed:.2f}" for o in found),
-        f"{held} of {len(outcomes)}",
+        f"{sum(map(case.holds, found))} of {len(outcomes)}",
     ]
 
 

@@ -227,9 +227,8 @@ def _why_no_faster(report: Report) -> str:
     if all(layer.activation_bits is None for layer in report.layers):
         as_before = every_run if report.dequantizes else "layers compute as before"
         return f"activations stay in fp32, so {as_before}; --activations int8 lets them run in integers"
-    others_than_bytes = {layer.activation_bits for layer in report.layers} - {None, 8}
-    if others_than_bytes:
-        bits = ", ".join(map(str, sorted(others_than_bytes, key=str)))
+    bits = next(filter(None, (layer.activation_bits for layer in report.layers)))  # a file has one width
+    if bits != 8:
         return f"ONNX Runtime has no integer kernels for {bits}-bit activations, and computes in float between them"
     others = (
         f", for the others {every_run}" if report.dequantizes else ", which gains nothing on this machine"

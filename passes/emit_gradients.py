@@ -115,7 +115,7 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
         for tensor in node.outputs:
             if tensor.name not in needed:
                 continue
-            if node.op == "QuantizeLinear" or tensor.dtype in types or (types and _is_retyped(node)):
+            if node.op == "QuantizeLinear" or tensor.dtype in types or _is_retyped(node):
                 codes[tensor.name] = tensor.dtype
             elif not _may_be_float(tensor):
                 continue
@@ -124,7 +124,7 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
 
 
 def _is_retyped(node: gs.Node) -> bool:
-    """True where codes become integers of another type."""
+    """True where codes become integers of another type: no other integers are on the path."""
     return node.op == "Cast" and not _may_be_float(node.outputs[0])
 
 

@@ -84,6 +84,11 @@ def type_name(tensor: gs.Tensor) -> str | None:
     return str(np.dtype(tensor.dtype).name)
 
 
+def holds_integers(tensor: gs.Tensor) -> bool:
+    """True where the graph says that a tensor's type is an integer one."""
+    return (type_name(tensor) or "").startswith(("int", "uint"))
+
+
 def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
     """Input `index`, or None where it is left out (short list or empty name)."""
     if index >= len(node.inputs) or node.inputs[index].is_empty():

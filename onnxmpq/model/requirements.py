@@ -7,7 +7,7 @@ and 1.31 (Linux x86-64), and the lowest of these that runs a structure is its fl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import onnx
 from onnx import TensorProto
@@ -51,16 +51,11 @@ def requirements(model: onnx.ModelProto, target: Target) -> Requirements:
 
 def describe(model: onnx.ModelProto, target: Target) -> None:
     """Write the requirements into the model's metadata_props, in place."""
-    needed = requirements(model, target)
-    limited = [("optimizations", needed.optimizations)] if needed.optimizations != "all" else []
-    for name, value in (
-        ("target", needed.target),
-        ("storage", needed.storage),
-        ("opset", str(needed.opset)),
-        ("onnxruntime", needed.onnxruntime),
-        *limited,
-    ):
-        model.metadata_props.add(key=_KEY + name, value=value)
+    written = asdict(requirements(model, target))
+    if written["optimizations"] == "all":
+        del written["optimizations"]
+    for name, value in written.items():
+        model.metadata_props.add(key=_KEY + name, value=str(value))
 
 
 def described(model: onnx.ModelProto) -> Requirements | None:

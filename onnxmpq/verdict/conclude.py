@@ -227,10 +227,9 @@ def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | No
     if compiled.plan[layer.name].activation_bits is None and any(o.activation_bits for o in offered):
         return "the better choice under the budgets"
     bits = compiled.plan[layer.name].activation_bits
+    unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
     if bits not in (None, 8):
-        unseen: str | None = f"ONNX Runtime has no integer kernels for {bits}-bit activations"
-    else:
-        unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
+        unseen = f"ONNX Runtime has no integer kernels for {bits}-bit activations"
     return compiled.placement.float_layers.get(layer.name) or unseen
 
 

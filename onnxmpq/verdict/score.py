@@ -126,7 +126,7 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
     name = classifier_output(metric)
     if name is None or not data.has_labels or data.count < _ENOUGH_LABELS:
         return
-    data = _some(data)
+    data = data.some(_LOOKED_AT)
     hits = total = outcomes = 0
     for batch in data.batches(batch_size):
         values = reference.run(batch.feeds, [name])[name]
@@ -142,7 +142,7 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
 
 def sureness(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> float:
     """The mean probability of the class that a classifier takes, in [0, 1]: near 1 on what it was trained on."""
-    name, data = classifier_output(metric), _some(data)
+    name, data = classifier_output(metric), data.some(_LOOKED_AT)
     assert name is not None
     total = rows = 0.0
     for batch in data.batches(batch_size):
@@ -150,13 +150,6 @@ def sureness(reference: Session, data: Dataset, metric: Metric, batch_size: int)
         found = probabilities(values.reshape(len(values), -1), metric.kinds[name])
         total, rows = total + float(found.max(axis=1).sum()), rows + len(values)
     return total / rows
-
-
-def _some(data: Dataset) -> Dataset:
-    """Samples from all along the data, where there are many."""
-    if data.count <= _LOOKED_AT:
-        return data
-    return data.take(np.linspace(0, data.count - 1, _LOOKED_AT).astype(int).tolist())
 
 
 def loss_of_function(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import attribute, is_constant, read, require, type_name
+from onnxmpq.passes.matching import attribute, holds_integers, is_constant, read, require
 
 _STEEPEST = float(np.finfo(np.float32).max)
 
@@ -30,8 +30,7 @@ def dropout(step: Step) -> gs.Tensor:
 
 def cast(step: Step) -> gs.Tensor:
     """g in the type of x; g itself where x holds codes, which are taken for real numbers."""
-    name = type_name(step.input())
-    if name is not None and name.startswith(("int", "uint")):
+    if holds_integers(step.input()):
         return step.gradient
     return step.emit.cast_like(step.gradient, step.input())
 

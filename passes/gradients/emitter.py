@@ -167,10 +167,6 @@ class Emitter:
         dtype = self._dtype([like])
         return self("Cast", tensor, to=int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
 
-    def of_type(self, tensor: gs.Tensor, like: gs.Tensor) -> gs.Tensor:
-        """As `cast_like`, or the tensor itself where it has that type."""
-        return tensor if self._dtype([tensor]) == self._dtype([like]) else self.cast_like(tensor, like)
-
     def _dtype(self, tensors: Sequence[gs.Tensor]) -> np.dtype[Any]:
         """The float type among some tensors, else the type of the first: what they compute together."""
         types = [self.dtypes.get(t.name, t.dtype) for t in tensors]

@@ -49,7 +49,7 @@ def dequantize_scale(step: Step) -> gs.Tensor:
 
 def _gradient(step: Step) -> gs.Tensor:
     """g in the type of the scale: whoever reads codes may compute in another."""
-    return step.emit.of_type(step.gradient, step.input(1))
+    return step.emit.cast_like(step.gradient, step.input(1))
 
 
 def _steps(step: Step) -> gs.Tensor:

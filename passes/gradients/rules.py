@@ -21,7 +21,7 @@ from onnxmpq.passes.gradients import (
 )
 from onnxmpq.passes.gradients.resize import resize
 from onnxmpq.passes.gradients.step import Rule
-from onnxmpq.passes.matching import is_standard, type_name
+from onnxmpq.passes.matching import holds_integers, is_standard
 
 RULES: Mapping[str, tuple[Rule | None, ...]] = {
     # products
@@ -154,10 +154,7 @@ def is_parameter(node: gs.Node, index: int) -> bool:
 
 def _makes_integers(node: gs.Node) -> bool:
     """True for a Cast of floats to anything else, which is a step, too."""
-    if node.op != "Cast" or node.attrs["to"] in _FLOAT_TYPES:
-        return False
-    name = type_name(node.inputs[0])
-    return name is None or not name.startswith(("int", "uint"))
+    return node.op == "Cast" and node.attrs["to"] not in _FLOAT_TYPES and not holds_integers(node.inputs[0])
 
 
 def find_rule(node: gs.Node, index: int) -> Rule | None:

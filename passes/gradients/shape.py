@@ -81,16 +81,18 @@ def slice_(step: Step) -> gs.Tensor:
     rank = e.rank(step.input())
     result, shape = step.gradient, list(e.shape(step.output))
     begin, end = [0] * rank, [0] * rank
-    parts = {axis: range(*e.sizes(step.input(), [axis]))[part] for axis, part in _bounds(step, rank).items()}
+    bounds = _bounds(step, rank)
+    sizes = dict(zip(bounds, e.sizes(step.input(), list(bounds)), strict=True))
+    parts = {axis: range(sizes[axis])[part] for axis, part in bounds.items()}
     if not all(parts.values()):  # nothing is taken
         return e.filled(0.0, step.input(), step.gradient)
-    for axis, part in parts.items():
-        taken, (size,) = part, e.sizes(step.input(), [axis])
+    for axis, taken in parts.items():
+        stride, first = abs(taken.step), min(taken[0], taken[-1])
         if taken.step < 0:
-            result, taken = _reversed(e, result, axis), taken[::-1]
-        if taken.step > 1:
-            result = spread(e, result, shape, axis, taken.step)
-        begin[axis], end[axis] = taken[0], size - taken[0] - len(taken) * taken.step
+            result = _reversed(e, result, axis)
+        if stride > 1:
+            result = spread(e, result, shape, axis, stride)
+        begin[axis], end[axis] = first, sizes[axis] - first - len(taken) * stride
     return e.padded(result, begin, end)
 
 
