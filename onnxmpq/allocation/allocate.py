@@ -19,6 +19,7 @@ from onnxmpq.errors import InfeasibleError
 from onnxmpq.silence import silenced
 
 SLACK = 1e-9  # relative; sums of thousands of exact products must not fail by a rounding error
+_EXACT = 1e-10  # the solver's own tolerance of rows, the least it takes
 
 Table = Sequence[Sequence[float]]
 
@@ -55,7 +56,8 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     """The index of the option of each group with the least total cost within every row.
 
     Exact: HiGHS with both gaps at zero, since its defaults stop early on costs as small as KL sums, and
-    costs scaled by the largest one; what is below its tolerance (1e-7 of that) it cannot tell apart.
+    costs scaled by the largest one; what is below its tolerance (1e-7 of that) it cannot tell apart. Rows are
+    kept to far within SLACK: its default tolerance would pass plans that are 1e-6 over.
 
     Raises InfeasibleError with the least that each row can be.
     """
@@ -142,11 +144,11 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     constraints = [groups @ choice == 1]
     for row in rows:
         use, _ = _flatten(row.use)
-        constraints.append((use / row.limit) @ choice <= 1 + SLACK)
+        constraints.append((use / row.limit) @ choice <= 1 + SLACK / 2)
     problem = cp.Problem(cp.Minimize((cost / (cost.max() or 1.0)) @ choice), constraints)
     with warnings.catch_warnings(), silenced(1):  # HiGHS 1.16 prints its name whatever it is told
         warnings.simplefilter("ignore")  # cvxpy's advice on solver choice
-        problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0)
+        problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0, mip_feasibility_tolerance=_EXACT)
     if choice.value is None:
         return None
     return tuple(

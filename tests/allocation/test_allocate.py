@@ -1,5 +1,7 @@
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -108,3 +110,17 @@ def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     row = Row("bits", ((1.0, 2.0), (1.0, 2.0)), 3.0)
     allocate(((2.0, 1.0), (3.0, 1.0)), (row,))
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("over", [1e-8, 3e-8, 1e-7, 3e-7, 1e-6])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plan_that_is_over_by_less_than_the_solver_usually_tells_is_not_taken(
+    over: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    use = np.sort(rng.uniform(1e5, 1e7, (6, 4)), axis=1).tolist()
+    costs = np.sort(rng.uniform(0, 1, (6, 4)), axis=1)[:, ::-1].tolist()
+    wide = Row("bytes", tuple(map(tuple, use)), sum(options[2] for options in use))
+    best = wide.used(allocate(costs, [wide]))
+    tight = replace(wide, limit=best / (1 + over))
+    assert tight.holds(allocate(costs, [tight]))
