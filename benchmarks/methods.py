@@ -37,7 +37,7 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.pipeline import rounded
 from onnxmpq.plan import CostTable, Sensitivity
-from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.sensitivity import METHODS, Method, counts_evaluations
 from onnxmpq.sensitivity.csmpq import as_published as csmpq_as_published
 from onnxmpq.sensitivity.greedy import greedy
 from onnxmpq.sensitivity.ompq import as_published as ompq_as_published
@@ -53,25 +53,33 @@ class Contender:
     """A method, and how the benchmark runs it.
 
     `searched`: swaps around its plan are judged on samples held out, as a compile does. `blind`: it never looks at
-    rounded weights. `dear`: it evaluates at every step, on as many images as --search-samples says.
+    rounded weights.
     """
 
     method: Method
     searched: bool = False
     blind: bool = False
-    dear: bool = False
+
+    @property
+    def dear(self) -> bool:
+        """It evaluates at every step, on as many images as --search-samples says."""
+        return counts_evaluations(self.method)
+
+    def seeing(self, images: int | None) -> Method:
+        """The method, if dear on so many images at most."""
+        return replace(self.method, images=images) if self.dear else self.method  # type: ignore[type-var]
 
 
-_BLIND, _DEAR = ("size", "csmpq", "ompq", "limpq"), ("greedy", "semilayer")
+_BLIND = ("size", "csmpq", "ompq", "limpq")
 CONTENDERS: Mapping[str, Contender] = {
     "measured": Contender(METHODS["measured"]),
     "measured, searched": Contender(METHODS["measured"], searched=True),
     **{
-        name: Contender(method, blind=name in _BLIND, dear=name in _DEAR)
+        name: Contender(method, blind=name in _BLIND)
         for name, method in METHODS.items()
         if name != "measured"
     },
-    "greedy, frozen order": Contender(replace(greedy, updated=False), dear=True),
+    "greedy, frozen order": Contender(replace(greedy, updated=False)),
     "csmpq, as published": Contender(csmpq_as_published, blind=True),
     "ompq, as published": Contender(ompq_as_published, blind=True),
 }
@@ -167,9 +175,7 @@ class Bench:
         """What the method found and in how many seconds; it looks once where another rounding changes nothing."""
         key = contender.method, "" if contender.blind else rounding
         if key not in self.searches:
-            lowering = asked(self.lowering(rounding), method=contender.method)
-            if contender.dear and self.search_samples is not None:
-                lowering = seeing(lowering, self.search_samples)
+            lowering = asked(self.lowering(rounding), method=contender.seeing(self.search_samples))
             start = time.perf_counter()
             self.searches[key] = measure(lowering), time.perf_counter() - start
         return self.searches[key]
@@ -214,14 +220,6 @@ def asked(lowering: Lowering, **changes: Any) -> Lowering:
     """The same network under another request."""
     setting = lowering.setting
     return replace(lowering, setting=replace(setting, request=replace(setting.request, **changes)))
-
-
-def seeing(lowering: Lowering, most: int) -> Lowering:
-    """The same with at most so many images for the sensitivity."""
-    setting = lowering.setting
-    shares = setting.shares
-    fewer = replace(shares, sensitivity=shares.sensitivity.some(most, setting.request.seed))
-    return replace(lowering, setting=replace(setting, shares=fewer))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from onnxmpq.errors import OptionError, nearest
 
+_MINUTES_SAID = 119
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -61,7 +63,9 @@ def find_effort(name: str) -> Effort:
 
 
 def spoken(seconds: float) -> str:
-    """A duration as an estimate may be said: `20 s`, `3 min`."""
+    """A duration as an estimate may be said: `20 s`, `3 min`, `2 h`."""
+    if seconds > _MINUTES_SAID * 60:
+        return f"{round(seconds / 3600)} h"
     if seconds < 90:
         return f"{max(1, math.ceil(seconds / 5) * 5 if seconds > 10 else math.ceil(seconds))} s"
     return f"{round(seconds / 60)} min"

@@ -27,6 +27,9 @@ Array = NDArray[Any]
 Model = onnx.ModelProto | bytes | Path
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Floats of 24 bits, not the 11 that tensor cores make of them unasked; and kernels chosen by rule, where the default
+# times all of them for every session.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
 _KERNEL_EVENT = "_kernel_time"
 _FUSE_PAIRS = [
@@ -154,19 +157,22 @@ class Runtime:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-        wanted = [_PROVIDERS[self.provider]]
-        if self.provider == "cuda":
-            wanted.append(_PROVIDERS["cpu"])
         try:
+            source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
             session = ort.InferenceSession(
-                str(source) if isinstance(source, Path) else source, options, providers=wanted,
+                str(source) if isinstance(source, Path) else source, options, providers=self._providers(),
                 disabled_optimizers=[] if self.fuses else _FUSE_PAIRS,
             )  # fmt: skip
         except Exception as error:
             raise EngineError(f"ONNX Runtime refuses the model: {_reason(error)}") from error
         got = session.get_providers()[0]
         return Session(session, next(k for k, v in _PROVIDERS.items() if v == got))
+
+    def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
+        """Ours and, behind CUDA, the CPU for the operators that it lacks."""
+        if self.provider == "cpu":
+            return [_PROVIDERS["cpu"]]
+        return [(_PROVIDERS["cuda"], _CUDA_OPTIONS), _PROVIDERS["cpu"]]
 
     def kernel_times(
         self, model: onnx.ModelProto, feeds: Mapping[str, Array], runs: int

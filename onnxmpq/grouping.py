@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxmpq.model.modelfile import export_model, import_graph
-from onnxmpq.passes.split_channels import ChannelGroups, SplitChannels, part_name
+from onnxmpq.passes.split_channels import ChannelGroups, SplitChannels, part_name, place_type
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import Prepared
 from onnxmpq.spec import Layer
@@ -25,6 +25,7 @@ def part_of(layer: Layer, index: int, channels: Sequence[int]) -> Layer:
         shape=tuple(shape),
         macs=layer.macs * len(channels) // layer.channels,
         part=tuple(channels),
+        place_bytes=place_type(layer.channels).itemsize,
         part_of=layer.name,
     )
 

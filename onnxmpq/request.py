@@ -18,7 +18,7 @@ from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.effort import Effort
 from onnxmpq.errors import OptionError
 from onnxmpq.model.shapes import Shape
-from onnxmpq.sensitivity import Method
+from onnxmpq.sensitivity import Method, gives_path, name_of
 from onnxmpq.spec import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS
 from onnxmpq.target import Target, find_target
 from onnxmpq.weights.candidates import ROUNDINGS
@@ -84,6 +84,8 @@ class Request:
         _require_one_width(self.codes.bits, self.keeps)
         if self.is_timed:
             _require_times(self.target)
+            if gives_path(self.method):
+                raise no_times(self.method)
 
     @property
     def activation_bits(self) -> int | None:
@@ -128,6 +130,14 @@ def _require_one_width(bits: int, keeps: Sequence[Keep]) -> None:
             f"--keep '{others[0]}' beside activations of {bits} bits: a file has quantized activations of one width; "
             f"write /{bits} or /fp32"
         )
+
+
+def no_times(method: Method) -> OptionError:
+    """What a latency budget beside a method that finds a path of plans is refused with."""
+    return OptionError(
+        f"the method {name_of(method)} searches a path of its own, which knows no times; drop the latency budget, or "
+        "use a method that gives costs, such as measured"
+    )
 
 
 def _require_times(target: Target) -> None:

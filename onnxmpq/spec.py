@@ -67,6 +67,7 @@ class Layer:
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
     part: tuple[int, ...] = ()  # where it is some output channels of the layer `part_of`: which ones
+    place_bytes: int = 0  # that the file spends on the place of each of these channels in that layer
     part_of: str | None = None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,6 +15,7 @@ from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 _LOGGER = logging.getLogger(__name__)
 _INT32 = 6  # TensorProto.INT32
+_BYTE_PLACES = 256  # channels whose places fit a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ def part_name(constant: str, index: int) -> str:
     return f"{constant}/part{index}"
 
 
+def place_type(channels: int) -> np.dtype[Any]:
+    """What the places of so many channels are stored in."""
+    return np.dtype(np.uint8 if channels <= _BYTE_PLACES else np.uint16)
+
+
 def _joined(builder: NodeBuilder, constant: gs.Constant, split: ChannelGroups) -> gs.Variable:
     values, axis = constant.values, split.axis
     parts = [
@@ -68,7 +74,7 @@ def _joined(builder: NodeBuilder, constant: gs.Constant, split: ChannelGroups) -
     ]
     stacked = builder.node("Concat", parts, "split", {"axis": axis})
     place = np.argsort([channel for group in split.groups for channel in group])
-    index = builder.constant("split_index", place.astype(np.uint8 if len(place) <= 256 else np.uint16))
+    index = builder.constant("split_index", place.astype(place_type(len(place))))
     wide = builder.node("Cast", [index], "split", {"to": _INT32})
     output = builder.node("Gather", [stacked, wide], "split", {"axis": axis})
     output.dtype, output.shape = values.dtype, values.shape

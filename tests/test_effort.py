@@ -30,6 +30,9 @@ def test_an_unknown_effort_names_the_nearest() -> None:
         find_effort("ballanced")
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (7.3, "8 s"), (42, "45 s"), (130, "2 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (7.3, "8 s"), (42, "45 s"), (130, "2 min"), (7000, "117 min"), (2e4, "6 h")],
+)
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert spoken(seconds) == words

@@ -2,12 +2,15 @@
 
 import numpy as np
 import onnx
+import pytest
 
+from onnxmpq.allocation.constrain import stored_bytes
 from onnxmpq.engine import Runtime
 from onnxmpq.grouping import grouped, part_of, with_units
+from onnxmpq.passes.split_channels import place_type
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import Prepared, prepare
-from onnxmpq.spec import Option
+from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import classifier, labelled
 from onnxmpq.weights.candidates import Candidates
 
@@ -49,3 +52,14 @@ def test_without_groups_nothing_changes() -> None:
     before = prepared()
     plan, candidates = Plan({}), Candidates(before.model)
     assert grouped(before, candidates, (), plan) == (before, candidates, plan)
+
+
+@pytest.mark.parametrize(("channels", "bytes_"), [(256, 1), (257, 2)])
+def test_places_take_the_bytes_that_the_file_spends_on_them(channels: int, bytes_: int) -> None:
+    whole = Layer("a", "MatMul", ("a",), "w", (3, channels), 1)
+    few, most = (part_of(whole, i, some) for i, some in enumerate((range(9), range(9, channels))))
+    spent = sum(stored_bytes(part, Option(4)) for part in (few, most)) - stored_bytes(whole, Option(4))
+    index = place_type(channels)
+    assert (
+        channels * index.itemsize == channels * bytes_ <= spent <= channels * bytes_ + 1
+    )  # codes fill bytes

@@ -26,7 +26,9 @@ from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, 
 from onnxmpq.layer_times import LayerTimes
 from onnxmpq.observer import Observer
 from onnxmpq.report import Report
+from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import load, lowering, timing
+from onnxmpq.verdict.conclude import UNMEASURED
 from onnxmpq.verdict.readback import read_weights
 
 DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"
@@ -740,3 +742,10 @@ def test_networks_that_are_odd_to_round_behind(tmp_path: Path, kind: str, activa
         output=tmp_path / "o.onnx",
     )  # fmt: skip
     assert report.average_weight_bits <= 4
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "measured"])
+def test_where_no_layer_has_a_choice_no_method_is_asked(small: Compile, method: str) -> None:
+    report = small("drop=50%", keep=["*=4"], method=method)
+    assert set(widths(report).values()) == {4}
+    assert report.method == UNMEASURED

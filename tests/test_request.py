@@ -22,6 +22,8 @@ from onnxmpq.request import (
     parse_widths,
     protected,
 )
+from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.sensitivity.ompq import as_published
 from onnxmpq.target import find_target
 
 Ask = Callable[..., Request]
@@ -117,3 +119,9 @@ def test_what_is_read_is_never_written_over() -> None:
     assert protected(model, "some.npz", "data.py:samples", None, {}) == [
         model, Path("there") / "m.calib.npz", Path("there") / "m.eval.npz", Path("some.npz"), Path("data.py"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [METHODS["greedy"], METHODS["semilayer"], as_published])
+def test_a_search_of_its_own_knows_no_times(asked: Callable[..., Request], method: Method) -> None:
+    with pytest.raises(OptionError, match="searches a path of its own, which knows no times"):
+        asked(budgets=parse_budgets(["latency=0.7x"]), method=method)

@@ -122,10 +122,12 @@ def forced_plan(
 
     So it is as long as no `file_size` tells what a budget on the file's bytes allows.
     """
+    most = widest(layers, options)
+    if all(len(options[layer.name]) == 1 for layer in layers):
+        return most
     files = any(budget.kind is Kind.FILE for budget in budgets)
     if any(budget.kind in MEASURED for budget in budgets) or (files and file_size is None):
         return None
-    most = widest(layers, options)
     known = _bytes_besides(layers, most, file_size) if files and file_size else 0.0
     rows = rows_of(budgets, layers, options, known)
     choice = forced_choice([[0.0] * len(options[layer.name]) for layer in layers], rows)

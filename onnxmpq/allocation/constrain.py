@@ -18,8 +18,7 @@ Options = Mapping[str, Sequence[Option]]
 def stored_bytes(layer: Layer, option: Option) -> int:
     """Bytes of a layer's codes and scales, or of its weight where it stays in float, and of its place in another."""
     scales = layer.scale_bytes * layer.channels if option.is_quantized else 0
-    places = len(layer.part) * (1 if max(layer.part, default=0) < 256 else 2)
-    return math.ceil(layer.params * option.stored_bits / 8) + scales + places
+    return math.ceil(layer.params * option.stored_bits / 8) + scales + layer.place_bytes * layer.channels
 
 
 def bops(layer: Layer, option: Option) -> float:

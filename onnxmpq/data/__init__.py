@@ -49,6 +49,13 @@ class Batch:
     labels: Labels | None
     count: int
 
+    @property
+    def given_labels(self) -> Labels:
+        """The labels, where they are wanted. Raises DataError where there are none."""
+        if self.labels is None:
+            raise DataError("a batch has no labels; give every sample one")
+        return self.labels
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:

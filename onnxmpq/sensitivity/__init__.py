@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from onnxmpq.data import Dataset
 from onnxmpq.errors import OnnxmpqError, OptionError, nearest
@@ -19,8 +20,24 @@ from onnxmpq.sensitivity.ompq import ompq
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.semilayer import semilayer
 from onnxmpq.sensitivity.size import size
+from onnxmpq.spec import Layer, Option
 
 Method = Callable[[Probe], Sensitivity]
+
+
+@runtime_checkable
+class CountsEvaluations(Protocol):
+    """A method that evaluates changed networks, and knows how often before it starts."""
+
+    @property
+    def images(self) -> int | None:
+        """How many it looks at, None for all."""
+
+    def evaluations(
+        self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]
+    ) -> Mapping[str, float]:
+        """How often each layer that has a choice is evaluated, changed, on all images."""
+
 
 METHODS: dict[str, Method] = {
     "measured": measured,
@@ -62,9 +79,30 @@ def is_demanding(method: Method) -> bool:
     return hasattr(method, "check_data")
 
 
+def gives_path(method: Method) -> bool:
+    """True for a method that says so: what it finds is a path of plans, and no table of costs."""
+    return bool(getattr(method, "gives_path", False))
+
+
+def counts_evaluations(method: Method) -> TypeGuard[CountsEvaluations]:
+    """True for a method whose evaluations are known beforehand."""
+    return isinstance(method, CountsEvaluations)
+
+
+def is_ours(method: Method) -> bool:
+    """True for the methods of this package, with whatever options: what they give need not be checked."""
+    return method.__module__.startswith(f"{__name__}.")
+
+
+def name_of(method: Method) -> str:
+    """What to call a method in a message."""
+    known = (name for name, ours in METHODS.items() if ours is method)
+    return next(known, getattr(method, "__name__", type(method).__name__))
+
+
 def ignores_training(method: Method) -> bool:
     """True for the methods of this package that have no use for training data; of others nobody knows."""
-    return method.__module__.startswith(__name__) and not isinstance(method, Limpq)
+    return is_ours(method) and not isinstance(method, Limpq)
 
 
 def check_data(method: Method, metric: Metric, data: Dataset, training: Dataset | None) -> None:

@@ -86,8 +86,10 @@ def slopes(probe: Probe, objective: Objective) -> Iterator[Slopes]:
     Costs a forward and a backward run, and a product a width; as many layers at once as memory allows. Where a
     batch cannot be told apart into samples along the first axis of every layer, samples go one by one.
 
-    Raises ModelError where no gradient reaches a layer, DataError for samples of another size than the rest.
+    A model that takes n samples a run gives the slopes of n together, which is noted. Raises ModelError where no
+    gradient reaches a layer, DataError for samples of another size than the rest.
     """
+    note_runs(probe)
     groups = list(_groups(probe, probe.chosen))
     for number, group in enumerate(groups):
         yield from _slopes(probe, objective, group, number, len(groups))
@@ -187,6 +189,13 @@ def batch_shapes(probe: Probe, weights: Sequence[str]) -> tuple[Shapes, int]:
         if all(_counts_samples(shapes.get(name, ())) for name in outputs):
             return shapes, probe.batch_size
     return {name: traced.shape for name, traced in probe.traced.items()}, 1
+
+
+def note_runs(probe: Probe) -> None:
+    """Say where the model takes several samples a run, whose slopes cannot be told apart."""
+    step = probe.data.source.step or 1
+    if step > 1:
+        probe.note(f"the model takes {step} samples a run; their slopes are those of one")
 
 
 def _counts_samples(shape: tuple[int | None, ...]) -> bool:

@@ -41,6 +41,7 @@ from onnxmpq.sensitivity.directional import (
     differentiable,
     emit_gradients,
     fed_targets,
+    note_runs,
     passes,
     require_reached,
     slopes,
@@ -153,7 +154,7 @@ class FirstOrder:
         """Cross-entropy with the classes of every batch."""
         output, kind = _classifier(probe.metric)
         if self.labels == "data":
-            return Objective(Loss.CROSS_ENTROPY, {output: kind}, lambda batch: {output: _given(batch)})
+            return Objective(Loss.CROSS_ENTROPY, {output: kind}, lambda batch: {output: batch.given_labels})
         rng = np.random.default_rng(probe.seed)
         session = probe.runtime.session(probe.model, spin=False)
 
@@ -182,12 +183,6 @@ squared = FirstOrder("squared")
 without_labels = FirstOrder(labels="likeliest")
 
 
-def _given(batch: Batch) -> NDArray[np.int64]:
-    if batch.labels is None:
-        raise DataError("a batch lost its labels; give every sample one")
-    return np.asarray(batch.labels, np.int64)
-
-
 def _classifier(metric: Metric) -> tuple[str, OutputKind]:
     """The one output that holds classes. Raises OptionError where there is none."""
     wrong = {OutputKind.VALUES, OutputKind.INDEPENDENT}
@@ -204,6 +199,7 @@ def _weight_gradients(
     probe: Probe, objective: Objective, layers: Sequence[Layer], *, one_by_one: bool
 ) -> Iterator[tuple[str, Floats]]:
     """(layer, gradient of its weight summed over a batch), batch by batch."""
+    note_runs(probe)
     shapes, size = batch_shapes(probe, [layer.weight for layer in layers])
     session = probe.runtime.session(_emitted(probe, objective, layers, shapes), spin=False)
     done = 0

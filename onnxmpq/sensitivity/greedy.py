@@ -9,9 +9,11 @@ others start at their widest option, as the order in which they get there tells 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -20,12 +22,15 @@ from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_known, titled
+from onnxmpq.sensitivity.variant import require_known, require_number, titled
 from onnxmpq.spec import Layer, Option
 
 Judgement = Literal["top-1", "loss"]
 Moves = Literal["passes", "steps"]
 Move = tuple[Layer, Option]
+Rank = tuple[
+    bool, float, float, int
+]  # whether its loss is no number, how bad it is, its loss, the layer's size
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +38,26 @@ class Greedy:
     """The search as a method; the paper's abstract leaves the options open, the defaults are its own words.
 
     `judged_by` "top-1" needs labels; equal top-1 is told apart by the loss, then the larger and the earlier layer
-    goes first. "loss" is that alone: the probe's metric, without a temperature. `moves` "passes" takes all layers to one width before any goes
-    to the next; "steps" lowers any one layer by one option, the one that costs least, for each weight bit that it
-    saves where `per_bit`. `updated` False orders each pass by one measurement at its start: what the paper argues against.
+    goes first. "loss" is that alone: the probe's metric, without a temperature. A loss that is no number goes last.
+    `moves` "passes" takes all layers to one width before any goes to the next; "steps" lowers any one layer by one
+    option, the one that costs least, for each weight bit that it saves where `per_bit`. `updated` False orders each
+    pass by one measurement at its start: what the paper argues against. `images` are at most looked at, None for
+    all that the probe has.
     """
 
     judged_by: Judgement = "top-1"
     moves: Moves = "passes"
     per_bit: bool = True
     updated: bool = True
+    images: int | None = None
+
+    gives_path: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_known("greedy", "judged_by", self.judged_by, get_args(Judgement))
         require_known("greedy", "moves", self.moves, get_args(Moves))
+        if self.images is not None:
+            require_number("greedy", "images", self.images, 1)
 
     def __call__(self, probe: Probe) -> Trajectory:
         """The path from every layer as wide as it may be to every layer at its narrowest.
@@ -53,6 +65,7 @@ class Greedy:
         Raises DataError without labels, OptionError for a model that is no classifier, where top-1 judges.
         """
         self.check_data(probe.metric, probe.data, probe.training)
+        probe = probe.seeing(self.images)
         search = _Search(replace(probe, metric=probe.metric.plain), self.judged_by)
         if self.moves == "steps":
             _steps(search, per_bit=self.per_bit)
@@ -65,6 +78,18 @@ class Greedy:
             evaluations,
         )  # fmt: skip
 
+    def evaluations(
+        self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]
+    ) -> dict[str, float]:
+        """How often each layer is evaluated ("steps": at most): half as often as there are layers, at each width."""
+        below = {la.name: _below(options[la.name]) for la in layers if len(options[la.name]) > 1}
+        rivals = Counter(bits for some in below.values() for bits in some)
+        if self.moves == "steps":
+            return {name: len(some) * len(below) for name, some in below.items()}
+        if not self.updated:
+            return {name: 2.0 * len(some) for name, some in below.items()}
+        return {name: sum((rivals[bits] + 1) / 2 for bits in some) for name, some in below.items()}
+
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
         """Raise as `__call__` does for what it cannot judge by."""
         if self.judged_by == "top-1":
@@ -74,6 +99,12 @@ class Greedy:
 greedy = Greedy()
 by_loss = Greedy(judged_by="loss")
 by_steps = Greedy(moves="steps")
+
+
+def _below(options: Sequence[Option]) -> list[int]:
+    """The widths below a layer's widest."""
+    widths = {option.weight_bits for option in options}
+    return sorted(widths - {max(widths)})
 
 
 class _Search:
@@ -102,9 +133,11 @@ class _Search:
         self.probe.progress(min(self.judge.evaluations, total), total)
         return outcomes
 
-    def rank(self, layer: Layer, outcome: Outcome) -> tuple[float, float, int]:
+    def rank(self, layer: Layer, outcome: Outcome) -> Rank:
         """The least goes first; what is equal in all of it keeps the order of execution."""
-        return self.bad(outcome), outcome.loss, -layer.params
+        if math.isnan(outcome.loss):
+            return True, 0.0, 0.0, -layer.params
+        return False, self.bad(outcome), outcome.loss, -layer.params
 
     def bad(self, outcome: Outcome) -> float:
         return outcome.loss if outcome.top1 is None or self.judged_by == "loss" else -outcome.top1
@@ -112,7 +145,10 @@ class _Search:
 
 def _passes(search: _Search, *, updated: bool) -> None:
     """All layers to one width, then all to the next."""
-    narrower = {name: {o.weight_bits: o for o in options[1:]} for name, options in search.options.items()}
+    narrower = {
+        name: {bits: o for bits, o in search.probe.by_width(name).items() if o != options[0]}
+        for name, options in search.options.items()
+    }
     widths = sorted({bits for options in narrower.values() for bits in options}, reverse=True)
     passes = [[(la, narrower[la.name][b]) for la in search.layers if b in narrower[la.name]] for b in widths]
     total = sum(len(left) * (len(left) + 1) // 2 if updated else 2 * len(left) for left in passes)
@@ -133,12 +169,14 @@ def _steps(search: _Search, *, per_bit: bool) -> None:
     first = search.layers[0]
     (last,) = search.try_all([(first, search.state[first.name])], total)  # where it starts
 
-    def price(move: Move, outcome: Outcome) -> tuple[float, float, int]:
+    def price(move: Move, outcome: Outcome) -> Rank:
         layer, option = move
+        if math.isnan(outcome.loss - last.loss):
+            return True, 0.0, 0.0, -layer.params
         bits = search.state[layer.name].weight_bits - option.weight_bits
         saved = layer.params * bits if per_bit else 1
         worse = search.bad(outcome) - search.bad(last)
-        return worse / saved, (outcome.loss - last.loss) / saved, -layer.params
+        return False, worse / saved, (outcome.loss - last.loss) / saved, -layer.params
 
     while moves := [(layer, option) for layer in search.layers for option in _next(search, layer)]:
         move, last = min(_tried(search, moves, total), key=lambda pair: price(*pair))

@@ -82,16 +82,6 @@ class Judge:
         means = (hits / probe.data.count, entropy / probe.data.count)
         return [Outcome(loss, float(t), float(e)) for loss, t, e in zip(losses, *means, strict=True)]
 
-    def top1(self) -> float | None:
-        """The float network's own top-1, None without labels."""
-        if self._classes is None:
-            return None
-        hits = 0
-        for batch in self._probe.data.batches(self._probe.batch_size):
-            values = self._float.run(batch.feeds, [self._classes])[self._classes]
-            hits += int((classes(values) == batch.labels).sum())
-        return hits / self._probe.data.count
-
 
 def require_labels(metric: Metric, data: Dataset, method: str, remedy: str) -> None:
     """Raise unless the method can measure top-1 on the data, saying what to do instead."""

@@ -59,11 +59,10 @@ class Limpq:
             raise OptionError(
                 "method limpq learns steps of codes, and no layer may have any; allow some with --bits"
             )
-        weight, activation = learn_steps(self.training, probe, data)
-        if self.relative:
-            weight = _by_deviation(probe, weight)
-        costs = indicator_costs(probe.options, weight, activation, self.alpha)
-        runs = self.training.turns(data, probe.batch_size) * (len(widths) + 1)
+        trained = learn_steps(self.training, probe, data)
+        weight = _by_deviation(probe, trained.weight) if self.relative else trained.weight
+        costs = indicator_costs(probe.options, weight, trained.activation, self.alpha)
+        runs = trained.epochs * (len(widths) + 1)
         return CostTable(costs, "step size", titled("limpq", self), data.count, runs)
 
     def check_data(self, metric: Metric, data: Dataset, training: Dataset | None) -> None:

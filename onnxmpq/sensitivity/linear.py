@@ -64,7 +64,7 @@ def by_relaxed_program(probe: Probe, found: Importances, *, within: bool) -> Tra
     params = {layer.name: layer.params for layer in probe.layers}
     counts = [params[name] for name in values]
     sizes = np.array(counts) / _MIB
-    options = {name: {o.weight_bits: o for o in probe.options[name]} for name in values}
+    options = {name: probe.by_width(name) for name in values}
     choices = list(options.values())
     low, high = (np.array([pick(bits) for bits in choices], np.float64) for pick in (min, max))
     steps = 1 + round(_STEPS_A_BIT * float(np.max(high - low)))

@@ -44,9 +44,7 @@ class Measured:
         asked = widths_of(probe)
         narrow = {name: self.narrow(bits) for name, bits in asked.items()}
         losses = _losses(probe, layers, narrow)
-        # A width that makes the network give no numbers is the worst there is.
-        worst = 10 * max((loss for loss in losses.values() if math.isfinite(loss)), default=0.1)
-        finite = {key: loss if math.isfinite(loss) else worst for key, loss in losses.items()}
+        finite = _without_nan(losses)
         for layer in layers:
             finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
         costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
@@ -85,6 +83,15 @@ def _losses(probe: Probe, layers: Sequence[Layer], widths: Mapping[str, Sequence
         for name in widths
         for row, bits in enumerate(widths[name])
     }
+
+
+def _without_nan(losses: Losses) -> Losses:
+    """A width that makes the network give no numbers costs more than all that other layers may."""
+    worst: dict[str, float] = {}
+    for (layer, _), loss in losses.items():
+        worst[layer] = max(worst.get(layer, 0.0), loss if math.isfinite(loss) else 0.0)
+    never = 2 * sum(worst.values()) or 1.0
+    return {key: loss if math.isfinite(loss) else never for key, loss in losses.items()}
 
 
 def _read_off(probe: Probe, layer: Layer, widths: Sequence[int], last: int, losses: Losses) -> Losses:

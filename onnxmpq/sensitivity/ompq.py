@@ -22,7 +22,7 @@ from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features
 from onnxmpq.sensitivity.linear import PROGRAMS, Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_known, titled
+from onnxmpq.sensitivity.variant import require_known, require_number, titled
 
 Doubles = NDArray[np.float64]
 
@@ -46,6 +46,15 @@ class Ompq:
 
     def __post_init__(self) -> None:
         require_known("ompq", "program", self.program, PROGRAMS)
+        require_number("ompq", "images", self.images, 2)
+        require_number("ompq", "batches", self.batches, 1)
+        if self.beta is not None:
+            require_number("ompq", "beta", self.beta, 0)
+
+    @property
+    def gives_path(self) -> bool:
+        """True where the result is no table of costs."""
+        return self.program != "exact"
 
     def __call__(self, probe: Probe) -> Sensitivity:
         """Costs linear in the width, or the path of the relaxed program.
@@ -69,15 +78,17 @@ class Ompq:
         images = self.images if probe.batch_size > 1 else 1
         data = probe.data.some(self.images * self.batches, probe.seed)
         for done, batch in enumerate(islice(data.batches(images), self.batches), 1):
-            if batch.count < 2:
-                raise OptionError(
-                    "method ompq compares the samples of a batch, and this model or its data give one at a time; "
-                    "use another --method"
-                )
+            if batch.count < 2:  # the last one
+                break
             total += session.run(batch.feeds)[ALIGNMENT]
             samples += batch.count
             probe.progress(done, self.batches)
         probe.progress(self.batches, self.batches)
+        if not samples:
+            raise OptionError(
+                "method ompq compares the samples of a batch, and this model or its data give one at a time; "
+                "use another --method"
+            )
         return orthogonality(total), samples
 
 

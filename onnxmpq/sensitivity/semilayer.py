@@ -10,9 +10,9 @@ counts as being at its widest option, and behind the end of the paper's search e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,15 @@ from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import titled
+from onnxmpq.sensitivity.variant import require_number, titled
 from onnxmpq.spec import FLOAT_BITS, Layer, Option
 
 Array = NDArray[Any]
 Widths = NDArray[np.int64]  # of a layer's output channels
 
+_OF_HALVES = (
+    6  # evaluations of a layer's two halves at a width: alone, in the running network, on the way down
+)
 _CHANNELS_AT_ONCE = 64  # candidates of one layer that are held together
 
 
@@ -45,11 +48,20 @@ class Semilayer:
 class Semilayers:
     """The search as a method. `postponed` is the width that what was never kept goes to (the paper: 6).
 
+    `images` are at most looked at, None for all that the probe has: there is an evaluation for every channel and width.
     Weights are rounded from float at every width, and every measurement starts from a fresh network, where the
     authors' code does neither.
     """
 
     postponed: int = 6
+    images: int | None = None
+
+    gives_path: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_number("semilayer", "postponed", self.postponed, 1)
+        if self.images is not None:
+            require_number("semilayer", "images", self.images, 1)
 
     def __call__(self, probe: Probe) -> Trajectory:
         """The path from everything as wide as it may be to everything at its narrowest.
@@ -59,6 +71,7 @@ class Semilayers:
         that is no classifier.
         """
         self.check_data(probe.metric, probe.data, probe.training)
+        probe = probe.seeing(self.images)
         search = _Search(replace(probe, metric=probe.metric.plain))
         widths = sorted({bits for found in search.options.values() for bits in found}, reverse=True)
         for bits in widths:
@@ -69,6 +82,17 @@ class Semilayers:
             search.postpone(bits, bits + 1)
         probe.progress(search.total, search.total)
         return search.trajectory(titled("semilayer", self))
+
+    def evaluations(
+        self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]
+    ) -> dict[str, float]:
+        """How often each layer is evaluated: at each width by channel, and as halves alone, tried and postponed."""
+        widths = {la.name: {o.weight_bits for o in options[la.name] if o.is_quantized} for la in layers}
+        return {
+            la.name: float((la.channels + _OF_HALVES) * len(widths[la.name]))
+            for la in layers
+            if len(options[la.name]) > 1
+        }
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
         """Raise as `__call__` does for what it cannot judge by."""
@@ -102,14 +126,13 @@ class _Search:
     def __post_init__(self) -> None:
         probe = self.probe
         self.layers = probe.chosen
-        self.options = {name: {o.weight_bits: o for o in found} for name, found in probe.options.items()}
+        self.options = {name: probe.by_width(name) for name in probe.options}
         self.judge = Judge(probe)
         widths = {la.name: np.full(la.channels, FLOAT_BITS, np.int64) for la in self.layers}
         start = self.judge({}, [self._change(self.layers[0], widths[self.layers[0].name])])[0]
         self.path = [_Point(widths, start)]
         self.kept = [start.top1 or 0.0]
-        # Every channel, then both halves of each layer: alone, in the running network, and on the way down.
-        self.total = sum((la.channels + 6) * len(self.options[la.name]) for la in self.layers)
+        self.total = sum((la.channels + _OF_HALVES) * len(self.options[la.name]) for la in self.layers)
 
     def split(self, bits: int) -> None:
         """The semilayers of every layer that may have this width, in the order of their priorities."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
-import onnx_graphsurgeon as gs
+import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.data import Batch, Dataset
-from onnxmpq.engine import Session
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import OutputKind, classifier_output
 from onnxmpq.model.modelfile import export_model, import_graph
@@ -25,13 +24,13 @@ from onnxmpq.passes.emit_gradients import gradient_name
 from onnxmpq.passes.emit_loss import EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
-from onnxmpq.sensitivity.directional import differentiable, emit_gradients
+from onnxmpq.sensitivity.directional import Shapes, batch_shapes, check_sizes, differentiable, emit_gradients
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_known
+from onnxmpq.sensitivity.variant import require_known, require_number
 from onnxmpq.spec import Layer, Option
 
 Array = NDArray[Any]
-Trained = Literal["steps", "all"]
+Trains = Literal["steps", "all"]
 Targets = Literal["labels", "float"]
 Learned = dict[str, dict[int, float]]  # layer -> width -> step size
 
@@ -50,7 +49,7 @@ class StepTraining:
     labels. The `rate` falls to `last_rate` along a cosine.
     """
 
-    trains: Trained = "steps"
+    trains: Trains = "steps"
     targets: Targets = "labels"
     epochs: int = 3
     least: int = 300
@@ -62,12 +61,28 @@ class StepTraining:
     limits: tuple[float, float] = (1e-5, 1.0)  # of a step; one that starts higher may stay there
 
     def __post_init__(self) -> None:
-        require_known("limpq", "trains", self.trains, get_args(Trained))
+        require_known("limpq", "trains", self.trains, get_args(Trains))
         require_known("limpq", "targets", self.targets, get_args(Targets))
+        require_number("limpq", "epochs", self.epochs, 1)
+        for what in ("least", "rate", "last_rate", "decay"):
+            require_number("limpq", what, getattr(self, what), 0)
+        for what in ("momentum", "smoothing"):
+            require_number("limpq", what, getattr(self, what), 0, 1)
+        require_number("limpq", "lowest step", self.limits[0], 0)
+        require_number("limpq", "highest step", self.limits[1], self.limits[0])
 
     def turns(self, data: Dataset, batch_size: int) -> int:
         """How often all samples are seen."""
         return max(self.epochs, math.ceil(self.least / _steps(data, batch_size)))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Steps of the layers' weights and activations, and how often all samples were seen for them."""
+
+    weight: Learned
+    activation: Learned
+    epochs: int
 
 
 def learned_widths(options: Mapping[str, Sequence[Option]]) -> list[int]:
@@ -84,26 +99,26 @@ def chooses_activations(options: Sequence[Option]) -> bool:
     return len({option.activation_bits for option in options}) > 1
 
 
-def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> tuple[Learned, Learned]:
-    """Steps of the weights and of the activations of every layer that has a float32 weight in the main graph.
+def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> Trained:
+    """The steps of every layer that has a float32 weight in the main graph.
 
     Raises ModelError where an operator keeps the network from being differentiated, OptionError where no layer
-    can have steps.
+    can have steps, DataError for samples of another size than the rest.
     """
     data = data.remembered()
     learner = _Learner(training, probe, data)
     rng = np.random.default_rng(probe.seed)
-    epochs = training.turns(data, probe.batch_size)
-    total = epochs * _steps(data, probe.batch_size)
+    epochs = training.turns(data, learner.batch_size)
+    total = epochs * _steps(data, learner.batch_size)
     done = 0
     for _ in range(epochs):
-        for batch in data.shuffled(probe.batch_size, rng):
+        for batch in data.shuffled(learner.batch_size, rng):
             turn = 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
             learner.learn(batch, training.last_rate + (training.rate - training.last_rate) * turn, rng)
             done += 1
             probe.progress(min(done, total), total)
     probe.progress(total, total)
-    return learner.found("weight"), learner.found("activation")
+    return Trained(learner.found("weight"), learner.found("activation"), epochs)
 
 
 def _steps(data: Dataset, batch_size: int) -> int:
@@ -147,17 +162,19 @@ class _Learner:
         self.outcomes = math.prod(self.shape)
         self.float = probe.runtime.session(probe.model)
         self.widths = learned_widths(probe.options)
-        self.layers, self.session = _trainable(training, probe, self.output, self.kind)
+        made = _trainable(training, probe, self.output, self.kind)
+        self.layers, self.shapes, self.batch_size = made.layers, made.shapes, made.batch_size
+        self.session = probe.runtime.session(made.model)
         initial = {i.name: i for i in probe.model.graph.initializer}
         self.weights = {
             la.weight: _Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers
         }
         inputs = _inputs_read(probe, self.layers)
-        self.signed, means = _first_look(probe, inputs, data)
         self.values = {
             "weight": np.array([layer.params for layer in self.layers]),
-            "activation": np.array([math.prod(probe.traced[name].shape[1:]) for name in inputs]),
+            "activation": _sizes(probe, inputs),
         }
+        self.signed, means = _first_look(probe, inputs, self.values["activation"], data, self.batch_size)
         self.steps = {
             "weight": _Parameter(np.array([self._weight_steps(layer) for layer in self.layers]), each=True),
             "activation": _Parameter(2 * means[:, None] / np.sqrt(self._highest("activation")), each=True),
@@ -176,6 +193,7 @@ class _Learner:
 
     def learn(self, batch: Batch, rate: float, rng: np.random.Generator) -> None:
         """Descend on the sum of the losses with all layers at each width and with each at a random one."""
+        check_sizes(batch, self.shapes)
         target = self._target(batch)
         count = len(self.layers)
         together = [np.full(count, column) for column in range(len(self.widths))]
@@ -236,32 +254,43 @@ class _Learner:
 
     def _target(self, batch: Batch) -> Array:
         """What the output is compared with, in its own form: the float network's, or the smoothed labels."""
-        if self.training.targets == "float" or batch.labels is None:
+        if self.training.targets == "float":
             return self.float.run(batch.feeds, [self.output])[self.output]
         smoothing = np.float32(self.training.smoothing)
         target = np.full((batch.count, self.outcomes), smoothing / self.outcomes, np.float32)
-        target[np.arange(batch.count), batch.labels] += 1 - smoothing
+        target[np.arange(batch.count), batch.given_labels] += 1 - smoothing
         if self.kind is not OutputKind.PROBABILITIES:
             target = np.log(np.maximum(target, _TINY))  # logits of those probabilities
         return target.reshape(batch.count, *self.shape)
 
 
-def _trainable(
-    training: StepTraining, probe: Probe, output: str, kind: OutputKind
-) -> tuple[list[Layer], Session]:
-    """The layers that got steps, and the session of all gradients; layers that no gradient reaches get none."""
-    layers, lost, graph = _differentiated(training, probe, probe.chosen, output, kind)
-    if lost:
-        probe.note(f"no gradient of the loss reaches {', '.join(lost)}, which cost the mean of the others")
-        reached = [layer for layer in layers if layer.name not in lost]
-        layers, _, graph = _differentiated(training, probe, reached, output, kind)
-    return layers, probe.runtime.session(export_model(graph, probe.model))
+@dataclass(frozen=True)
+class _Differentiated:
+    """A network with the gradients of its steps: the layers that got any, and those that no gradient reaches.
+
+    `shapes` are those of all tensors in batches of `batch_size`.
+    """
+
+    layers: list[Layer]
+    lost: list[str]
+    model: onnx.ModelProto
+    shapes: Shapes
+    batch_size: int
+
+
+def _trainable(training: StepTraining, probe: Probe, output: str, kind: OutputKind) -> _Differentiated:
+    """The network with steps for all layers that a gradient reaches."""
+    made = _differentiated(training, probe, probe.chosen, output, kind)
+    if not made.lost:
+        return made
+    probe.note(f"no gradient of the loss reaches {', '.join(made.lost)}, which cost the mean of the others")
+    reached = [layer for layer in made.layers if layer.name not in made.lost]
+    return _differentiated(training, probe, reached, output, kind)
 
 
 def _differentiated(
     training: StepTraining, probe: Probe, asked: Sequence[Layer], output: str, kind: OutputKind
-) -> tuple[list[Layer], list[str], gs.Graph]:
-    """Those of the layers that got steps, the names of those that got no gradient, and the graph of all others."""
+) -> _Differentiated:
     graph = differentiable(probe.model)
     LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
     EmitLoss(Loss.KL, {output: kind})(graph)
@@ -276,11 +305,11 @@ def _differentiated(
     wanted = {layer.name: [step_input(layer.weight, role, "step") for role in ROLES] for layer in layers}
     for layer in layers if training.trains == "all" else ():
         wanted[layer.name].append(layer.weight)
-    shapes = {name: (None, *traced.shape[1:]) for name, traced in probe.traced.items()}
+    shapes, batch_size = batch_shapes(probe, [layer.weight for layer in layers])
     lost = emit_gradients(graph, wanted, shapes)
     names = {gradient_name(name) for some in wanted.values() for name in some}
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
-    return layers, lost, graph
+    return _Differentiated(layers, lost, export_model(graph, probe.model), shapes, batch_size)
 
 
 def _inputs_read(probe: Probe, layers: Sequence[Layer]) -> list[str]:
@@ -290,16 +319,24 @@ def _inputs_read(probe: Probe, layers: Sequence[Layer]) -> list[str]:
     return [next(n for n in node.input[:2] if n != la.weight) for node, la in zip(nodes, layers, strict=True)]
 
 
-def _first_look(probe: Probe, tensors: Sequence[str], data: Dataset) -> tuple[Array, Array]:
+def _sizes(probe: Probe, tensors: Sequence[str]) -> Array:
+    """How many values a sample has in each tensor."""
+    return np.array([math.prod(probe.traced[name].shape) for name in tensors]) // (
+        probe.data.source.step or 1
+    )
+
+
+def _first_look(
+    probe: Probe, tensors: Sequence[str], sizes: Array, data: Dataset, batch_size: int
+) -> tuple[Array, Array]:
     """Whether each tensor is ever negative, and the mean of its magnitudes on the first batch, as LSQ has it."""
     graph = import_graph(probe.model)
     TapTensors(tuple(dict.fromkeys(tensors)), ("ReduceMin", "ReduceL1"))(graph)
     session = probe.runtime.session(export_model(graph, probe.model))
     least, means = np.full(len(tensors), np.inf), np.zeros(0)
-    for batch in data.batches(probe.batch_size):
+    for batch in data.batches(batch_size):
         found = session.run(batch.feeds)
         least = np.fmin(least, [float(found[tap_name(name, "ReduceMin")]) for name in tensors])
         if not means.size:
-            values = [batch.count * math.prod(probe.traced[name].shape[1:]) for name in tensors]
-            means = np.array([float(found[tap_name(n, "ReduceL1")]) for n in tensors]) / np.array(values)
+            means = np.array([float(found[tap_name(n, "ReduceL1")]) for n in tensors]) / (batch.count * sizes)
     return least < 0, means

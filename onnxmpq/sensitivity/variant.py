@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
@@ -13,6 +14,13 @@ def require_known(method: str, what: str, value: str, known: Collection[str]) ->
     """Raise OptionError for an option's value that is none of the known ones."""
     if value not in known:
         raise OptionError(f"{method}'s {what} {value!r} is not known; choose {', '.join(known)}")
+
+
+def require_number(method: str, what: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raise OptionError for an option's number that is not finite, or not within [least, most]."""
+    if not (math.isfinite(value) and least <= value <= most):
+        reach = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        raise OptionError(f"{method}'s {what} is {value}; wanted {reach}")
 
 
 def titled(name: str, method: Any) -> str:

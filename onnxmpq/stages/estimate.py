@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 from onnxmpq.allocation.choose import plans_tried
 from onnxmpq.effort import spoken
-from onnxmpq.sensitivity import METHODS
-from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity import CountsEvaluations, counts_evaluations
+from onnxmpq.sensitivity.measured import Measured
 from onnxmpq.stages.round import factoring, work, workers
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.settle import settling_pays
@@ -21,16 +23,15 @@ _SOLVED = 3  # and factors its matrix as often
 
 
 def announce(setting: Setting) -> None:
-    """Note the estimate where it is long; how long a method takes, only our own is known to."""
+    """Note the estimate where it is long; how long a method takes is known of those that evaluate plans."""
     seconds = estimate(setting)
     if seconds >= _WORTH_SAYING:
-        effort = setting.request.effort.name
-        besides = "" if _is_measured(setting) or setting.forced else " besides what the method takes"
-        setting.stages.note(f"about {spoken(seconds)} ahead at --effort {effort}{besides}")
-
-
-def _is_measured(setting: Setting) -> bool:
-    return setting.forced is None and setting.request.method is METHODS["measured"]
+        method = setting.request.method
+        known = setting.forced or isinstance(method, Measured) or counts_evaluations(method)
+        besides = "" if known else " besides what the method takes"
+        setting.stages.note(
+            f"about {spoken(seconds)} ahead at --effort {setting.request.effort.name}{besides}"
+        )
 
 
 def estimate(setting: Setting) -> float:
@@ -40,15 +41,29 @@ def estimate(setting: Setting) -> float:
 
 
 def forwards_ahead(setting: Setting) -> float:
-    """Of a sample."""
+    """Forward runs of one sample that the method, calibration and settling take together."""
     effort, samples = setting.request.effort, setting.shares.rounding.count
-    forwards = effort.measuring(samples, _widths_measured(setting)) if _is_measured(setting) else 0.0
+    method, forwards = setting.request.method, 0.0
+    if setting.forced is None and isinstance(method, Measured):
+        forwards = effort.measuring(samples, _widths_measured(setting, method))
+    elif setting.forced is None and counts_evaluations(method):
+        forwards = forwards_evaluated(setting, method)
     if setting.request.rounding != "nearest":
         forwards += effort.learning(samples, plans_settled(setting), setting.views.count)
     return forwards
 
 
-def _widths_measured(setting: Setting) -> int:
+def forwards_evaluated(setting: Setting, method: CountsEvaluations) -> float:
+    """Those of a method that evaluates changes of layers: what lies before a changed layer does not run again."""
+    layers = setting.prepared.layers
+    counts = method.evaluations(layers, setting.options)
+    behind = np.cumsum([layer.macs for layer in reversed(layers)])[::-1]
+    runs = sum(counts.get(la.name, 0.0) * share for la, share in zip(layers, behind / behind[0], strict=True))
+    samples = setting.shares.sensitivity.count
+    return float(runs) * min(method.images or samples, samples)
+
+
+def _widths_measured(setting: Setting, measured: Measured) -> int:
     widths = (
         sorted({o.weight_bits for o in some if o.is_quantized})
         for some in setting.options.values()
@@ -76,7 +91,7 @@ def rounding_seconds(setting: Setting) -> float:
 
 
 def plans_settled(setting: Setting) -> int:
-    """None where that does not pay; a budget on loss judges plans as they would ship."""
+    """How many plans are; 0 where that does not pay. A budget on loss judges plans as they would ship."""
     if not settling_pays(setting, setting.choices):
         return 0
     return 1 + setting.request.limits_loss * plans_tried(setting.prepared.layers, setting.choices)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
-from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.request import no_times
+from onnxmpq.sensitivity import Method, is_ours, name_of
 from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
@@ -32,9 +32,7 @@ def measure(lowering: Lowering) -> Sensitivity:
     found = asked(method, probe)
     if isinstance(found, Trajectory):
         if setting.request.is_timed:
-            raise OptionError(
-                f"the method {name_of(method)} searches a path of its own, which knows no times; drop the latency budget"
-            )
+            raise no_times(method)
         return whole_path(found, setting.options)
     table = whole_table(found, setting.options)
     known = {metric.name: metric for metric in (probe.metric, probe.metric.plain)}
@@ -65,20 +63,15 @@ def asked(method: Method, probe: Probe) -> Sensitivity:
     except OnnxmpqError:
         raise
     except Exception as error:
-        if method in METHODS.values():
+        if is_ours(method):
             raise
         raise OptionError(f"the method {name_of(method)} failed: {type(error).__name__}: {error}") from error
-    wrong = None if method in METHODS.values() else fault(found, probe)
+    wrong = None if is_ours(method) else fault(found, probe)
     if wrong is not None:
         raise OptionError(
             f"the method {name_of(method)} cannot be used: {wrong}; onnxmpq.testing.check_method says what else it must keep"
         )
     return found
-
-
-def name_of(method: Callable[..., object]) -> str:
-    """What to call a method in a message."""
-    return getattr(method, "__name__", type(method).__name__)
 
 
 def whole_path(found: Trajectory, options: Options) -> Trajectory:

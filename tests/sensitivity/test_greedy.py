@@ -1,5 +1,6 @@
 """Greedy search: how many evaluations, of which network, and that updating pays on a real one."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.greedy import Greedy, by_loss, greedy
 from onnxmpq.sensitivity.joint import Change, Judge
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Option
+from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -177,3 +178,51 @@ def mean_loss(path: Trajectory, probe: Probe) -> float:
     ]
     losses = [path.losses[i] for i in first]
     return float(np.mean([loss for loss in losses if loss is not None]))
+
+
+def breaking(probe: Probe, layer: str, bits: int) -> Probe:
+    """The probe with a layer that makes the network give no numbers at a width."""
+
+    def candidate(la: Layer, width: int) -> Mapping[str, np.ndarray]:
+        found = probe.candidate(la, width)
+        broken = (la.name, width) == (layer, bits)
+        return {name: np.full_like(value, np.nan) for name, value in found.items()} if broken else found
+
+    return replace(probe, candidate=candidate)
+
+
+@pytest.mark.parametrize("method", [greedy, by_loss])
+def test_what_gives_no_numbers_goes_last(probe: Probe, method: Greedy) -> None:
+    bad = probe.chosen[0].name
+    found = method(breaking(probe, bad, 4))
+    plans = found.plans[: 1 + len(probe.options)]  # of the pass to 4 bits
+    assert [plan[bad] for plan in plans] == [Option(8)] * len(probe.options) + [Option(4)]
+
+
+def test_a_step_to_what_gives_no_numbers_is_the_last(probe: Probe) -> None:
+    bad = probe.chosen[0].name
+    found = Greedy(judged_by="loss", moves="steps")(breaking(probe, bad, 2))
+    assert [plan[bad] for plan in found.plans[-2:]] == [Option(4), Option(2)]
+
+
+def test_evaluations_are_known_beforehand(probe: Probe) -> None:
+    for method in (greedy, Greedy(updated=False)):
+        assert sum(method.evaluations(probe.layers, probe.options).values()) == method(probe).evaluations
+    steps = Greedy(moves="steps")
+    assert sum(steps.evaluations(probe.layers, probe.options).values()) >= steps(probe).evaluations
+
+
+def test_it_looks_at_as_many_images_as_it_may(probe: Probe) -> None:
+    assert Greedy(images=9)(probe).samples == 9
+    assert Greedy(images=99)(probe).samples == 64
+    with pytest.raises(OptionError, match="greedy's images is 0; wanted 1 or more"):
+        Greedy(images=0)
+
+
+def test_options_of_one_width_are_not_told_apart(probe: Probe) -> None:
+    name = probe.chosen[0].name
+    twice = replace(probe, options={**probe.options, name: (Option(4), Option(4, 8), Option(8))})
+    with pytest.raises(
+        OptionError, match=f"layer '{name}' may have 4, 4/8, 8, and this method decides widths alone"
+    ):
+        greedy(twice)

@@ -41,7 +41,7 @@ def test_without_a_change_nothing_is_lost(probe: Probe) -> None:
     layer = probe.layers[0]
     (outcome,) = judge({}, [Change(layer, probe.candidate(layer, 32))])
     assert outcome.loss == pytest.approx(0, abs=1e-9)
-    assert outcome.top1 == judge.top1() == 7 / 8
+    assert outcome.top1 == 7 / 8
 
 
 def test_without_labels_there_is_no_top1() -> None:
@@ -50,4 +50,3 @@ def test_without_labels_there_is_no_top1() -> None:
     (outcome,) = Judge(probe)({}, [Change(layer, probe.candidate(layer, 2))])
     assert (outcome.top1, outcome.cross_entropy) == (None, None)
     assert outcome.loss > 0
-    assert Judge(probe).top1() is None

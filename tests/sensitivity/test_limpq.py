@@ -1,8 +1,10 @@
 """LIMPQ: the published policy from the published step sizes; and the training that finds such steps."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -120,11 +122,11 @@ def probe() -> Probe:
 
 
 def test_all_steps_move_and_are_larger_at_fewer_bits(probe: Probe) -> None:
-    before, _ = learn_steps(StepTraining(epochs=1, rate=0.0, last_rate=0.0), probe, probe.data)
+    before = learn_steps(StepTraining(epochs=1, rate=0.0, last_rate=0.0), probe, probe.data)
     after = learn_steps(StepTraining(epochs=10), probe, probe.data)
-    for name, steps in after[0].items():
-        assert all(steps[bits] != before[name][bits] for bits in steps)
-    for found in after:
+    for name, steps in after.weight.items():
+        assert all(steps[bits] != before.weight[name][bits] for bits in steps)
+    for found in (after.weight, after.activation):
         for steps in found.values():
             values = [steps[bits] for bits in sorted(steps)]
             assert values == sorted(values, reverse=True)
@@ -162,7 +164,7 @@ def lsq(values: np.ndarray, step: float, low: float, high: float) -> tuple[np.nd
 
 
 def test_seeds_agree(probe: Probe) -> None:
-    found = [learn_steps(StepTraining(), replace(probe, seed=seed), probe.data)[0] for seed in (0, 1)]
+    found = [learn_steps(StepTraining(), replace(probe, seed=seed), probe.data).weight for seed in (0, 1)]
     first, second = (np.array([list(steps.values()) for steps in one.values()]) for one in found)
     assert not np.array_equal(first, second)
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.99
@@ -225,3 +227,27 @@ def test_one_negative_sample_gives_an_activation_signs() -> None:
     arrays[name][-1, 0] = -0.1
     again = replace(probe_of(classifier(), arrays, bits=(2, 4)), batch_size=few.batch_size)
     assert _Learner(training, again, again.data).signed[0]
+
+
+def test_a_network_that_moves_the_axis_of_samples_learns_from_one_at_a_time() -> None:
+    """Behind the Transpose the samples are no longer first, and only one alone can be told apart."""
+    rng = np.random.default_rng(0)
+    text = """g (float[N, 3, 4] x) => (float[N, 5] y) {
+        t = Transpose <perm = [1, 0, 2]> (x)  a = MatMul (t, w1)  r = Relu (a)
+        b = Transpose <perm = [1, 0, 2]> (r)  f = Flatten (b)  y = MatMul (f, w2)
+    }"""
+    shapes = {"w1": (4, 6), "w2": (18, 5)}
+    model = model_of(text, **{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+    x = rng.standard_normal((12, 3, 4)).astype(np.float32)
+    arrays: dict[str, np.ndarray] = {"x": x, "labels": rng.integers(5, size=12)}
+    found = limpq(probe_of(model, arrays))
+    assert [len(costs) for costs in found.costs.values()] == [3, 3]
+    assert found.evaluations == 25 * 4  # of 12 steps each, at three widths and at a random one
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"rate": math.nan}, {"momentum": 2.0}, {"limits": (1.0, 0.5)}, {"least": -1}]
+)
+def test_numbers_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=r"limpq's .* is .*; wanted"):
+        StepTraining(**options)

@@ -1,5 +1,6 @@
 """The measured sensitivity: what it measures is the loss, and what it reads off is near it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from onnx import numpy_helper
 
 from onnxmpq.sensitivity.measured import at_every_width, measured
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Option
+from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import check_method, classifier, labelled, probe_of
 
 
@@ -58,3 +59,16 @@ def test_a_layer_that_may_only_be_wide_is_measured_at_its_narrowest(probe: Probe
 
 def test_measuring_everywhere_meets_the_battery() -> None:
     check_method(at_every_width)
+
+
+def test_a_width_that_gives_no_numbers_costs_more_than_all_others_together(probe: Probe) -> None:
+    bad = probe.chosen[-1]
+
+    def candidate(layer: Layer, bits: int) -> Mapping[str, np.ndarray]:
+        found = probe.candidate(layer, bits)
+        broken = (layer, bits) == (bad, 2)
+        return {name: np.full_like(value, np.nan) for name, value in found.items()} if broken else found
+
+    costs = measured(replace(probe, candidate=candidate)).costs
+    never = costs[bad.name].pop(Option(2))  # type: ignore[attr-defined]
+    assert sum(max(options.values()) for options in costs.values()) < never < np.inf

@@ -108,3 +108,14 @@ def test_as_published_is_all_but_the_projection_of_the_sizes(probe: Probe) -> No
 def test_one_sample_at_a_time_cannot_be_compared(probe: Probe) -> None:
     with pytest.raises(OptionError, match="one at a time"):
         ompq(replace(probe, batch_size=1))
+
+
+def test_one_sample_that_is_left_over_is_left_out(probe: Probe) -> None:
+    odd = replace(probe, data=probe.data.take(range(33)))
+    assert Ompq(images=32, batches=2)(odd).samples == 32
+
+
+@pytest.mark.parametrize("options", [{"images": 1}, {"batches": 0}, {"beta": np.nan}])
+def test_numbers_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match=r"ompq's .* is .*; wanted"):
+        Ompq(**options)  # type: ignore[arg-type]

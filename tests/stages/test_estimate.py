@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from onnxmpq.request import parse_budgets
-from onnxmpq.sensitivity import METHODS
+from onnxmpq.sensitivity import METHODS, counts_evaluations
+from onnxmpq.sensitivity.measured import at_every_width, measured
 from onnxmpq.stages import estimate as stage
 from onnxmpq.stages.estimate import (
     announce,
@@ -119,3 +120,29 @@ def test_what_other_methods_take_is_not_known(
     nothing = lower_classifier(method=METHODS["size"], rounding="nearest").setting
     announce(nothing)
     assert not any("ahead" in note for note in nothing.stages.notes)
+
+
+@pytest.mark.parametrize("name", ["greedy", "semilayer"])
+def test_what_evaluating_takes_is_known(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(stage, "seconds_a_sample", lambda _: 1.0)
+    method = METHODS[name]
+    assert counts_evaluations(method)
+    some = lower_classifier(method=method, rounding="nearest").setting
+    counts = method.evaluations(some.prepared.layers, some.options)
+    assert 0 < forwards_ahead(some) < sum(counts.values()) * some.shares.sensitivity.count
+    announce(some)
+    assert any("ahead" in note and "besides" not in note for note in some.stages.notes)
+    fewer = replace(method, images=4)  # type: ignore[type-var]
+    assert forwards_ahead(lower_classifier(method=fewer, rounding="nearest").setting) == pytest.approx(
+        forwards_ahead(some) * 4 / some.shares.sensitivity.count
+    )
+
+
+def test_measuring_with_options_is_known_too(lower_classifier: Lower) -> None:
+    some, all_ = (
+        forwards_ahead(lower_classifier(method=m, rounding="nearest").setting)
+        for m in (measured, at_every_width)
+    )
+    assert 0 < some < all_
