@@ -144,7 +144,7 @@ class Dataset:
         return self.take(order[held:]), self.take(order[:held])
 
     def some(self, most: int, seed: int = 0) -> Dataset:
-        """So many of the samples at random, in whole batches where the graph fixes theirs; all if there are no more."""
+        """At most `most` of the samples, at random; in whole batches where the graph fixes their size."""
         return self if most >= self.count or not self.divides else self.split(most / self.count, seed)[1]
 
     def remembered(self) -> Dataset:

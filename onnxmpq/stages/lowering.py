@@ -75,7 +75,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Lowering:
-    """Makes plans into lowering, and measures these.
+    """Makes drafts of plans, and measures the bytes and the speed of their files.
 
     `units` are what plans are over where these are not the model's layers: groups of their channels.
     """
@@ -85,7 +85,7 @@ class Lowering:
     units: tuple[Layer, ...] = ()
 
     def over(self, costs: Sensitivity) -> Lowering:
-        """Lowering of the plans that a method's result is over."""
+        """The same for plans over what the method decided about: the model's layers, or groups of their channels."""
         return replace(self, units=costs.layers if isinstance(costs, Trajectory) else ())
 
     @property

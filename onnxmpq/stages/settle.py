@@ -86,7 +86,7 @@ class Settled:
 
     @property
     def helped(self) -> bool:
-        """True unless the trial is worse beyond chance, which is as large as what settling changes, or the same."""
+        """False where settling raised the trial's loss, by two standard errors of the differences of its groups or more."""
         if not math.isfinite(self.before):
             return True
         return self.behind < self.before or self.behind - self.before < _BEYOND_CHANCE * self.doubt

@@ -110,7 +110,7 @@ def is_known(layer: Layer, count: float, data: Dataset) -> bool:
 
 
 def step(layer: Layer, samples: int, wanted: int) -> int:
-    """Every how manieth window along each axis still gives as many as wanted."""
+    """The stride along each axis at which windows are sampled, so that about as many as wanted remain."""
     surplus = map_windows(layer, samples) / wanted
     return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
 

@@ -132,7 +132,10 @@ def settled(
 
 
 def is_fitted(layer: Layer, bits: int) -> bool:
-    """True for a layer of two bits to eight, but not in blocks: each would be fitted to a target that all of them give together."""
+    """True for a layer of two to eight bits whose columns are rounded together.
+
+    A block of columns alone cannot be fitted to what all of them give.
+    """
     return 1 < bits <= QUANTIZED_BITS[-1] and has_moments(layer) and block_count(layer) == 1
 
 
