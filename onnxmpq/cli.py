@@ -76,6 +76,17 @@ def parse_output(text: str) -> Path:
     return Path(text)
 
 
+def require_apart(*files: Path | None) -> None:
+    """Raise OptionError where one file would be written twice."""
+    seen: set[Path] = set()
+    for file in filter(None, files):
+        if file.resolve() in seen:
+            raise OptionError(
+                f"{file} would be written twice; give the model, the report and the sensitivity a file each"
+            )
+        seen.add(file.resolve())
+
+
 BUDGET = Parsed("budget", Budget.parse)
 KEEP = Parsed("glob=bits", Keep.parse)
 PREPROCESS = Parsed("preprocess", Preprocess.parse)
@@ -139,8 +150,9 @@ def cli() -> None:
     "--method",
     default="measured",
     show_default=True,
-    help="Sensitivity: measured, fisher, size, greedy, first-order, semilayer, csmpq, ompq, limpq, file.py:function.",
+    help="Sensitivity: measured, fisher, size, greedy, first-order, semilayer, csmpq, ompq, limpq, file.py:function, or a .json that was saved.",
 )
+@click.option("--save-sensitivity", type=OUTPUT, help="Save what --method finds, as JSON for --method.")
 @click.option("--metric", type=click.Choice(METRICS), help="Loss of function.  [default: by the outputs]")
 @click.option(
     "--bits",
@@ -212,8 +224,7 @@ def compile_command(
     inputs = protected(model, options["data"], options["evaluation"], options["training"])
     if report is not None:
         require_writable(report, inputs)
-        if report.resolve() == (options["output"] or default_output(model)).resolve():
-            raise OptionError(f"{report} would hold the compiled model and the report; give two files")
+    require_apart(options["output"] or default_output(model), report, options["save_sensitivity"])
     with ConsoleObserver(quiet=as_json) as observer:
         result = compile_model(
             model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options

@@ -79,6 +79,7 @@ def compile_model(
     seed: int = 0,
     verify: bool = True,
     force: bool = False,
+    save_sensitivity: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
@@ -86,9 +87,10 @@ def compile_model(
     `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
     `data`. `activations` is "int8", "int16", "int4" or "fp32" (default with real data: the target's first, int8 of
     ours; fp32 without), `calibrator` chooses their ranges: "typical", "minmax", "percentile", "entropy", "mse" or
-    `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model.
+    `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model. What the
+    method finds is saved to `save_sensitivity` as soon as it is known; `method` takes that file's name, ending in .json.
 
-    Raises a subclass of OnnxmpqError; nothing is written then.
+    Raises a subclass of OnnxmpqError; no model is written then.
     """
     asked = parse_budgets(budgets)
     request = Request(
@@ -101,6 +103,7 @@ def compile_model(
     sources = Sources(
         model=Path(model), output=default_output(Path(model)) if output is None else Path(output), data=data,
         evaluation=evaluation, training=training, preprocess=preprocess, shapes=shapes or {}, samples=samples,
+        sensitivity=None if save_sensitivity is None else Path(save_sensitivity),
     )  # fmt: skip
     return compiled(sources, request, Stages(observer or Observer()))
 
@@ -112,7 +115,7 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
     lowering = rounded(loaded)
     with stages("sensitivity"):
         lowering = narrowed(lowering)
-        costs = measure(lowering)
+        costs = measure(lowering, sources.sensitivity)
     draft, found = drafted(lowering, costs)
     with stages("write"):
         written = draft.written()

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 from onnxmpq.errors import DataError
@@ -67,15 +68,6 @@ class Plan:
     def __getitem__(self, layer: str) -> Option:
         return self.options[layer]
 
-    def to_json(self) -> str:
-        return json.dumps({"plan": {name: str(option) for name, option in self.options.items()}}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Read `to_json`'s text. Raises DataError when it is not a plan."""
-        fields = _read(text, "plan", {"plan"})
-        return cls({name: parse_option(option) for name, option in fields["plan"].items()})
-
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
@@ -104,17 +96,19 @@ class Trajectory:
             raise DataError("the plans of a path differ in their layers; each plan decides all of them")
 
     def to_json(self) -> str:
-        plans = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
+        """The first plan, and what each of the others changes."""
+        words = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
+        steps = [dict(after.items() - before.items()) for before, after in pairwise(words)]
         layers = [asdict(layer) for layer in self.layers]
-        return json.dumps(
-            {**_origin(self), "plans": plans, "losses": self.losses, "layers": layers}, indent=1
-        )
+        path = {"start": words[0], "steps": steps, "losses": self.losses, "layers": layers}
+        return json.dumps({**_origin(self), **path}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Trajectory:
         """Read `to_json`'s text. Raises DataError when it is not a path of plans."""
-        fields = _read(text, "path of plans", {"metric", "method", "samples", "plans", "losses"})
-        plans = tuple(Plan({n: parse_option(o) for n, o in options.items()}) for options in fields["plans"])
+        fields = _read(text, "path of plans", {"metric", "method", "samples", "start", "steps", "losses"})
+        words = accumulate(fields["steps"], lambda before, step: {**before, **step}, initial=fields["start"])
+        plans = tuple(Plan({n: parse_option(o) for n, o in options.items()}) for options in words)
         layers = tuple(_layer(layer) for layer in fields.get("layers", []))
         evaluations = fields.get("evaluations", 0)
         return cls(

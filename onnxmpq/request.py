@@ -39,6 +39,7 @@ class Sources:
     preprocess: Preprocess | None
     shapes: Mapping[str, Shape]
     samples: int  # of calibration, at most
+    sensitivity: Path | None = None  # where what the method finds is saved
 
     @property
     def protected(self) -> list[Path]:

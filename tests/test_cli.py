@@ -439,10 +439,20 @@ def test_the_input_is_never_overwritten(run: Command, model: Path, tmp_path: Pat
 def test_report_and_model_in_one_file(run: Command, model: Path) -> None:
     both = model.with_name("both")
     error = refused(run, model.parent, "compile", model, *BUDGET, "-o", both, "--report", both, code=2)
-    assert "give two files" in error
+    assert "would be written twice" in error
     default = model.with_name("m.mpq.onnx")
-    assert "give two files" in refused(
+    assert "would be written twice" in refused(
         run, model.parent, "compile", model, *BUDGET, "--report", default, code=2
+    )
+
+
+def test_what_was_saved_serves_another_budget(run: Command, model: Path) -> None:
+    saved = model.with_name("saved.json")
+    run("compile", model, "--budget", "4bit-avg", "--method", "fisher", "--save-sensitivity", saved)
+    again = run("compile", model, "--budget", "3bit-avg", "--method", saved)
+    assert "fisher, read from saved.json" in again.out
+    assert "would be written twice" in refused(
+        run, model.parent, "compile", model, *BUDGET, "--report", saved, "--save-sensitivity", saved, code=2
     )
 
 

@@ -26,11 +26,6 @@ def test_a_cost_table_survives_json(costs: dict[str, dict[Option, float]]) -> No
     assert CostTable.from_json(table.to_json()) == table
 
 
-@given(st.dictionaries(st.text(), OPTIONS))
-def test_a_plan_survives_json(options: dict[str, Option]) -> None:
-    assert Plan.from_json(Plan(options).to_json()) == Plan(options)
-
-
 @given(st.lists(OPTIONS, min_size=1, max_size=5), st.floats(0) | st.none())
 def test_a_path_survives_json(options: list[Option], loss: float | None) -> None:
     plans = tuple(Plan({"a": option, "b": Option(8)}) for option in options)
@@ -60,9 +55,9 @@ def test_a_cost_is_finite_and_not_negative(cost: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan"'])
-def test_other_files_are_no_plan(text: str) -> None:
-    with pytest.raises(DataError, match="plan"):
-        Plan.from_json(text)
+def test_other_files_are_no_path(text: str) -> None:
+    with pytest.raises(DataError, match="path of plans"):
+        Trajectory.from_json(text)
 
 
 @pytest.mark.parametrize("text", ["0", "9", "4/7", "/8", "int8", "4in4", "8in4", "3in5", "fp16in8", "4in"])

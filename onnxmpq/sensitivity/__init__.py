@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, TypeGuard, runtime_checkable
 
 from onnxmpq.data import Dataset
@@ -18,6 +19,7 @@ from onnxmpq.sensitivity.limpq import Limpq, limpq
 from onnxmpq.sensitivity.measured import measured
 from onnxmpq.sensitivity.ompq import ompq
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.saved import Saved, read_saved
 from onnxmpq.sensitivity.semilayer import semilayer
 from onnxmpq.sensitivity.size import size
 from onnxmpq.spec import Layer, Option
@@ -53,12 +55,15 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str) -> Method:
-    """A built-in method by name, or `file.py:function` or `module:function`.
+    """A built-in method by name, `file.py:function` or `module:function`, or `file.json`: what a compile saved.
 
-    Raises OptionError with the nearest names for anything else, and for what is no function of a probe.
+    Raises OptionError with the nearest names for anything else, and for what is no function of a probe; for a
+    file what `read_saved` raises.
     """
     if name in METHODS:
         return METHODS[name]
+    if name.endswith(".json"):
+        return read_saved(Path(name))
     if not is_reference(name):
         raise OptionError(
             f"method {name!r} is not known; {nearest(name, METHODS) or 'built in: ' + ', '.join(METHODS)}. "
@@ -79,9 +84,19 @@ def is_demanding(method: Method) -> bool:
     return hasattr(method, "check_data")
 
 
+def adds_up(method: Method) -> bool:
+    """True for a method that says so: its costs add up nearly to the loss of a plan."""
+    return bool(getattr(method, "adds_up", False))
+
+
 def gives_path(method: Method) -> bool:
     """True for a method that says so: what it finds is a path of plans, and no table of costs."""
     return bool(getattr(method, "gives_path", False))
+
+
+def is_saved(method: Method) -> bool:
+    """True where nothing need be looked at: an earlier compile did."""
+    return isinstance(method, Saved)
 
 
 def counts_evaluations(method: Method) -> TypeGuard[CountsEvaluations]:

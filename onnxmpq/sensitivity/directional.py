@@ -61,10 +61,25 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """Of one layer over one batch: `values` float64 [samples, widths]."""
+    """Of one layer over one batch: `values` float64 [samples, widths], from its width of index `first` on."""
 
     layer: str
+    first: int
     values: NDArray[np.float64]
+
+    @property
+    def columns(self) -> slice:
+        """Where in all widths of the layer these are."""
+        return slice(self.first, self.first + self.values.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Some widths of a layer, in order, from the one of index `first` on."""
+
+    layer: Layer
+    first: int
+    widths: tuple[int, ...]
 
 
 def widths_of(probe: Probe) -> dict[str, list[int]]:
@@ -83,29 +98,28 @@ def changes_of(probe: Probe, layer: Layer, widths: Sequence[int]) -> list[Change
 def slopes(probe: Probe, objective: Objective) -> Iterator[Slopes]:
     """The slopes of every layer with a choice, batch by batch.
 
-    Costs a forward and a backward run, and a product a width; as many layers at once as memory allows. Where a
+    Costs a forward and a backward run, and a product a width; as many layers and widths at once as memory allows. Where a
     batch cannot be told apart into samples along the first axis of every layer, samples go one by one.
 
     A model that takes n samples a run gives the slopes of n together, which is noted. Raises ModelError where no
     gradient reaches a layer, DataError for samples of another size than the rest.
     """
     note_runs(probe)
-    groups = list(_groups(probe, probe.chosen))
+    groups = list(_groups(probe))
     for number, group in enumerate(groups):
         yield from _slopes(probe, objective, group, number, len(groups))
 
 
 def passes(probe: Probe) -> int:
     """How often `slopes` runs the network over the samples, forward and backward."""
-    return sum(1 for _ in _groups(probe, probe.chosen))
+    return sum(1 for _ in _groups(probe))
 
 
 def _slopes(
-    probe: Probe, objective: Objective, layers: Sequence[Layer], number: int, groups: int
+    probe: Probe, objective: Objective, shares: Sequence[_Share], number: int, groups: int
 ) -> Iterator[Slopes]:
-    shapes, size = batch_shapes(probe, [layer.weight for layer in layers])
-    widths = widths_of(probe)
-    changes = {layer.weight: changes_of(probe, layer, widths[layer.name]) for layer in layers}
+    shapes, size = batch_shapes(probe, [share.layer.weight for share in shares])
+    changes = {share.layer.weight: changes_of(probe, share.layer, share.widths) for share in shares}
     model = _emitted(probe, objective, changes, shapes, per_sample=size > 1)
     session = probe.runtime.session(model, spin=False)
     rows = fed_changes(session, changes)
@@ -113,8 +127,9 @@ def _slopes(
     for batch in probe.data.batches(size):
         check_sizes(batch, shapes)
         values = session.run({**batch.feeds, **fed_targets(objective, batch), **rows})
-        for layer in layers:
-            yield Slopes(layer.name, values[directional_name(layer.weight)].astype(np.float64))
+        for share in shares:
+            found = values[directional_name(share.layer.weight)].astype(np.float64)
+            yield Slopes(share.layer.name, share.first, found)
         done += batch.count
         probe.progress(done, groups * probe.data.count)
 
@@ -215,16 +230,26 @@ def check_sizes(batch: Batch, shapes: Shapes) -> None:
             )
 
 
-def _groups(probe: Probe, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
-    """Layers whose changes fit in memory together."""
-    group: list[Layer] = []
+def _groups(probe: Probe) -> Iterator[list[_Share]]:
+    """Layers, each with all of its widths or with as many as fit, whose changes fit in memory together."""
+    group: list[_Share] = []
     size = 0
-    for layer in layers:
-        bytes_ = 4 * layer.params * len(probe.options[layer.name])
+    for share in _shares(probe):
+        bytes_ = 4 * share.layer.params * len(share.widths)
         if group and size + bytes_ > _BYTES_A_PASS:
             yield group
             group, size = [], 0
-        group.append(layer)
+        group.append(share)
         size += bytes_
     if group:
         yield group
+
+
+def _shares(probe: Probe) -> Iterator[_Share]:
+    """All layers that have a choice, those too large for a pass with some widths at a time."""
+    widths = widths_of(probe)
+    for layer in probe.chosen:
+        own = widths[layer.name]
+        most = max(1, _BYTES_A_PASS // (4 * layer.params))
+        for first in range(0, len(own), most):
+            yield _Share(layer, first, tuple(own[first : first + most]))

@@ -123,7 +123,9 @@ class FirstOrder:
         widths = widths_of(probe)
         totals = {name: np.zeros((len(forms), len(bits))) for name, bits in widths.items()}
         for found in slopes(probe, objective):
-            totals[found.layer] += [_BY_SAMPLE[form](found.values).sum(axis=0) for form in forms]
+            totals[found.layer][:, found.columns] += [
+                _BY_SAMPLE[form](found.values).sum(axis=0) for form in forms
+            ]
         sums = {form: {n: np.abs(total[i]) for n, total in totals.items()} for i, form in enumerate(forms)}
         probe.note(_cancelled(sums["signed"], sums["mean-absolute"]))
         return {name: total / probe.data.count for name, total in sums[self.form].items()}

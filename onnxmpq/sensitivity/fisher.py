@@ -53,7 +53,7 @@ def fisher(probe: Probe) -> CostTable:
     metric = probe.metric.plain
     objective = _of_distributions(probe) if metric.name == "kl" else _of_values(probe)
     for found in slopes(probe, objective):
-        totals[found.layer] += np.square(found.values).sum(axis=0)
+        totals[found.layer][found.columns] += np.square(found.values).sum(axis=0)
     costs = {
         name: {option: float(totals[name][bits.index(option.weight_bits)]) for option in probe.options[name]}
         for name, bits in widths.items()

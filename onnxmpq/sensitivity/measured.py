@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.directional import changes_of, widths_of
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.tidy import tidy
-from onnxmpq.sensitivity.variant import titled
+from onnxmpq.sensitivity.variant import require_number, titled
 from onnxmpq.spec import FLOAT_BITS, Layer
 
 Losses = dict[tuple[str, int], float]  # by layer and width
@@ -37,6 +38,11 @@ class Measured:
     """
 
     widest: int = 4
+
+    adds_up: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_number("measured", "widest", self.widest, 1)
 
     def __call__(self, probe: Probe) -> CostTable:
         """Measure the table."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxmpq.allocation.choose import plans_tried
 from onnxmpq.effort import spoken
-from onnxmpq.sensitivity import CountsEvaluations, counts_evaluations
+from onnxmpq.sensitivity import CountsEvaluations, counts_evaluations, is_saved
 from onnxmpq.sensitivity.measured import Measured
 from onnxmpq.stages.round import factoring, work, workers
 from onnxmpq.stages.setting import Setting
@@ -27,7 +27,9 @@ def announce(setting: Setting) -> None:
     seconds = estimate(setting)
     if seconds >= _WORTH_SAYING:
         method = setting.request.method
-        known = setting.forced or isinstance(method, Measured) or counts_evaluations(method)
+        known = (
+            setting.forced or isinstance(method, Measured) or is_saved(method) or counts_evaluations(method)
+        )
         besides = "" if known else " besides what the method takes"
         setting.stages.note(
             f"about {spoken(seconds)} ahead at --effort {setting.request.effort.name}{besides}"

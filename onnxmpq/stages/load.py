@@ -76,7 +76,8 @@ def read_model(sources: Sources, stages: Stages) -> onnx.ModelProto:
         raise ModelError(
             f"{sources.model} was compiled by onnxmpq already; compile the model it was made from"
         )
-    require_writable(sources.output, sources.protected)  # rather now than after the work
+    for path in filter(None, (sources.output, sources.sensitivity)):
+        require_writable(path, sources.protected)  # rather now than after the work
     listed = initializers_listed_as_inputs(model)
     if listed:
         stages.note(

@@ -10,7 +10,7 @@ from onnxmpq.joint import Joint
 from onnxmpq.lower import simulate
 from onnxmpq.plan import CostTable, Plan
 from onnxmpq.report import SearchReport
-from onnxmpq.sensitivity.measured import Measured
+from onnxmpq.sensitivity import adds_up
 from onnxmpq.sensitivity.size import size
 from onnxmpq.stages.allocate import allocate
 from onnxmpq.stages.lowering import Lowering
@@ -21,7 +21,7 @@ from onnxmpq.stages.setting import Setting
 def is_searched(setting: Setting) -> bool:
     """True where the plan was chosen by measured costs that add up nearly, under budgets that are counted."""
     request = setting.request
-    ours = isinstance(request.method, Measured) and not request.is_measured
+    ours = adds_up(request.method) and not request.is_measured
     return setting.forced is None and ours and setting.shares.held is not None
 
 

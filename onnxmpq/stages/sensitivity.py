@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.errors import OnnxmpqError, OptionError
+from onnxmpq.model.outfile import write_file
 from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.request import no_times
 from onnxmpq.sensitivity import Method, is_ours, name_of
@@ -19,17 +21,22 @@ from onnxmpq.stages.setting import Setting
 from onnxmpq.weights.candidates import Candidates
 
 
-def measure(lowering: Lowering) -> Sensitivity:
+def measure(lowering: Lowering, save: Path | None = None) -> Sensitivity:
     """The cost of every option of every layer, or a path through them, measured where a layer has a choice.
 
     Where that choice is between integers and float, the cost of integers holds that of the rounded input.
+    What the method found is written to `save` at once: a plan may fail, and the method need not look again.
     Raises OptionError for a method of the user's that fails or gives something else.
     """
     setting, method = lowering.setting, lowering.setting.request.method
     if setting.forced is not None:
+        if save is not None:
+            setting.stages.note(f"{save} is not written: nothing was measured")
         return unmeasured(setting)
     probe = probe_of(setting, lowering.candidates)
     found = asked(method, probe)
+    if save is not None:
+        write_file(f"{found.to_json()}\n".encode(), save)
     if isinstance(found, Trajectory):
         if setting.request.is_timed:
             raise no_times(method)

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxmpq import testing
 from onnxmpq.data import Dataset, open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Array, Runtime
@@ -17,10 +18,12 @@ from onnxmpq.errors import DataError
 from onnxmpq.metrics import OutputKind
 from onnxmpq.passes.emit_loss import Loss
 from onnxmpq.prepare import prepare
+from onnxmpq.sensitivity import directional
 from onnxmpq.sensitivity.directional import Objective, slopes
+from onnxmpq.sensitivity.first_order import FirstOrder
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer, Option
-from onnxmpq.testing import model_of
+from onnxmpq.testing import classifier, labelled, model_of
 
 RUNTIME = Runtime("cpu", threads=1)
 RNG = np.random.default_rng(0)
@@ -139,3 +142,16 @@ def test_samples_of_another_size_are_refused() -> None:
     )
     with pytest.raises(DataError, match=r"\[1, 2, 5, 5\], others \[1, 2, 4, 4\]"):
         list(slopes(probe, objective))
+
+
+def test_what_is_too_large_for_one_pass_goes_by_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = testing.probe_of(classifier(), labelled(classifier()))
+    together = FirstOrder()(probe)
+    most = max(layer.params for layer in probe.chosen)
+    monkeypatch.setattr(
+        directional, "_BYTES_A_PASS", 2 * 4 * most
+    )  # two of three widths of the largest layer
+    apart = FirstOrder()(probe)
+    assert apart.evaluations > together.evaluations == 1
+    for name, costs in together.costs.items():
+        assert apart.costs[name] == pytest.approx(costs, rel=1e-5)
