@@ -82,7 +82,7 @@ class Chain:
         self._constants = {
             i.name: numpy_helper.to_array(i) for i in model.graph.initializer if i.name in self._outputs
         }
-        self._segments = _build(runtime, model, layers, traced)
+        self._segments = _Cutter(runtime, model, layers, traced).segments()
 
     def outputs(self, feeds: State) -> State:
         """The graph's outputs with every weight as it is."""
@@ -108,49 +108,66 @@ class Chain:
         return {name: state[name] if name in state else self._constants[name] for name in self._outputs}
 
 
-def _build(
-    runtime: Runtime, model: onnx.ModelProto, layers: Sequence[Layer], traced: Mapping[str, Traced]
-) -> tuple[_Segment, ...]:
-    nodes = list(model.graph.node)
-    types = {**traced, **{i.name: Traced(i.data_type, tuple(i.dims)) for i in model.graph.initializer}}
-    uses = _uses(nodes, layers)
-    outputs = [o.name for o in model.graph.output]
-    inputs = [i.name for i in model.graph.input]
-    cuts = _cuts(uses, len(nodes))
-    crossings = {cut: crossing(nodes, cut, outputs, inputs) for cut in cuts}
+class _Cutter:
+    """Cuts a model at its layers, and loads the parts."""
 
-    def load(chosen: Sequence[onnx.NodeProto], wanted: Sequence[str], free: tuple[str, ...] = ()) -> _Link:
-        part = extract(model, chosen, wanted, types, free=free)
-        return _Link(part, runtime.session(part.model, spin=False))
+    def __init__(
+        self, runtime: Runtime, model: onnx.ModelProto, layers: Sequence[Layer], traced: Mapping[str, Traced]
+    ) -> None:
+        self._runtime, self._model, self._layers = runtime, model, layers
+        self._nodes = list(model.graph.node)
+        self._types = {
+            **traced,
+            **{i.name: Traced(i.data_type, tuple(i.dims)) for i in model.graph.initializer},
+        }
+        self._outputs = [o.name for o in model.graph.output]
+        self._uses = _uses(self._nodes, layers)
+        self._cuts = _cuts(self._uses, len(self._nodes))
+        inputs = [i.name for i in model.graph.input]
+        self._crossings = {cut: crossing(self._nodes, cut, self._outputs, inputs) for cut in self._cuts}
 
-    def tail_of(layer: Layer, stop: int) -> _Tail:
-        while cuts[stop] <= max(uses[layer.name]):  # a shared weight may be used again further on
-            stop += 1
-        spans = cuts[stop] > min(c for c in cuts if c > uses[layer.name][0])
-        chosen = (
-            nodes[uses[layer.name][0] : cuts[stop]]
-            if spans
-            else descendants(nodes, uses[layer.name], cuts[stop])
-        )
-        free = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
-        return _Tail(layer, load(chosen, crossings[cuts[stop]], free), stop)
+    def segments(self) -> tuple[_Segment, ...]:
+        """From cut to cut."""
+        rests = self._rests()
+        return tuple(self._segment(index, rest) for index, rest in enumerate(rests))
 
-    rests: list[tuple[_Link, ...]]
-    # One session from a cut to the end has no cut to reorder tensors at, but holds all the weights behind it.
-    if model.ByteSize() * len(cuts) / 2 <= _REST_BYTES:
-        rests = [(load(nodes[cut:], outputs),) for cut in cuts[:-1]]
-    else:
-        links = [load(nodes[start:stop], crossings[stop]) for start, stop in itertools.pairwise(cuts)]
-        rests = [tuple(links[index:]) for index in range(len(links))]
-    segments = []
-    for index, (start, stop) in enumerate(itertools.pairwise(cuts)):
-        inside = [layer for layer in layers if start <= uses[layer.name][0] < stop]
-        tails = tuple(tail_of(layer, index + 1) for layer in inside)
+    def _rests(self) -> list[tuple[_Link, ...]]:
+        """From each cut to the end."""
+        cuts, nodes = self._cuts, self._nodes
+        # One session from a cut to the end has no cut to reorder tensors at, but holds all the weights behind it.
+        if self._model.ByteSize() * len(cuts) / 2 <= _REST_BYTES:
+            return [(self._load(nodes[cut:], self._outputs),) for cut in cuts[:-1]]
+        links = [
+            self._load(nodes[start:stop], self._crossings[stop]) for start, stop in itertools.pairwise(cuts)
+        ]
+        return [tuple(links[index:]) for index in range(len(links))]
+
+    def _segment(self, index: int, rest: tuple[_Link, ...]) -> _Segment:
+        start, stop = self._cuts[index : index + 2]
+        inside = [layer for layer in self._layers if start <= self._uses[layer.name][0] < stop]
+        tails = tuple(self._tail(layer, index + 1) for layer in inside)
         read = {name for tail in tails for name in tail.link.part.inputs}
         # Additional outputs keep the runtime from fusing: only the one clean pass a batch pays for them.
-        tapped = load(nodes[start:stop], list(dict.fromkeys([*crossings[stop], *sorted(read)])))
-        segments.append(_Segment(rests[index], tapped, tails, frozenset(crossings[stop])))
-    return tuple(segments)
+        wanted = dict.fromkeys([*self._crossings[stop], *sorted(read)])
+        tapped = self._load(self._nodes[start:stop], list(wanted))
+        return _Segment(rest, tapped, tails, frozenset(self._crossings[stop]))
+
+    def _tail(self, layer: Layer, stop: int) -> _Tail:
+        """From a layer's first use to the first cut, from the one of index `stop` on, behind its last."""
+        uses, cuts = self._uses[layer.name], self._cuts
+        while cuts[stop] <= max(uses):  # a shared weight may be used again further on
+            stop += 1
+        spans = cuts[stop] > min(cut for cut in cuts if cut > uses[0])
+        end = cuts[stop]
+        chosen = self._nodes[uses[0] : end] if spans else descendants(self._nodes, uses, end)
+        free = (layer.weight,) if layer.bias is None else (layer.weight, layer.bias)
+        return _Tail(layer, self._load(chosen, self._crossings[end], free), stop)
+
+    def _load(
+        self, chosen: Sequence[onnx.NodeProto], wanted: Sequence[str], free: tuple[str, ...] = ()
+    ) -> _Link:
+        part = extract(self._model, chosen, wanted, self._types, free=free)
+        return _Link(part, self._runtime.session(part.model, spin=False))
 
 
 def _uses(nodes: Sequence[onnx.NodeProto], layers: Sequence[Layer]) -> dict[str, list[int]]:

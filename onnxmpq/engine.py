@@ -141,15 +141,7 @@ class Runtime:
 
         Raises EngineError with the runtime's message (which names the node) when it refuses the model.
         """
-        options = ort.SessionOptions()
-        if simulated or not self.fuses:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        options.log_severity_level = _SILENT
-        # Left to itself ONNX Runtime puts a thread on each core of the machine, also on those that are not ours.
-        # (Where a core counts as two, ours are as many threads: which of them share one is not known here.)
-        options.intra_op_num_threads = self.threads or (cores() if is_confined() else 0)
-        if not spin:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = self._options(spin=spin, pairs=simulated or not self.fuses)
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if save_optimized is not None:
@@ -167,6 +159,19 @@ class Runtime:
             raise EngineError(f"ONNX Runtime refuses the model: {_reason(error)}") from error
         got = session.get_providers()[0]
         return Session(session, next(k for k, v in _PROVIDERS.items() if v == got))
+
+    def _options(self, *, spin: bool, pairs: bool) -> ort.SessionOptions:
+        """What all sessions have, and whether threads wait spinning and Q/DQ pairs stay as they are."""
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        # Left to itself ONNX Runtime puts a thread on each core of the machine, also on those that are not ours.
+        # (Where a core counts as two, ours are as many threads: which of them share one is not known here.)
+        options.intra_op_num_threads = self.threads or (cores() if is_confined() else 0)
+        if pairs:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
 
     def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
         """Ours and, behind CUDA, the CPU for the operators that it lacks."""

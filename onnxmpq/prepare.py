@@ -99,6 +99,19 @@ def prepare(
     """
     if integer:
         check_float(original)
+    model = normalised(runtime, original, sample, integer=integer)
+    traced = trace(runtime, model, sample)
+    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
+    check_layers(layers)
+    judged_by = choose_metric(model, _float_outputs(model, traced), metric)
+    batch_size = _batch_size(traced) if batchable else 1
+    return Prepared(original, model, layers, traced, sample, judged_by, batch_size)
+
+
+def normalised(
+    runtime: Runtime, original: onnx.ModelProto, sample: Mapping[str, Array], *, integer: bool
+) -> onnx.ModelProto:
+    """The model in the form that layers are found in. Raises ModelError unless it computes the same."""
     reference = runtime.session(original, optimize=False).run(sample)
     graph = import_graph(original)
     raise_graph(graph, LOWEST_OPSET)
@@ -108,25 +121,14 @@ def prepare(
     normalise(graph, integer=integer)
     model = export_model(graph, original)
     prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
-    traced = trace(runtime, model, sample)
-    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
-    check_layers(layers)
-    outputs = {
-        o.name: traced[o.name].shape
-        for o in model.graph.output
-        if o.name in traced
-        and not traced[o.name].containers
-        and traced[o.name].elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    }
-    return Prepared(
-        original,
-        model,
-        layers,
-        traced,
-        sample,
-        choose_metric(model, outputs, metric),
-        _batch_size(traced) if batchable else 1,
-    )
+    return model
+
+
+def _float_outputs(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the outputs that are plain float tensors."""
+    found = {o.name: traced[o.name] for o in model.graph.output if o.name in traced}
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    return {name: t.shape for name, t in found.items() if not t.containers and t.elem_type in floats}
 
 
 def raise_graph(graph: gs.Graph, opset: int) -> None:

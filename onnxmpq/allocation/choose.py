@@ -186,7 +186,6 @@ def _smallest(
 ) -> Plan:
     """The least of the plans of least cost that keeps the loss, to half a percent of its bytes."""
     use = tuple(tuple(float(stored_bytes(la, o)) for o in options[la.name]) for la in layers)
-    low = Row("", use, 0.0).least()
 
     def within(limit: float) -> Plan | None:
         """The plan of least cost of so many weight bytes, if there is one and it keeps the loss."""
@@ -197,13 +196,8 @@ def _smallest(
         return plan if loss(plan) <= budget.limit else None
 
     best = solve(())
-    reached = loss(best)
-    if reached > budget.limit:
-        raise InfeasibleError(
-            f"budget {budget} cannot be met: the widest plan allowed may lose {reached:.2%}, one standard error of the "
-            "samples set aside included; judge by more (--samples), allow more widths with --bits, or keep layers "
-            "in float with --keep"
-        )
+    _require_kept(budget, loss(best))
+    low = Row("", use, 0.0).least()
     least = within(low)
     if least is not None:
         return least
@@ -216,3 +210,13 @@ def _smallest(
         else:
             best, high = plan, float(weight_bytes(layers, plan))
     return best
+
+
+def _require_kept(budget: Budget, reached: float) -> None:
+    """Raise InfeasibleError where even the widest plan loses more than the budget allows."""
+    if reached > budget.limit:
+        raise InfeasibleError(
+            f"budget {budget} cannot be met: the widest plan allowed may lose {reached:.2%}, one standard error of the "
+            "samples set aside included; judge by more (--samples), allow more widths with --bits, or keep layers "
+            "in float with --keep"
+        )

@@ -19,6 +19,7 @@ from onnxmpq.spec import Layer, Option
 
 _SAME = 0.95  # of a plan's bits: a smaller plan leaves some of the budget unused, and is no rival
 
+Move = tuple[str, Option, str, Option]  # a layer, its narrower option, another layer, its wider one
 Meets = Callable[[Plan], bool]
 Losses = Callable[[Plan], tuple[float, float]]  # of the joint network on each half of the samples
 
@@ -51,36 +52,62 @@ def improve(
 
     What only the plan's whole file can tell (`fits`) is asked of what would be kept.
     """
-    current, first = plan, losses(plan)
-    best, kept, rival = first, 0, None
+    start = _Standing(plan, losses(plan))
     options = as_computed(plan, options)
-    for name, other in rivals.items():
-        if other != plan and meets(other) and _size(other, layers) >= _SAME * _size(plan, layers):
-            found = losses(other)
-            if _is_better(found, best) and fits(other):
-                current, best, rival = other, found, name
-    tried: set[tuple[str, Option, str, Option]] = set()
+    rival, best = _best_rival(start, rivals, layers, meets, fits, losses)
+    tried: set[Move] = set()
+    kept = 0
     while len(tried) < trials:
-        move = next((m for m in moves(current, costs, options, meets) if m not in tried), None)
+        move = next((m for m in moves(best.plan, costs, options, meets) if m not in tried), None)
         if move is None:
             break
         tried.add(move)
-        moved = _moved(current, move)
-        found = losses(moved)
-        if _is_better(found, best) and fits(moved):
-            current, best, kept = moved, found, kept + 1
+        moved = _moved(best.plan, move)
+        found = _Standing(moved, losses(moved))
+        if found.betters(best) and fits(moved):
+            best, kept = found, kept + 1
         progress(len(tried), trials)
-    return Search(current, sum(first) / 2, sum(best) / 2, len(tried), kept, rival)
+    return Search(best.plan, start.mean, best.mean, len(tried), kept, rival)
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A plan and its loss on each half of the samples."""
+
+    plan: Plan
+    losses: tuple[float, float]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.losses) / 2
+
+    def betters(self, other: _Standing) -> bool:
+        """On each half of the samples; any number betters none."""
+        pairs = zip(self.losses, other.losses, strict=True)
+        return all(new < old or (isnan(old) and not isnan(new)) for new, old in pairs)
+
+
+def _best_rival(
+    start: _Standing,
+    rivals: Mapping[str, Plan],
+    layers: Sequence[Layer],
+    meets: Meets,
+    fits: Meets,
+    losses: Losses,
+) -> tuple[str | None, _Standing]:
+    """The best of the rivals that are about as large as the plan, by name; None and the plan where it is better."""
+    name, best = None, start
+    for title, other in rivals.items():
+        if other != start.plan and meets(other) and _size(other, layers) >= _SAME * _size(start.plan, layers):
+            found = _Standing(other, losses(other))
+            if found.betters(best) and fits(other):
+                name, best = title, found
+    return name, best
 
 
 def _size(plan: Plan, layers: Sequence[Layer]) -> float:
     """Stored bits of all weights."""
     return float(sum(layer.params * plan[layer.name].stored_bits for layer in layers))
-
-
-def _is_better(found: tuple[float, float], best: tuple[float, float]) -> bool:
-    """On each half of the samples; any number betters none."""
-    return all(new < old or (isnan(old) and not isnan(new)) for new, old in zip(found, best, strict=True))
 
 
 def as_computed(plan: Plan, options: Options) -> Options:
@@ -104,11 +131,8 @@ def uniform_plan(layers: Sequence[Layer], options: Options, meets: Meets) -> Pla
     return None
 
 
-Move = tuple[str, Option, str, Option]
-
-
 def moves(plan: Plan, costs: CostTable, options: Options, meets: Meets) -> Iterator[Move]:
-    """Swaps within the budgets (a layer, its narrower option, another one, its wider option), cheapest first."""
+    """Swaps within the budgets, cheapest first."""
     down, up = _steps(plan, costs, options, -1), _steps(plan, costs, options, 1)
     pairs = [
         (lost + gained, (name, narrow, other, wide))

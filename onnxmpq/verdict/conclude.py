@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -77,15 +77,8 @@ def report_on(
     Raises VerifyError where the file is not what the plan says.
     """
     prepared, plan = compiled.prepared, compiled.plan
-    scores: Mapping[str, Score] = {}
-    latency: tuple[Latency, ...] = ()
-    kernels: Mapping[str, str] | None = None
     written = onnx.load(compiled.file)
-    if verify:
-        session = verify_file(compiled.file, written, prepared, plan, candidates, compiled.target, runtime)
-        scores = _scores(compiled, reference, session)
-        latency = _latencies(compiled, reference, session)
-        kernels = _kernels(compiled, written, runtime)
+    seen = _verified(compiled, written, candidates, runtime, reference) if verify else _Seen()
     size = compiled.file.stat().st_size
     needed = requirements(written, compiled.target)
     return Report(
@@ -96,12 +89,12 @@ def report_on(
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
         fp32_file_bytes=compiled.source_bytes or compiled.source.stat().st_size,
-        budgets=tuple(_budget(b, compiled, size, scores, latency) for b in budgets),
-        layers=tuple(_layer(layer, compiled, kernels) for layer in prepared.layers),
-        metrics=scores,
+        budgets=tuple(_budget(b, compiled, size, seen.scores, seen.latency) for b in budgets),
+        layers=tuple(_layer(layer, compiled, seen.kernels) for layer in prepared.layers),
+        metrics=seen.scores,
         evaluated_on=compiled.evidence.judged_on,
-        latency=latency,
-        is_faster=any(times.speedup >= _LEAST_SPEEDUP for times in latency) if latency else None,
+        latency=seen.latency,
+        is_faster=seen.is_faster,
         provider=runtime.provider,
         processor=processor(),
         target=compiled.target.name,
@@ -124,7 +117,35 @@ def report_on(
         seconds=stages.seconds,
         peak_rss_bytes=_peak_rss(),
         versions=_versions(),
-        is_broken=bool(scores) and is_broken(scores["compiled"]),
+        is_broken=bool(seen.scores) and is_broken(seen.scores["compiled"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What running the file showed; nothing where it was not run."""
+
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    latency: tuple[Latency, ...] = ()
+    kernels: Mapping[str, str] | None = None
+
+    @property
+    def is_faster(self) -> bool | None:
+        """Than fp32 at some batch size."""
+        return any(times.speedup >= _LEAST_SPEEDUP for times in self.latency) if self.latency else None
+
+
+def _verified(
+    compiled: Compiled, written: onnx.ModelProto, candidates: Candidates, runtime: Runtime, reference: Session
+) -> _Seen:
+    """Check the file, then score it and time it."""
+    session = verify_file(
+        compiled.file, written, compiled.prepared, compiled.plan, candidates, compiled.target, runtime
+    )
+    return _Seen(
+        _scores(compiled, reference, session),
+        _latencies(compiled, reference, session),
+        _kernels(compiled, written, runtime),
     )
 
 
