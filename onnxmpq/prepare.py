@@ -93,9 +93,10 @@ def prepare(
 ) -> Prepared:
     """Normalise a model and discover its layers.
 
-    `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says that activations will be int8 (a half-precision graph is
-    then widened, for want of integer kernels between half floats); `metric` as `choose_metric` takes it.
-    Raises ModelError where a pass changed the result, or nothing can be quantized.
+    `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says
+    that activations will be int8 (a half-precision graph is then widened, for want of integer kernels between
+    half floats); `metric` as `choose_metric` takes it. Raises ModelError where a pass changed the result, or
+    nothing can be quantized.
     """
     if integer:
         check_float(original)

@@ -44,10 +44,10 @@ class Option:
 class Layer:
     """One constant weight of a Conv, ConvTranspose, Gemm or MatMul: the unit that gets a width.
 
-    Nodes that share one weight are one layer; a group of a layer's channels with a width of its own is one too. `axis` is the weight's output-channel axis, `macs` the
-    multiply-accumulates of all its nodes for one sample at the traced input shape (0 when unknown),
-    `float_bits` what the weight takes when it is left alone (32 or 16), and `reason` says why it must be
-    (None for a layer that can be quantized).
+    Nodes that share one weight are one layer; a group of a layer's channels with a width of its own is one too.
+    `axis` is the weight's output-channel axis, `macs` the multiply-accumulates of all its nodes for one sample at
+    the traced input shape (0 when unknown), `float_bits` what the weight takes when it is left alone (32 or 16),
+    and `reason` says why it must be (None for a layer that can be quantized).
     """
 
     name: str

@@ -35,16 +35,16 @@ class Target:
         int8     one byte a code, whatever its width
 
     `tensor_bits` are the widths of its integer tensors, `direct_bits` those that it lets a DequantizeLinear read
-    beside quantized activations. `folds` says that nodes over constants alone are computed once, when the file
-    is loaded: without it no storage but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic
-    of 32 bits only. `code_bits` is the width of weight codes that its integer kernels sum without saturating.
-    `negative_scales` says that it takes weights whose scales are below zero.
-    `signed_activations` asks for symmetric INT8 (zero point 0) instead of asymmetric UINT8, and `activation_bits` are
-    the widths of quantized activations that it has kernels for, its default first. `placement` of Q/DQ pairs: "kernels" puts them on
-    both sides of every integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only.
-    `lowest_opset` and `highest_opset` bound what the consumer reads; `onnxruntime` is the version that it has at least
-    (None: what the file itself needs). `provider` is the execution provider of ONNX Runtime that the files are for, None for
-    another runtime, whose speed and kernels no compile tells.
+    beside quantized activations. `folds` says that nodes over constants alone are computed once, when the file is
+    loaded: without it no storage but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic of
+    32 bits only. `code_bits` is the width of weight codes that its integer kernels sum without saturating.
+    `negative_scales` says that it takes weights whose scales are below zero. `signed_activations` asks for
+    symmetric INT8 (zero point 0) instead of asymmetric UINT8, and `activation_bits` are the widths of quantized
+    activations that it has kernels for, its default first. `placement` of Q/DQ pairs: "kernels" puts them on both
+    sides of every integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only.
+    `lowest_opset` and `highest_opset` bound what the consumer reads; `onnxruntime` is the version that it has at
+    least (None: what the file itself needs). `provider` is the execution provider of ONNX Runtime that the files
+    are for, None for another runtime, whose speed and kernels no compile tells.
 
     Raises OptionError where the fields contradict each other.
     """

@@ -21,7 +21,8 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class InsertQdq:
-    """Put a Q/DQ pair (one scale a tensor; QuantizeLinear-13, or 21 where codes have 4 or 16 bits) on each tensor of `ranges`.
+    """Put a Q/DQ pair (one scale a tensor; QuantizeLinear-13, or 21 where codes have 4 or 16 bits) on each tensor
+    of `ranges`.
 
     Everyone reads the quantized value, graph outputs and subgraphs too. A tensor in `float_sources` is of use in
     float as well: there only the nodes listed, by their first outputs, read the quantized value. Equal ranges

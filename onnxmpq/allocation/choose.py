@@ -35,8 +35,8 @@ def choose_plan(
 ) -> Plan:
     """The plan of least cost that meets every budget; with a loss budget, the smallest that meets them all.
 
-    `rows` are limits besides the budgets that can be counted. `file_size` gives the bytes of a lowered plan, `loss` the measured loss of function in [0, 1].
-    Raises InfeasibleError with the least that can be reached.
+    `rows` are limits besides the budgets that can be counted. `file_size` gives the bytes of a lowered plan,
+    `loss` the measured loss of function in [0, 1]. Raises InfeasibleError with the least that can be reached.
     """
     table = [[costs.costs[layer.name][o] for o in options[layer.name]] for layer in layers]
 

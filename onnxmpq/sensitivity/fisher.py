@@ -15,12 +15,13 @@ plane tangent to the sphere on which sqrt(p) lies,
 
     cost[layer][width] = 1/2 mean over samples of <dL_v/dY, layer(X, D)>^2
 
-gradient x output error, squared, with all products within the layer, in nats and without labels; an estimate of what
-`measured` measures by KL as it is, without a temperature. v is a sum with random signs of an orthonormal basis (Helmert's, weighted by p, likely classes
-first): its first vector weighs the two likeliest classes against each other, where nearly all of the divergence is,
-so that little is left to chance. On ResNet-20, 128 images, the estimate spreads by 11 % around its mean, plain random
-signs by 45 %, labels drawn from p by 60 %. For outputs that are no distributions L_v = <v, y>, v of random signs,
-stands for the squared error, normalised as in `onnxmpq.metrics`.
+gradient x output error, squared, with all products within the layer, in nats and without labels; an estimate of
+what `measured` measures by KL as it is, without a temperature. v is a sum with random signs of an orthonormal
+basis (Helmert's, weighted by p, likely classes first): its first vector weighs the two likeliest classes against
+each other, where nearly all of the divergence is, so that little is left to chance. On ResNet-20, 128 images, the
+estimate spreads by 11 % around its mean, plain random signs by 45 %, labels drawn from p by 60 %. For outputs
+that are no distributions L_v = <v, y>, v of random signs, stands for the squared error, normalised as in
+`onnxmpq.metrics`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ class Front:
         views: Views = AS_GIVEN,
         most: int = _HELD_BYTES,
     ) -> None:
-        """`traced` is of one sample, or of the batch that the graph demands; `most` bytes are held over all `views` of `data`."""
+        """`traced` is of one sample, or of the batch that the graph demands; `most` bytes are held over all
+        `views` of `data`.
+        """
         self.data, self.views = data, views
         self._runtime, self._model, self._batch_size = runtime, model, batch_size
         self._types, self._most = dict(traced), most

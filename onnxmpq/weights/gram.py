@@ -38,8 +38,8 @@ _NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
 class Moments:
     """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
 
-    Where the x are fewer than columns, and means over maps, `within` is how the maps' channels go together within each sample:
-    the scatter [group, D, D] of their positions about x.
+    Where the x are fewer than columns, and means over maps, `within` is how the maps' channels go together within
+    each sample: the scatter [group, D, D] of their positions about x.
 
     A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
     (`onnxmpq.weights.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].

@@ -7,9 +7,9 @@ the target keeps each column's own energy:
 
     (1 - a) G + a diag(G),   a = ((1 - 2/p) tr(S^2) + p^2) / ((n + 1 - 2/p) (tr(S^2) - p)),   S = correlations of G
 
-Where the windows are means over maps, the channels of the maps' positions, less those means, go together much as the
-means do, with noise of their own. With P their correlations the target has s P off the diagonal, and the expected |(1 - a) S +
-a s P - C|^2 there, C being the true correlations, is least at
+Where the windows are means over maps, the channels of the maps' positions, less those means, go together much as
+the means do, with noise of their own. With P their correlations the target has s P off the diagonal, and the
+expected |(1 - a) S + a s P - C|^2 there, C being the true correlations, is least at
 
     s = <S, P> / |P|^2,   1 - a = (|C|^2 - 2 s <S, P> + s^2 |P|^2) / |S - s P|^2,   |C|^2 = (|S|^2 - m/n) / (1 + 1/n)
 
