@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnxmpq.data import Dataset
 from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
-from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
+from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_known, require_number, titled
 from onnxmpq.spec import Layer, Option

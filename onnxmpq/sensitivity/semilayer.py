@@ -21,7 +21,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.grouping import part_of
 from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
-from onnxmpq.sensitivity.joint import Change, Judge, Outcome, require_labels
+from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_number, titled
 from onnxmpq.spec import FLOAT_BITS, Layer, Option

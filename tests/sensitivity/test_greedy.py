@@ -13,7 +13,7 @@ from onnxmpq import chain
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.greedy import Greedy, by_loss, greedy
-from onnxmpq.sensitivity.joint import Change, Judge
+from onnxmpq.sensitivity.judge import Change, Judge
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of

@@ -10,7 +10,7 @@ import pytest
 import onnxmpq
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.plan import Plan, Trajectory
-from onnxmpq.sensitivity.joint import Change, Judge
+from onnxmpq.sensitivity.judge import Change, Judge
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.semilayer import Semilayers, _Search, semilayer
 from onnxmpq.spec import FLOAT_BITS, Option

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.sensitivity.joint import Change, Judge
+from onnxmpq.sensitivity.judge import Change, Judge
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import classifier, labelled, probe_of
 
