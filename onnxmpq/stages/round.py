@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from onnxmpq.allocation.constrain import Options
 from onnxmpq.cores import cores
+from onnxmpq.data import Dataset
+from onnxmpq.data.views import Views
+from onnxmpq.observer import Stages
 from onnxmpq.spec import Layer
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.setting import Setting
@@ -21,32 +25,39 @@ _WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to
 
 
 def round_weights(setting: Setting) -> Lowering:
+    """Every layer at every width that is left to choose from."""
+    data = setting.shares.rounding
+    return Lowering(setting, rounded(setting, data, setting.views, setting.choices, setting.stages))
+
+
+def rounded(setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages) -> Candidates:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
     request = setting.request
     candidates = Candidates(setting.prepared.model, request.rounding, request.target.grids)
     if request.rounding != "nearest":
-        fit(candidates, setting)
-    return Lowering(setting, candidates)
+        fit(candidates, setting, data, views, options, stages)
+    return candidates
 
 
-def fit(candidates: Candidates, setting: Setting) -> None:
-    """Round each layer at its widths against the moments of its inputs."""
+def fit(
+    candidates: Candidates, setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages
+) -> None:
+    """Round each layer at the widths of its options against the moments of its inputs."""
     prepared = setting.prepared
-    widths = {name: [o.weight_bits for o in c if o.is_quantized] for name, c in setting.choices.items()}
+    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in options.items()}
     layers = [layer for layer in prepared.layers if widths[layer.name]]
     found = input_moments(
-        setting.runtime, prepared.model, layers, setting.shares.rounding, prepared.batch_size,
-        setting.stages.observer.progress, setting.views,
-    )  # fmt: skip
+        setting.runtime, prepared.model, layers, data, prepared.batch_size, stages.observer.progress, views
+    )
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
     known = set()
     fitting = [layer for layer in layers if has_moments(layer)]
     for done in in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
         candidates.fit(done)
         known.add(done.layer.name)
-    note = setting.stages.note
+    note = stages.note
     _tell_blocks([layer for layer in layers if layer.name in known], note)
-    if not setting.shares.rounding.synthetic:
+    if not data.synthetic:
         _tell_unknown("too few windows to learn from", [la for la in fitting if la.name not in known], note)
     matrices = [la for la in layers if la.op == "MatMul" and not la.weights_only and not is_plain_matrix(la)]
     _tell_unknown("weights on the left or in a stack", matrices, note)

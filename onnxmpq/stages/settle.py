@@ -14,7 +14,7 @@ from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.metrics import Sums
 from onnxmpq.observer import Observer, Progress, Stages
 from onnxmpq.stages.lowering import Draft
-from onnxmpq.stages.round import round_weights
+from onnxmpq.stages.round import rounded
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.temper import best_factor, file_losses, tempered
 from onnxmpq.weights.settle import is_fitted, settled
@@ -127,10 +127,8 @@ def rounded_on(data: Dataset, draft: Draft) -> Draft:
     setting = draft.setting
     if data is setting.shares.rounding:
         return draft
-    options = {name: (option,) for name, option in draft.plan.options.items()}
-    shares, silent = replace(setting.shares, rounding=data), Stages(Observer())
-    own = replace(setting, shares=shares, views=AS_GIVEN, forced=options, stages=silent)
-    return replace(draft, candidates=round_weights(own).candidates)
+    silent = Stages(Observer())
+    return replace(draft, candidates=rounded(setting, data, AS_GIVEN, single(draft.plan), silent))
 
 
 def rounded_again(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
