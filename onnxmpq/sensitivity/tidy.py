@@ -18,7 +18,7 @@ def tidy(table: CostTable) -> CostTable:
     costs = {name: monotone(options) for name, options in table.costs.items()}
     known = [options for options in costs.values() if any(options.values())]
     filled = {
-        name: options if any(options.values()) or len(options) == 1 else _typical(options, known)
+        name: options if any(options.values()) else _typical(options, known)
         for name, options in costs.items()
     }
     return replace(table, costs=filled)

@@ -14,10 +14,11 @@ from onnxmpq.allocation.hold import hold
 from onnxmpq.allocation.keep import options_of
 from onnxmpq.model.modelfile import import_graph
 from onnxmpq.prepare import Prepared
-from onnxmpq.spec import Option
+from onnxmpq.spec import HALF_BITS, Option
 from onnxmpq.stages.load import Loaded
 from onnxmpq.target import Target
 from onnxmpq.weights.half_scales import has_half_scales
+from onnxmpq.weights.halves import exceeds_half
 
 _MANY_SCALES = 256  # what fewer save, the nodes that read them take
 
@@ -32,10 +33,24 @@ class Placed:
 
 
 def place(loaded: Loaded, prepared: Prepared) -> Placed:
-    """What was asked of every layer, as the target and its integer kernels allow it."""
-    request = loaded.request
+    """What was asked of every layer, as the target, its integer kernels and half precision allow it."""
+    request, note = loaded.request, loaded.stages.note
     asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
-    return placed(prepared, asked, request.target, loaded.stages.note)
+    return placed(prepared, within_half(prepared, asked, note), request.target, note)
+
+
+def within_half(prepared: Prepared, options: Options, note: Callable[[str], None]) -> Options:
+    """The options without fp16 where that cannot hold the layer and there are others; said."""
+    weights = {i.name: i for i in prepared.model.graph.initializer}
+    half = Option(HALF_BITS)
+    free = [la for la in prepared.layers if half in options[la.name] and len(options[la.name]) > 1]
+    beyond = [la.name for la in free if exceeds_half(numpy_helper.to_array(weights[la.weight]))]
+    if beyond:
+        note(f"fp16 cannot hold the largest weights of {', '.join(beyond)}, which get another width")
+    return {
+        name: tuple(o for o in some if o != half) if name in beyond else some
+        for name, some in options.items()
+    }
 
 
 def placed(

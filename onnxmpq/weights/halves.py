@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.errors import OptionError
@@ -14,6 +16,11 @@ from onnxmpq.spec import Layer
 
 LARGEST = float(np.finfo(np.float16).max)  # 65,504
 _FAIR_DB = 40.0  # 8 bits a weight do as well; half precision reaches 73 dB where no weight is subnormal
+
+
+def exceeds_half(weight: NDArray[Any]) -> bool:
+    """True where half precision ends before the weight's largest value."""
+    return float(np.abs(weight).max(initial=0)) > LARGEST
 
 
 def check_halves(model: onnx.ModelProto, layers: Sequence[Layer]) -> Iterator[str]:
@@ -25,7 +32,7 @@ def check_halves(model: onnx.ModelProto, layers: Sequence[Layer]) -> Iterator[st
     for layer in layers:
         weight = numpy_helper.to_array(initializers[layer.weight])
         largest = float(np.abs(weight).max(initial=0))
-        if largest > LARGEST:
+        if exceeds_half(weight):
             raise OptionError(
                 f"layer {layer.name!r} cannot be kept in fp16: its largest weight is {largest:,.6g}, and half precision "
                 f"ends at {LARGEST:,.0f}; keep it in fp32, or at 8 bits, which are scaled"

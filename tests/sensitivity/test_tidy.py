@@ -33,6 +33,12 @@ def test_a_layer_that_nobody_reached_is_an_average_one() -> None:
     assert found["a"] == {low: 4.0, high: 1.0}
 
 
+def test_one_width_beside_being_left_alone_is_an_average_one_too() -> None:
+    only = Option(8, 8)
+    table = CostTable({"a": {only: 4.0}, "unseen": {only: 0.0}}, "kl", "m", 8)
+    assert tidy(table).costs["unseen"] == {only: 4.0}
+
+
 def test_nothing_known_stays_nothing() -> None:
     table = CostTable({"a": {Option(2): 0.0, Option(8): 0.0}}, "kl", "m", 8)
     assert tidy(table) == table

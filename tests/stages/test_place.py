@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from onnx import numpy_helper
 
+from onnxmpq.engine import Runtime
 from onnxmpq.errors import InfeasibleError
+from onnxmpq.prepare import prepare
 from onnxmpq.request import parse_budgets, parse_keeps
 from onnxmpq.spec import Option
 from onnxmpq.stages.check import check, check_budgets
 from onnxmpq.stages.load import Loaded
-from onnxmpq.stages.place import Placed, in_float, place
+from onnxmpq.stages.place import Placed, in_float, place, within_half
 from onnxmpq.stages.prepare import prepare_model
+from onnxmpq.testing import classifier, labelled
 
 Load = Callable[..., Loaded]
 
@@ -32,6 +36,23 @@ def test_pairs_go_where_layers_compute_in_integers(load_classifier: Load) -> Non
     for name, choices in found.options.items():
         assert {o.activation_bits for o in choices} == ({8} if name in integer else {None})
     assert not placed(load_classifier()).placement.tensors
+
+
+def test_half_precision_is_left_out_where_it_ends_before_a_weight() -> None:
+    model = classifier()
+    first = model.graph.initializer[0]
+    first.CopyFrom(numpy_helper.from_array(1e6 * numpy_helper.to_array(first), first.name))
+    sample = {"x": labelled(model)["x"][:1]}
+    prepared = prepare(Runtime("cpu", threads=1), model, sample, integer=False, batchable=True)
+    large, *others = prepared.layers
+    wide, half = (Option(4), Option(16)), (Option(16),)
+    notes: list[str] = []
+    found = within_half(prepared, {large.name: wide, **{la.name: wide for la in others}}, notes.append)
+    assert found == {large.name: (Option(4),), **{la.name: wide for la in others}}
+    assert notes == [f"fp16 cannot hold the largest weights of {large.name}, which get another width"]
+    only = {la.name: half for la in prepared.layers}
+    assert within_half(prepared, only, notes.append) == only  # refused by the check
+    assert len(notes) == 1
 
 
 def test_a_budget_out_of_reach_says_what_would_help(load_classifier: Load) -> None:
