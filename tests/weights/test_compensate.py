@@ -11,7 +11,7 @@ from onnxmpq.spec import Layer
 from onnxmpq.weights.blocks import block_columns, block_count, columns
 from onnxmpq.weights.compensate import bias_shift, compensate
 from onnxmpq.weights.gram import Doubles, Moments
-from onnxmpq.weights.quantizer import Floats, code_range, quantize
+from onnxmpq.weights.quantizer import EVERY_GRID, Floats, Grids, code_range, quantize
 from onnxmpq.weights.rows import channel_scales, from_rows, row_scales, to_rows
 
 SHAPES = {
@@ -72,6 +72,18 @@ def test_disturbs_the_output_less_than_nearest_rounding(kind: str, bits: int) ->
     nearest = quantize(weight, layer.axis, bits)
     ours = output_error(weight, stored.dequantize(), layer, x)
     assert ours < output_error(weight, nearest.dequantize(), layer, x)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_bits_take_the_better_grid(seed: int) -> None:
+    layer = layer_of("Gemm")
+    weight = np.random.default_rng(seed).standard_normal(layer.shape).astype(np.float32)
+    moments, x = moments_of(layer, seed + 20)
+    both, even = (
+        compensate(weight, layer, moments.gram, [2], some)[2] for some in (EVERY_GRID, Grids(odd=False))
+    )
+    ours, theirs = (output_error(weight, some.dequantize(), layer, x) for some in (both, even))
+    assert ours <= 1.02 * theirs  # the grids are judged on damped moments
 
 
 def test_comes_close_to_the_best_of_all_roundings() -> None:

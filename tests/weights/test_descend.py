@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.weights.descend import descend
+from onnxmpq.weights.descend import _refit, descend
 from onnxmpq.weights.quantizer import nearest_codes
 from onnxmpq.weights.rows import Columns, Stack
 from onnxmpq.weights.walk import Curvature, curvature, walk
@@ -56,3 +56,11 @@ def test_close_to_the_best_of_all_roundings() -> None:
         best = np.einsum("ni,ij,nj->n", error, curved.gram[0], error).min()
         ratios.append(cost(columns, found, scales, curved)[0, 0] / best)
     assert np.median(ratios) < 1.05  # its scale is free, so it may well be below 1
+
+
+def test_a_scale_keeps_its_sign_where_the_codes_ask_for_the_other() -> None:
+    columns, curved = setting(5, 0)
+    steps = np.array([[0.5, -0.5, 0.25]], np.float32)
+    codes = -np.sign(columns * steps[:, None])
+    found = _refit(columns, codes, steps, curved.gram, lambda values: values)
+    np.testing.assert_array_equal(found, steps)

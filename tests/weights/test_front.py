@@ -7,6 +7,7 @@ from onnx import numpy_helper
 
 from onnxmpq.data import Dataset, open_data
 from onnxmpq.data.samples import InputSpec
+from onnxmpq.data.views import Views
 from onnxmpq.engine import Runtime
 from onnxmpq.model.subgraph import crossing
 from onnxmpq.model.trace import Traced, trace
@@ -99,6 +100,14 @@ def test_it_stops_before_where_less_crosses(model: onnx.ModelProto, data: Datase
     assert np.allclose(outputs(front, "y"), expected, atol=1e-5)
     front.advance({"w3"})  # a and b, or s: the nearer place
     assert {name for state in front.states() for name in state} == {"s"}
+
+
+def test_what_crosses_counts_in_every_view(model: onnx.ModelProto, data: Dataset) -> None:
+    """Two views of the first product may be held, but not of its Relu too."""
+    traced = trace(CPU, model, next(iter(data.batches(1))).feeds)
+    front = Front(CPU, model, traced, data, 8, Views(-1), most=2 * 20 * 6 * 4 * 2 - 1)
+    front.advance({"w2"})
+    assert {name for state in front.states() for name in state} == {"a"}
 
 
 def test_it_stays_where_a_trace_was_wrong(model: onnx.ModelProto, data: Dataset) -> None:

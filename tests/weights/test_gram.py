@@ -322,3 +322,14 @@ def test_a_constant_column_is_left_with_nothing(value: float) -> None:
     others = np.delete(x, 2, axis=1).astype(np.float64)
     rest = np.delete(np.delete(found[0], 2, axis=0), 2, axis=1)
     np.testing.assert_allclose(rest, 64 * np.cov(others.T, bias=True), rtol=1e-3, atol=1e-3)
+
+
+def test_a_constant_column_whose_rounding_noise_is_positive_is_left_with_nothing() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 100))
+    x[:, 1] = 7.0
+    gram = x @ x.transpose(0, 2, 1)
+    gram[0, 1, 1] *= 1 + 1e-8
+    found = centred(gram, x.mean(axis=2), 100)[0]
+    assert not found[1].any()
+    assert not found[:, 1].any()
+    assert (np.diag(found)[[0, 2]] > 0).all()

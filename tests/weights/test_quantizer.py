@@ -133,3 +133,8 @@ def test_a_small_channel_keeps_its_mean_magnitude_at_one_bit() -> None:
     scale = quantize(np.array([[1, -1], [1e-6, -1e-6]], np.float32), 0, 1).scale
     assert scale == pytest.approx([1, 1e-6])
     assert quantize(np.array([[1e-35], [0]], np.float32), 0, 1).scale[1] < 1e-35
+
+
+def test_no_scale_of_one_bit_is_so_small_that_its_reciprocal_overflows() -> None:
+    scale = quantize(np.array([[1, -1], [1e-40, -1e-40]], np.float32), 0, 1).scale
+    assert (scale >= np.finfo(np.float32).tiny).all()

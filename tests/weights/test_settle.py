@@ -19,7 +19,8 @@ from onnxmpq.weights.aim import find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.fitted import fitted
 from onnxmpq.weights.gram import input_moments
-from onnxmpq.weights.settle import _DAMPINGS, Fit, Settler, _damping, settled
+from onnxmpq.weights.settle import _DAMPINGS, Fit, Settler, _damping, _solved, settled
+from onnxmpq.weights.shrink import shrinkage
 
 CPU = Runtime("cpu", threads=1)
 RESIDUAL = """
@@ -233,6 +234,17 @@ def test_views_of_one_sample_are_in_one_half_and_count_once() -> None:
         assert np.allclose(some.gram, other.gram, rtol=1e-5)
 
 
+def fit_of(inputs: Array, targets: Array) -> Fit:
+    """The sums over windows [n, D] and their targets [n, rows]."""
+    return Fit(
+        (inputs.T @ inputs)[None],
+        (targets.T @ inputs)[None],
+        inputs.sum(0)[None],
+        targets.sum(0)[None],
+        len(inputs),
+    )
+
+
 def test_halves_that_contradict_each_other_are_damped_more() -> None:
     """Targets that follow the inputs ask for the least damping, noise for the most."""
     rng = np.random.default_rng(0)
@@ -241,17 +253,62 @@ def test_halves_that_contradict_each_other_are_damped_more() -> None:
     def half(noise: float) -> Fit:
         inputs = rng.standard_normal((400, 20)) @ mixed
         targets = inputs @ (rows[0].T + 0.5) + noise * rng.standard_normal((400, 3))
-        return Fit(
-            (inputs.T @ inputs)[None],
-            (targets.T @ inputs)[None],
-            inputs.sum(0)[None],
-            targets.sum(0)[None],
-            400,
-        )
+        return fit_of(inputs, targets)
 
     assert _damping(rows, [half(0.0), half(0.0)]) == min(_DAMPINGS)
     assert _damping(rows, [half(500.0), half(500.0)]) == max(_DAMPINGS)
     assert _damping(rows, [half(500.0)]) == min(_DAMPINGS)
+
+
+def test_the_damping_is_judged_on_the_other_half() -> None:
+    """Few noisy windows: what is fitted to one half best is not what gives the other's targets."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((1, 3, 8)).astype(np.float32)
+
+    def half() -> Fit:
+        inputs = rng.standard_normal((12, 8))
+        return fit_of(inputs, inputs @ rows[0].T + 20 * rng.standard_normal((12, 3)))
+
+    assert _damping(rows, [half(), half()]) > min(_DAMPINGS)
+
+
+def test_the_damping_is_judged_both_ways() -> None:
+    """Few noisy windows against many clean ones: only what is fitted to the few asks for much of it."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((1, 3, 8)).astype(np.float32)
+
+    def half(windows: int, noise: float) -> Fit:
+        inputs = rng.standard_normal((windows, 8))
+        return fit_of(inputs, inputs @ (rows[0].T + 0.5) + noise * rng.standard_normal((windows, 3)))
+
+    halves = [half(400, 0.0), half(12, 20.0)]
+    assert _damping(rows, halves) == _damping(rows, halves[::-1]) == max(_DAMPINGS)
+
+
+@pytest.mark.parametrize("windows", [6, 40])
+def test_rows_are_drawn_to_those_they_come_from_as_the_moments_are_to_their_diagonal(windows: int) -> None:
+    rng = np.random.default_rng(windows)
+    rows, inputs = rng.standard_normal((1, 3, 8)).astype(np.float32), rng.standard_normal((windows, 8)) + 1
+    fit = fit_of(inputs, rng.standard_normal((windows, 3)))
+    (share,), (diagonal,) = shrinkage(fit.moments)
+    gram, cross = fit.gram[0], fit.cross[0]
+    drawn = ((1 - share) * gram + share * diagonal) / (1 - share)
+    whole = drawn + 0.01 * gram.diagonal().mean() * np.eye(8)
+    expected = np.linalg.solve(whole, (cross + rows[0] @ (whole - gram)).T).T
+    assert share > 0.01
+    np.testing.assert_allclose(_solved(rows, fit, 0.01)[0], expected)
+
+
+def test_a_constant_input_goes_with_no_target_where_a_bias_takes_up_the_means() -> None:
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.standard_normal((100, 3)), rng.standard_normal((100, 2))
+    inputs[:, 1] = 7.0
+    fit = fit_of(inputs, targets)
+    fit.cross[0, 0, 1] += 1e-3  # as sums in single precision may leave
+    found = fit.centred().cross[0]
+    assert not found[:, 1].any()
+    kept = (targets - targets.mean(axis=0)).T @ (inputs - inputs.mean(axis=0))
+    np.testing.assert_allclose(found[:, [0, 2]], kept[:, [0, 2]])
 
 
 def test_maps_are_left_as_they_are_where_few_of_their_windows_are_seen() -> None:

@@ -74,6 +74,16 @@ def test_columns_that_nothing_reaches_change_nothing() -> None:
         assert np.isfinite(shrunk(silent)).all()
 
 
+def test_columns_that_only_vary_within_maps_change_nothing() -> None:
+    seen, within = np.zeros((1, 20, 20)), gram(inputs(500, 20, seed=3))
+    seen[:, :16, :16] = gram(inputs(32, 16))
+    found, target = shrinkage(of(seen, 32, within))
+    expected, others = shrinkage(of(seen[:, :16, :16], 32, within[:, :16, :16]))
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(target[:, :16, :16], others)
+    assert not target[:, 16:].any()
+
+
 @pytest.mark.parametrize("alike", [0.3, 0.8])
 def test_the_formula_with_what_varies_within_maps_by_hand(alike: float) -> None:
     """Correlations of 0.6 seen 99 times: |S|^2 = 0.72, and of 0.3 (s would be 2) or 0.8 (s = 0.75, all of S) within."""
