@@ -97,8 +97,10 @@ def test_a_tensor_that_the_loss_does_not_depend_on_gets_no_output() -> None:
 def refused(model: onnx.ModelProto, rewrite: EmitGradients, message: str) -> None:
     graph = import_graph(model)
     before = export_model(graph, model).SerializeToString(deterministic=True)
+    nodes = list(graph.nodes)
     with pytest.raises(ModelError, match=message):
         rewrite(graph)
+    assert list(graph.nodes) == nodes  # an export leaves out what nothing reads
     assert export_model(graph, model).SerializeToString(deterministic=True) == before
 
 
@@ -151,6 +153,22 @@ def test_a_form_without_a_gradient_leaves_the_graph_as_it_was() -> None:
         a = MaxPool <kernel_shape = [3]> (x) b = Relu (a) loss = ReduceSum <keepdims = 0> (b) }"""
     model = model_of('<ir_version: 8, opset_import: ["": 15]> ' + text)
     refused(model, EmitGradients("loss", ("x",), {}), r"MaxPool.*'x' needs.*overlap.*opset 16")
+
+
+@pytest.mark.parametrize(("part", "expected"), [("a", [0.5, 1, 0, 0]), ("b", [0, 0, 1, 0.5])])
+def test_every_part_of_a_split_has_the_type_of_the_whole(part: str, expected: list[float]) -> None:
+    model = model_of(
+        f"""g (float16[4] x) => (float16 loss) {{
+            a, b = Split <axis = 0> (x)  y = LeakyRelu <alpha = 0.5> ({part})
+            loss = ReduceSum <keepdims = 0> (y) }}"""
+    )
+    graph = import_graph(model)
+    for tensor in graph.nodes[0].outputs:
+        tensor.dtype = None
+    assert EmitGradients("loss", ("x",), {"x": (4,), "a": (2,), "b": (2,), "y": (2,)})(graph)
+    found = run(export_model(graph, model), {"x": np.array([-1, 2, 0.5, -0.25], np.float16)})
+    assert found["x/gradient"].dtype == np.float16
+    assert found["x/gradient"].tolist() == expected
 
 
 def test_a_gradient_that_comes_by_a_second_output_is_not_passed_over() -> None:

@@ -111,6 +111,17 @@ def test_likely_classes_alone_have_no_nan() -> None:
         assert np.isfinite(found["x/gradient"]).all()
 
 
+def test_probabilities_that_underflow_have_a_finite_divergence() -> None:
+    kind = OutputKind.PROBABILITIES
+    logits = np.array([[0, 0, -200, -200, -200]], np.float32)
+    target = np.array([[0.5, 0.5, 0, 0, 0]], np.float32)
+    assert run(ending(kind), {"x": logits})["y"][0, -1] == 0
+    model = emitted(ending(kind), Loss.KL, kind, "x")
+    found = run(model, {"x": logits, target_name("y"): target})
+    assert found[LOSS] == pytest.approx(0, abs=1e-5)
+    assert np.isfinite(found["x/gradient"]).all()
+
+
 def test_old_outputs_stay_and_what_cannot_be_is_refused() -> None:
     model = ending(OutputKind.LOGITS)
     found = run(emitted(model, Loss.KL, OutputKind.LOGITS), {"x": X, target_name("y"): Y})

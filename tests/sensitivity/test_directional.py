@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnxmpq.metrics import OutputKind
 from onnxmpq.passes.emit_loss import Loss
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import directional
-from onnxmpq.sensitivity.directional import Objective, slopes
+from onnxmpq.sensitivity.directional import Objective, _counts_samples, slopes
 from onnxmpq.sensitivity.first_order import FirstOrder
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer, Option
@@ -155,3 +156,20 @@ def test_what_is_too_large_for_one_pass_goes_by_widths(monkeypatch: pytest.Monke
     assert apart.evaluations > together.evaluations == 1
     for name, costs in together.costs.items():
         assert apart.costs[name] == pytest.approx(costs, rel=1e-5)
+
+
+def test_progress_never_falls_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directional, "_BYTES_A_PASS", 1)  # each width of each layer in a pass of its own
+    calls: list[tuple[int, int]] = []
+    probe = testing.probe_of(classifier(), labelled(classifier()))
+    FirstOrder()(replace(probe, progress=lambda *call: calls.append(call)))
+    assert calls == sorted(calls)
+    assert len({total for _, total in calls}) == 1
+    assert calls[-1] == (12 * 64, 12 * 64)
+
+
+def test_samples_are_told_apart_where_they_are_all_that_is_free() -> None:
+    assert _counts_samples((None, 3, 4))
+    assert not _counts_samples((None, None))
+    assert not _counts_samples((2, None))
+    assert not _counts_samples(())

@@ -16,11 +16,11 @@ from onnxmpq.engine import Runtime
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import METHODS
-from onnxmpq.sensitivity.first_order import FORMS, FirstOrder
+from onnxmpq.sensitivity.first_order import FORMS, FirstOrder, _cancelled
 from onnxmpq.sensitivity.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
-from onnxmpq.testing import model_of
+from onnxmpq.testing import model_of, probe_of
 
 SHARED = Path(__file__).parents[3] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
@@ -76,6 +76,22 @@ def test_how_far_slopes_cancel_is_said() -> None:
     assert notes == [
         f"mean slope over mean magnitude of slopes (F2 / F1): {ratio:.2g} in the median, {ratio:.2g} (y) to {ratio:.2g} (y)"
     ]
+
+
+def test_slopes_are_compared_at_the_narrowest_width() -> None:
+    said = _cancelled({"a": np.array([0.1, 0.9])}, {"a": np.ones(2)})
+    assert said.endswith("0.1 in the median, 0.1 (a) to 0.1 (a)")
+
+
+def test_labels_are_drawn_as_often_as_they_are_likely() -> None:
+    model = model_of(
+        "g (float[N, 3] x) => (float[N, 3] y) { y = MatMul (x, w) }", w=np.eye(3, dtype=np.float32)
+    )
+    likely = np.array([0.7, 0.2, 0.1], np.float32)
+    probe = probe_of(model, {"x": np.tile(np.log(likely), (2000, 1))})
+    objective = FirstOrder(labels="drawn")._objective(probe)
+    drawn = np.concatenate([objective.targets(batch)["y"] for batch in probe.data.batches(500)])
+    np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 2000, likely, atol=0.05)
 
 
 def test_the_default_is_the_most_literal_form_with_the_labels_of_the_data() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,15 @@ from cifar_probe import cifar_probe
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Runtime
+from onnxmpq.metrics import choose_metric
 from onnxmpq.plan import CostTable
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import METHODS, Method
+from onnxmpq.sensitivity.fisher import _lengths, _of_distributions
 from onnxmpq.sensitivity.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
+from onnxmpq.testing import model_of, probe_of
 from onnxmpq.weights.candidates import Candidates
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +64,31 @@ def test_costs_are_those_of_the_measured_loss(metric: str) -> None:
     ratio = np.median(cheap[:, 2:] / measured[:, 2:])  # from 4 bits up
     assert 0.7 < ratio < 1.4
     assert kendall(cheap[:, 2:].ravel(), measured[:, 2:].ravel()) > 0.8
+
+
+def two_outputs(second: float, metric: str) -> Probe:
+    """Three values twice, the second time multiplied by a number."""
+    model = model_of(
+        "g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z) { y = MatMul (x, w) z = MatMul (x, v) }",
+        w=np.eye(3, dtype=np.float32), v=second * np.eye(3, dtype=np.float32),
+    )  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    probe = probe_of(model, {"x": x})
+    return replace(probe, metric=choose_metric(model, {"y": (4, 3), "z": (4, 3)}, metric))
+
+
+def test_two_distributions_count_half_each() -> None:
+    probe = two_outputs(1.0, "kl")
+    signs = _of_distributions(probe).targets(next(probe.data.batches(4)))
+    assert signs.keys() == {"y", "z"}
+    for values in signs.values():
+        np.testing.assert_allclose(np.abs(values), math.sqrt(0.5 / (4 * 2)), rtol=1e-6)
+
+
+def test_an_output_of_zeros_is_not_counted() -> None:
+    both, one = (_lengths(two_outputs(second, "nse")) for second in (1.0, 0.0))
+    assert one == {"y": pytest.approx(math.sqrt(2) * both["y"])}
+    assert both["z"] == both["y"]
 
 
 def test_one_sample_at_a_time_gives_the_same() -> None:

@@ -1,6 +1,6 @@
 """Greedy search: how many evaluations, of which network, and that updating pays on a real one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import pytest
 from onnxmpq import chain
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.plan import Plan, Trajectory
-from onnxmpq.sensitivity.greedy import Greedy, by_loss, greedy
-from onnxmpq.sensitivity.judge import Change, Judge
+from onnxmpq.sensitivity.greedy import Greedy, Move, _Search, by_loss, by_steps, greedy
+from onnxmpq.sensitivity.judge import Change, Judge, Outcome
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
@@ -97,6 +97,28 @@ def test_each_step_costs_the_least(probe: Probe, per_bit: bool) -> None:
         assert moved == min(prices, key=lambda name: prices[name])
         assert loss is not None
         last = loss
+
+
+def test_equal_top1_is_told_apart_by_the_loss_for_each_bit_saved(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, *_, large = sorted(probe.chosen, key=lambda layer: layer.params)
+    losses = {small.name: 0.2, large.name: 0.3}
+
+    def tried(self: _Search, moves: Sequence[Move], _total: int) -> list[Outcome]:
+        return [Outcome(losses[la.name] * (o != self.state[la.name]), 0.5, 1.0) for la, o in moves]
+
+    monkeypatch.setattr(_Search, "try_all", tried)
+    plans = by_steps(replace(probe, options=dict.fromkeys(losses, (Option(4), Option(8))))).plans
+    assert plans[1] == Plan({small.name: Option(8), large.name: Option(4)})
+
+
+def test_of_equal_outcomes_the_larger_layer_goes_first(probe: Probe) -> None:
+    search = _Search(probe, "top-1")
+    small, *_, large = sorted(probe.chosen, key=lambda layer: layer.params)
+    for loss in (0.1, float("nan")):
+        outcome = Outcome(loss, 0.5, 1.0)
+        assert search.rank(large, outcome) < search.rank(small, outcome)
 
 
 def test_losses_are_those_of_the_joint_network(probe: Probe) -> None:

@@ -91,6 +91,12 @@ def test_costs_by_hand() -> None:
     )
 
 
+def test_steps_at_the_same_limit_are_no_outliers() -> None:
+    same = {"a": {2: 1.0, 4: 1.0}}
+    costs = indicator_costs({"a": (Option(2), Option(4))}, same, same, 2.0)
+    assert costs == {"a": {Option(2): 2.0, Option(4): 2.0}}
+
+
 def test_a_layer_without_steps_costs_the_mean() -> None:
     options = dict.fromkeys(("a", "b", "c"), (Option(2), Option(4)))
     weight = {"a": {2: 0.4, 4: 0.1}, "b": {2: 0.2, 4: 0.1}}

@@ -1,11 +1,14 @@
 """One importance a layer, turned into costs and into the relaxed program's path."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxmpq.plan import CostTable, Trajectory
+from onnxmpq.sensitivity import linear
 from onnxmpq.sensitivity.linear import Importances, by_exact_program, by_relaxed_program, solved
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size
@@ -54,3 +57,20 @@ def test_the_path_goes_from_the_widest_to_the_narrowest_and_never_back(probe: Pr
     assert all(
         after <= before for one, two in pairwise(widths) for before, after in zip(one, two, strict=True)
     )
+
+
+def test_a_width_that_was_given_up_is_not_taken_back(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    solutions = count()
+
+    def relaxed(importance: Any, *_rest: Any) -> Any:
+        return np.full(len(importance), (4.0, 2.0)[next(solutions) % 2])
+
+    monkeypatch.setattr(linear, "relaxed_widths", relaxed)
+    plans = by_relaxed_program(probe, known(dict.fromkeys(probe.options, 1.0)), within=False).plans
+    sums = [sum(option.weight_bits for option in plan.options.values()) for plan in plans]
+    layers = len(probe.options)
+    assert next(solutions) > 2
+    from_8, from_4 = (
+        [bits * layers - less * i for i in range(layers + 1)] for bits, less in ((8, 4), (4, 2))
+    )
+    assert sums == from_8 + from_4[1:]

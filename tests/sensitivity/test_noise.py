@@ -86,3 +86,8 @@ def test_noise_is_on_top_of_integer_options_only() -> None:
         "a": {Option(4, 8): 2.5, Option(32): 0.0},
         "b": {Option(4, 8): 1.0},
     }
+
+
+def test_integer_activations_of_any_width_have_the_noise() -> None:
+    table = CostTable({"a": {Option(4, 4): 2.0, Option(4): 1.0}}, "kl", "measured", 1)
+    assert with_noise(table, {"a": 0.5}).costs == {"a": {Option(4, 4): 2.5, Option(4): 1.0}}

@@ -1,5 +1,6 @@
 """Semilayers: a partition of every layer, found on a network where it is known, and a bar that never falls."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 import onnxmpq
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.plan import Plan, Trajectory
-from onnxmpq.sensitivity.judge import Change, Judge
+from onnxmpq.sensitivity.judge import Change, Judge, Outcome
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.semilayer import Semilayers, _Search, semilayer
+from onnxmpq.sensitivity.semilayer import Semilayer, Semilayers, _Point, _Search, semilayer
 from onnxmpq.spec import FLOAT_BITS, Option
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 from onnxmpq.verdict.readback import read_weights
@@ -45,6 +46,32 @@ def test_top1_never_falls_while_semilayers_are_accepted(probe: Probe) -> None:
     assert [point.outcome.top1 for point in search.path] == search.kept
 
 
+@pytest.mark.parametrize(
+    ("second", "kept"),
+    [((0.9, 0.1), [0.7, 0.9, 0.9]), ((0.8, 0.1), [0.7, 0.9]), ((0.95, math.nan), [0.7, 0.9])],
+)
+def test_the_bar_rises_with_what_is_accepted(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, second: tuple[float, float], kept: list[float]
+) -> None:
+    points = iter([_Point({}, Outcome(loss, top1, 1.0)) for top1, loss in ((0.9, 0.1), second)])
+    monkeypatch.setattr(_Search, "_lowered", lambda *_: next(points))
+    search = _Search(probe)
+    search.kept = [0.7]
+    search.halves[2] = [Semilayer(search.layers[0], (channel,), 0.0) for channel in (0, 1)]
+    search.accept(2)
+    assert search.kept == kept
+    assert len(search.path) == len(kept)
+
+
+def test_priorities_are_losses_for_each_weight_saved(probe: Probe) -> None:
+    search = _Search(probe)
+    search.split(2)
+    for half in search.halves[2]:
+        (alone,) = search.judge({}, [search._half_alone(half, 2)])
+        weights = len(half.channels) * half.layer.params / half.layer.channels
+        assert half.priority == pytest.approx(alone.loss / (weights * 30 / 32), rel=1e-6)
+
+
 def gains_and_loses() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Eight logits of eight one-hot inputs; two bits round the even rows' weights to better logits, the odd to worse.
 
@@ -71,6 +98,27 @@ def test_the_half_that_gains_from_rounding_is_found() -> None:
     search = _Search(probe)
     search.split(2)
     assert {half.channels for half in search.halves[2]} == {(0, 2, 4, 6), (1, 3, 5, 7)}
+
+
+def test_a_channel_that_rounding_leaves_as_it_is_gains() -> None:
+    model, arrays = gains_and_loses()
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight[1] = 0
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    search = _Search(probe_of(model, arrays, bits=(2, 8)))
+    search.split(2)
+    assert {half.channels for half in search.halves[2]} == {(0, 1, 2, 4, 6), (3, 5, 7)}
+
+
+def test_a_layer_without_the_postponed_width_goes_to_its_widest(probe: Probe) -> None:
+    first, *others = probe.options
+    narrow = {first: (Option(2), Option(8)), **dict.fromkeys(others, (Option(6),))}
+    search = _Search(replace(probe, options=narrow))
+    search.split(6)
+    search.postpone(6, FLOAT_BITS)
+    widths = search.path[-1].widths
+    assert set(widths[first].tolist()) == {8}
+    assert all(set(widths[name].tolist()) == {6} for name in others)
 
 
 def test_a_channel_whose_loss_is_no_number_belongs_to_a_half() -> None:

@@ -111,3 +111,20 @@ def test_stride_one_needs_no_shapes() -> None:
     )  # fmt: skip
     check_gradients(model, ["x"], step=0.5, static=False)
     check_gradients(deep, ["x"], step=0.5, static=False)
+
+
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("output_shape", [[6, 8], [8, 8]])
+def test_an_output_shape_that_leaves_an_odd_number_of_pads(output_shape: list[int], auto_pad: str) -> None:
+    attrs = {"strides": [2, 2], "output_shape": output_shape, "auto_pad": auto_pad}
+    model = conv_model("ConvTranspose", (1, 2, 4, 4), (2, 2, 3, 3), 2, **attrs)
+    check_gradients(model, ["x", "w"], step=0.5, tolerance=1e-4)
+
+
+def test_a_free_size_is_padded_at_its_end() -> None:
+    model = model_of(
+        "g (float[N, 2, H, W] x) => (float[N, 3, ?, ?] y) { y = Conv <pads = [1, 0, 0, 2]> (x, w) }",
+        w=RNG.standard_normal((3, 2, 3, 3)).astype(np.float32),
+    )
+    x = RNG.standard_normal((2, 2, 4, 5)).astype(np.float32)
+    check_gradients(model, ["x"], {"x": x}, step=0.5, static=False)

@@ -55,6 +55,17 @@ def test_clip() -> None:
         check_gradients(model, ["x"], feeds((24,), np.float64), step=1e-6, tolerance=1e-7)
 
 
+def test_what_lies_at_a_bound_of_a_clip_is_within() -> None:
+    model = model_of(
+        "g (float[5] x) => (float loss) { y = Clip (x, low, high) loss = ReduceSum <keepdims = 0> (y) }",
+        low=np.array(-1, np.float32), high=np.array(2, np.float32),
+    )  # fmt: skip
+    graph = import_graph(model)
+    EmitGradients("loss", ("x",), {})(graph)
+    found = run(export_model(graph, model), {"x": np.array([-1.5, -1, 0, 2, 2.5], np.float32)})
+    assert found["x/gradient"].tolist() == [0, 1, 1, 1, 0]
+
+
 def test_bounds_of_a_clip_have_gradients() -> None:
     model = model_of(
         "g (double[24] x, double low, double high) => (double[24] y) { y = Clip (x, low, high) }"

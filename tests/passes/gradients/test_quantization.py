@@ -139,3 +139,18 @@ def test_indices_of_codes_have_no_gradient() -> None:
     x = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
     found = run(check_pass(EmitGradients("loss", ("x",)), model, {"x": x}, kind="exposing"), {"x": x})
     np.testing.assert_array_equal(found["x/gradient"], np.ones(4))
+
+
+def test_the_gradient_of_a_scale_in_a_vector_of_one_value_has_its_shape() -> None:
+    model = model_of(
+        HEADER
+        + """g (float[3, 4] x, float[1] s) => (float loss) {
+            q = QuantizeLinear (x, s)  y = DequantizeLinear (q, s)  loss = ReduceSum <keepdims = 0> (y) }"""
+    )
+    x = np.random.default_rng(0).uniform(0, 2, (3, 4)).astype(np.float32)
+    feeds = {"x": x, "s": np.array([0.01], np.float32)}
+    shapes = {"x": (3, 4), "s": (1,), "q": (3, 4), "y": (3, 4)}
+    found = run(check_pass(EmitGradients("loss", ("s",), shapes), model, feeds, kind="exposing"), feeds)
+    _, slope = learned_step(x, feeds["s"], 0, 0, 255)
+    np.testing.assert_allclose(found["s/gradient"], [slope.sum()], rtol=1e-3)
+    assert found["s/gradient"].shape == (1,)

@@ -42,6 +42,11 @@ def test_split(body: str) -> None:
     check_gradients(model, ["x"], step=0.5)
 
 
+def test_split_without_an_axis() -> None:
+    model = model_of("g (double[4, 3] x) => (double[2, 3] y) { a, b = Split (x) c = Exp (a) y = Mul (c, b) }")
+    check_gradients(model, ["x"], step=1e-6, tolerance=1e-6)
+
+
 @st.composite
 def slices(draw: st.DrawFn) -> tuple[list[int], dict[str, list[int]]]:
     """A shape, and starts, ends, axes and steps that take at least one value along each axis."""
