@@ -106,6 +106,15 @@ def test_a_choice_is_forced_from_above_and_from_below() -> None:
     assert forced_choice(costs, [row(use, 6)]) is None
 
 
+def test_what_one_budget_forces_and_another_forbids_is_no_choice() -> None:
+    rows = [row([[1, 2]] * 2, 2, "bytes"), row([[5, 1]] * 2, 4, "time")]
+    assert forced_choice([[0.0] * 2] * 2, rows) is None
+
+
+def test_where_nothing_costs_anything_options_are_as_wide_as_fits() -> None:
+    assert allocate([[0.0] * 3] * 2, [row([[1, 2, 4]] * 2, 6)]) in {(1, 2), (2, 1)}
+
+
 def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     row = Row("bits", ((1.0, 2.0), (1.0, 2.0)), 3.0)
     allocate(((2.0, 1.0), (3.0, 1.0)), (row,))

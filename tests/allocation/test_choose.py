@@ -90,3 +90,19 @@ def test_float_layers_are_the_last_resort_of_a_loss_budget() -> None:
 
     assert floats("drop=20%") == 0
     assert 0 < floats("drop=0.01%") < len(LAYERS)
+
+
+def test_a_layer_fixed_in_float_does_not_let_others_stay_in_float() -> None:
+    layers = LAYERS[:3]
+    options = {"l0": (Option(32),), **{name: (Option(4), Option(8), Option(32)) for name in ("l1", "l2")}}
+    costs = {name: {o: 1 / o.weight_bits for o in choices} for name, choices in options.items()}
+    seen: list[Plan] = []
+
+    def loss_of(plan: Plan) -> float:
+        seen.append(plan)
+        return float(min(plan["l1"].weight_bits, plan["l2"].weight_bits) < 8)
+
+    table, budget = CostTable(costs, "kl", "measured", 1), Budget.parse("drop=1%")
+    plan = choose_plan(table, layers, options, [budget], file_size, loss_of)
+    assert plan.options == {"l0": Option(32), "l1": Option(8), "l2": Option(8)}
+    assert all(some[name].is_quantized for some in seen for name in ("l1", "l2"))

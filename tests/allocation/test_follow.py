@@ -62,3 +62,16 @@ def test_the_first_plan_that_meets_all(budgets: list[str], expected: int) -> Non
 def test_what_the_path_does_not_reach_is_said(budgets: list[str], message: str) -> None:
     with pytest.raises(InfeasibleError, match=message):
         index(*budgets)
+
+
+def test_a_file_that_grows_on_the_way_is_looked_at_where_the_other_budgets_lead() -> None:
+    widths = ((8, 8), (8, 4), (8, 2), (4, 4), (4, 2))
+    plans = tuple(Plan({"l0": Option(first), "l1": Option(second)}) for first, second in widths)
+    sizes = dict(zip(widths, (10, 5, 5, 7, 4), strict=True))
+
+    def size(plan: Plan) -> int:
+        return sizes[plan["l0"].weight_bits, plan["l1"].weight_bits]
+
+    budgets = [Budget.parse("6B"), Budget.parse("4bit-avg")]
+    path = Trajectory(plans, (None,) * 5, "kl", "greedy", 10)
+    assert follow(path, LAYERS[:2], budgets, size, lambda _: 0.0) == plans[4]

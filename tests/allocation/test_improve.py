@@ -39,6 +39,8 @@ def test_the_uniform_plan_is_the_widest_that_fits() -> None:
     assert uniform_plan(LAYERS, OPTIONS, at_most(5)) is None
     fixed = {**OPTIONS, "a": (Option(8),)}
     assert uniform_plan(LAYERS, fixed, at_most(16)) == plan(8, 4, 4)
+    wide = {**OPTIONS, "a": (Option(4), Option(8))}
+    assert uniform_plan(LAYERS, wide, at_most(8)) == plan(4, 2, 2)
 
 
 def test_the_uniform_plan_ships_where_it_is_better() -> None:
@@ -66,6 +68,16 @@ def test_what_does_not_fit_the_file_is_passed_over_for_what_does() -> None:
     other = search(plan(2, 2, 8), loss, 12, 9, fits=lambda some: some != best.plan)
     assert other.plan not in (plan(2, 2, 8), best.plan)
     assert other.after < other.before
+
+
+def test_a_better_swap_whose_file_does_not_fit_is_not_kept() -> None:
+    def loss(some: Plan) -> tuple[float, float]:
+        value = float(sum(o != Option(4) for o in some.options.values()))
+        return value, value
+
+    found = search(plan(2, 8, 2), loss, 12, 5, fits=lambda _: False)
+    assert (found.plan, found.kept) == (plan(2, 8, 2), 0)
+    assert found.tried > 0
 
 
 def test_a_plan_without_numbers_is_worse_than_any() -> None:

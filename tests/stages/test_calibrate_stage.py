@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,12 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 import onnxmpq
+from onnxmpq.errors import DataError
+from onnxmpq.request import parse_keeps
+from onnxmpq.stages.calibrate import readers_of, without
+from onnxmpq.stages.load import Loaded
+from onnxmpq.stages.place import place
+from onnxmpq.stages.prepare import prepare_model
 
 ROI = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -48,3 +55,14 @@ def test_a_detector_that_finds_nothing(tmp_path: Path, activations: str, method:
     said = any(note.startswith("no calibration sample reaches b, classes") for note in report.notes)
     assert said == (activations == "int8")
     assert report.metrics["compiled"].sqnr is not None
+
+
+def test_a_tensor_that_only_a_layer_in_float_reads_cannot_be_spared(
+    load_classifier: Callable[..., Loaded],
+) -> None:
+    loaded = load_classifier(activations="int8", keeps=parse_keeps(["y=fp32"]))
+    found = place(loaded, prepare_model(loaded))
+    assert "y" not in found.placement.integer_layers
+    assert readers_of(found.prepared, {"h"}) == {"y"}
+    with pytest.raises(DataError, match="tensor 'h' is empty in all calibration samples"):
+        without(found, {"h"}, loaded)

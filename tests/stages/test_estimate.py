@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_an_estimate_is_forwards_and_rounding(
     assert seconds_a_sample(setting) > 0
     monkeypatch.setattr(stage, "seconds_a_sample", lambda _: 2.0)
     assert estimate(setting) == 2 * forwards_ahead(setting) + rounding_seconds(setting)
+
+
+def test_a_sample_takes_its_share_of_a_batch(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = lower_classifier().setting
+    four = replace(setting, prepared=replace(setting.prepared, batch_size=4))
+    monkeypatch.setattr(stage, "time", SimpleNamespace(perf_counter=iter([1.0, 9.0]).__next__))
+    assert seconds_a_sample(four) == 2
 
 
 def test_a_budget_on_loss_settles_many_plans(lower_classifier: Lower) -> None:

@@ -13,9 +13,11 @@ from onnx import numpy_helper
 
 from onnxmpq.budget import Budget
 from onnxmpq.data import Dataset, open_data
+from onnxmpq.data.samples import InputSpec
 from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.effort import EFFORTS
-from onnxmpq.engine import Array
+from onnxmpq.engine import Array, Runtime
+from onnxmpq.metrics import Metric, OutputKind
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.pipeline import compile_model, compiled
 from onnxmpq.request import Request, Sources
@@ -24,6 +26,7 @@ from onnxmpq.stages.load import Loaded, load
 from onnxmpq.stages.mirror import sees_the_same
 from onnxmpq.stages.place import place
 from onnxmpq.stages.prepare import prepare_model
+from onnxmpq.testing import model_of
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 13]>
@@ -123,6 +126,19 @@ def test_a_network_that_cannot_tell_has_nothing_to_learn_from_it(loads: Callable
     same = {"x": np.concatenate([images, images[..., ::-1]], 3)}
     data = open_data(same, loaded.evidence.calibration.source.inputs, samples=None)
     assert not sees_the_same(loaded.session, metric, data, -1, 16)
+
+
+@pytest.mark.parametrize(("outputs", "alike"), [("y", True), ("yz", False)])
+def test_every_output_must_see_the_same(outputs: str, alike: bool) -> None:
+    text = f"""g (float[N, 3, 6, 8] x) => ({", ".join(f"float[?] {name}" for name in outputs)}) {{
+        a = Mul (x, nearly)  y = ReduceMean <axes = [3], keepdims = 0> (a)  z = Identity (x)
+    }}"""
+    model = model_of(text, nearly=np.linspace(1, 1.01, 8, dtype=np.float32))
+    session = Runtime("cpu", 1).session(model)
+    specs = [InputSpec("x", np.dtype(np.float32), (None, 3, 6, 8))]
+    data = open_data({"x": images(32)}, specs, samples=None)
+    metric = Metric("nse", dict.fromkeys(outputs, OutputKind.VALUES))
+    assert sees_the_same(session, metric, data, -1, 16) is alike
 
 
 def test_a_network_that_takes_one_sample_at_a_time(tmp_path: Path) -> None:

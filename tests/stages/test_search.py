@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import pytest
 
 from onnxmpq.allocation.improve import Search
+from onnxmpq.engine import Array
+from onnxmpq.joint import Joint
 from onnxmpq.plan import Plan
 from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.spec import Option
+from onnxmpq.stages import search as stage
 from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.search import is_searched, rivals, told, within
+from onnxmpq.stages.search import is_searched, judge, rivals, told, within
+from onnxmpq.verdict.expected import Expected
 
 Lower = Callable[..., Lowering]
 
@@ -45,6 +51,35 @@ def test_rivals_compute_as_the_plan_does(lower_classifier: Lower) -> None:
     assert {o.weight_bits for o in found["the uniform plan"].options.values()} == {4}
     computed = {name: option.activation_bits for name, option in plan.options.items()}
     assert all({n: o.activation_bits for n, o in p.options.items()} == computed for p in found.values())
+
+
+def test_a_rival_that_computes_otherwise_is_none(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowering = lower_classifier(budgets=parse_budgets(["5bit-avg"]))
+    integers = Plan({layer.name: Option(8, 8) for layer in lowering.layers})
+    monkeypatch.setattr(stage, "uniform_plan", lambda *_: integers)
+    plan = plan_of(lowering, 4)
+    found = rivals(lowering, plan, within(lowering.setting, plan))
+    assert set(found) == {"widths by the sizes of layers"}
+
+
+def test_each_half_of_the_samples_judges_a_plan(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowering, seen = lower_classifier(), []
+
+    def loss(_joint: Joint, _constants: Mapping[str, Array], expected: Expected) -> float:
+        seen.append([batch.feeds["x"] for batch, _ in expected.batches()])
+        return float(len(seen))
+
+    monkeypatch.setattr(Joint, "loss", loss)
+    plan = plan_of(lowering, 4)
+    assert judge(lowering, plan)(plan) == (1.0, 2.0)
+    first, second = ({row.tobytes() for some in half for row in some} for half in seen)
+    assert first
+    assert second
+    assert not first & second
 
 
 def test_a_search_is_told_without_its_plan(lower_classifier: Lower) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import onnx
 import pytest
 
 from onnxmpq.errors import OptionError
@@ -12,9 +14,10 @@ from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Option
+from onnxmpq.stages import sensitivity as stage
 from onnxmpq.stages.force import narrowed
 from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.sensitivity import measure, probe_of, whole_path, whole_table
+from onnxmpq.stages.sensitivity import float_rivals, measure, probe_of, whole_path, whole_table
 from onnxmpq.verdict.conclude import UNMEASURED
 
 Lower = Callable[..., Lowering]
@@ -30,6 +33,43 @@ def test_a_path_gets_the_layers_that_have_no_choice() -> None:
     path = Trajectory((Plan({"a": Option(8)}), Plan({"a": Option(4)})), (None, None), "kl", "m", 1)
     found = whole_path(path, {"a": (Option(4), Option(8)), "b": (Option(16),)})
     assert [plan["b"] for plan in found.plans] == [Option(16)] * 2
+
+
+def test_a_path_over_parts_of_a_layer_says_nothing_of_the_layer_itself() -> None:
+    plans = tuple(Plan({"a/0": Option(8), "a/1": Option(bits)}) for bits in (8, 4))
+    path = Trajectory(plans, (None, None), "kl", "m", 1)
+    found = whole_path(path, {"a": (Option(4), Option(8)), "b": (Option(16),)})
+    assert [set(plan.options) for plan in found.plans] == [{"a/0", "a/1", "b"}] * 2
+
+
+def test_what_rounded_inputs_cost_is_in_the_unit_of_the_table(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowering = lower_classifier()
+    costs = {name: dict.fromkeys(choices, 0.0) for name, choices in lowering.setting.options.items()}
+    units: list[str] = []
+
+    def losses(probe: Probe, _read: object) -> dict[str, float]:
+        units.append(probe.metric.name)
+        return {}
+
+    monkeypatch.setattr(stage, "asked", lambda *_: CostTable(costs, "kl", "m", 1))
+    monkeypatch.setattr(stage, "float_rivals", lambda _: {"a": ("x", None)})
+    monkeypatch.setattr(stage, "activation_losses", losses)
+    measure(lowering)
+    assert lowering.setting.prepared.metric.name == "soft-kl"
+    assert units == ["kl"]
+
+
+def test_of_a_shared_weight_the_first_input_is_looked_at(lower_classifier: Lower) -> None:
+    setting = lower_classifier(activations="int8", widths=(8, 32)).setting
+    model = onnx.ModelProto()
+    model.CopyFrom(setting.prepared.model)
+    first = next(node for node in model.graph.node if node.output[0] == "c")
+    model.graph.node.append(onnx.helper.make_node("Conv", ["e", first.input[1]], ["again"]))
+    shared = replace(setting, prepared=replace(setting.prepared, model=model))
+    assert float_rivals(shared) == float_rivals(setting)
+    assert float_rivals(shared)["c"][0] == "b"
 
 
 def broken(probe: Probe) -> CostTable:

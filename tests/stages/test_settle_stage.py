@@ -62,6 +62,8 @@ def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pyt
         ((1, 8, 8, 8), True),  # those of 8 bits make up for the one of 1, which is not fitted itself
         ((1, 1, 1, 1), False),
         ((8, 8, 8, 8), False),
+        ((7, 7, 7, 7), False),
+        ((6, 7, 7, 7), True),
     ],
 )
 def test_it_pays_where_some_layer_loses_and_some_layer_can_make_up_for_it(
@@ -158,6 +160,15 @@ def test_an_effort_that_tries_nothing_settles_once(draft: Draft, monkeypatch: py
     assert found.helped
     changed = (not np.array_equal(v, found.draft.constants[n]) for n, v in draft.constants.items())
     assert any(changed)
+
+
+def test_samples_that_the_first_rounding_saw_do_not_tell_whether_settling_helps(
+    draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([np.full(16, 1.0), np.full(16, 1.5)])
+    monkeypatch.setattr(stage, "file_losses", lambda _: next(losses))
+    monkeypatch.setattr(stage, "best_factor", lambda _: 1.0)
+    assert settled_draft(trying(draft, tries=False)).helped
 
 
 def test_what_broke_is_not_shipped_untried_either(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,8 @@ def test_training_is_on_what_was_given_for_it(asked: Ask) -> None:
     assert divide(evidence(100, given), asked()).training is given
     shares = divide(evidence(100), asked())
     assert shares.training is shares.rounding
+    limited = divide(evidence(100), asked(effort=EFFORT, budgets=parse_budgets(["drop=5%"])))
+    assert not places(limited.training) & places(limited.selection)
 
 
 def test_a_seed_divides_in_one_way(asked: Ask) -> None:

@@ -11,10 +11,13 @@ import pytest
 from onnxmpq.engine import Array
 from onnxmpq.metrics import OutputKind, kl_divergence, sharpened
 from onnxmpq.plan import Plan
-from onnxmpq.spec import Option
+from onnxmpq.spec import Layer, Option
 from onnxmpq.stages import temper
 from onnxmpq.stages.lowering import Draft, Lowering
 from onnxmpq.stages.temper import best_factor, file_loss, tempered
+from onnxmpq.testing import model_of
+from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.quantizer import quantize
 
 Lower = Callable[..., Lowering]
 
@@ -54,6 +57,42 @@ def test_the_first_roundings_stay(lower_classifier: Lower) -> None:
     np.testing.assert_array_equal(draft.candidates.quantized(draft.prepared.layers[-1], 3).scale, scale)
     found = after.candidates.quantized(draft.prepared.layers[-1], 3).scale
     np.testing.assert_array_equal(found, (1.2 * scale).astype(np.float32))
+
+
+def test_a_bias_that_was_shifted_is_scaled_with_its_shift(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    bias = np.arange(1, 5, dtype=np.float32)
+    model = model_of("g (float[N, 3] x) => (float[N, 4] y) { y = Gemm (x, w, b) }", w=weight, b=bias)
+    layer = Layer("y", "Gemm", ("y",), "w", (3, 4), 1, bias="b")
+    candidates = Candidates(model, "nearest")
+    candidates.settle(layer, quantize(weight, 1, 4), np.full(4, 0.5, np.float32))
+    monkeypatch.setattr(temper, "_logits", lambda _: ("y", layer))
+    draft = replace(draft_of(lower_classifier(), 8), candidates=candidates, plan=Plan({"y": Option(4)}))
+    found = tempered(draft, 1.2).candidates.bias(layer, 4)
+    assert found is not None
+    np.testing.assert_allclose(found, 1.2 * (bias + 0.5), rtol=1e-6)
+
+
+def test_a_factor_that_the_file_is_not_better_for_is_not_taken(
+    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft, losses = draft_of(lower_classifier(), 8), np.linspace(1, 0, len(temper._FACTORS))
+    monkeypatch.setattr(temper, "_losses", lambda *_: losses)
+    monkeypatch.setattr(temper, "file_loss", lambda _: 0.5)
+    assert best_factor(draft) == temper._FACTORS[-1]
+    monkeypatch.setattr(temper, "file_loss", lambda _: 2.0)
+    assert best_factor(draft) == 1
+
+
+def test_few_samples_tell_no_factor(lower_classifier: Lower) -> None:
+    small = shrunk(draft_of(lower_classifier(), 8), 1 / 1.2)
+    setting, judging = small.setting, small.setting.shares.judging
+    few = replace(setting, shares=replace(setting.shares, judging=judging.take(range(7))))
+    assert judging.count == 8
+    assert best_factor(small) > 1
+    assert best_factor(replace(small, setting=few)) == 1
 
 
 def test_a_layer_in_float_keeps_its_logits(lower_classifier: Lower) -> None:

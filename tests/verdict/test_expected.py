@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -74,3 +75,35 @@ def test_a_pass_that_stops_early_holds_what_it_saw(data: Dataset) -> None:
     next(expected.batches())
     assert [batch.count for batch, _ in expected.batches()] == [3, 3, 3, 1]
     assert reference.runs == 4
+
+
+def test_outputs_too_large_to_hold_are_held_once_they_are_not(data: Dataset) -> None:
+    """Those of the batches behind them meanwhile take no place that is theirs."""
+
+    class Shrinking(Counted):
+        def run(self, feeds: Mapping[str, Any], _outputs: Sequence[str] | None = None) -> dict[str, Any]:
+            found = super().run(feeds)
+            return {**found, "more": np.zeros(1 << 20 if self.runs == 1 else 1, np.uint8)}
+
+    reference = Shrinking({})
+    expected = Expected(reference, data, 3, 1000)  # type: ignore[arg-type]
+    for runs in (4, 8, 8):
+        assert len(list(expected.batches())) == 4
+        assert reference.runs == runs
+
+
+def test_every_input_tells_one_batch_from_another() -> None:
+    passes = count()
+
+    def read() -> Iterator[dict[str, Any]]:
+        shift = np.float32(next(passes))
+        return ({"x": X[i : i + 1] + shift, "z": X[i : i + 1]} for i in range(10))
+
+    specs = [InputSpec(name, np.dtype(np.float32), (None, 4)) for name in "xz"]
+    expected = Expected(Counted({}), open_data(read, specs, samples=10), 3)  # type: ignore[arg-type]
+    seen = []
+    for _ in range(2):
+        for batch, outputs in expected.batches():
+            np.testing.assert_array_equal(outputs["y"], 2 * batch.feeds["x"])
+            seen.append(batch.feeds["x"])
+    assert not np.array_equal(seen[0], seen[4])

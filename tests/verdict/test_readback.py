@@ -133,6 +133,21 @@ def test_int8_weights_of_other_tools_are_read_where_their_zero_points_are_zero()
 
 
 @pytest.mark.parametrize(
+    ("readers", "name"), [("y = Add (x, h)", "h"), ("v = Add (w, w) y = Add (x, h)", "w")]
+)
+def test_a_cast_names_the_weight_that_it_alone_reads(readers: str, name: str) -> None:
+    body = f"w = DequantizeLinear <axis = 0> (q, s) h = Cast <to = 10> (w) {readers}"
+    text = f"g (float16[2,2] x) => (float16[2,2] y) {{ {body} }}"
+    assert read_text(text, q=np.ones((2, 2), np.int8), s=np.ones(2, np.float32)) == {name}
+
+
+@pytest.mark.parametrize(("count", "listed"), [(2, {"w"}), (3, set())])
+def test_scales_that_are_not_one_a_channel_are_no_weights(count: int, listed: set[str]) -> None:
+    body = "g (float[2,2] x) => (float[2,2] y) { w = DequantizeLinear <axis = 0> (q, s) y = Add (x, w) }"
+    assert read_text(body, q=np.ones((2, 2), np.int8), s=np.ones(count, np.float32)) == listed
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "a = QuantizeLinear (x, s, z) y = DequantizeLinear (a, s, z)",  # an activation

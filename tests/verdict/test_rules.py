@@ -13,7 +13,7 @@ from onnxmpq.engine import Array
 from onnxmpq.errors import VerifyError
 from onnxmpq.target import TARGETS
 from onnxmpq.verdict import verify
-from onnxmpq.verdict.rules import broken_rules
+from onnxmpq.verdict.rules import _channel_axis, broken_rules
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits.onnx"
 Break = Callable[[onnx.ModelProto], None]
@@ -71,6 +71,10 @@ def raise_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 26
 
 
+def lower_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 8
+
+
 def shift_zero_point(model: onnx.ModelProto) -> None:
     set_values(constant(model, first(model, "QuantizeLinear").input[2]), np.array(3, np.int8))
 
@@ -81,6 +85,10 @@ def quantize_by_channel(model: onnx.ModelProto) -> None:
 
 def lose_the_scale(model: onnx.ModelProto) -> None:
     set_values(constant(model, first(model, "QuantizeLinear").input[1]), np.array(np.nan, np.float32))
+
+
+def zero_the_scale(model: onnx.ModelProto) -> None:
+    set_values(constant(model, first(model, "QuantizeLinear").input[1]), np.array(0, np.float32))
 
 
 def part_the_pair(model: onnx.ModelProto) -> None:
@@ -121,6 +129,12 @@ def widen_the_codes(model: onnx.ModelProto) -> None:
     set_values(tensor, values)
 
 
+def narrow_the_tensor(model: onnx.ModelProto) -> None:
+    """Of four bits to two, which the target reads beside float activations only."""
+    tensor = next(t for t in model.graph.initializer if t.data_type == TensorProto.INT4)
+    tensor.data_type, tensor.raw_data = TensorProto.INT2, tensor.raw_data[::2]
+
+
 def negate_a_scale(model: onnx.ModelProto) -> None:
     node = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.attribute)
     tensor = constant(model, node.input[1])
@@ -144,13 +158,16 @@ def compute_a_scale(model: onnx.ModelProto) -> None:
     ("target", "change", "words"),
     [
         ("tensorrt", raise_opset, "opset 26 is above 25"),
+        ("tensorrt", lower_opset, "opset 8 is below 9"),
         ("tensorrt", shift_zero_point, "the zero point 3, wanted 0"),
         ("tensorrt", quantize_by_channel, "has 2 scales"),
         ("tensorrt", lose_the_scale, "the scale nan"),
+        ("tensorrt", zero_the_scale, "the scale 0.0"),
         ("tensorrt", part_the_pair, "another scale or zero point"),
         ("tensorrt", compute_the_codes, "are computed"),
         ("portable", turn_the_scales, "scales along axis 1, wanted 0"),
         ("portable", widen_the_codes, "codes beyond -64 to 63"),
+        ("portable", narrow_the_tensor, "is read as INT2 beside quantized activations"),
         ("tensorrt", negate_a_scale, "has scales below zero"),
         ("portable", compute_a_scale, "the scales of"),
         ("ort-cpu", zero_a_scale, "scales that are zero or no numbers"),
@@ -165,6 +182,26 @@ def test_a_broken_rule_is_said(
     assert any(words in fault for fault in broken_rules(model, TARGETS[target])), broken_rules(
         model, TARGETS[target]
     )
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "rank", "axis"),
+    [
+        ("Conv", "xw", 4, 0),
+        ("ConvTranspose", "xw", 4, 1),
+        ("Gemm", "xw", 2, 1),
+        ("MatMul", "xw", 3, 2),
+        ("MatMul", "wx", 2, None),
+    ],
+)
+def test_where_each_operator_has_its_output_channels(
+    op: str, inputs: str, rank: int, axis: int | None
+) -> None:
+    assert _channel_axis(helper.make_node(op, list(inputs), ["y"]), "w", rank) == axis
+
+
+def test_a_transposed_gemm_has_its_output_channels_first() -> None:
+    assert _channel_axis(helper.make_node("Gemm", ["x", "w"], ["y"], transB=1), "w", 2) == 0
 
 
 def test_a_compile_does_not_leave_a_file_that_breaks_a_rule(

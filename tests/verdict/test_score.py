@@ -10,7 +10,7 @@ from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import DataError
 from onnxmpq.metrics import Metric, OutputKind
 from onnxmpq.testing import model_of
-from onnxmpq.verdict.score import check_labels, compare, loss_of_function, sureness
+from onnxmpq.verdict.score import check_label_range, check_labels, compare, loss_of_function, sureness
 
 LOGITS = Metric("kl", {"y": OutputKind.LOGITS})
 SPECS = [InputSpec("x", np.dtype(np.float32), (None, 4))]
@@ -86,6 +86,17 @@ def test_labels_that_match_by_chance_only() -> None:
     check_labels(SAME, data(), LOGITS, 32)  # no labels, nothing to check
     few = open_data({"x": X[:10], "labels": (right[:10] + 1) % 4}, SPECS, samples=None)
     check_labels(SAME, few, LOGITS, 32)  # too few to tell
+    better = np.where(np.arange(100) < 27, right, (right + 1) % 4)
+    with pytest.raises(DataError, match=r"27\.0% .* no better than chance"):  # within three standard errors
+        check_labels(SAME, data(labels=better), LOGITS, 32)
+
+
+def test_labels_are_below_the_number_of_classes() -> None:
+    labels = np.zeros(100, np.int64)
+    labels[7] = 5
+    check_label_range(data(labels=labels), {"y": (1, 6)}, LOGITS)
+    with pytest.raises(DataError, match=r"go up to 5, but output 'y' has 5 classes, 0 to 4"):
+        check_label_range(data(labels=labels), {"y": (1, 5)}, LOGITS)
 
 
 def test_how_sure_a_model_is_of_what_it_sees() -> None:

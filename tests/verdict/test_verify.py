@@ -1,6 +1,7 @@
 """Files that are not what the plan says: each is caught, whatever was changed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnxmpq.prepare import Prepared, prepare
 from onnxmpq.spec import Option
 from onnxmpq.target import TARGETS
 from onnxmpq.testing import model_of
-from onnxmpq.verdict.verify import verify_file
+from onnxmpq.verdict.verify import _check_interface, _check_outputs, _check_rules, verify_file
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.quantizer import QuantizedWeight
 
@@ -140,3 +141,29 @@ def test_a_file_that_is_not_valid(prepared: Prepared, candidates: Candidates, ch
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.UNDEFINED
     with pytest.raises(VerifyError):
         check(model)
+
+
+def test_outputs_in_another_order_are_another_interface() -> None:
+    models = [
+        model_of(f"g (float[N] x) => (float[N] {a}, float[N] {b}) {{ y = Relu (x) z = Neg (x) }}")
+        for a, b in ("yz", "zy")
+    ]
+    _check_interface(models[0], models[0])
+    with pytest.raises(VerifyError, match=r"inputs or outputs \['z', 'y'\], the model \['y', 'z'\]"):
+        _check_interface(models[1], models[0])
+
+
+def test_a_rule_that_the_model_broke_before_may_stay_broken(prepared: Prepared) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N, 3] x) => (float[N, 3] y) {
+        q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }"""
+    own = model_of(text, s=np.array(0.1, np.float32), z=np.array(3, np.int8))
+    _check_rules(own, replace(prepared, model=own), TARGETS["ort-cpu"])
+    with pytest.raises(VerifyError, match="'x' is int8, wanted uint8"):
+        _check_rules(own, prepared, TARGETS["ort-cpu"])
+
+
+def test_an_output_may_be_as_little_finite_as_the_models() -> None:
+    nan, one = {"y": np.array([np.nan], np.float32)}, {"y": np.ones(1, np.float32)}
+    _check_outputs(nan, nan)
+    with pytest.raises(VerifyError, match="'y' of the written file is not finite"):
+        _check_outputs(nan, one)
