@@ -19,7 +19,7 @@ from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.metrics import METRICS
-from onnxmpq.model.outfile import require_writable, write_file
+from onnxmpq.model.outfile import require_apart, require_writable, write_file
 from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
 from onnxmpq.request import ACTIVATIONS
@@ -76,17 +76,6 @@ def parse_output(text: str) -> Path:
     return Path(text)
 
 
-def require_apart(*files: Path | None) -> None:
-    """Raise OptionError where one file would be written twice."""
-    seen: set[Path] = set()
-    for file in filter(None, files):
-        if file.resolve() in seen:
-            raise OptionError(
-                f"{file} would be written twice; give the model, the report and the sensitivity a file each"
-            )
-        seen.add(file.resolve())
-
-
 BUDGET = Parsed("budget", Budget.parse)
 KEEP = Parsed("glob=bits", Keep.parse)
 PREPROCESS = Parsed("preprocess", Preprocess.parse)
@@ -123,7 +112,7 @@ def cli() -> None:
     "--train-data",
     "training",
     type=SOURCE,
-    help="Labelled data for methods that train.  [default: --data]",
+    help="Labelled data for methods that train.  [default: what of --data weights are rounded against]",
 )
 @click.option(
     "--preprocess", type=PREPROCESS, help="For images, e.g. imagenet,resize=256,crop=224; or a file."
@@ -221,10 +210,12 @@ def compile_command(
     from onnxmpq.pipeline import compile_model
     from onnxmpq.request import default_output, protected
 
-    inputs = protected(model, options["data"], options["evaluation"], options["training"])
+    inputs = protected(model, *(options[name] for name in ("data", "evaluation", "training", "method")))
     if report is not None:
         require_writable(report, inputs)
-    require_apart(options["output"] or default_output(model), report, options["save_sensitivity"])
+        require_apart(
+            *filter(None, (options["output"] or default_output(model), report, options["save_sensitivity"]))
+        )
     with ConsoleObserver(quiet=as_json) as observer:
         result = compile_model(
             model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options

@@ -141,7 +141,7 @@ class Runtime:
 
         Raises EngineError with the runtime's message (which names the node) when it refuses the model.
         """
-        options = self._options(spin=spin, pairs=simulated or not self.fuses)
+        options = self._options(spin=spin, keep_pairs=simulated or not self.fuses)
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if save_optimized is not None:
@@ -160,14 +160,14 @@ class Runtime:
         got = session.get_providers()[0]
         return Session(session, next(k for k, v in _PROVIDERS.items() if v == got))
 
-    def _options(self, *, spin: bool, pairs: bool) -> ort.SessionOptions:
+    def _options(self, *, spin: bool, keep_pairs: bool) -> ort.SessionOptions:
         """What all sessions have, and whether threads wait spinning and Q/DQ pairs stay as they are."""
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         # Left to itself ONNX Runtime puts a thread on each core of the machine, also on those that are not ours.
         # (Where a core counts as two, ours are as many threads: which of them share one is not known here.)
         options.intra_op_num_threads = self.threads or (cores() if is_confined() else 0)
-        if pairs:
+        if keep_pairs:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -31,6 +31,7 @@ from onnxmpq.request import (
     default_output,
     parse_budgets,
     parse_keeps,
+    parse_saved,
     parse_target,
     parse_widths,
 )
@@ -65,7 +66,7 @@ def compile_model(
     activations: str | None = None,
     calibrator: str | None = None,
     rounding: str = ROUNDINGS[0],
-    method: str = "measured",
+    method: str | os.PathLike[str] = "measured",
     metric: str | None = None,
     bits: Sequence[int] = DEFAULT_BITS,
     keep: Sequence[Keep | str] = (),
@@ -85,14 +86,14 @@ def compile_model(
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
 
     `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
-    `data`. `activations` is "int8", "int16", "int4" or "fp32" (default with real data: the target's first, int8 of
+    those of `data` that weights are rounded against. `activations` is "int8", "int16", "int4" or "fp32" (default with real data: the target's first, int8 of
     ours; fp32 without), `calibrator` chooses their ranges: "typical", "minmax", "percentile", "entropy", "mse" or
     `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model. What the
     method finds is saved to `save_sensitivity` as soon as it is known; `method` takes that file's name, ending in .json.
 
     Raises a subclass of OnnxmpqError; no model is written then.
     """
-    asked = parse_budgets(budgets)
+    asked, method = parse_budgets(budgets), os.fspath(method)
     request = Request(
         budgets=asked, keeps=parse_keeps(keep), target=parse_target(target, storage, isa, activations),
         widths=parse_widths(bits, asked), activations=activations,
@@ -103,7 +104,7 @@ def compile_model(
     sources = Sources(
         model=Path(model), output=default_output(Path(model)) if output is None else Path(output), data=data,
         evaluation=evaluation, training=training, preprocess=preprocess, shapes=shapes or {}, samples=samples,
-        sensitivity=None if save_sensitivity is None else Path(save_sensitivity),
+        method=method, sensitivity=None if save_sensitivity is None else parse_saved(Path(save_sensitivity)),
     )  # fmt: skip
     return compiled(sources, request, Stages(observer or Observer()))
 

@@ -17,6 +17,8 @@ _OPTION = re.compile(
     r"(?P<weight>[1-8]|fp16|fp32)(?:in(?P<container>[248]))?(?:/(?P<activation>4|8|16|fp32))?"
 )
 
+_TYPES: Mapping[str, type] = {"metric": str, "method": str, "samples": int, "evaluations": int}  # in files
+
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
@@ -98,7 +100,7 @@ class Trajectory:
     def to_json(self) -> str:
         """The first plan, and what each of the others changes."""
         words = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
-        steps = [dict(after.items() - before.items()) for before, after in pairwise(words)]
+        steps = [{n: o for n, o in after.items() if o != before[n]} for before, after in pairwise(words)]
         layers = [asdict(layer) for layer in self.layers]
         path = {"start": words[0], "steps": steps, "losses": self.losses, "layers": layers}
         return json.dumps({**_origin(self), **path}, indent=1)
@@ -153,4 +155,7 @@ def _read(text: str, what: str, keys: set[str]) -> dict[str, Any]:
         raise DataError(f"the {what} is not JSON: {error}") from error
     if not isinstance(fields, dict) or not keys <= fields.keys():
         raise DataError(f"the file is not a {what}: it must hold {', '.join(sorted(keys))}")
+    for name, kind in _TYPES.items():
+        if not isinstance(fields.get(name, kind()), kind):
+            raise DataError(f"the {what} has {name} {fields[name]!r}; wanted a {kind.__name__}")
     return fields

@@ -39,12 +39,13 @@ class Sources:
     preprocess: Preprocess | None
     shapes: Mapping[str, Shape]
     samples: int  # of calibration, at most
+    method: str = "measured"  # as named: it may be a file
     sensitivity: Path | None = None  # where what the method finds is saved
 
     @property
     def protected(self) -> list[Path]:
         """The files that are never written over."""
-        return protected(self.model, self.data, self.evaluation, self.training)
+        return protected(self.model, self.data, self.evaluation, self.training, self.method)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +187,15 @@ def default_output(model: Path) -> Path:
     return model.parent / f"{model.stem}.mpq.onnx"
 
 
+def parse_saved(path: Path) -> Path:
+    """Where sensitivity is saved. Raises OptionError unless it ends in .json, by which --method knows it."""
+    if path.suffix.lower() != ".json":
+        raise OptionError(f"--save-sensitivity {path} must end in .json, by which --method knows such a file")
+    return path
+
+
 def protected(model: Path, *data: DataSource | None) -> list[Path]:
-    """The files that a compile reads and must never write over."""
+    """The files that a compile reads, data or a method, and must never write over."""
     siblings = [model.parent / f"{model.stem}.{role}.npz" for role in ("calib", "eval")]
     named = [
         str(d).rpartition(":")[0] if ".py:" in str(d) else d for d in data if isinstance(d, str | os.PathLike)

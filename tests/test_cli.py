@@ -451,9 +451,20 @@ def test_what_was_saved_serves_another_budget(run: Command, model: Path) -> None
     run("compile", model, "--budget", "4bit-avg", "--method", "fisher", "--save-sensitivity", saved)
     again = run("compile", model, "--budget", "3bit-avg", "--method", saved)
     assert "fisher, read from saved.json" in again.out
-    assert "would be written twice" in refused(
-        run, model.parent, "compile", model, *BUDGET, "--report", saved, "--save-sensitivity", saved, code=2
-    )
+    for option in ("-o", "--report"):
+        error = refused(run, model.parent, "compile", model, *BUDGET, "--method", saved, option, saved)
+        assert "is an input of the compile" in error
+
+
+def test_what_is_saved_has_a_file_of_its_own_that_a_method_is_known_by(run: Command, model: Path) -> None:
+    other = model.with_name("s.json")
+    for words in (("--report", other), ("-o", other)):
+        error = refused(
+            run, model.parent, "compile", model, *BUDGET, "--save-sensitivity", other, *words, code=2
+        )
+        assert "would be written twice" in error
+    error = refused(run, model.parent, "compile", model, *BUDGET, "--save-sensitivity", "s.txt", code=2)
+    assert "must end in .json" in error
 
 
 def test_output_folder_that_is_not_there(run: Command, model: Path) -> None:

@@ -56,8 +56,8 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     """The index of the option of each group with the least total cost within every row.
 
     Exact: HiGHS with both gaps at zero, since its defaults stop early on costs as small as KL sums, and
-    costs scaled by the largest one; what is below its tolerance (1e-7 of that) it cannot tell apart. Rows are
-    kept to far within SLACK: its default tolerance would pass plans that are 1e-6 over.
+    costs scaled by the largest one that can matter; what is below its tolerance (1e-7 of that) it cannot tell
+    apart. Rows are kept to far within SLACK: its default tolerance would pass plans that are 1e-6 over.
 
     Raises InfeasibleError with the least that each row can be.
     """
@@ -73,7 +73,9 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
         )
         for row in rows
     ]
-    chosen = _solve([[options[i] for i in some] for options, some in zip(costs, kept, strict=True)], narrowed)
+    chosen = _solved(
+        [[options[i] for i in some] for options, some in zip(costs, kept, strict=True)], narrowed
+    )
     if chosen is None:
         raise InfeasibleError(
             "the budgets cannot be met together, though each can alone: "
@@ -128,6 +130,20 @@ def _useful(costs: Sequence[float], uses: Sequence[Sequence[float]]) -> list[int
         for i, cost in enumerate(costs)
         if not any(costs[j] < cost and all(use[j] <= use[i] for use in uses) for j in range(len(costs)))
     ]
+
+
+def _solved(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
+    """The optimum, solved again for as long as costs that it cannot take set the scale of all.
+
+    No optimum takes an option that alone costs more than a plan that is known.
+    """
+    while (choice := _solve(costs, rows)) is not None:
+        most = 2 * sum(options[index] for options, index in zip(costs, choice, strict=True))
+        capped = [[min(cost, most) for cost in options] for options in costs]
+        if most == 0 or capped == costs:
+            break
+        costs = capped
+    return choice
 
 
 def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:

@@ -118,7 +118,9 @@ def least_rows(
 def forced_plan(
     budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, file_size: FileSize | None
 ) -> Plan | None:
-    """The only sensible plan, whatever the layers' costs; None where the budgets leave a choice or a loss decides.
+    """The only sensible plan, whatever the layers' costs; None where the budgets leave a choice.
+
+    A budget on what is measured leaves one, unless every layer has one option only.
 
     So it is as long as no `file_size` tells what a budget on the file's bytes allows.
     """

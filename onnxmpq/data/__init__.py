@@ -144,7 +144,7 @@ class Dataset:
         return self.take(order[held:]), self.take(order[:held])
 
     def some(self, most: int, seed: int = 0) -> Dataset:
-        """At most `most` of the samples, at random; in whole batches where the graph fixes their size."""
+        """At most `most` of the samples, at random; where the graph fixes its batches, the nearest number of these, or one."""
         return self if most >= self.count or not self.divides else self.split(most / self.count, seed)[1]
 
     def remembered(self) -> Dataset:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from onnxmpq.errors import OutputError
+from onnxmpq.errors import OptionError, OutputError
 
 
 @contextmanager
@@ -37,6 +37,17 @@ def write_file(content: bytes, path: Path, *, protect: Sequence[Path] = ()) -> N
     """Write a file at once. Raises OutputError as `written` does."""
     with written(content, path, protect=protect):
         pass
+
+
+def require_apart(*files: Path) -> None:
+    """Raise OptionError where one file would be written twice."""
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise OptionError(
+                f"{file} would be written twice; give the model, the report and the sensitivity a file each"
+            )
+        seen.add(file.resolve())
 
 
 def require_writable(path: Path, protect: Sequence[Path] = ()) -> None:

@@ -62,12 +62,12 @@ def find_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    if name.endswith(".json"):
+    if name.lower().endswith(".json"):
         return read_saved(Path(name))
     if not is_reference(name):
         raise OptionError(
             f"method {name!r} is not known; {nearest(name, METHODS) or 'built in: ' + ', '.join(METHODS)}. "
-            "One of your own is named file.py:function"
+            "One of your own is named file.py:function, and what was saved FILE.json"
         )
     method: Method = load_attribute(name)
     if isinstance(method, type) or not callable(method):
@@ -100,17 +100,19 @@ def is_saved(method: Method) -> bool:
 
 
 def counts_evaluations(method: Method) -> TypeGuard[CountsEvaluations]:
-    """True for a method whose evaluations are known beforehand."""
-    return isinstance(method, CountsEvaluations)
+    """True for one of our methods whose evaluations are known beforehand."""
+    return is_ours(method) and isinstance(method, CountsEvaluations)
 
 
 def is_ours(method: Method) -> bool:
     """True for the methods of this package, with whatever options: what they give need not be checked."""
-    return method.__module__.startswith(f"{__name__}.")
+    return (method.__module__ or "").startswith(f"{__name__}.")
 
 
 def name_of(method: Method) -> str:
     """What to call a method in a message."""
+    if isinstance(method, Saved):
+        return method.file.name
     known = (name for name, ours in METHODS.items() if ours is method)
     return next(known, getattr(method, "__name__", type(method).__name__))
 

@@ -24,7 +24,7 @@ from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features
 from onnxmpq.sensitivity.linear import PROGRAMS, Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_known, require_number, titled
+from onnxmpq.sensitivity.variant import require_count, require_known, require_number, titled
 
 Doubles = NDArray[np.float64]
 Pooled = NDArray[np.float32]  # [samples, channels]
@@ -53,7 +53,7 @@ class Csmpq:
     def __post_init__(self) -> None:
         require_known("csmpq", "direction", self.direction, get_args(Direction))
         require_known("csmpq", "program", self.program, PROGRAMS)
-        require_number("csmpq", "images", self.images, 1)
+        require_count("csmpq", "images", self.images, 1)
         require_number("csmpq", "beta", self.beta, 0)
         if self.coe is not None:
             require_number("csmpq", "coe", self.coe, _TINY)

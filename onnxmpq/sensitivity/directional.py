@@ -95,8 +95,10 @@ def changes_of(probe: Probe, layer: Layer, widths: Sequence[int]) -> list[Change
     return [{name: made[name] - constants[name] for name in names} for made in candidates]
 
 
-def slopes(probe: Probe, objective: Objective) -> Iterator[Slopes]:
+def slopes(probe: Probe, objective: Callable[[], Objective]) -> Iterator[Slopes]:
     """The slopes of every layer with a choice, batch by batch.
+
+    `objective` is made anew for each pass over the samples, so that what it draws is the same for all layers.
 
     Costs a forward and a backward run, and a product a width; as many layers and widths at once as memory allows. Where a
     batch cannot be told apart into samples along the first axis of every layer, samples go one by one.
@@ -107,7 +109,7 @@ def slopes(probe: Probe, objective: Objective) -> Iterator[Slopes]:
     note_runs(probe)
     groups = list(_groups(probe))
     for number, group in enumerate(groups):
-        yield from _slopes(probe, objective, group, number, len(groups))
+        yield from _slopes(probe, objective(), group, number, len(groups))
 
 
 def passes(probe: Probe) -> int:
@@ -250,6 +252,6 @@ def _shares(probe: Probe) -> Iterator[_Share]:
     widths = widths_of(probe)
     for layer in probe.chosen:
         own = widths[layer.name]
-        most = max(1, _BYTES_A_PASS // (4 * layer.params))
+        most = max(1, _BYTES_A_PASS // max(4 * layer.params, 1))  # hence no two shares of a layer in a pass
         for first in range(0, len(own), most):
             yield _Share(layer, first, tuple(own[first : first + most]))

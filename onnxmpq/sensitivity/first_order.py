@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,8 @@ class FirstOrder:
         for a network that is no classifier, DataError where labels are wanted and the data have none.
         """
         self.check_data(probe.metric, probe.data, probe.training)
-        objective = self._objective(probe)
         by_slope = self.form in _BY_SAMPLE
-        costs = self._by_slopes(probe, objective) if by_slope else self._by_weights(probe, objective)
+        costs = self._by_slopes(probe) if by_slope else self._by_weights(probe)
         widths = widths_of(probe)
         falling = {name: np.maximum.accumulate(values[::-1])[::-1] for name, values in costs.items()}
         table = {
@@ -117,12 +117,12 @@ class FirstOrder:
                 "onnxmpq.sensitivity.first_order:without_labels"
             )
 
-    def _by_slopes(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
+    def _by_slopes(self, probe: Probe) -> dict[str, Floats]:
         """F1, F2 and F4, without gradients of weights."""
         forms = list(_BY_SAMPLE)
         widths = widths_of(probe)
         totals = {name: np.zeros((len(forms), len(bits))) for name, bits in widths.items()}
-        for found in slopes(probe, objective):
+        for found in slopes(probe, partial(self._objective, probe)):
             totals[found.layer][:, found.columns] += [
                 _BY_SAMPLE[form](found.values).sum(axis=0) for form in forms
             ]
@@ -130,12 +130,12 @@ class FirstOrder:
         probe.note(_cancelled(sums["signed"], sums["mean-absolute"]))
         return {name: total / probe.data.count for name, total in sums[self.form].items()}
 
-    def _by_weights(self, probe: Probe, objective: Objective) -> dict[str, Floats]:
+    def _by_weights(self, probe: Probe) -> dict[str, Floats]:
         """F3, F5 and the diagonal of F4, from the gradients of the weights themselves."""
         layers = probe.chosen
         power = 2 if self.form == "diagonal" else 1
         totals: dict[str, Floats] = {layer.name: np.zeros(layer.shape) for layer in layers}
-        for name, gradient in _weight_gradients(probe, objective, layers, one_by_one=power == 2):
+        for name, gradient in _weight_gradients(probe, self._objective(probe), layers, one_by_one=power == 2):
             totals[name] += gradient**power
         return {
             layer.name: self._form(probe, layer, totals[layer.name] / probe.data.count) for layer in layers

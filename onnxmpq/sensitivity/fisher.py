@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import onnx
@@ -52,7 +53,11 @@ def fisher(probe: Probe) -> CostTable:
     widths = widths_of(probe)
     totals: dict[str, Sums] = {name: np.zeros(len(bits)) for name, bits in widths.items()}
     metric = probe.metric.plain
-    objective = _of_distributions(probe) if metric.name == "kl" else _of_values(probe)
+    objective = (
+        partial(_of_distributions, probe)
+        if metric.name == "kl"
+        else partial(_of_values, probe, _lengths(probe))
+    )
     for found in slopes(probe, objective):
         totals[found.layer][found.columns] += np.square(found.values).sum(axis=0)
     costs = {
@@ -73,9 +78,8 @@ def _of_distributions(probe: Probe) -> Objective:
     return Objective(Loss.PROJECTION, kinds, targets, tangents=True)
 
 
-def _of_values(probe: Probe) -> Objective:
-    """Random signs, of a length that makes squared slopes add up to the mean normalised squared error."""
-    lengths = _lengths(probe)
+def _of_values(probe: Probe, lengths: Mapping[str, float]) -> Objective:
+    """Random signs, of lengths that make squared slopes add up to the mean normalised squared error."""
     return Objective(Loss.PROJECTION, dict.fromkeys(lengths, OutputKind.VALUES), _signs_of(probe, lengths))
 
 

@@ -22,7 +22,7 @@ from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_known, require_number, titled
+from onnxmpq.sensitivity.variant import require_count, require_known, titled
 from onnxmpq.spec import Layer, Option
 
 Judgement = Literal["top-1", "loss"]
@@ -57,7 +57,7 @@ class Greedy:
         require_known("greedy", "judged_by", self.judged_by, get_args(Judgement))
         require_known("greedy", "moves", self.moves, get_args(Moves))
         if self.images is not None:
-            require_number("greedy", "images", self.images, 1)
+            require_count("greedy", "images", self.images, 1)
 
     def __call__(self, probe: Probe) -> Trajectory:
         """The path from every layer as wide as it may be to every layer at its narrowest.

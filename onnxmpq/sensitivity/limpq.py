@@ -27,7 +27,7 @@ from onnxmpq.sensitivity.step_sizes import (
     learn_steps,
     learned_widths,
 )
-from onnxmpq.sensitivity.variant import titled
+from onnxmpq.sensitivity.variant import require_number, titled
 from onnxmpq.spec import FLOAT_BITS, Option
 
 _TINY = 1e-12
@@ -46,6 +46,9 @@ class Limpq:
     training: StepTraining = field(default_factory=StepTraining)
     alpha: float = 2.0
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        require_number("limpq", "alpha", self.alpha, 0)
 
     def __call__(self, probe: Probe) -> CostTable:
         """Train on the probe's training samples; costs are step sizes, in the tensors' own units.

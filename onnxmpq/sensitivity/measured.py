@@ -24,7 +24,7 @@ from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.directional import changes_of, widths_of
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.tidy import tidy
-from onnxmpq.sensitivity.variant import require_number, titled
+from onnxmpq.sensitivity.variant import require_count, titled
 from onnxmpq.spec import FLOAT_BITS, Layer
 
 Losses = dict[tuple[str, int], float]  # by layer and width
@@ -43,7 +43,7 @@ class Measured:
     adds_up: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_number("measured", "widest", self.widest, 1)
+        require_count("measured", "widest", self.widest, 1)
 
     def __call__(self, probe: Probe) -> CostTable:
         """Measure the table."""

@@ -22,7 +22,7 @@ from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features
 from onnxmpq.sensitivity.linear import PROGRAMS, Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_known, require_number, titled
+from onnxmpq.sensitivity.variant import require_count, require_known, require_number, titled
 
 Doubles = NDArray[np.float64]
 
@@ -46,8 +46,8 @@ class Ompq:
 
     def __post_init__(self) -> None:
         require_known("ompq", "program", self.program, PROGRAMS)
-        require_number("ompq", "images", self.images, 2)
-        require_number("ompq", "batches", self.batches, 1)
+        require_count("ompq", "images", self.images, 2)
+        require_count("ompq", "batches", self.batches, 1)
         if self.beta is not None:
             require_number("ompq", "beta", self.beta, 0)
 

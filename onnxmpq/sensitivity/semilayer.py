@@ -23,7 +23,7 @@ from onnxmpq.metrics import Metric
 from onnxmpq.plan import Plan, Trajectory
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_number, titled
+from onnxmpq.sensitivity.variant import require_count, titled
 from onnxmpq.spec import FLOAT_BITS, Layer, Option
 
 Array = NDArray[Any]
@@ -59,9 +59,9 @@ class Semilayers:
     gives_path: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_number("semilayer", "postponed", self.postponed, 1)
+        require_count("semilayer", "postponed", self.postponed, 1)
         if self.images is not None:
-            require_number("semilayer", "images", self.images, 1)
+            require_count("semilayer", "images", self.images, 1)
 
     def __call__(self, probe: Probe) -> Trajectory:
         """The path from everything as wide as it may be to everything at its narrowest.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,7 +26,7 @@ from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.passes.tap_tensors import TapTensors, tap_name
 from onnxmpq.sensitivity.directional import Shapes, batch_shapes, check_sizes, differentiable, emit_gradients
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.variant import require_known, require_number
+from onnxmpq.sensitivity.variant import require_count, require_known, require_number
 from onnxmpq.spec import Layer, Option
 
 Array = NDArray[Any]
@@ -63,8 +63,9 @@ class StepTraining:
     def __post_init__(self) -> None:
         require_known("limpq", "trains", self.trains, get_args(Trains))
         require_known("limpq", "targets", self.targets, get_args(Targets))
-        require_number("limpq", "epochs", self.epochs, 1)
-        for what in ("least", "rate", "last_rate", "decay"):
+        require_count("limpq", "epochs", self.epochs, 1)
+        require_count("limpq", "least", self.least, 0)
+        for what in ("rate", "last_rate", "decay"):
             require_number("limpq", what, getattr(self, what), 0)
         for what in ("momentum", "smoothing"):
             require_number("limpq", what, getattr(self, what), 0, 1)
@@ -77,7 +78,7 @@ class StepTraining:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedSteps:
     """Steps of the layers' weights and activations, and how often all samples were seen for them."""
 
     weight: Learned
@@ -99,7 +100,7 @@ def chooses_activations(options: Sequence[Option]) -> bool:
     return len({option.activation_bits for option in options}) > 1
 
 
-def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> Trained:
+def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> TrainedSteps:
     """The steps of every layer that has a float32 weight in the main graph.
 
     Raises ModelError where an operator keeps the network from being differentiated, OptionError where no layer
@@ -118,7 +119,7 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> Trained:
             done += 1
             probe.progress(min(done, total), total)
     probe.progress(total, total)
-    return Trained(learner.found("weight"), learner.found("activation"), epochs)
+    return TrainedSteps(learner.found("weight"), learner.found("activation"), epochs)
 
 
 def _steps(data: Dataset, batch_size: int) -> int:
@@ -162,7 +163,7 @@ class _Learner:
         self.outcomes = math.prod(self.shape)
         self.float = probe.runtime.session(probe.model)
         self.widths = learned_widths(probe.options)
-        made = _trainable(training, probe, self.output, self.kind)
+        made = _trainable(training, replace(probe, data=data), self.output, self.kind)
         self.layers, self.shapes, self.batch_size = made.layers, made.shapes, made.batch_size
         self.session = probe.runtime.session(made.model)
         initial = {i.name: i for i in probe.model.graph.initializer}

@@ -16,11 +16,17 @@ def require_known(method: str, what: str, value: str, known: Collection[str]) ->
         raise OptionError(f"{method}'s {what} {value!r} is not known; choose {', '.join(known)}")
 
 
+def require_count(method: str, what: str, value: float, least: int) -> None:
+    """Raise OptionError for an option's number that is no integer, or below `least`."""
+    if not isinstance(value, int) or value < least:
+        raise OptionError(f"{method}'s {what} is {value!r}; wanted an integer of {least} or more")
+
+
 def require_number(method: str, what: str, value: float, least: float, most: float = math.inf) -> None:
     """Raise OptionError for an option's number that is not finite, or not within [least, most]."""
-    if not (math.isfinite(value) and least <= value <= most):
+    if not (isinstance(value, int | float) and math.isfinite(value) and least <= value <= most):
         reach = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
-        raise OptionError(f"{method}'s {what} is {value}; wanted {reach}")
+        raise OptionError(f"{method}'s {what} is {value!r}; wanted {reach}")
 
 
 def titled(name: str, method: Any) -> str:

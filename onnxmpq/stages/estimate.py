@@ -60,7 +60,8 @@ def forwards_evaluated(setting: Setting, method: CountsEvaluations) -> float:
     layers = setting.prepared.layers
     counts = method.evaluations(layers, setting.options)
     behind = np.cumsum([layer.macs for layer in reversed(layers)])[::-1]
-    runs = sum(counts.get(la.name, 0.0) * share for la, share in zip(layers, behind / behind[0], strict=True))
+    shares = behind / behind[0] if behind[0] else np.ones(len(layers))
+    runs = sum(counts.get(la.name, 0.0) * share for la, share in zip(layers, shares, strict=True))
     samples = setting.shares.sensitivity.count
     return float(runs) * min(method.images or samples, samples)
 

@@ -10,7 +10,7 @@ from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import ModelError
 from onnxmpq.evidence import Evidence, gather
 from onnxmpq.model.modelfile import initializers_listed_as_inputs, load_model
-from onnxmpq.model.outfile import require_writable
+from onnxmpq.model.outfile import require_apart, require_writable
 from onnxmpq.model.requirements import suited
 from onnxmpq.observer import Stages
 from onnxmpq.prepare import runnable
@@ -76,7 +76,9 @@ def read_model(sources: Sources, stages: Stages) -> onnx.ModelProto:
         raise ModelError(
             f"{sources.model} was compiled by onnxmpq already; compile the model it was made from"
         )
-    for path in filter(None, (sources.output, sources.sensitivity)):
+    written = [path for path in (sources.output, sources.sensitivity) if path is not None]
+    require_apart(*written)
+    for path in written:
         require_writable(path, sources.protected)  # rather now than after the work
     listed = initializers_listed_as_inputs(model)
     if listed:

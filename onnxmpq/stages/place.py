@@ -33,10 +33,10 @@ class Placed:
 
 
 def place(loaded: Loaded, prepared: Prepared) -> Placed:
-    """What was asked of every layer, as the target, its integer kernels and half precision allow it."""
+    """What was asked of every layer, as half precision, the target and its integer kernels allow it."""
     request, note = loaded.request, loaded.stages.note
     asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
-    return placed(prepared, within_half(prepared, asked, note), request.target, note)
+    return placed(prepared, asked, request.target, note)
 
 
 def within_half(prepared: Prepared, options: Options, note: Callable[[str], None]) -> Options:
@@ -56,10 +56,11 @@ def within_half(prepared: Prepared, options: Options, note: Callable[[str], None
 def placed(
     prepared: Prepared, options: Options, target: Target, note: Callable[[str], None] = lambda _: None
 ) -> Placed:
-    """Where Q/DQ pairs go, and the options as they then really are.
+    """Where Q/DQ pairs go, and the options as they then really are, fp16 only where it holds the weights.
 
     Float where there is no integer kernel; and as wide as what the target stores them in.
     """
+    options = within_half(prepared, options, note)
     asked = [name for name, choices in options.items() if any(o.activation_bits is not None for o in choices)]
     placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
     integer = set(placement.integer_layers)

@@ -27,10 +27,12 @@ _WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to
 def round_weights(setting: Setting) -> Lowering:
     """Every layer at every width that is left to choose from."""
     data = setting.shares.rounding
-    return Lowering(setting, rounded(setting, data, setting.views, setting.choices, setting.stages))
+    return Lowering(setting, rounded_weights(setting, data, setting.views, setting.choices, setting.stages))
 
 
-def rounded(setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages) -> Candidates:
+def rounded_weights(
+    setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages
+) -> Candidates:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
     request = setting.request
     candidates = Candidates(setting.prepared.model, request.rounding, request.target.grids)

@@ -15,6 +15,7 @@ from onnxmpq.sensitivity import Method, is_ours, name_of
 from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.saved import saved_text
 from onnxmpq.stages.force import unmeasured
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.setting import Setting
@@ -31,12 +32,12 @@ def measure(lowering: Lowering, save: Path | None = None) -> Sensitivity:
     setting, method = lowering.setting, lowering.setting.request.method
     if setting.forced is not None:
         if save is not None:
-            setting.stages.note(f"{save} is not written: nothing was measured")
+            setting.stages.note(f"nothing was measured, so there is nothing to save as {save}")
         return unmeasured(setting)
     probe = probe_of(setting, lowering.candidates)
     found = asked(method, probe)
     if save is not None:
-        write_file(f"{found.to_json()}\n".encode(), save)
+        write_file(saved_text(found, probe).encode(), save)
     if isinstance(found, Trajectory):
         if setting.request.is_timed:
             raise no_times(method)
@@ -82,9 +83,12 @@ def asked(method: Method, probe: Probe) -> Sensitivity:
 
 
 def whole_path(found: Trajectory, options: Options) -> Trajectory:
-    """The path with the layers that have no choice."""
+    """The path with the layers that have no choice: of these it may say something else, if it was saved."""
     fixed = {layer: choices[0] for layer, choices in options.items() if len(choices) == 1}
-    return replace(found, plans=tuple(Plan({**fixed, **plan.options}) for plan in found.plans))
+    origins = {unit.name: unit.origin for unit in found.layers}
+    free = [name for name in found.plans[0].options if origins.get(name, name) not in fixed]
+    plans = tuple(Plan({**fixed, **{name: plan[name] for name in free}}) for plan in found.plans)
+    return replace(found, plans=plans, layers=tuple(u for u in found.layers if u.origin not in fixed))
 
 
 def whole_table(found: CostTable, options: Options) -> CostTable:

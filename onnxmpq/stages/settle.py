@@ -14,7 +14,7 @@ from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.metrics import Sums
 from onnxmpq.observer import Observer, Progress, Stages
 from onnxmpq.stages.lowering import Draft
-from onnxmpq.stages.round import rounded
+from onnxmpq.stages.round import rounded_weights
 from onnxmpq.stages.setting import Setting
 from onnxmpq.stages.temper import best_factor, file_losses, tempered
 from onnxmpq.weights.settle import is_fitted, settled
@@ -128,7 +128,7 @@ def rounded_on(data: Dataset, draft: Draft) -> Draft:
     if data is setting.shares.rounding:
         return draft
     silent = Stages(Observer())
-    return replace(draft, candidates=rounded(setting, data, AS_GIVEN, single(draft.plan), silent))
+    return replace(draft, candidates=rounded_weights(setting, data, AS_GIVEN, single(draft.plan), silent))
 
 
 def rounded_again(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:

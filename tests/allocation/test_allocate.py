@@ -133,3 +133,13 @@ def test_a_plan_that_is_over_by_less_than_the_solver_usually_tells_is_not_taken(
     best = wide.used(allocate(costs, [wide]))
     tight = replace(wide, limit=best / (1 + over))
     assert tight.holds(allocate(costs, [tight]))
+
+
+def test_a_cost_that_no_optimum_takes_does_not_set_the_scale_of_all() -> None:
+    costs = [[1e-9 * 4.0**-b * (1 + (7 * g) % 5) for b in range(2, 7)] for g in range(20)]
+    use = [[b * (10 + (3 * g) % 11) for b in range(2, 7)] for g in range(20)]
+    limit = int(sum(options[2] for options in use))
+    plain = sum(options[i] for options, i in zip(costs, allocate(costs, [row(use, limit)]), strict=True))
+    costs[3][0] = 1e9
+    found = allocate(costs, [row(use, limit)])
+    assert sum(options[i] for options, i in zip(costs, found, strict=True)) == pytest.approx(plain, rel=1e-6)

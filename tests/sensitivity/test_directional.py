@@ -22,6 +22,7 @@ from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import directional
 from onnxmpq.sensitivity.directional import Objective, _counts_samples, slopes
 from onnxmpq.sensitivity.first_order import FirstOrder
+from onnxmpq.sensitivity.fisher import fisher
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import classifier, labelled, model_of
@@ -111,7 +112,7 @@ def test_slopes_are_changes_of_each_samples_loss(batch_size: int) -> None:
         return {"y": np.tile(factors, (batch.count, 1))}
 
     found: dict[str, list[Array]] = {}
-    for part in slopes(probe, Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)):
+    for part in slopes(probe, lambda: Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)):
         found.setdefault(part.layer, []).append(part.values)
     feeds = next(probe.data.batches(7)).feeds
     before = RUNTIME.session(probe.model).run(feeds)["y"] @ factors
@@ -142,7 +143,7 @@ def test_samples_of_another_size_are_refused() -> None:
         Loss.PROJECTION, {"y": OutputKind.VALUES}, lambda b: {"y": np.ones((b.count, 3), np.float32)}
     )
     with pytest.raises(DataError, match=r"\[1, 2, 5, 5\], others \[1, 2, 4, 4\]"):
-        list(slopes(probe, objective))
+        list(slopes(probe, lambda: objective))
 
 
 def test_what_is_too_large_for_one_pass_goes_by_widths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,3 +174,13 @@ def test_samples_are_told_apart_where_they_are_all_that_is_free() -> None:
     assert not _counts_samples((None, None))
     assert not _counts_samples((2, None))
     assert not _counts_samples(())
+
+
+def test_passes_by_widths_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = testing.probe_of(classifier(), labelled(classifier()))
+    together = fisher(probe)
+    monkeypatch.setattr(directional, "_BYTES_A_PASS", 1)
+    apart = fisher(probe)
+    assert apart.evaluations == sum(len(options) for options in probe.options.values())
+    for name, costs in together.costs.items():
+        assert apart.costs[name] == pytest.approx(costs, rel=1e-5)

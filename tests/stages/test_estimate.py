@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from onnxmpq.plan import CostTable
 from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS, counts_evaluations
 from onnxmpq.sensitivity.measured import at_every_width, measured
+from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.stages import estimate as stage
 from onnxmpq.stages.estimate import (
     announce,
@@ -156,3 +158,14 @@ def test_measuring_with_options_is_known_too(lower_classifier: Lower) -> None:
         for m in (measured, at_every_width)
     )
     assert 0 < some < all_
+
+
+def test_a_method_of_the_users_may_have_any_attributes() -> None:
+    class Mine:
+        images = 3
+        evaluations = 0
+
+        def __call__(self, _probe: Probe) -> CostTable:
+            return CostTable({}, "kl", "mine", 0)
+
+    assert not counts_evaluations(Mine())
