@@ -237,7 +237,7 @@ def test_evaluations_are_known_beforehand(probe: Probe) -> None:
 def test_it_looks_at_as_many_images_as_it_may(probe: Probe) -> None:
     assert Greedy(images=9)(probe).samples == 9
     assert Greedy(images=99)(probe).samples == 64
-    with pytest.raises(OptionError, match="greedy's images is 0; wanted 1 or more"):
+    with pytest.raises(OptionError, match="greedy's images is 0; wanted an integer of 1 or more"):
         Greedy(images=0)
 
 

@@ -222,5 +222,5 @@ def test_evaluations_are_about_known_beforehand(probe: Probe) -> None:
 
 def test_it_looks_at_as_many_images_as_it_may(probe: Probe) -> None:
     assert Semilayers(images=9)(probe).samples == 9
-    with pytest.raises(OptionError, match="semilayer's images is 0; wanted 1 or more"):
+    with pytest.raises(OptionError, match="semilayer's images is 0; wanted an integer of 1 or more"):
         Semilayers(images=0)
