@@ -67,6 +67,17 @@ def test_a_path_is_the_same_text_in_every_run(probe: Probe) -> None:
         assert list(step) == sorted(step, key=order.index)
 
 
+def test_groups_of_channels_are_those_of_this_model(probe: Probe, tmp_path: Path) -> None:
+    found = semilayer(probe)
+    stale = tuple(replace(unit, macs=1, scale_bytes=9, place_bytes=9) for unit in found.layers)
+    again = saved(replace(found, layers=stale), tmp_path, probe)(probe)
+    assert isinstance(again, Trajectory)
+    costly = [(la.name, la.origin, la.part, la.macs, la.scale_bytes, la.place_bytes) for la in again.layers]
+    assert costly == [
+        (la.name, la.origin, la.part, la.macs, la.scale_bytes, la.place_bytes) for la in found.layers
+    ]
+
+
 def test_fewer_widths_need_no_other_file(probe: Probe, tmp_path: Path) -> None:
     file = saved(measured(probe), tmp_path, probe)
     fewer = replace(probe, options={name: some[:2] for name, some in probe.options.items()})
