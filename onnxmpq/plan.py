@@ -44,9 +44,10 @@ class CostTable:
                         f"the cost of layer {layer!r} at {option} is {cost}; a cost is finite and not negative"
                     )
 
-    def to_json(self) -> str:
+    def to_json(self, **more: str) -> str:
+        """The table and `more` fields, which `from_json` leaves alone."""
         costs = {name: {str(o): c for o, c in options.items()} for name, options in self.costs.items()}
-        return json.dumps({**_origin(self), "costs": costs}, indent=1)
+        return json.dumps({**_origin(self), "costs": costs, **more}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:
@@ -97,13 +98,13 @@ class Trajectory:
         if any(plan.options.keys() != self.plans[0].options.keys() for plan in self.plans):
             raise DataError("the plans of a path differ in their layers; each plan decides all of them")
 
-    def to_json(self) -> str:
-        """The first plan, and what each of the others changes."""
+    def to_json(self, **more: str) -> str:
+        """The first plan, what each of the others changes, and `more` fields, which `from_json` leaves alone."""
         words = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
         steps = [{n: o for n, o in after.items() if o != before[n]} for before, after in pairwise(words)]
         layers = [asdict(layer) for layer in self.layers]
         path = {"start": words[0], "steps": steps, "losses": self.losses, "layers": layers}
-        return json.dumps({**_origin(self), **path}, indent=1)
+        return json.dumps({**_origin(self), **path, **more}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Trajectory:

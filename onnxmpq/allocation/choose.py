@@ -120,9 +120,8 @@ def forced_plan(
 ) -> Plan | None:
     """The only sensible plan, whatever the layers' costs; None where the budgets leave a choice.
 
-    A budget on what is measured leaves one, unless every layer has one option only.
-
-    So it is as long as no `file_size` tells what a budget on the file's bytes allows.
+    Unless every layer has one option only, a budget on what is measured leaves one, and so does one on the file's bytes
+    as long as no `file_size` tells what it allows.
     """
     most = widest(layers, options)
     if all(len(options[layer.name]) == 1 for layer in layers):

@@ -28,9 +28,8 @@ from onnxmpq.spec import Layer, Option
 Judgement = Literal["top-1", "loss"]
 Moves = Literal["passes", "steps"]
 Move = tuple[Layer, Option]
-Rank = tuple[
-    bool, float, float, int
-]  # whether its loss is no number, how bad it is, its loss, the layer's size
+# Whether its loss is no number, how bad it is, its loss, the layer's size.
+Rank = tuple[bool, float, float, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Saved:
 def saved_text(found: Sensitivity, probe: Probe) -> str:
     """What a file of it holds: JSON, with the digest of the weights."""
     plain = replace(found, method=found.method.partition(_READ)[0])
-    return f"{json.dumps({**json.loads(plain.to_json()), 'weights': weights_of(probe)}, indent=1)}\n"
+    return f"{plain.to_json(weights=weights_of(probe))}\n"
 
 
 def weights_of(probe: Probe) -> str:
@@ -89,15 +89,7 @@ def read_saved(file: Path) -> Saved:
         fields = json.loads(text)
         kind = Trajectory if isinstance(fields, dict) and "start" in fields else CostTable
         return Saved(file, kind.from_json(text), fields.get("weights"))
-    except (
-        DataError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
         raise DataError(f"{file} holds no sensitivity: {error}; --save-sensitivity writes one") from error
 
 

@@ -29,9 +29,8 @@ from onnxmpq.spec import FLOAT_BITS, Layer, Option
 Array = NDArray[Any]
 Widths = NDArray[np.int64]  # of a layer's output channels
 
-_OF_HALVES = (
-    6  # evaluations of a layer's two halves at a width: alone, in the running network, on the way down
-)
+# Evaluations of a layer's two halves at a width: alone, in the running network, on the way down.
+_OF_HALVES = 6
 _CHANNELS_AT_ONCE = 64  # candidates of one layer that are held together
 
 
@@ -83,15 +82,12 @@ class Semilayers:
         probe.progress(search.total, search.total)
         return search.trajectory(titled("semilayer", self))
 
-    def evaluations(
-        self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]
-    ) -> dict[str, float]:
+    def evaluations(self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]) -> dict[str, int]:
         """How often each layer is evaluated: at each width by channel, and as halves alone, tried and postponed."""
-        widths = {la.name: {o.weight_bits for o in options[la.name] if o.is_quantized} for la in layers}
+        chosen = [la for la in layers if len(options[la.name]) > 1]
         return {
-            la.name: float((la.channels + _OF_HALVES) * len(widths[la.name]))
-            for la in layers
-            if len(options[la.name]) > 1
+            la.name: _evaluations(la, len({o.weight_bits for o in options[la.name]} - {la.float_bits}))
+            for la in chosen
         }
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
@@ -100,6 +96,11 @@ class Semilayers:
 
 
 semilayer = Semilayers()
+
+
+def _evaluations(layer: Layer, widths: int) -> int:
+    """Those of a layer at so many widths, at most."""
+    return (layer.channels + _OF_HALVES) * widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class _Search:
         start = self.judge({}, [self._change(self.layers[0], widths[self.layers[0].name])])[0]
         self.path = [_Point(widths, start)]
         self.kept = [start.top1 or 0.0]
-        self.total = sum((la.channels + _OF_HALVES) * len(self.options[la.name]) for la in self.layers)
+        self.total = sum(_evaluations(la, len(self.options[la.name])) for la in self.layers)
 
     def split(self, bits: int) -> None:
         """The semilayers of every layer that may have this width, in the order of their priorities."""

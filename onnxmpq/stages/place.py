@@ -18,7 +18,7 @@ from onnxmpq.spec import HALF_BITS, Option
 from onnxmpq.stages.load import Loaded
 from onnxmpq.target import Target
 from onnxmpq.weights.half_scales import has_half_scales
-from onnxmpq.weights.halves import exceeds_half
+from onnxmpq.weights.halves import LARGEST, largest_of
 
 _MANY_SCALES = 256  # what fewer save, the nodes that read them take
 
@@ -34,9 +34,9 @@ class Placed:
 
 def place(loaded: Loaded, prepared: Prepared) -> Placed:
     """What was asked of every layer, as half precision, the target and its integer kernels allow it."""
-    request, note = loaded.request, loaded.stages.note
+    request = loaded.request
     asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
-    return placed(prepared, asked, request.target, note)
+    return placed(prepared, asked, request.target, loaded.stages.note)
 
 
 def within_half(prepared: Prepared, options: Options, note: Callable[[str], None]) -> Options:
@@ -44,7 +44,7 @@ def within_half(prepared: Prepared, options: Options, note: Callable[[str], None
     weights = {i.name: i for i in prepared.model.graph.initializer}
     half = Option(HALF_BITS)
     free = [la for la in prepared.layers if half in options[la.name] and len(options[la.name]) > 1]
-    beyond = [la.name for la in free if exceeds_half(numpy_helper.to_array(weights[la.weight]))]
+    beyond = [la.name for la in free if largest_of(numpy_helper.to_array(weights[la.weight])) > LARGEST]
     if beyond:
         note(f"fp16 cannot hold the largest weights of {', '.join(beyond)}, which get another width")
     return {

@@ -18,9 +18,9 @@ LARGEST = float(np.finfo(np.float16).max)  # 65,504
 _FAIR_DB = 40.0  # 8 bits a weight do as well; half precision reaches 73 dB where no weight is subnormal
 
 
-def exceeds_half(weight: NDArray[Any]) -> bool:
-    """True where half precision ends before the weight's largest value."""
-    return float(np.abs(weight).max(initial=0)) > LARGEST
+def largest_of(weight: NDArray[Any]) -> float:
+    """The largest magnitude; beyond LARGEST half precision cannot hold the weight."""
+    return float(np.abs(weight).max(initial=0))
 
 
 def check_halves(model: onnx.ModelProto, layers: Sequence[Layer]) -> Iterator[str]:
@@ -31,8 +31,8 @@ def check_halves(model: onnx.ModelProto, layers: Sequence[Layer]) -> Iterator[st
     initializers = {i.name: i for i in model.graph.initializer}
     for layer in layers:
         weight = numpy_helper.to_array(initializers[layer.weight])
-        largest = float(np.abs(weight).max(initial=0))
-        if exceeds_half(weight):
+        largest = largest_of(weight)
+        if largest > LARGEST:
             raise OptionError(
                 f"layer {layer.name!r} cannot be kept in fp16: its largest weight is {largest:,.6g}, and half precision "
                 f"ends at {LARGEST:,.0f}; keep it in fp32, or at 8 bits, which are scaled"
