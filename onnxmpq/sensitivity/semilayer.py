@@ -99,8 +99,8 @@ semilayer = Semilayers()
 
 
 def _evaluations(layer: Layer, widths: int) -> int:
-    """Those of a layer at so many widths, at most."""
-    return (layer.channels + _OF_HALVES) * widths
+    """Those of a layer at so many widths, at most; and one in float."""
+    return (layer.channels + _OF_HALVES) * widths + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,7 @@ class _Search:
     layers: list[Layer] = field(init=False)
     options: dict[str, dict[int, Option]] = field(init=False)
     judge: Judge = field(init=False)
+    floats: dict[str, Outcome] = field(init=False)  # of the float network, as each layer's changes are run
     path: list[_Point] = field(init=False)
     halves: dict[int, list[Semilayer]] = field(init=False, default_factory=dict)
     kept: list[float] = field(
@@ -130,7 +131,9 @@ class _Search:
         self.options = {name: probe.by_width(name) for name in probe.options}
         self.judge = Judge(probe)
         widths = {la.name: np.full(la.channels, FLOAT_BITS, np.int64) for la in self.layers}
-        start = self.judge({}, [self._change(self.layers[0], widths[self.layers[0].name])])[0]
+        unchanged = [self._change(la, widths[la.name]) for la in self.layers]
+        self.floats = dict(zip(widths, self.judge({}, unchanged), strict=True))
+        start = self.floats[self.layers[0].name]
         self.path = [_Point(widths, start)]
         self.kept = [start.top1 or 0.0]
         self.total = sum(_evaluations(la, len(self.options[la.name])) for la in self.layers)
@@ -139,7 +142,9 @@ class _Search:
         """The semilayers of every layer that may have this width, in the order of their priorities."""
         halves = []
         for layer in self._with(bits):
-            delta = np.array([o.cross_entropy for o in self._alone(layer, bits)]) - self._float_entropy()
+            # Cut behind another layer, the same float network differs in the last digits.
+            entropy = self.floats[layer.name].cross_entropy or 0.0
+            delta = np.array([o.cross_entropy for o in self._alone(layer, bits)]) - entropy
             gains = delta <= 0  # a loss that is no number loses
             for channels in (np.flatnonzero(gains), np.flatnonzero(~gains)):
                 if len(channels):
@@ -217,9 +222,6 @@ class _Search:
 
     def _with(self, bits: int) -> list[Layer]:
         return [layer for layer in self.layers if bits in self.options[layer.name]]
-
-    def _float_entropy(self) -> float:
-        return self.path[0].outcome.cross_entropy or 0.0
 
     def _alone(self, layer: Layer, bits: int) -> Iterable[Outcome]:
         """What each channel alone does to the float network."""
