@@ -42,7 +42,7 @@ _FORMS: tuple[tuple[str, Callable[[float, str], tuple[Kind, float]]], ...] = (
     (rf"drop={_NUMBER}%", lambda n, _: (Kind.DROP, n / 100)),
     (rf"latency={_NUMBER}x", lambda n, _: (Kind.LATENCY, n)),
     (rf"latency={_NUMBER}(?P<unit>[um]?s)", lambda n, unit: (Kind.MILLISECONDS, n * _MILLISECONDS[unit])),
-    (rf"{_NUMBER}(?P<unit>[kmg]?i?b)", lambda n, unit: (Kind.FILE, n * _BYTES[unit])),
+    (rf"{_NUMBER}(?P<unit>([kmg]i?)?b)", lambda n, unit: (Kind.FILE, n * _BYTES[unit])),
     (rf"{_NUMBER}(?P<unit>[kmgt]bops)", lambda n, unit: (Kind.BOPS, n * _BOPS[unit])),
     (rf"{_NUMBER}%", lambda n, _: (Kind.RATIO, n / 100)),
     (rf"{_NUMBER}x", lambda n, _: (Kind.RATIO, 1 / n)),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 from onnxmpq.passes.matching import is_standard
 from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer
@@ -99,7 +100,7 @@ def _layer(
 ) -> Layer:
     node, name, _ = users[0]
     shape = tuple(int(d) for d in weight.shape)
-    dtype = np.dtype(weight.dtype)
+    dtype = _dtype(weight)
     return Layer(
         name=name,
         op=node.op,
@@ -117,6 +118,12 @@ def _layer(
         if id(weight) in outputs
         else _refusal(shape, dtype, [node for node, _, _ in users], weight),
     )
+
+
+def _dtype(weight: gs.Constant) -> np.dtype[Any]:
+    """Its type in NumPy; those that NumPy has no type for are numbers of ONNX's in the graph."""
+    known = not isinstance(weight.dtype, int)
+    return np.dtype(weight.dtype) if known else helper.tensor_dtype_to_np_dtype(weight.dtype)
 
 
 def _own_bias(node: gs.Node, shape: tuple[int, ...], outputs: Collection[int]) -> str | None:
@@ -165,17 +172,18 @@ def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
 
 def _has_computed_weight(node: gs.Node) -> bool:
     """True where the weight comes out of constants alone, by any number of nodes."""
-    weight = node.inputs[1]
-    return bool(weight.inputs) and _is_computed(weight)
-
-
-def _is_computed(tensor: gs.Tensor) -> bool:
-    if isinstance(tensor, gs.Constant):
-        return True
-    return bool(tensor.inputs) and all(
-        node.op != "Constant" and bool(node.inputs) and all(_is_computed(t) for t in node.inputs)
-        for node in tensor.inputs
-    )
+    seen, waiting = set(), [node.inputs[1]]
+    if not node.inputs[1].inputs:
+        return False
+    while waiting:
+        tensor = waiting.pop()
+        if isinstance(tensor, gs.Constant) or tensor.is_empty() or id(tensor) in seen:
+            continue
+        if not tensor.inputs or any(not maker.inputs for maker in tensor.inputs):  # data, or random numbers
+            return False
+        seen.add(id(tensor))
+        waiting.extend(read for maker in tensor.inputs for read in maker.inputs)
+    return True
 
 
 def _computed(node: gs.Node, name: str) -> Layer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from onnxmpq.verdict.latency import Latency, measure_latency
 from onnxmpq.verdict.score import Score, check_label_range, compare
 
 _BATCH = 32
+_OF_ONE_MODEL = "--reference is for the model that the other was made from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,10 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: Path,
+    model: str | os.PathLike[str],
     data: DataSource,
     *,
-    reference: Path | None = None,
+    reference: str | os.PathLike[str] | None = None,
     preprocess: Preprocess | None = None,
     samples: int | None = None,
     provider: str = "auto",
@@ -54,27 +56,28 @@ def evaluate_model(
     Raises DataError where the two models' inputs or outputs differ, or the data do not fit them.
     """
     runtime = resolve_runtime(provider)
-    other = reference or model
-    original, judge = _loaded(runtime, other)
-    session = judge if reference is None else _loaded(runtime, model)[1]
-    check_same_interface(session, judge, model, other)
+    path, other = Path(model), Path(model if reference is None else reference)
+    theirs = _loaded(runtime, other)
+    ours = theirs if reference is None else _loaded(runtime, path)
+    session, judge = ours.session, theirs.session
+    check_same_interface(session, judge, path, other)
     dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
     sample = next(iter(dataset.batches(1))).feeds
     size = _batch_size(judge, sample)
     expected = judge.run(sample)
     shapes = {n: v.shape for n, v in expected.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
-    metric = choose_metric(original, shapes)
+    metric = choose_metric(theirs.model, shapes)
     check_same_results(session.run(sample), expected, metric)
     check_label_range(dataset, shapes, metric)
     before, after = compare(judge, session, dataset, metric, size)
     return Evaluation(
-        str(model),
-        None if reference is None else str(reference),
+        str(path),
+        None if reference is None else str(other),
         dataset.description,
         after,
         before,
-        model.stat().st_size,
-        other.stat().st_size,
+        ours.file_bytes,
+        theirs.file_bytes,
         measure_latency(judge, session, sample, 1),
     )
 
@@ -86,11 +89,14 @@ def check_same_interface(session: Session, reference: Session, model: Path, othe
         ("outputs", list(session.outputs), list(reference.outputs)),
     ):
         if ours != theirs:
-            raise DataError(f"{model} and {other} cannot be compared: {what} {ours} against {theirs}")
+            raise DataError(
+                f"{model} and {other} cannot be compared: {what} {ours} against {theirs}; {_OF_ONE_MODEL}"
+            )
     for mine, its in zip(session.inputs, reference.inputs, strict=True):
         if mine.dtype != its.dtype or not _agree(mine.shape, its.shape):
             raise DataError(
-                f"{model} and {other} cannot be compared: input {mine.name!r} is {_text(mine)} against {_text(its)}"
+                f"{model} and {other} cannot be compared: input {mine.name!r} is {_text(mine)} against {_text(its)}; "
+                f"{_OF_ONE_MODEL}"
             )
 
 
@@ -104,13 +110,22 @@ def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Arr
         if ours.dtype != theirs.dtype or (ours.shape != theirs.shape if fixed else ours.ndim != theirs.ndim):
             raise DataError(
                 f"the models cannot be compared: output {name!r} is {ours.dtype} {list(ours.shape)} against "
-                f"{theirs.dtype} {list(theirs.shape)}"
+                f"{theirs.dtype} {list(theirs.shape)}; {_OF_ONE_MODEL}"
             )
 
 
-def _loaded(runtime: Runtime, path: Path) -> tuple[onnx.ModelProto, Session]:
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model as it runs, and the bytes of its file, external data included."""
+
+    model: onnx.ModelProto
+    session: Session
+    file_bytes: int
+
+
+def _loaded(runtime: Runtime, path: Path) -> _Loaded:
     model = load_model(path)
-    return runnable(suited(runtime, model), model)
+    return _Loaded(*runnable(suited(runtime, model), model), model.ByteSize())
 
 
 def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool:

@@ -54,14 +54,16 @@ def gather(
     """Open the data, the model's siblings `MODEL.calib.npz` and `MODEL.eval.npz` where none are named.
 
     Without any, noise stands in for them and a note says what that means. Raises DataError for data that do
-    not fit, ModelError where no input size runs.
+    not fit, ModelError where no input size runs, OptionError for steps for images where there are none.
     """
     specs = apply_shapes(session.inputs, shapes)
     data = data if data is not None else sibling(model, "calib", note)
     evaluation = evaluation if evaluation is not None else sibling(model, "eval", note)
     sources = (data, evaluation, training)
     if preprocess is not None and not any(s is not None and holds_images(s) for s in sources):
-        raise OptionError("--preprocess is for images, and neither --data nor --eval holds any")
+        raise OptionError(
+            "--preprocess is for images, and none of --data, --eval and --train-data holds any; leave it out"
+        )
 
     def read(source: DataSource, count: int | None) -> Dataset:
         steps = preprocess if holds_images(source) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class InspectedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One model file: its opset, real bytes and layers in execution order."""
+    """One model: its opset, real bytes (external data included) and layers in execution order."""
 
     path: str
     opset: int
@@ -44,18 +45,17 @@ class Inspection:
     requirements: Requirements | None = None  # what the file itself says
 
 
-def inspect_model(path: Path) -> Inspection:
+def inspect_model(path: str | os.PathLike[str]) -> Inspection:
     """Read a file and list its layers. Raises MissingFileError or ModelError."""
-    model = load_model(path)
+    model = load_model(Path(path))
     stored, needed = read_weights(model), described(model)
     is_compiled = bool(stored) or needed is not None
     layers = _stored_layers(model, stored) if is_compiled else _float_layers(model)
-    size = path.stat().st_size
     return Inspection(
         str(path),
         opset_version(model),
         model.producer_name,
-        size,
+        model.ByteSize(),
         is_compiled,
         tuple(layers),
         needed,

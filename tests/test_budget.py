@@ -42,6 +42,7 @@ def test_parses_and_prints_back(text: str, kind: Kind, limit: float) -> None:
         "4",
         "4bit",
         "4 bit-avg",
+        "5iB",
         "-4bit-avg",
         "fourbit-avg",
         "drop=1",

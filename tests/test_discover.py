@@ -43,6 +43,28 @@ def test_finds_every_layer_in_order_with_its_macs() -> None:
     assert "ConstantOfShape" in computed.reason
 
 
+def test_a_weight_that_is_computed_far_behind_the_data_is_none() -> None:
+    """No deeper than any other to read, whatever Python thinks of recursion."""
+    ones = gs.Constant("ones", np.ones((3, 3), np.float32))
+    for data, count in ((gs.Variable("x", np.float32, (3, 3)), 0), (ones, 1)):
+        tensor, nodes = data, []
+        for i in range(3000):
+            made = gs.Variable(f"t{i}", np.float32, (3, 3))
+            nodes.append(gs.Node("Relu", inputs=[tensor], outputs=[made]))
+            tensor = made
+        y = gs.Variable("y", np.float32, (3, 3))
+        nodes.append(
+            gs.Node("MatMul", "m", inputs=[gs.Variable("a", np.float32, (3, 3)), tensor], outputs=[y])
+        )
+        assert len(discover(gs.Graph(nodes, inputs=[], outputs=[y]), {})) == count
+
+
+def test_a_weight_of_a_type_that_numpy_lacks_stays_as_it_is() -> None:
+    (layer,) = discover(one("y = MatMul (x, w)", "bfloat16[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}"), {})
+    assert layer.reason == "its weight is bfloat16, not float32 or float16"
+    assert layer.float_bits == 16
+
+
 def test_macs_are_those_of_one_sample() -> None:
     """Of a batch that the graph fixes, and of maps that are batches within a sample."""
     shapes = {"x": (4, 4, 6, 6), "a": (4, 6, 4, 4), "h": (4, 3), "h16": (4, 3)}

@@ -7,6 +7,7 @@ import pytest
 
 from onnxmpq.errors import DataError
 from onnxmpq.evaluation import evaluate_model
+from onnxmpq.inspection import inspect_model
 from onnxmpq.testing import model_of
 
 X = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
@@ -40,6 +41,16 @@ def test_against_a_reference(tmp_path: Path) -> None:
     assert found.score.agreement == 1.0
     assert found.score.sqnr == pytest.approx(6.02, abs=0.01)
     assert found.reference_bytes == reference.stat().st_size
+
+
+def test_bytes_are_those_of_external_data_too(tmp_path: Path) -> None:
+    text = "g (float[N, 4] x) => (float[N, 4] y) { y = MatMul (x, w) }"
+    model = model_of(f'<ir_version: 8, opset_import: ["" : 18]> {text}', w=np.eye(4, dtype=np.float32))
+    onnx.save(model, tmp_path / "a.onnx")
+    onnx.save(model, tmp_path / "b.onnx", save_as_external_data=True, location="b.bin", size_threshold=0)
+    found = evaluate_model(str(tmp_path / "a.onnx"), DATA, reference=str(tmp_path / "b.onnx"))
+    assert found.file_bytes == found.reference_bytes > 64
+    assert inspect_model(str(tmp_path / "b.onnx")).file_bytes == found.file_bytes
 
 
 def test_a_fixed_batch(tmp_path: Path) -> None:

@@ -152,7 +152,11 @@ def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: 
 
 def _folder_label(name: str) -> int | None:
     folder = PurePosixPath(name).parent.name
-    return int(folder) if folder.isascii() and folder.isdigit() else None
+    return int(folder) if _is_class(folder) else None
+
+
+def _is_class(word: str) -> bool:
+    return word.isascii() and word.isdigit()  # there are other digits, which are no numbers to Python
 
 
 def _parse_labels(data: bytes, name: PurePosixPath, path: Path) -> dict[str, int]:
@@ -162,7 +166,7 @@ def _parse_labels(data: bytes, name: PurePosixPath, path: Path) -> dict[str, int
         if not line.strip():
             continue
         image, *label = line.strip().rsplit(_SEPARATORS[name.name], 1)
-        if len(label) != 1 or not label[0].strip().isdigit():
+        if len(label) != 1 or not _is_class(label[0].strip()):
             raise DataError(
                 f"line {number} of {name} in {path} is {line[:80]!r}; wanted an image's path and its class index"
             )

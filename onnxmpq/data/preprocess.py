@@ -168,7 +168,9 @@ def _parse_items(items: Iterable[str]) -> dict[str, Any]:
             try:
                 values[key] = _PARSERS[key](text)
             except (ValueError, ZeroDivisionError) as error:
-                raise OptionError(f"preprocessing item {item!r} does not parse; {_EXAMPLES}") from error
+                raise OptionError(
+                    f"preprocessing item {item!r} does not parse ({error}); {_EXAMPLES}"
+                ) from error
     return values
 
 

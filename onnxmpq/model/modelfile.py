@@ -136,7 +136,7 @@ def _check(model: onnx.ModelProto, file: Path) -> None:
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).partition("==> Context:")[0].split())
         if not any(harmless in reason for harmless in _HARMLESS):
-            raise ModelError(f"{file} is not valid ONNX: {reason[:300]}") from error
+            raise ModelError(f"{file} is not valid ONNX, export it again: {reason[:300]}") from error
 
 
 def _load_external_data(model: onnx.ModelProto, file: Path) -> None:

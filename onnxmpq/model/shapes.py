@@ -19,6 +19,7 @@ _IMAGE_SIZES = (224, 256, 320, 416, 512, 640, 299, 192, 128, 96, 64, 48, 32, 28,
 _VOLUME_SIZES = (32, 64, 16, 112, 96, 128, 224, 8, 1)  # of scans and videos: cubes grow fast
 _SIGNAL_SIZES = (512, 256, 128, 1024, 2048, 4096, 16000, 100, 80, 64, 40, 32, 16, 8, 4, 2, 1)
 _IMAGE_CHANNELS = (1, 3, 4)
+_NUMBERS = "fiub"  # NumPy's kinds; there are strings, too
 
 Shape = tuple[int, ...]
 
@@ -53,7 +54,8 @@ def _with_shape(info: TensorInfo, asked: Shape | None) -> InputSpec:
     if not fits:
         model = "x".join("?" if d is None else str(d) for d in info.shape)
         raise OptionError(
-            f"--shape {info.name}={'x'.join(map(str, asked))} does not fit the model, which has {model}"
+            f"--shape {info.name}={'x'.join(map(str, asked))} does not fit the model, which has {model}; a size may be "
+            "given where it has ?"
         )
     batch_is_free = bool(info.shape) and info.shape[0] is None
     return InputSpec(info.name, info.dtype, (None, *asked[1:]) if batch_is_free else asked)
@@ -99,7 +101,10 @@ def is_batchable(session: Session, specs: Sequence[InputSpec]) -> bool:
 
 
 def _stacks(together: Array, apart: Sequence[Array]) -> bool:
-    if not isinstance(together, np.ndarray) or together.ndim == 0:
+    """True for numbers of which each sample has its own; results whose sizes the data decide may fit by chance only."""
+    if not isinstance(together, np.ndarray) or together.ndim == 0 or together.dtype.kind not in _NUMBERS:
+        return False
+    if any(one.shape[1:] != together.shape[1:] for one in apart):
         return False
     stacked = np.concatenate(apart)
     return stacked.shape == together.shape and np.allclose(stacked, together, rtol=1e-3, atol=1e-4)

@@ -49,6 +49,10 @@ class Draft:
         setting = self.setting
         return lower(self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target)
 
+    def file_size(self) -> int:
+        """Bytes of its file."""
+        return int(self.lowered().ByteSize())
+
     def settler(self, data: Dataset, views: Views) -> Settler:
         """The float network, and the one with the plan's Q/DQ pairs on activations, to settle layers on such data."""
         setting, prepared = self.setting, self.prepared
@@ -103,7 +107,7 @@ class Lowering:
 
     def file_size(self, plan: Plan) -> int:
         """Bytes of the plan's file."""
-        return int(self.draft(plan).lowered().ByteSize())
+        return self.draft(plan).file_size()
 
     def slowdown(self, plan: Plan) -> float:
         """How many times as long as the given model the plan's file takes."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxmpq.allocation.choose import single
+from onnxmpq.allocation.choose import file_fits, single
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Views
@@ -132,9 +132,22 @@ def rounded_on(data: Dataset, draft: Draft) -> Draft:
 
 
 def rounded_again(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
-    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it over such data."""
+    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it over such data.
+
+    Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
+    """
+    again = _again(draft, data, views, progress)
+    if file_fits(draft.setting.request.budgets, again.plan, lambda _: again.file_size()):
+        return again
+    return _again(draft, data, views, progress, same_kind=True)
+
+
+def _again(
+    draft: Draft, data: Dataset, views: Views, progress: Progress, *, same_kind: bool = False
+) -> Draft:
     layers, settler = draft.prepared.layers, draft.settler(data, views)
-    return replace(draft, candidates=settled(settler, layers, draft.plan, draft.candidates, progress))
+    after = settled(settler, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
+    return replace(draft, candidates=after)
 
 
 def _turn(progress: Progress, number: int) -> Progress:

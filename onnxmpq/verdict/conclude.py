@@ -213,7 +213,10 @@ def _budget(
         value = 1e3 * latency[0].model
     met = None if value is None else value <= budget.limit * (1 + SLACK)
     if met is False and budget.kind not in MEASURED:
-        raise VerifyError(f"the written file does not hold budget {budget}: it reached {value:,.6g}")
+        raise VerifyError(
+            f"the written file does not hold budget {budget}: it reached {value:,.6g}; this is a fault of onnxmpq: "
+            "please report it with the model, and ask for a little less meanwhile"
+        )
     return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
 
 

@@ -24,7 +24,7 @@ from onnxmpq.weights.quantizer import (
     QuantizedWeight,
     code_range,
     fit_scale,
-    may_be_odd,
+    kinds_of_codes,
     nearest_codes,
 )
 from onnxmpq.weights.rows import Columns, Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
@@ -50,9 +50,11 @@ def compensate(
     with threadpool_limits(limits=1):
         curved = curvature(gram)
         found = _on_grid(weight, layer, curved, widths, grids, odd=False)
-        if 2 in widths and may_be_odd(weight, layer.axis, grids):
-            odd = _on_grid(weight, layer, curved, [2], grids, odd=True)
-            found[2] = min(found[2], odd[2], key=lambda some: _cost(weight, some, layer, curved))
+        kinds = kinds_of_codes(weight, layer.axis, 2, grids) if 2 in widths else []
+        if True in kinds:
+            odd = _on_grid(weight, layer, curved, [2], grids, odd=True)[2]
+            tried = [found[2], odd] if False in kinds else [odd]
+            found[2] = min(tried, key=lambda some: _cost(weight, some, layer, curved))
     return found
 
 

@@ -59,10 +59,11 @@ class QuantizedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Grids:
-    """Which codes and scales a file may hold: scales below zero, odd codes of two bits."""
+    """Which codes and scales a file may hold: scales below zero; of two bits, odd codes, and others."""
 
     negative: bool = True
     odd: bool = True
+    even: bool = True
 
 
 EVERY_GRID = Grids()
@@ -162,16 +163,17 @@ def quantize(weight: Floats, axis: int, bits: int, grids: Grids = EVERY_GRID) ->
     """
     weight = weight.astype(np.float32, copy=False)
     axis %= weight.ndim
-    found = [_rounded(weight, axis, bits, grids, odd=False)]
-    if bits == 2 and may_be_odd(weight, axis, grids):
-        found.append(_rounded(weight, axis, bits, grids, odd=True))
+    found = [
+        _rounded(weight, axis, bits, grids, odd=odd) for odd in kinds_of_codes(weight, axis, bits, grids)
+    ]
     return min(found, key=lambda some: float(np.square(some.dequantize() - weight).sum()))
 
 
-def may_be_odd(weight: Floats, axis: int, grids: Grids) -> bool:
-    """True where codes of two bits may be odd: a channel of zeros would not stay one."""
+def kinds_of_codes(weight: Floats, axis: int, bits: int, grids: Grids) -> list[bool]:
+    """False for all codes of a width, True for odd ones: of two bits, where no channel is of zeros and would not stay so."""
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
-    return grids.odd and bool(weight.any(axis=others).all())
+    odd = bits == 2 and grids.odd and bool(weight.any(axis=others).all())
+    return [False] * (grids.even or not odd) + [True] * odd
 
 
 def _rounded(weight: Floats, axis: int, bits: int, grids: Grids, *, odd: bool) -> QuantizedWeight:

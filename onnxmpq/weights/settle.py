@@ -116,13 +116,23 @@ class Fit:
 
 
 def settled(
-    settler: Settler, layers: Sequence[Layer], plan: Plan, candidates: Candidates, progress: Progress
+    settler: Settler,
+    layers: Sequence[Layer],
+    plan: Plan,
+    candidates: Candidates,
+    progress: Progress,
+    *,
+    same_kind: bool = False,
 ) -> Candidates:
-    """The candidates with every layer of the plan rounded once more, in execution order."""
+    """The candidates with every layer of the plan rounded once more, in execution order.
+
+    With `same_kind` codes of two bits stay odd, or others: their file then takes no more bytes.
+    """
     after = candidates.copy()
     for done, layer in enumerate(layers):
         bits = plan[layer.name].weight_bits
-        found = settler.settle(layer, bits) if is_fitted(layer, bits) else None
+        odd = candidates.quantized(layer, bits).odd if same_kind and bits == 2 else None
+        found = settler.settle(layer, bits, odd) if is_fitted(layer, bits) else None
         if found is not None:
             after.settle(layer, *found)
         if layer.reason is None:
@@ -184,8 +194,13 @@ class Settler:
         self._few = self._some if few is some and views == AS_GIVEN else pair(few, AS_GIVEN)
         self._all = self._some if samples >= data.count else pair(data, views)
 
-    def settle(self, layer: Layer, bits: int) -> tuple[QuantizedWeight, Floats | None] | None:
-        """The layer's rounding at a width and what its bias gains; None where nothing can be fitted."""
+    def settle(
+        self, layer: Layer, bits: int, odd: bool | None = None
+    ) -> tuple[QuantizedWeight, Floats | None] | None:
+        """The layer's rounding at a width and what its bias gains; None where nothing can be fitted.
+
+        Codes of two bits are of the kind that is better, or as `odd` says.
+        """
         aim = find_aim(layer, self._float, self._quantized, self._traced)
         halves = self._fits(layer, aim) if aim is not None else []
         if aim is None or not halves:
@@ -200,7 +215,8 @@ class Settler:
             wanted = _wanted(rows, whole, damping)
         gram = shrunk(whole.moments)
         weight = from_rows(wanted, layer).astype(np.float32)
-        rounded = compensate(weight, layer, gram, [bits], self._grids)[bits]
+        grids = self._grids if odd is None else replace(self._grids, odd=odd, even=not odd)
+        rounded = compensate(weight, layer, gram, [bits], grids)[bits]
         if layer.bias is None:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)

@@ -98,6 +98,7 @@ def test_a_list_of_labels_comes_before_folder_names(
         ({"1/a.png": picture(1), "b.png": picture(2)}, "1 of 2 images.*no label.*b.png"),
         ({"a.png": picture(1), "labels.txt": b"b.png 1\n"}, "1 of 1 images.*labels.txt"),
         ({"a.png": picture(1), "labels.txt": b"a.png 1.5\n"}, "line 1 of labels.txt"),
+        ({"a.png": picture(1), "labels.txt": "a.png \u00b2\n".encode()}, "line 1 of labels.txt"),
         ({"a.png": picture(1), "labels.csv": b"path,label\na.png,1\n"}, "line 1 of labels.csv"),
         ({"a.png": picture(1), "labels.txt": b"a.png\n"}, "line 1 of labels.txt"),
         ({"a.png": picture(1), "labels.txt": b"", "labels.csv": b""}, "several"),

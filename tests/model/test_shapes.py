@@ -85,6 +85,18 @@ def test_a_batch_counts_only_where_samples_do_not_meet() -> None:
     assert not is_batchable(mixed, specs(mixed))
 
 
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        ("y = NonZero (x)", "int64[k, M] y"),  # as long as the data have it
+        ("i = Cast <to = 7> (x)  y = Cast <to = 8> (i)", "string[N, 3] y"),
+    ],
+)
+def test_results_that_no_two_samples_can_be_held_against_make_no_batch(body: str, output: str) -> None:
+    found = session("float[N, 3] x", body, output)
+    assert not is_batchable(found, specs(found))
+
+
 def test_one_sample_has_a_batch_of_one() -> None:
     feeds = one_sample([InputSpec("x", FLOAT, (None, 3, 4, 4)), InputSpec("n", np.dtype(np.int64), (2,))])
     assert {name: value.shape for name, value in feeds.items()} == {"x": (1, 3, 4, 4), "n": (2,)}

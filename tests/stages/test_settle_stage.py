@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from onnxmpq.budget import Budget
 from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.observer import Observer, Progress, Stages
@@ -18,6 +20,8 @@ from onnxmpq.stages.lowering import Draft, Lowering
 from onnxmpq.stages.round import round_weights
 from onnxmpq.stages.settle import Settled, is_settled, rounded_on, settled_draft, shipped, standard_error
 from onnxmpq.stages.temper import file_loss, tempered
+from onnxmpq.weights.candidates import Candidates
+from onnxmpq.weights.settle import settled
 
 Lower = Callable[..., Lowering]
 
@@ -72,6 +76,23 @@ def test_it_pays_where_some_layer_loses_and_some_layer_can_make_up_for_it(
     layers = draft.prepared.layers
     plan = Plan({la.name: Option(bits) for la, bits in zip(layers, widths, strict=True)})
     assert is_settled(replace(draft, plan=plan)) is settles
+
+
+@pytest.mark.parametrize(("limit", "kept"), [("1MB", [False]), ("100B", [False, True])])
+def test_codes_keep_their_kind_where_the_file_would_break_a_budget(
+    draft: Draft, monkeypatch: pytest.MonkeyPatch, limit: str, kept: list[bool]
+) -> None:
+    asked: list[bool] = []
+
+    def noted(*args: Any, same_kind: bool) -> Candidates:
+        asked.append(same_kind)
+        return settled(*args, same_kind=same_kind)
+
+    monkeypatch.setattr(stage, "settled", noted)
+    request = replace(draft.setting.request, budgets=(Budget.parse(limit),))
+    draft = replace(draft, setting=replace(draft.setting, request=request))
+    stage.rounded_again(draft, draft.setting.shares.settling, AS_GIVEN, lambda _done, _total: None)
+    assert asked == kept
 
 
 def test_the_losses_are_those_of_the_trial(draft: Draft) -> None:

@@ -10,7 +10,7 @@ from onnxmpq.weights.quantizer import (
     Grids,
     code_range,
     fit_scale,
-    may_be_odd,
+    kinds_of_codes,
     quantize,
     round_to_codes,
 )
@@ -92,9 +92,27 @@ def test_two_bits_are_odd_where_weights_are_spread_evenly() -> None:
 def test_a_channel_of_zeros_has_no_odd_codes() -> None:
     weight = np.ones((2, 3), np.float32)
     weight[0] = 0
-    assert may_be_odd(weight[1:], 0, Grids())
-    assert not may_be_odd(weight, 0, Grids())
-    assert not may_be_odd(weight[1:], 0, Grids(odd=False))
+    assert kinds_of_codes(weight[1:], 0, 2, Grids()) == [False, True]
+    assert kinds_of_codes(weight, 0, 2, Grids()) == [False]
+
+
+@pytest.mark.parametrize(
+    ("bits", "grids", "kinds"),
+    [
+        (2, Grids(odd=False), [False]),
+        (2, Grids(even=False), [True]),
+        (3, Grids(), [False]),
+        (3, Grids(even=False), [False]),
+    ],
+)
+def test_which_kinds_of_codes_a_width_may_have(bits: int, grids: Grids, kinds: list[bool]) -> None:
+    assert kinds_of_codes(np.ones((2, 3), np.float32), 0, bits, grids) == kinds
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_kind_of_codes_may_be_the_only_one(odd: bool) -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
+    assert quantize(weight, 0, 2, Grids(odd=odd, even=not odd)).odd is odd
 
 
 def test_one_bit_is_the_sign_and_the_mean_magnitude() -> None:

@@ -1,5 +1,7 @@
 """Rounding behind quantized layers: the fit is that of least squares, and it makes up for what came before."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +21,7 @@ from onnxmpq.weights.aim import find_aim
 from onnxmpq.weights.candidates import Candidates
 from onnxmpq.weights.fitted import fitted
 from onnxmpq.weights.gram import input_moments
+from onnxmpq.weights.quantizer import Grids, quantize
 from onnxmpq.weights.settle import _DAMPINGS, Fit, Settler, _damping, _solved, settled
 from onnxmpq.weights.shrink import shrinkage
 
@@ -88,6 +91,36 @@ def rounded(
     settler = Settler(CPU, model, model, layers, traced, data, 16)
     plan = Plan({layer.name: Option(bits) for layer in layers})
     return layers, candidates, settled(settler, layers, plan, candidates, lambda _a, _b: None)
+
+
+def odd_or_not(some: Candidates, layers: tuple[Layer, ...], odd: Sequence[bool]) -> Candidates:
+    """The candidates with two-bit codes of these kinds, rounded to nearest."""
+    changed = some.copy()
+    for layer, is_odd in zip(layers, odd, strict=True):
+        weight = some.quantized(layer, 2).dequantize()
+        changed.settle(layer, quantize(weight, layer.axis, 2, Grids(odd=is_odd, even=not is_odd)), None)
+    return changed
+
+
+@pytest.mark.parametrize("odd", [(False, True, False, True), (True, False, True, False)])
+def test_codes_may_stay_of_their_kind(odd: tuple[bool, ...]) -> None:
+    """Odd ones take other nodes in a file than others do, and so other bytes."""
+    model, data = network(RESIDUAL, SHAPES), samples(4, 8, 8)
+    layers, first, _ = rounded(model, data, 2)
+    given = odd_or_not(first, layers, odd[: len(layers)])
+    traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
+    settler, plan = (
+        Settler(CPU, model, model, layers, traced, data, 16),
+        Plan({la.name: Option(2) for la in layers}),
+    )
+    after = settled(settler, layers, plan, given, lambda _a, _b: None, same_kind=True)
+    for layer, is_odd in zip(layers, odd, strict=False):
+        found = after.quantized(layer, 2)
+        assert found.odd is is_odd
+        assert (found.codes % 2 == 1).all() or not is_odd
+    assert any(
+        not np.array_equal(after.quantized(la, 2).codes, given.quantized(la, 2).codes) for la in layers
+    )
 
 
 def constants(layers: tuple[Layer, ...], candidates: Candidates, bits: int) -> dict[str, Array]:
