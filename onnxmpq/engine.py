@@ -222,7 +222,7 @@ def _typical(durations: Sequence[float]) -> float:
     return sum(fastest) / len(fastest) / 1e6
 
 
-def resolve_runtime(provider: str = "auto", threads: int = 0) -> Runtime:
+def resolve_runtime(provider: str = "auto") -> Runtime:
     """The runtime for `--provider auto|cpu|cuda`: CUDA only where a session really gets it.
 
     Raises OptionError when "cuda" was demanded and no session gets it.
@@ -235,8 +235,8 @@ def resolve_runtime(provider: str = "auto", threads: int = 0) -> Runtime:
                 "the CUDA execution provider was asked for but no session gets it; "
                 "install onnxruntime-gpu with its CUDA libraries, or use --provider cpu"
             )
-        return Runtime("cpu", threads)
-    return Runtime("cuda", threads)
+        return Runtime("cpu")
+    return Runtime("cuda")
 
 
 def _cuda_works() -> bool:

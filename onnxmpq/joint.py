@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import numpy_helper
@@ -36,9 +36,9 @@ class Joint:
         """What the float network gives for such data, to be asked for many losses."""
         return Expected(self._reference, data, self._batch_size)
 
-    def loss(self, constants: Mapping[str, Array], expected: Expected) -> float:
-        """The metric's loss with these constants in place, by name; all others stay as they were last."""
+    def losses(self, constants: Mapping[str, Array], expected: Iterable[Expected]) -> list[float]:
+        """The metric's loss on each, with these constants in place, by name; all others stay as they were last."""
         for name, value in constants.items():
             self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
         session = self._runtime.session(self._network, spin=False, simulated=True)
-        return mean_loss(expected, session, self._metric)
+        return [mean_loss(some, session, self._metric) for some in expected]

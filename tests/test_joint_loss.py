@@ -42,7 +42,7 @@ def test_the_runtime_does_not_quantize_weights_of_its_own_accord() -> None:
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 8, 6, 6))], samples=None)
     metric = Metric("nse", {"y": OutputKind.VALUES})
     joint = Joint(CPU, model, quantized, metric, 8)
-    found = joint.loss({}, joint.expected(data))
+    (found,) = joint.losses({}, [joint.expected(data)])
     expected = CPU.session(model).run({"x": x})["y"]
     plain = CPU.session(quantized, optimize=False).run({"x": x})["y"]
     noise = np.square(plain - expected).sum() / np.square(expected).sum()
@@ -55,6 +55,6 @@ def test_constants_are_put_in_place_and_stay() -> None:
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 8, 6, 6))], samples=None)
     joint = Joint(CPU, model, model, Metric("nse", {"y": OutputKind.VALUES}), 4)
     wanted = joint.expected(data)
-    assert joint.loss({}, wanted) == 0
-    assert joint.loss({"w": np.zeros((8, 1, 3, 3), np.float32)}, wanted) == 1
-    assert joint.loss({}, wanted) == 1
+    assert joint.losses({}, [wanted]) == [0]
+    assert joint.losses({"w": np.zeros((8, 1, 3, 3), np.float32)}, [wanted, wanted]) == [1, 1]
+    assert joint.losses({}, [wanted]) == [1]

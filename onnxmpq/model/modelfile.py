@@ -411,21 +411,15 @@ def _restore(values: Iterable[onnx.ValueInfoProto], like: Iterable[onnx.ValueInf
             value.CopyFrom(known[value.name])
 
 
-def write_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, protect: Path | None = None) -> int:
-    """Write a model in one piece: under another name in the same folder, then renamed. Returns its bytes.
-
-    Raises OutputError, and leaves the folder as it was, where `path` cannot be written or is the file
-    `protect` (under whatever name); nothing is left behind by an interrupt either.
-    """
-    with written_model(model, path, protect=[protect] if protect is not None else []) as part:
-        return part.stat().st_size
-
-
 @contextmanager
 def written_model(
     model: onnx.ModelProto, path: str | os.PathLike[str], *, protect: Sequence[Path] = ()
 ) -> Iterator[Path]:
-    """As `write_model`, but the body may check the file first: what it raises undoes the write."""
+    """Write a model in one piece: under another name in the same folder, renamed once the body is through with it.
+
+    Raises OutputError where `path` cannot be written or is one of the files `protect` (under whatever name). That, what
+    the body raises, and an interrupt leave the folder as it was.
+    """
     file = Path(path)
     require_writable(file, protect)
     try:

@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxmpq.chain import Chain
 from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import Metric, Sums, classes, classifier_output, surprise
+from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.spec import Layer
 

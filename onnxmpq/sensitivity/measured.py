@@ -12,15 +12,15 @@ the weight's squared error, from that of the widest width that is measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq.chain import Chain
-from onnxmpq.metrics import Sums
 from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.alone import losses_alone
+from onnxmpq.sensitivity.chain import State, Step
 from onnxmpq.sensitivity.directional import changes_of, widths_of
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.tidy import tidy
@@ -47,12 +47,11 @@ class Measured:
 
     def __call__(self, probe: Probe) -> CostTable:
         """Measure the table."""
-        layers = probe.chosen
         asked = widths_of(probe)
         narrow = {name: self.narrow(bits) for name, bits in asked.items()}
-        losses = _losses(probe, layers, narrow)
+        losses = _losses(probe, narrow)
         finite = _without_nan(losses)
-        for layer in layers:
+        for layer in probe.chosen:
             finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
         costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
         return tidy(
@@ -69,27 +68,14 @@ measured = Measured()
 at_every_width = Measured(widest=FLOAT_BITS)
 
 
-def _losses(probe: Probe, layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> Losses:
-    """One forward up to each layer, and from there one for each width."""
-    chain = Chain(probe.runtime, probe.model, layers, probe.traced)
-    distance = {name: np.zeros((len(bits), len(probe.metric.kinds))) for name, bits in widths.items()}
-    weight: Sums = np.zeros(len(probe.metric.kinds))
-    total = math.ceil(probe.data.count / probe.batch_size) * len(layers)
-    done = 0
-    for batch in probe.data.batches(probe.batch_size):
-        reference = chain.outputs(batch.feeds)
-        weight += probe.metric.weight(reference)
-        for step in chain.walk(batch.feeds):
-            for row, bits in enumerate(widths[step.layer.name]):
-                outputs = step.outputs(dict(probe.candidate(step.layer, bits)))
-                distance[step.layer.name][row] += probe.metric.distance(reference, outputs)
-            done += 1
-            probe.progress(done, total)
-    return {
-        (name, bits): probe.metric.loss(distance[name][row], weight)
-        for name in widths
-        for row, bits in enumerate(widths[name])
-    }
+def _losses(probe: Probe, widths: Mapping[str, Sequence[int]]) -> Losses:
+    """Those of every width, measured."""
+
+    def candidates(step: Step) -> Iterator[State]:
+        return (dict(probe.candidate(step.layer, bits)) for bits in widths[step.layer.name])
+
+    found = losses_alone(probe, probe.chosen, candidates)
+    return {(name, widths[name][place]): loss for (name, place), loss in found.items()}
 
 
 def _without_nan(losses: Losses) -> Losses:

@@ -6,40 +6,28 @@ compared; between widths alone it would change nothing. One forward of what lies
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from onnxmpq.activations.ranges import ActivationRange, rounded
-from onnxmpq.chain import Chain
-from onnxmpq.metrics import Sums
 from onnxmpq.plan import CostTable
+from onnxmpq.sensitivity.alone import losses_alone
+from onnxmpq.sensitivity.chain import State, Step
 from onnxmpq.sensitivity.probe import Probe
 
 
 def activation_losses(probe: Probe, inputs: Mapping[str, tuple[str, ActivationRange]]) -> dict[str, float]:
     """The loss, in the metric's own units, for each layer named in `inputs`: the tensor it reads, and its range."""
+
+    def rounded_input(step: Step) -> list[State]:
+        tensor, activation = inputs[step.layer.name]
+        # A weight that is read again further on has readers whose input is not at hand here.
+        read = step.inputs.get(tensor)
+        changed = {} if read is None else {tensor: rounded(read, activation)}
+        return [{**probe.candidate(step.layer, step.layer.float_bits), **changed}]
+
     layers = [layer for layer in probe.layers if layer.name in inputs]
-    chain = Chain(probe.runtime, probe.model, layers, probe.traced)
-    distance = {layer.name: np.zeros(len(probe.metric.kinds)) for layer in layers}
-    weight: Sums = np.zeros(len(probe.metric.kinds))
-    total = math.ceil(probe.data.count / probe.batch_size) * len(layers)
-    done = 0
-    for batch in probe.data.batches(probe.batch_size):
-        reference = chain.outputs(batch.feeds)
-        weight += probe.metric.weight(reference)
-        for step in chain.walk(batch.feeds):
-            tensor, activation = inputs[step.layer.name]
-            # A weight that is read again further on has readers whose input is not at hand here.
-            read = step.inputs.get(tensor)
-            changed = {} if read is None else {tensor: rounded(read, activation)}
-            outputs = step.outputs({**probe.candidate(step.layer, step.layer.float_bits), **changed})
-            distance[step.layer.name] += probe.metric.distance(reference, outputs)
-            done += 1
-            probe.progress(done, total)
-    return {name: probe.metric.loss(sums, weight) for name, sums in distance.items()}
+    return {name: loss for (name, _), loss in losses_alone(probe, layers, rounded_input).items()}
 
 
 def with_noise(costs: CostTable, losses: Mapping[str, float]) -> CostTable:

@@ -75,8 +75,8 @@ def judge(lowering: Lowering, plan: Plan) -> Losses:
     halves = [joint.expected(half) for half in (held.split(0.5, 0) if held.divides else (held, held))]
 
     def losses(some: Plan) -> tuple[float, float]:
-        constants = lowering.candidates.under(prepared.layers, some)
-        return joint.loss(constants, halves[0]), joint.loss({}, halves[1])
+        first, second = joint.losses(lowering.candidates.under(prepared.layers, some), halves)
+        return first, second
 
     return losses
 

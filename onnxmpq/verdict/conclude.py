@@ -51,15 +51,10 @@ class Compiled:
     target: Target
     costs: Sensitivity
     evidence: Evidence
-    written: Path | None = None  # where the bytes lie until they are checked, if not at `destination`
-
-    effort: str = "balanced"
-    search: SearchReport | None = None
-    source_bytes: int = 0  # with external data; 0: those of the file alone
-
-    @property
-    def file(self) -> Path:
-        return self.written or self.destination
+    file: Path  # where the bytes lie until they are checked
+    effort: str
+    search: SearchReport | None
+    source_bytes: int  # with external data
 
 
 def report_on(
@@ -88,7 +83,7 @@ def report_on(
         weight_bytes=weight_bytes(prepared.layers, plan),
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
-        fp32_file_bytes=compiled.source_bytes or compiled.source.stat().st_size,
+        fp32_file_bytes=compiled.source_bytes,
         budgets=tuple(_budget(b, compiled, size, seen.scores, seen.latency) for b in budgets),
         layers=tuple(_layer(layer, compiled, seen.kernels) for layer in prepared.layers),
         metrics=seen.scores,

@@ -21,7 +21,7 @@ from onnxmpq.model.modelfile import (
     initializers_listed_as_inputs,
     load_model,
     lowest_ir_version,
-    write_model,
+    written_model,
 )
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -430,16 +430,22 @@ def test_real_models_survive(path: Path) -> None:
 # Writing
 
 
+def write(model: onnx.ModelProto, path: Path, *protect: Path) -> None:
+    with written_model(model, path, protect=protect):
+        pass
+
+
 def test_a_model_is_written_whole(tmp_path: Path) -> None:
     model, path = parse_model(SCALE), tmp_path / "out.onnx"
     path.write_bytes(b"older")
-    assert write_model(model, path) == path.stat().st_size == model.ByteSize()
+    write(model, path)
+    assert path.stat().st_size == model.ByteSize()
     assert load_model(path) == model
     assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
 
 def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
-    write_model(parse_model(SCALE), tmp_path / "out.onnx")
+    write(parse_model(SCALE), tmp_path / "out.onnx")
     (tmp_path / "other").touch()
     assert (tmp_path / "out.onnx").stat().st_mode == (tmp_path / "other").stat().st_mode
 
@@ -457,7 +463,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path, spelling: str) -> None:
     if spelling == "hard link":
         alias.hardlink_to(source)
     with pytest.raises(OutputError, match="an input of the compile, which is never overwritten"):
-        write_model(parse_model(SCALE), alias, protect=source)
+        write(parse_model(SCALE), alias, source)
     assert source.read_bytes() == content
 
 
@@ -466,7 +472,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path, spelling: str) -> None:
 )
 def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(OutputError, match=message):
-        write_model(parse_model(SCALE), tmp_path / name)
+        write(parse_model(SCALE), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -474,7 +480,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) 
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="cannot be written"):
-        write_model(parse_model(SCALE), tmp_path / "out.onnx")
+        write(parse_model(SCALE), tmp_path / "out.onnx")
 
 
 def disk_full(_: int) -> None:
@@ -496,6 +502,6 @@ def test_a_failed_write_leaves_nothing_behind(
     path.write_bytes(b"older")
     monkeypatch.setattr(os, "fsync", failure)
     with pytest.raises(error):
-        write_model(parse_model(SCALE), path)
+        write(parse_model(SCALE), path)
     assert path.read_bytes() == b"older"
     assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pytest
 
@@ -67,13 +68,14 @@ def test_a_rival_that_computes_otherwise_is_none(
 def test_each_half_of_the_samples_judges_a_plan(
     lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lowering, seen = lower_classifier(), []
+    seen: list[list[Any]] = []
+    lowering = lower_classifier()
 
-    def loss(_joint: Joint, _constants: Mapping[str, Array], expected: Expected) -> float:
-        seen.append([batch.feeds["x"] for batch, _ in expected.batches()])
-        return float(len(seen))
+    def losses(_joint: Joint, _: Mapping[str, Array], expected: Iterable[Expected]) -> list[float]:
+        seen.extend([batch.feeds["x"] for batch, _ in half.batches()] for half in expected)
+        return [1.0, 2.0]
 
-    monkeypatch.setattr(Joint, "loss", loss)
+    monkeypatch.setattr(Joint, "losses", losses)
     plan = plan_of(lowering, 4)
     assert judge(lowering, plan)(plan) == (1.0, 2.0)
     first, second = ({row.tobytes() for some in half for row in some} for half in seen)

@@ -5,12 +5,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq import chain
-from onnxmpq.chain import Chain
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
 from onnxmpq.model.modelfile import import_graph
 from onnxmpq.model.trace import Traced, trace
+from onnxmpq.sensitivity import chain
+from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.spec import Layer
 
 CPU = Runtime("cpu", threads=1)
