@@ -26,7 +26,7 @@ from networks import Network, calibration, networks, open_samples
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.calibrators import CALIBRATORS
 from onnxmpq.activations.placement import place_activations
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.lower import Activations, lower
@@ -124,7 +124,7 @@ class _Compiler:
 
     def calibrated(self, name: str) -> Activations:
         ranges = calibrate(
-            self.runtime, self.prepared.model, self.placement, self.seen, CALIBRATORS[name], codes=Codes(self.bits)
+            self.runtime, self.prepared.model, self.placement, self.seen, CALIBRATORS[name], codes=CodeType(self.bits)
         )  # fmt: skip
         return Activations(self.placement, ranges)
 

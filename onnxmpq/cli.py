@@ -23,9 +23,8 @@ from onnxmpq.model.outfile import require_apart, require_writable, write_file
 from onnxmpq.model.shapes import parse_shape
 from onnxmpq.report import to_json
 from onnxmpq.request import ACTIVATIONS
+from onnxmpq.spec import FLOATS
 from onnxmpq.target import ISAS, STORAGES
-
-_FLOATS = {"fp16": 16, "fp32": 32}
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -52,12 +51,12 @@ def parse_bits(text: str) -> tuple[int, ...]:
     """`2,3,4,8` as widths. Raises OptionError for anything else."""
     words = text.split(",")
     if not all(
-        word.strip() in _FLOATS or (word.strip().isdecimal() and 1 <= int(word) <= 8) for word in words
+        word.strip() in FLOATS or (word.strip().isdecimal() and 1 <= int(word) <= 8) for word in words
     ):
         raise OptionError(
             f"--bits {text!r} was not understood; write widths from 1 to 8, fp16 or fp32, such as 2,3,4,5,6,8"
         )
-    return tuple(_FLOATS.get(word.strip()) or int(word) for word in words)
+    return tuple(FLOATS.get(word.strip()) or int(word) for word in words)
 
 
 def parse_input(text: str) -> str:

@@ -12,9 +12,8 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxmpq.passes.matching import is_standard
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer
+from onnxmpq.spec import FLOAT_BITS, HALF_BITS, LAYER_OPS, Layer
 
-LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}
 
 Shapes = Mapping[str, Sequence[int]]

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from onnxmpq.budget import Kind
 from onnxmpq.observer import Observer
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS
+from onnxmpq.spec import HALF_BITS, width_name
 
 if TYPE_CHECKING:
     from onnxmpq.evaluation import Evaluation
@@ -109,7 +109,7 @@ def show_inspection(found: Inspection) -> None:
     table = _table("layer", "op", "shape", "bits", "acts", "bytes", "note")
     for layer in found.layers:
         shape = "x".join(map(str, layer.shape)) if layer.shape != (0,) else "-"
-        bits = _bits(layer.weight_bits) if layer.shape != (0,) else "-"
+        bits = width_name(layer.weight_bits) if layer.shape != (0,) else "-"
         acts = "fp32" if layer.activation_bits is None else str(layer.activation_bits)
         table.add_row(layer.name, layer.op, shape, bits, acts, f"{layer.stored_bytes:,}", layer.reason or "")
     console = _console()
@@ -188,7 +188,7 @@ def _layer_table(report: Report) -> Table:
 
 def _width(layer: LayerReport) -> str:
     """`4`, or `4 in 8` where the file spends more bits than the codes have."""
-    bits = _bits(layer.weight_bits)
+    bits = width_name(layer.weight_bits)
     return bits if layer.container_bits is None else f"{bits} in {layer.container_bits}"
 
 
@@ -366,7 +366,3 @@ def _duration(seconds: float) -> str:
 
 def _decibels(sqnr: float) -> str:
     return f"{sqnr:.1f} dB" if math.isfinite(sqnr) else "equal" if sqnr > 0 else "not finite"
-
-
-def _bits(bits: int) -> str:
-    return {FLOAT_BITS: "fp32", HALF_BITS: "fp16"}.get(bits, str(bits))

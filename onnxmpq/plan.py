@@ -11,12 +11,13 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from onnxmpq.errors import DataError
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS, Layer, Option
+from onnxmpq.spec import FLOATS, Layer, Option
 
 _OPTION = re.compile(
     r"(?P<weight>[1-8]|fp16|fp32)(?:in(?P<container>[248]))?(?:/(?P<activation>4|8|16|fp32))?"
 )
 
+UNMEASURED = "none: one plan only"  # the method of a table of costs where nothing was measured
 _TYPES: Mapping[str, type] = {"metric": str, "method": str, "samples": int, "evaluations": int}  # in files
 
 
@@ -130,8 +131,7 @@ def parse_option(text: str) -> Option:
     """
     match = _OPTION.fullmatch(text)
     container = int(match["container"] or 0) if match else 0
-    names = {"fp32": FLOAT_BITS, "fp16": HALF_BITS}
-    weight = names.get(match["weight"]) or int(match["weight"]) if match else 0
+    weight = FLOATS.get(match["weight"]) or int(match["weight"]) if match else 0
     if match is None or (container and weight >= container):
         raise DataError(
             f"{text!r} is not a width; write 1 to 8, fp16 or fp32, with /4, /8, /16 or /fp32 behind it for activations"

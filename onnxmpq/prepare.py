@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmpq.discover import LAYER_OPS, discover
+from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics import Metric, choose_metric, signal_to_noise
@@ -32,7 +32,7 @@ from onnxmpq.passes.pool_global_means import PoolGlobalMeans
 from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.passes.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.passes.widen_half import WidenHalf
-from onnxmpq.spec import Layer
+from onnxmpq.spec import LAYER_OPS, Layer
 
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 

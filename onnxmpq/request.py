@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxmpq.activations.calibrators import Calibrator, default_calibrator
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.allocation.constrain import MEASURED
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.allocation.timed import is_timed
@@ -95,9 +95,11 @@ class Request:
         return ACTIVATIONS[self.activations or "fp32"]
 
     @property
-    def codes(self) -> Codes:
+    def codes(self) -> CodeType:
         """What quantized activations are held in."""
-        return Codes(self.activation_bits or self.target.activation_bits[0], self.target.signed_activations)
+        return CodeType(
+            self.activation_bits or self.target.activation_bits[0], self.target.signed_activations
+        )
 
     @property
     def calibrated_by(self) -> Calibrator:

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 FLOAT_BITS = 32
 HALF_BITS = 16
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 QUANTIZED_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 ACTIVATION_BITS = (4, 8, 16)
 OTHER_CODES_OPSET = 21  # of QuantizeLinear to 4 and 16 bits
+FLOATS = {"fp16": HALF_BITS, "fp32": FLOAT_BITS}  # widths by the names that people give them
+
+
+def width_name(bits: int) -> str:
+    """`4`, or the name of a floating-point type."""
+    return next((name for name, width in FLOATS.items() if width == bits), str(bits))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,7 +42,7 @@ class Option:
         return self.weight_bits in QUANTIZED_BITS
 
     def __str__(self) -> str:
-        weight = {FLOAT_BITS: "fp32", HALF_BITS: "fp16"}.get(self.weight_bits, str(self.weight_bits))
+        weight = width_name(self.weight_bits)
         held = weight if self.container_bits is None else f"{weight}in{self.container_bits}"
         return held if self.activation_bits is None else f"{held}/{self.activation_bits}"
 

@@ -25,9 +25,9 @@ from onnxmpq.passes.matching import (
     set_input,
     unique_name,
 )
+from onnxmpq.spec import LAYER_OPS
 
 Doubles = NDArray[np.float64]
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SAME_SHAPE = {"BatchNormalization", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 
 
@@ -63,7 +63,7 @@ def layer_before(graph: gs.Graph, tensor: gs.Tensor) -> LinearLayer:
     require_private(graph, tensor)
     tail = producer(tensor)
     node, bias_input = (tail, 2) if tail.op != "Add" else _biased_matmul(graph, tail)
-    require(node.op in _LAYERS, f"{tensor.name} is made by {node.op}, wanted one of {', '.join(_LAYERS)}")
+    require(node.op in LAYER_OPS, f"{tensor.name} is made by {node.op}, wanted one of {', '.join(LAYER_OPS)}")
     weight = node.inputs[1]
     require(is_float_constant(weight), f"the weight {weight.name} is not a floating-point constant")
     is_bare = tail.op == "MatMul"

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, is_constant, is_standard, read, require, rewrite_each
+from onnxmpq.passes.matching import NoMatch, is_constant, is_standard, position, read, require, rewrite_each
 from onnxmpq.passes.node_builder import builders
 
 
@@ -50,6 +50,6 @@ def _clip(graph: gs.Graph, node: gs.Node) -> None:
         for stem, end in (("lowest", codes.min), ("highest", codes.max))
     ]
     clipped = gs.Variable(names.name("clipped"), pooled.dtype, pooled.shape)
-    place = next(i for i, own in enumerate(graph.nodes) if own is node)
+    place = position(graph.nodes, node)
     graph.nodes.insert(place, gs.Node("Clip", inputs=[pooled, *ends], outputs=[clipped]))
     node.inputs[0] = clipped

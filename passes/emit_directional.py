@@ -28,14 +28,13 @@ from onnxmpq.passes.emit_gradients import gradient_name
 from onnxmpq.passes.gradients.emitter import Emitter, Shapes
 from onnxmpq.passes.matching import is_standard
 from onnxmpq.passes.node_builder import builders
+from onnxmpq.spec import LAYER_OPS
 
 Array = NDArray[Any]
 Change = Mapping[str, Array]  # by name, what is added to a weight, and to a bias where that changes too
 
 _PAYS = 3  # changes from which on summing over positions first is faster
 _ROOM = 4  # times the memory of the moved outputs that it may take
-
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
     found = [
         n
         for n in graph.nodes
-        if n.op in _LAYERS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
+        if n.op in LAYER_OPS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
     ]
     if not found:
         raise ModelError(

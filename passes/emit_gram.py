@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import NoMatch, is_standard, require
 from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.spec import LAYER_OPS
 
 _LOGGER = logging.getLogger(__name__)
 _FLOAT = 1  # TensorProto.FLOAT
@@ -103,7 +104,7 @@ class EmitGram:
 
 def _reads(node: gs.Node, weight: str) -> bool:
     """True where the node multiplies what it is given with this weight on the right."""
-    is_layer = node.op in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and is_standard(node)
+    is_layer = node.op in LAYER_OPS and is_standard(node)
     return is_layer and len(node.inputs) > 1 and node.inputs[1].name == weight
 
 

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.activations.ranges import ActivationRange
-from onnxmpq.passes.matching import NoMatch, redirect, require
+from onnxmpq.passes.matching import NoMatch, position, redirect, require
 from onnxmpq.passes.node_builder import builders
 
 _SHAPE_READERS = frozenset({"Shape", "Size"})  # they read no values, so they may as well read the codes
@@ -79,8 +79,8 @@ class _Writer:
         """The tensor, which a node makes, becomes the dequantized value, for all who know its name."""
         node = tensor.inputs[0]
         result = gs.Variable(self._names.name("float"), tensor.dtype, tensor.shape)
-        node.outputs[_index(node.outputs, tensor)] = result
-        codes = self._write_pair(result, tensor, activation, _index(self._graph.nodes, node) + 1)
+        node.outputs[position(node.outputs, tensor)] = result
+        codes = self._write_pair(result, tensor, activation, position(self._graph.nodes, node) + 1)
         redirect([n for n in tensor.outputs if n.op in _SHAPE_READERS], tensor, codes)
 
     def quantize_for(
@@ -89,7 +89,7 @@ class _Writer:
         """The readers get a dequantized value in the tensor's place."""
         result = gs.Variable(self._names.name("dequantized"), tensor.dtype, tensor.shape)
         redirect(readers, tensor, result)
-        place = _index(self._graph.nodes, tensor.inputs[0]) + 1 if tensor.inputs else 0
+        place = position(self._graph.nodes, tensor.inputs[0]) + 1 if tensor.inputs else 0
         self._write_pair(tensor, result, activation, place)
 
     def _write_pair(
@@ -107,8 +107,3 @@ class _Writer:
 
     def _new_parameter(self, stem: str, value: np.generic) -> gs.Constant:
         return self._names.constant(stem, np.asarray(value))
-
-
-def _index(items: Sequence[Any], item: object) -> int:
-    """Position by identity: tensors and nodes of graphsurgeon compare by value."""
-    return next(i for i, other in enumerate(items) if other is item)

@@ -12,12 +12,12 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import is_standard, redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.spec import LAYER_OPS
 
 Role = Literal["weight", "activation"]
 ROLES: tuple[Role, ...] = ("weight", "activation")
 
 _LOGGER = logging.getLogger(__name__)
-_LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def step_input(weight: str, role: Role, what: Literal["step", "low", "high"]) ->
 def _readers(graph: gs.Graph, weight: str) -> Iterator[tuple[gs.Node, int]]:
     """The layer nodes that multiply by the weight, and where."""
     for node in graph.nodes:
-        if node.op in _LAYER_OPS and is_standard(node):
+        if node.op in LAYER_OPS and is_standard(node):
             for index, tensor in enumerate(node.inputs[:2]):
                 if tensor.name == weight and isinstance(tensor, gs.Constant) and tensor.dtype == np.float32:
                     yield node, index

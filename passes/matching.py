@@ -6,7 +6,7 @@ A guard raises NoMatch with the reason; `rewrite_each` turns that into one line 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,6 +62,11 @@ def _sweep(graph: gs.Graph, ops: frozenset[str], rewrite: Rewrite) -> bool:
 def is_standard(node: gs.Node) -> bool:
     """True for an operator of the ONNX domain itself."""
     return node.domain in {None, "", "ai.onnx"}
+
+
+def position(items: Sequence[Any], item: object) -> int:
+    """The index by identity: tensors and nodes of graphsurgeon compare by value."""
+    return next(i for i, other in enumerate(items) if other is item)
 
 
 def label(node: gs.Node) -> str:

@@ -17,6 +17,7 @@ from onnxmpq.passes.matching import (
     is_constant,
     is_standard,
     optional_input,
+    position,
     read,
     remove,
     require,
@@ -48,7 +49,7 @@ def _pad(graph: gs.Graph, quantize: gs.Node) -> None:
     require(value is None or (is_constant(value) and not read(value).any()), "it does not pad with zeros")
     require(_same_parameters(dequantize, quantize), "the values behind it have another scale")
     inputs = [dequantize.inputs[0], pad.inputs[1], quantize.inputs[2], *pad.inputs[3:]]
-    place = next(i for i, own in enumerate(graph.nodes) if own is quantize)
+    place = position(graph.nodes, quantize)
     codes = quantize.outputs[0]
     quantize.outputs.clear()
     graph.nodes.insert(place, gs.Node("Pad", inputs=inputs, outputs=[codes]))

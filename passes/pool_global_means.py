@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require, rewrite_each
+from onnxmpq.passes.matching import NoMatch, attribute, optional_input, position, read, require, rewrite_each
 from onnxmpq.passes.node_builder import builders
 
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -46,7 +46,7 @@ def _pool(graph: gs.Graph, node: gs.Node) -> None:
         return
     pooled = gs.Variable(builders(graph)[0].name("pooled"), source.dtype)
     node.outputs[0] = pooled
-    place = next(i for i, own in enumerate(graph.nodes) if own is node) + 1
+    place = position(graph.nodes, node) + 1
     graph.nodes.insert(place, gs.Node("Flatten", inputs=[pooled], outputs=[mean]))
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, optional_input, require, rewrite_each
+from onnxmpq.passes.matching import NoMatch, optional_input, position, require, rewrite_each
 from onnxmpq.passes.node_builder import builders
 
 
@@ -46,5 +46,5 @@ class SplitGemmBias:
         del node.inputs[2]
         node.outputs[0] = product
         added.append(gs.Node("Add", inputs=[product, bias], outputs=[total]))
-        place = next(i for i, own in enumerate(graph.nodes) if own is node) + 1
+        place = position(graph.nodes, node) + 1
         graph.nodes[place:place] = added

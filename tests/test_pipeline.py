@@ -25,10 +25,10 @@ from onnxmpq.engine import Runtime
 from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
 from onnxmpq.layer_times import LayerTimes
 from onnxmpq.observer import Observer
+from onnxmpq.plan import UNMEASURED
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import load, lowering, timing
-from onnxmpq.verdict.conclude import UNMEASURED
 from onnxmpq.verdict.readback import read_weights
 
 DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"

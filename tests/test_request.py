@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.budget import Budget
 from onnxmpq.errors import OptionError
@@ -87,7 +87,7 @@ def test_activations_are_as_wide_as_asked_where_the_target_has_them(asked: Ask) 
         parse_target("ort-cpu", None, "any", "int16")
     only = replace(PORTABLE, activation_bits=(16,))
     assert asked(activations=None, target=only).decided(synthetic=False).activation_bits == 16
-    assert asked().codes == Codes(8)  # of what is quantized by --keep
+    assert asked().codes == CodeType(8)  # of what is quantized by --keep
 
 
 def test_budgets_that_only_a_run_can_tell_of(asked: Ask) -> None:

@@ -12,7 +12,7 @@ from onnxmpq.activations.calibrators import CALIBRATORS, Calibrator
 from onnxmpq.activations.extremes import REDUCTIONS, Extremes, measure_extremes
 from onnxmpq.activations.histograms import PICKED, empty_histogram, fill_histograms
 from onnxmpq.activations.placement import Placement
-from onnxmpq.activations.ranges import UINT8, ActivationRange, Codes, range_of
+from onnxmpq.activations.ranges import UINT8, ActivationRange, CodeType, range_of
 from onnxmpq.activations.statistics import Histogram, Statistics
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime
@@ -33,7 +33,7 @@ def calibrate(
     dataset: Dataset,
     calibrator: Calibrator = CALIBRATORS["typical"],
     *,
-    codes: Codes = UINT8,
+    codes: CodeType = UINT8,
     progress: Progress = lambda _done, _total: None,
 ) -> dict[str, ActivationRange]:
     """The range of every tensor of `placement`, spare ones too, over the samples of `dataset` that hold any values of it.
@@ -103,7 +103,7 @@ def _of(extremes: Extremes, index: int, histogram: Histogram) -> Statistics:
     )
 
 
-def _interval(name: str, seen: Statistics, calibrator: Calibrator, codes: Codes) -> tuple[float, float]:
+def _interval(name: str, seen: Statistics, calibrator: Calibrator, codes: CodeType) -> tuple[float, float]:
     """What the calibrator chooses, within what was seen."""
     low, high = map(float, calibrator.interval(seen, codes))
     if not low <= high:  # nor where one of them is NaN

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 
 @dataclass(frozen=True, slots=True)
-class Codes:
+class CodeType:
     """The integers that hold a quantized activation: unsigned, or `signed` around the zero point 0."""
 
     bits: int = 8
@@ -32,8 +32,8 @@ class Codes:
         return (1 << (self.bits - self.signed)) - 1
 
 
-UINT8 = Codes()
-INT8 = Codes(signed=True)
+UINT8 = CodeType()
+INT8 = CodeType(signed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class ActivationRange:
 
     scale: float
     zero_point: int
-    codes: Codes = UINT8
+    codes: CodeType = UINT8
 
 
-def range_of(low: float, high: float, codes: Codes = UINT8) -> ActivationRange:
+def range_of(low: float, high: float, codes: CodeType = UINT8) -> ActivationRange:
     """The quantization that covers [low, high] and represents zero exactly; where signed, by the code zero.
 
     Zero padding and ReLU need an exact zero, so the interval is first widened to hold it; a tensor that is

@@ -11,7 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from onnxmpq.allocation.allocate import Row, Table, allocate, check_feasible, forced_choice
-from onnxmpq.allocation.constrain import MEASURED, Options, constraint, stored_bytes, weight_bytes
+from onnxmpq.allocation.constrain import (
+    MEASURED,
+    Options,
+    constraint,
+    require_kept,
+    stored_bytes,
+    weight_bytes,
+)
 from onnxmpq.budget import Budget, Kind, tightest_drop
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import CostTable, Plan
@@ -197,7 +204,7 @@ def _smallest(
         return plan if loss(plan) <= budget.limit else None
 
     best = solve(())
-    _require_kept(budget, loss(best))
+    require_kept(budget, loss(best))
     low = Row("", use, 0.0).least()
     least = within(low)
     if least is not None:
@@ -211,13 +218,3 @@ def _smallest(
         else:
             best, high = plan, float(weight_bytes(layers, plan))
     return best
-
-
-def _require_kept(budget: Budget, reached: float) -> None:
-    """Raise InfeasibleError where even the widest plan loses more than the budget allows."""
-    if reached > budget.limit:
-        raise InfeasibleError(
-            f"budget {budget} cannot be met: the widest plan allowed may lose {reached:.2%}, one standard error of the "
-            "samples set aside included; judge by more (--samples), allow more widths with --bits, or keep layers "
-            "in float with --keep"
-        )

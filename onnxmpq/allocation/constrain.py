@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxmpq.allocation.allocate import Row
 from onnxmpq.budget import Budget, Kind
+from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import Plan
 from onnxmpq.spec import FLOAT_BITS, Layer, Option
 
@@ -67,3 +68,13 @@ def reached(budget: Budget, layers: Sequence[Layer], plan: Plan, file_bytes: int
         return float(file_bytes)
     row = constraint(budget, layers, {layer.name: (plan[layer.name],) for layer in layers})
     return None if row is None else row.used([0] * len(layers))
+
+
+def require_kept(budget: Budget, lost: float) -> None:
+    """Raise InfeasibleError where even the widest plan loses more than the budget allows."""
+    if lost > budget.limit:
+        raise InfeasibleError(
+            f"budget {budget} cannot be met: the widest plan allowed may lose {lost:.2%}, one standard error of the "
+            "samples set aside included; judge by more (--samples), allow more widths with --bits, or keep layers "
+            "in float with --keep"
+        )

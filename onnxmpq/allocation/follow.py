@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from onnxmpq.allocation.allocate import SLACK, amount
-from onnxmpq.allocation.constrain import reached
+from onnxmpq.allocation.constrain import reached, require_kept
 from onnxmpq.budget import Budget, Kind, tightest_drop
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.plan import Plan, Trajectory
@@ -35,13 +36,10 @@ def follow(
     if limit is None:
         return path.plans[start]
     left = path.plans[start:]
-    kept = bisect_left(left, True, key=lambda plan: loss(plan) > limit.limit)
+    lost = cache(lambda index: loss(left[index]))
+    kept = bisect_left(range(len(left)), True, key=lambda index: lost(index) > limit.limit)
     if kept == 0:
-        raise InfeasibleError(
-            f"budget {limit} cannot be met: the widest plan allowed may lose {loss(left[0]):.2%}, one standard error of "
-            "the samples set aside included; judge by more (--samples), allow more widths with --bits, or float layers "
-            "with --keep"
-        )
+        require_kept(limit, lost(0))
     return left[kept - 1]
 
 

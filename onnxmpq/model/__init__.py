@@ -1,1 +1,1 @@
-"""Model files, and what can be said of a graph without running it: types, shapes, parts."""
+"""Model files, and what can be said of a graph: its shapes, types, values and parts."""

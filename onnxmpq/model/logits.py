@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import onnx
 
-from onnxmpq.discover import LAYER_OPS
 from onnxmpq.model.subgraph import names_read
-from onnxmpq.spec import Layer
+from onnxmpq.spec import LAYER_OPS, Layer
 
 _RECASTS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _NORMALISES = frozenset({"LogSoftmax", "Softmax"})  # before them there are logits

@@ -1,4 +1,4 @@
-"""The only module that reads and writes model files, and that turns a model into a graph and back."""
+"""Model files read and written, and models turned into graphs and back. Nothing else reads a file that it did not write."""
 
 from __future__ import annotations
 

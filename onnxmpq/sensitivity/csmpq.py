@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -68,15 +68,14 @@ class Csmpq:
 
         Raises OptionError for a model without features.
         """
-        data = probe.data.some(self.images, probe.seed)
-        probe = replace(probe, data=data)
+        probe = probe.seeing(self.images)
         features = layer_features(probe, "csmpq")
         tensors = tuple(dict.fromkeys(features.values()))
         found = zip(tensors, _separability(probe, tensors), strict=True)
         gamma = {tensor: value * self._kappa(probe.traced[tensor].shape[1]) for tensor, value in found}
         theta = {name: self._theta(gamma[tensor]) for name, tensor in features.items()}
         unit, method = "separability", titled("csmpq", self)
-        return solved(self.program, probe, Importances(theta, unit, method, data.count, evaluations=2))
+        return solved(self.program, probe, Importances(theta, unit, method, probe.data.count, evaluations=2))
 
     def _kappa(self, channels: int) -> float:
         return 1.0 if self.coe is None else math.log(math.e * channels / self.coe)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.metrics import Metric, OutputKind, probabilities
+from onnxmpq.metrics import Metric, OutputKind, classifier_output, probabilities
 from onnxmpq.model.modelfile import export_model
 from onnxmpq.passes.emit_gradients import gradient_name
 from onnxmpq.passes.emit_loss import EmitLoss, Loss
@@ -52,7 +52,7 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_known, titled
 from onnxmpq.spec import Layer
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 FORMS = ("mean-absolute", "signed", "elementwise", "squared", "diagonal", "norm")
 _SQUARED = "squared cross-entropy"
@@ -62,7 +62,7 @@ _UNITS = dict.fromkeys(FORMS, "cross-entropy") | {
     "norm": "cross-entropy x weight",
 }
 LABELS = ("data", "likeliest", "drawn")
-_BY_SAMPLE: Mapping[str, Callable[[Floats], Floats]] = {  # what a form sums over samples of the slopes
+_BY_SAMPLE: Mapping[str, Callable[[Doubles], Doubles]] = {  # what a form sums over samples of the slopes
     "mean-absolute": np.abs,
     "signed": np.asarray,
     "squared": np.square,
@@ -117,7 +117,7 @@ class FirstOrder:
                 "onnxmpq.sensitivity.first_order:without_labels"
             )
 
-    def _by_slopes(self, probe: Probe) -> dict[str, Floats]:
+    def _by_slopes(self, probe: Probe) -> dict[str, Doubles]:
         """F1, F2 and F4, without gradients of weights."""
         forms = list(_BY_SAMPLE)
         widths = widths_of(probe)
@@ -130,22 +130,22 @@ class FirstOrder:
         probe.note(_cancelled(sums["signed"], sums["mean-absolute"]))
         return {name: total / probe.data.count for name, total in sums[self.form].items()}
 
-    def _by_weights(self, probe: Probe) -> dict[str, Floats]:
+    def _by_weights(self, probe: Probe) -> dict[str, Doubles]:
         """F3, F5 and the diagonal of F4, from the gradients of the weights themselves."""
         layers = probe.chosen
         power = 2 if self.form == "diagonal" else 1
-        totals: dict[str, Floats] = {layer.name: np.zeros(layer.shape) for layer in layers}
+        totals: dict[str, Doubles] = {layer.name: np.zeros(layer.shape) for layer in layers}
         for name, gradient in _weight_gradients(probe, self._objective(probe), layers, one_by_one=power == 2):
             totals[name] += gradient**power
         return {
             layer.name: self._form(probe, layer, totals[layer.name] / probe.data.count) for layer in layers
         }
 
-    def _form(self, probe: Probe, layer: Layer, mean: Floats) -> Floats:
+    def _form(self, probe: Probe, layer: Layer, mean: Doubles) -> Doubles:
         """The cost of every width, from the mean of the gradients or of their squares."""
         widths = widths_of(probe)[layer.name]
         changes = [change[layer.weight].astype(np.float64) for change in changes_of(probe, layer, widths)]
-        forms: Mapping[str, Callable[[Floats], Any]] = {
+        forms: Mapping[str, Callable[[Doubles], Any]] = {
             "elementwise": lambda change: np.abs(mean * change).sum(),
             "diagonal": lambda change: (mean * change**2).sum(),
             "norm": lambda change: np.linalg.norm(mean) * (change**2).sum(),
@@ -169,7 +169,7 @@ class FirstOrder:
         return Objective(Loss.CROSS_ENTROPY, {output: kind}, targets)
 
 
-def _cancelled(signed: Mapping[str, Floats], absolute: Mapping[str, Floats]) -> str:
+def _cancelled(signed: Mapping[str, Doubles], absolute: Mapping[str, Doubles]) -> str:
     """How far the samples' slopes cancel, as F2 over F1 at the narrowest width: near 0, F2 ranks noise."""
     ratios = {name: float(signed[name][0] / absolute[name][0]) for name in signed if absolute[name][0] > 0}
     if not ratios:
@@ -187,19 +187,18 @@ without_labels = FirstOrder(labels="likeliest")
 
 def _classifier(metric: Metric) -> tuple[str, OutputKind]:
     """The one output that holds classes. Raises OptionError where there is none."""
-    wrong = {OutputKind.VALUES, OutputKind.INDEPENDENT}
-    found = [(name, kind) for name, kind in metric.kinds.items() if kind not in wrong]
-    if len(found) != 1 or len(metric.kinds) != 1:
+    output = classifier_output(metric)
+    if output is None:
         raise OptionError(
             "method first-order needs one output of shape [N, classes] for its cross-entropy, and the outputs are "
             f"{', '.join(f'{name} ({kind})' for name, kind in metric.kinds.items())}; use --method fisher"
         )
-    return found[0]
+    return output, metric.kinds[output]
 
 
 def _weight_gradients(
     probe: Probe, objective: Objective, layers: Sequence[Layer], *, one_by_one: bool
-) -> Iterator[tuple[str, Floats]]:
+) -> Iterator[tuple[str, Doubles]]:
     """(layer, gradient of its weight summed over a batch), batch by batch."""
     note_runs(probe)
     shapes, size = batch_shapes(probe, [layer.weight for layer in layers])

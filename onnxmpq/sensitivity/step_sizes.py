@@ -31,7 +31,7 @@ from onnxmpq.spec import Layer, Option
 
 Array = NDArray[Any]
 Trains = Literal["steps", "all"]
-Targets = Literal["labels", "float"]
+TargetKind = Literal["labels", "float"]
 Learned = dict[str, dict[int, float]]  # layer -> width -> step size
 
 _CLIPPED = 1.0  # gradient values, as the authors'
@@ -50,7 +50,7 @@ class StepTraining:
     """
 
     trains: Trains = "steps"
-    targets: Targets = "labels"
+    targets: TargetKind = "labels"
     epochs: int = 3
     least: int = 300
     rate: float = 0.01
@@ -62,7 +62,7 @@ class StepTraining:
 
     def __post_init__(self) -> None:
         require_known("limpq", "trains", self.trains, get_args(Trains))
-        require_known("limpq", "targets", self.targets, get_args(Targets))
+        require_known("limpq", "targets", self.targets, get_args(TargetKind))
         require_count("limpq", "epochs", self.epochs, 1)
         require_count("limpq", "least", self.least, 0)
         for what in ("rate", "last_rate", "decay"):

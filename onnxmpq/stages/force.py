@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxmpq.allocation.choose import FileSize, forced_plan, single
-from onnxmpq.plan import CostTable
+from onnxmpq.plan import UNMEASURED, CostTable
 from onnxmpq.stages.check import check_budgets
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.setting import Setting
-from onnxmpq.verdict.conclude import UNMEASURED
 
 
 def forced_by(setting: Setting, file_size: FileSize | None = None) -> Setting:

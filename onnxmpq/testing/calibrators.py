@@ -10,7 +10,7 @@ import numpy as np
 from onnxmpq.activations.calibrate import calibrate, gather_statistics
 from onnxmpq.activations.calibrators import Calibrator, Interval
 from onnxmpq.activations.placement import Placement
-from onnxmpq.activations.ranges import INT8, UINT8, Codes, range_of, rounded
+from onnxmpq.activations.ranges import INT8, UINT8, CodeType, range_of, rounded
 from onnxmpq.activations.statistics import Statistics
 from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.engine import Array
@@ -61,7 +61,7 @@ def _values() -> Iterator[tuple[str, Array]]:
     yield "zero", np.zeros_like(normal)
 
 
-def _check(calibrator: Calibrator, rows: Array, codes: Codes) -> None:
+def _check(calibrator: Calibrator, rows: Array, codes: CodeType) -> None:
     seen = _statistics(rows, calibrator.bins)
     before = seen.histogram.counts.copy()
     low, high = calibrator.interval(seen, codes)
@@ -80,7 +80,7 @@ def _check(calibrator: Calibrator, rows: Array, codes: Codes) -> None:
     check(bool(np.isclose(once, twice)), f"the same samples twice gave scale {twice} instead of {once}")
 
 
-def _check_noise(calibrator: Calibrator, rows: Array, codes: Codes) -> None:
+def _check_noise(calibrator: Calibrator, rows: Array, codes: CodeType) -> None:
     activation = range_of(*calibrator.interval(_statistics(rows, calibrator.bins), codes), codes)
     ratio = signal_to_noise(rows, rounded(rows, activation))
     check(ratio >= _DECIBELS, f"8 bits keep {ratio:.1f} dB of them, wanted {_DECIBELS:.0f}")

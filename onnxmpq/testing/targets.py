@@ -10,7 +10,7 @@ import onnx
 
 from onnxmpq.activations.calibrate import calibrate
 from onnxmpq.activations.policies import POLICIES
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.data import InputSpec, synthetic_data
 from onnxmpq.engine import Array
 from onnxmpq.lower import Activations, lower
@@ -77,7 +77,7 @@ class _Lowerer:
         prepared = prepare(RUNTIME, model, sample, integer=acts is not None, batchable=False)
         asked = [layer.name for layer in prepared.layers] if acts else []
         placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
-        codes = Codes(acts or 8, target.signed_activations)
+        codes = CodeType(acts or 8, target.signed_activations)
         ranges = calibrate(RUNTIME, prepared.model, placement, data, codes=codes) if acts else {}
         candidates = Candidates(prepared.model, "nearest", target.grids)
         return cls(target, prepared, acts, Activations(placement, ranges), candidates)

@@ -21,7 +21,7 @@ from onnxmpq.errors import VerifyError
 from onnxmpq.evidence import Evidence
 from onnxmpq.model.requirements import requirements
 from onnxmpq.observer import Stages
-from onnxmpq.plan import CostTable, Plan, Sensitivity
+from onnxmpq.plan import UNMEASURED, CostTable, Plan, Sensitivity
 from onnxmpq.prepare import Prepared
 from onnxmpq.report import BudgetReport, LayerReport, Report, SearchReport
 from onnxmpq.spec import Layer, Option
@@ -33,7 +33,6 @@ from onnxmpq.verdict.score import Score, compare
 from onnxmpq.verdict.verify import verify_file
 from onnxmpq.weights.candidates import Candidates
 
-UNMEASURED = "none: one plan only"  # a cost table's method where nothing was measured
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0
 _LEAST_SPEEDUP = 1.02  # less is within what two measurements differ by

@@ -10,8 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.model.modelfile import opset_version
+from onnxmpq.spec import LAYER_OPS
 from onnxmpq.target import Target
 from onnxmpq.verdict.readback import StoredWeight, read_weights
 
@@ -21,7 +22,6 @@ _WIDTHS = {
 }  # fmt: skip
 _SIGNED = (TensorProto.INT8, TensorProto.INT4, TensorProto.INT2)
 _BITWISE = frozenset({"BitShift", "BitwiseAnd"})  # TensorRT's parser has no BitShift
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def broken_rules(model: onnx.ModelProto, target: Target) -> list[str]:
@@ -90,7 +90,7 @@ def _is_packed(graph: _Graph, name: str) -> bool:
 
 def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
     """QuantizeLinear, each with the DequantizeLinear nodes that read it."""
-    wanted = [str(Codes(bits, target.signed_activations).dtype) for bits in target.activation_bits]
+    wanted = [str(CodeType(bits, target.signed_activations).dtype) for bits in target.activation_bits]
     for node in graph.nodes:
         if node.op_type != "QuantizeLinear":
             continue
@@ -124,7 +124,7 @@ def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeigh
         yield "has scales below zero"
     for layer in graph.readers.get(name, ()):
         axis = _channel_axis(layer, name, stored.codes.ndim)
-        if layer.op_type in _LAYERS and axis is not None and axis != stored.axis:
+        if layer.op_type in LAYER_OPS and axis is not None and axis != stored.axis:
             yield f"has scales along axis {stored.axis}, wanted {axis}, that of the output channels"
     if maker.op_type == "DequantizeLinear" and _is_integer(graph, name):  # Cast and Mul stay in float
         low, high = -(1 << (target.code_bits - 1)), (1 << (target.code_bits - 1)) - 1

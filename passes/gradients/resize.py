@@ -17,7 +17,7 @@ from onnxmpq.passes.gradients.products import along
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 Places = NDArray[np.floating[Any]]
 
 _HALFWAY = 1e-6  # what ONNX Runtime takes for half of the way
@@ -32,7 +32,7 @@ _PLACES: dict[str, Callable[[Places, np.float32, int, int], Places]] = {
     "align_corners": lambda x, _scale, out, inn: x * (inn - 1) / (out - 1) if out > 1 else np.zeros(1),
     "asymmetric": lambda x, scale, _out, _inn: x / scale,
 }
-_NEAREST: dict[str, Callable[[Floats], Floats]] = {  # of what single precision gives, exactly
+_NEAREST: dict[str, Callable[[Doubles], Doubles]] = {  # of what single precision gives, exactly
     "round_prefer_floor": lambda x: np.ceil(x - 0.5 - _HALFWAY),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5 + _HALFWAY),
     "floor": np.floor,
@@ -65,7 +65,7 @@ def _scales(step: Step, rank: int) -> dict[int, float]:
     return {axis % rank: float(scale) for axis, scale in zip(axes, read(scales), strict=True)}
 
 
-def weights(node: gs.Node, inside: int, outside: int, scale: float) -> Floats:
+def weights(node: gs.Node, inside: int, outside: int, scale: float) -> Doubles:
     """How much of each input value is in each output value along one axis, float64 [outside, inside]."""
     mode = attribute(node, "mode", "nearest")
     transform = attribute(node, "coordinate_transformation_mode", "half_pixel")

@@ -20,7 +20,7 @@ from onnxmpq.activations.calibrators.mse import mse, squared_error
 from onnxmpq.activations.calibrators.percentile import percentile
 from onnxmpq.activations.calibrators.typical import typical
 from onnxmpq.activations.histograms import empty_histogram
-from onnxmpq.activations.ranges import INT8, UINT8, ActivationRange, Codes, range_of
+from onnxmpq.activations.ranges import INT8, UINT8, ActivationRange, CodeType, range_of
 from onnxmpq.activations.statistics import Statistics
 from onnxmpq.engine import Array
 from onnxmpq.errors import OptionError
@@ -68,9 +68,9 @@ def test_percentiles_are_those_of_numpy(percent: float) -> None:
     assert (low, high) == pytest.approx(np.percentile(values, [100 - percent, percent]), abs=0.01)
 
 
-@pytest.mark.parametrize("codes", [UINT8, INT8, Codes(4), Codes(4, signed=True)])
+@pytest.mark.parametrize("codes", [UINT8, INT8, CodeType(4), CodeType(4, signed=True)])
 @pytest.mark.parametrize("shift", [0.0, 1.5])
-def test_least_squares_are_near_the_best_of_a_fine_grid(codes: Codes, shift: float) -> None:
+def test_least_squares_are_near_the_best_of_a_fine_grid(codes: CodeType, shift: float) -> None:
     seen = statistics(normal() + shift)
     found = squared_error(seen.histogram, range_of(*mse(seen, codes), codes))
     grid = [
@@ -84,7 +84,7 @@ def test_least_squares_are_near_the_best_of_a_fine_grid(codes: Codes, shift: flo
 
 def test_least_squares_clip_more_where_codes_are_few() -> None:
     seen = statistics(normal())
-    assert mse(seen, Codes(4))[1] < mse(seen, Codes(8))[1] <= mse(seen, Codes(16))[1] <= seen.highest
+    assert mse(seen, CodeType(4))[1] < mse(seen, CodeType(8))[1] <= mse(seen, CodeType(16))[1] <= seen.highest
 
 
 @pytest.mark.parametrize("search", [mse, entropy])
@@ -109,7 +109,7 @@ def test_divergence_by_hand() -> None:
     values = np.array([2, 3, 1 + 4]) / 10  # what is clipped counts to the outermost bin inside
     codes = np.array([2, 2, 2]) / 6  # 3 + 1 spread evenly, without what was clipped
     clipped = ActivationRange(
-        1.3, 1, Codes(2)
+        1.3, 1, CodeType(2)
     )  # bins 0 | 1 | 2 3 have the codes 1 2 3, and 4 would have code 4
     assert divergence(histogram, clipped) == pytest.approx(float(values @ np.log(values / codes)))
 
@@ -128,7 +128,7 @@ def test_a_calibrator_is_found_by_name_or_in_a_file(tmp_path: Path) -> None:
         find_calibrator("percentiles")
 
 
-def changing(seen: Statistics, _codes: Codes) -> tuple[float, float]:
+def changing(seen: Statistics, _codes: CodeType) -> tuple[float, float]:
     seen.histogram.counts[0] += 1
     return seen.lowest, seen.highest
 

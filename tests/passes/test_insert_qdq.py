@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.activations.ranges import INT8, ActivationRange, Codes, range_of
+from onnxmpq.activations.ranges import INT8, ActivationRange, CodeType, range_of
 from onnxmpq.engine import Array
 from onnxmpq.passes.insert_qdq import InsertQdq
 from onnxmpq.testing import check_pass, model_of, random_feeds, run
@@ -130,8 +130,10 @@ def test_values_in_range_move_by_half_a_step_at_most(low: float, high: float) ->
     assert (error <= activation.scale * 0.5 + 1e-5).all()
 
 
-@pytest.mark.parametrize("codes", [INT8, Codes(16), Codes(16, signed=True), Codes(4), Codes(4, signed=True)])
-def test_codes_of_other_types(codes: Codes) -> None:
+@pytest.mark.parametrize(
+    "codes", [INT8, CodeType(16), CodeType(16, signed=True), CodeType(4), CodeType(4, signed=True)]
+)
+def test_codes_of_other_types(codes: CodeType) -> None:
     chain = onnx.ModelProto.FromString(CHAIN.SerializeToString())
     chain.opset_import[0].version = 21
     lowered = check_pass(InsertQdq({"a": range_of(-1, 2, codes)}), chain, kind="lowering")

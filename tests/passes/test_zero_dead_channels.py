@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.activations.ranges import ActivationRange, Codes
+from onnxmpq.activations.ranges import ActivationRange, CodeType
 from onnxmpq.engine import Array
 from onnxmpq.passes.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.testing import check_pass, model_of
@@ -30,7 +30,7 @@ def test_only_what_the_bias_overwhelms_is_zeroed() -> None:
 
 def test_sums_over_16_bit_codes_are_not_those_of_integer_biases() -> None:
     model = model_of(CONV, w=conv_weight(1.0, 1e-9, 1e-9), b=BIAS)
-    wide = {"x": ActivationRange(0.02, 128, Codes(16))}
+    wide = {"x": ActivationRange(0.02, 128, CodeType(16))}
     assert check_pass(ZeroDeadChannels(wide), model) == check_pass(ZeroDeadChannels({}), model)
 
 

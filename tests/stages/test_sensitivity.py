@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxmpq.errors import OptionError
-from onnxmpq.plan import CostTable, Plan, Trajectory
+from onnxmpq.plan import UNMEASURED, CostTable, Plan, Trajectory
 from onnxmpq.request import parse_budgets
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.sensitivity.probe import Probe
@@ -18,7 +18,6 @@ from onnxmpq.stages import sensitivity as stage
 from onnxmpq.stages.force import narrowed
 from onnxmpq.stages.lowering import Lowering
 from onnxmpq.stages.sensitivity import float_rivals, measure, probe_of, whole_path, whole_table
-from onnxmpq.verdict.conclude import UNMEASURED
 
 Lower = Callable[..., Lowering]
 

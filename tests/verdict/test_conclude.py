@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from onnxmpq.plan import CostTable, Plan
+from onnxmpq.plan import UNMEASURED, CostTable, Plan
 from onnxmpq.spec import Layer, Option
 from onnxmpq.target import TARGETS
-from onnxmpq.verdict.conclude import UNMEASURED, _cost, _cpus, is_broken
+from onnxmpq.verdict.conclude import _cost, _cpus, is_broken
 from onnxmpq.verdict.score import Score
 
 

@@ -1,4 +1,4 @@
-"""Calibrators: one file each, one function each, `Statistics, Codes -> (low, high)` of one tensor."""
+"""Calibrators: one file each, one function each, `Statistics, CodeType -> (low, high)` of one tensor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from onnxmpq.activations.calibrators.minmax import minmax
 from onnxmpq.activations.calibrators.mse import mse
 from onnxmpq.activations.calibrators.percentile import percentile
 from onnxmpq.activations.calibrators.typical import typical
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.activations.statistics import Statistics
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
 
-Interval = Callable[[Statistics, Codes], tuple[float, float]]
+Interval = Callable[[Statistics, CodeType], tuple[float, float]]
 
 _BINS = 4096
 _FINE = 8  # bits from which the codes resolve what is common however far they reach
@@ -63,6 +63,6 @@ def find_calibrator(name: str) -> Calibrator:
         return found
     if not callable(found):
         raise OptionError(
-            f"{name} is a {type(found).__name__}; wanted a function (Statistics, Codes) -> (low, high)"
+            f"{name} is a {type(found).__name__}; wanted a function (Statistics, CodeType) -> (low, high)"
         )
     return Calibrator(found)

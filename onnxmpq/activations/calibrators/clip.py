@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 
-from onnxmpq.activations.ranges import ActivationRange, Codes, range_of
+from onnxmpq.activations.ranges import ActivationRange, CodeType, range_of
 from onnxmpq.activations.statistics import Histogram, Statistics
 
 Cost = Callable[[Histogram, ActivationRange], float]
@@ -14,7 +14,7 @@ _Ends = tuple[float, float]
 _SHARES = tuple(2 ** (-k / 16) for k in range(65))  # of an end: from all to a sixteenth of it
 
 
-def cheapest(seen: Statistics, codes: Codes, cost: Cost) -> tuple[float, float]:
+def cheapest(seen: Statistics, codes: CodeType, cost: Cost) -> tuple[float, float]:
     """The interval whose quantization costs least: both ends are drawn in together, then each on its own, twice.
 
     Of equal costs the wider interval is taken.

@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from onnxmpq.activations.calibrators.clip import cheapest
-from onnxmpq.activations.ranges import ActivationRange, Codes
+from onnxmpq.activations.ranges import ActivationRange, CodeType
 from onnxmpq.activations.statistics import Histogram, Statistics
 
 _LEAST = 1e-12  # probability: what was clipped may fall where the codes hold nothing
 
 
-def entropy(seen: Statistics, codes: Codes) -> tuple[float, float]:
+def entropy(seen: Statistics, codes: CodeType) -> tuple[float, float]:
     """The interval with the least KL divergence between values and codes."""
     return cheapest(seen, codes, divergence)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmpq.activations.calibrators.clip import cheapest
-from onnxmpq.activations.ranges import ActivationRange, Codes, rounded
+from onnxmpq.activations.ranges import ActivationRange, CodeType, rounded
 from onnxmpq.activations.statistics import Histogram, Statistics
 
 
-def mse(seen: Statistics, codes: Codes) -> tuple[float, float]:
+def mse(seen: Statistics, codes: CodeType) -> tuple[float, float]:
     """The interval whose quantization has the least mean squared error."""
     return cheapest(seen, codes, squared_error)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.activations.statistics import Statistics
 
 
-def percentile(seen: Statistics, _codes: Codes, percent: float = 99.99) -> tuple[float, float]:
+def percentile(seen: Statistics, _codes: CodeType, percent: float = 99.99) -> tuple[float, float]:
     """The bins below and above which lie no more than `100 - percent` per cent of the values each."""
     counts, centres = seen.histogram.counts, seen.histogram.centres
     beyond = counts.sum() * (1 - percent / 100)

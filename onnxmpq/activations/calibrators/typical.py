@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from onnxmpq.activations.ranges import Codes
+from onnxmpq.activations.ranges import CodeType
 from onnxmpq.activations.statistics import Statistics
 
 
-def typical(seen: Statistics, _codes: Codes, deviations: float = 3.0) -> tuple[float, float]:
+def typical(seen: Statistics, _codes: CodeType, deviations: float = 3.0) -> tuple[float, float]:
     """From the mean of the samples' lowest values less `deviations` standard deviations, to the highest likewise.
 
     Never beyond what was seen.
