@@ -53,20 +53,10 @@ class EmitGradients:
 
     def __call__(self, graph: gs.Graph) -> bool:
         """Edit `graph` in place; True if it changed."""
-        present = {output.name for output in graph.outputs}
-        known = graph.tensors()
-        missing = [name for name in (self.loss, *self.tensors) if name not in known]
-        if missing:
-            raise ModelError(
-                f"the graph has no tensor {missing[0]!r} to differentiate; take one of its tensors"
-            )
-        wanted = [name for name in self.tensors if gradient_name(name) not in present]
+        wanted = self._wanted(graph)
         if not wanted:
             return False
-        if graph.opset < _LOWEST_OPSET:
-            raise ModelError(
-                f"gradients need opset {_LOWEST_OPSET}, the graph is of {graph.opset}; raise it first"
-            )
+        known = graph.tensors()
         path = _path(graph, known[self.loss], {name: known[name] for name in wanted})
         if self.loss not in path:
             _LOGGER.debug("%s depends on none of %s", self.loss, wanted)
@@ -84,6 +74,21 @@ class EmitGradients:
             _expose(graph, name, gradients[name], shapes[name])
         graph.toposort()
         return True
+
+    def _wanted(self, graph: gs.Graph) -> list[str]:
+        """The tensors whose gradients the graph does not have yet."""
+        known, present = graph.tensors(), {output.name for output in graph.outputs}
+        missing = [name for name in (self.loss, *self.tensors) if name not in known]
+        if missing:
+            raise ModelError(
+                f"the graph has no tensor {missing[0]!r} to differentiate; take one of its tensors"
+            )
+        wanted = [name for name in self.tensors if gradient_name(name) not in present]
+        if wanted and graph.opset < _LOWEST_OPSET:
+            raise ModelError(
+                f"gradients need opset {_LOWEST_OPSET}, the graph is of {graph.opset}; raise it first"
+            )
+        return wanted
 
 
 def gradient_name(tensor: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxmpq.cores import cores
 from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Feeds, Views
-from onnxmpq.engine import Runtime
+from onnxmpq.engine import Runtime, Session
 from onnxmpq.model.modelfile import export_model, import_graph
 from onnxmpq.model.pooled import pooled_maps
 from onnxmpq.observer import Progress
@@ -138,8 +138,8 @@ def input_moments(
             {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
         )
-        maps = map_grams(model, some, data)
-        sums = _summed(runtime, model, emit, maps, data, batch_size, report, views)
+        session = _loaded(runtime, model, emit, map_grams(model, some, data))
+        sums = {} if session is None else _summed(session, data, batch_size, report, views)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
@@ -149,30 +149,27 @@ def input_moments(
                 yield layer, replace(_moments(total[:, order][:, :, order]), within=within)
 
 
-def _summed(
-    runtime: Runtime,
-    model: onnx.ModelProto,
-    emit: EmitGram,
-    maps: EmitMapGram,
-    data: Dataset,
-    batch_size: int,
-    progress: Callable[[int], None],
-    views: Views,
-) -> dict[str, Doubles]:
-    """The emitted outputs summed over the data, in double precision, the mean over their views."""
+def _loaded(runtime: Runtime, model: onnx.ModelProto, emit: EmitGram, maps: EmitMapGram) -> Session | None:
+    """The model with what is emitted as its only outputs; None where nothing is."""
     graph = import_graph(model)
     emit(graph)
     maps(graph)
     names = {gram_name(weight) for weight in emit.weights} | {map_gram_name(weight) for weight in maps.maps}
     graph.outputs = [output for output in graph.outputs if output.name in names]
     if not graph.outputs:
-        return {}
-    session = runtime.on_one_thread().session(export_model(graph, model), spin=False)
+        return None
+    return runtime.on_one_thread().session(export_model(graph, model), spin=False)
+
+
+def _summed(
+    session: Session, data: Dataset, batch_size: int, progress: Callable[[int], None], views: Views
+) -> dict[str, Doubles]:
+    """The session's outputs summed over the data, in double precision, the mean over their views."""
 
     def run(fed: tuple[int, Feeds]) -> tuple[int, dict[str, Any]]:
         return fed[0], session.run(fed[1])
 
-    order = [output.name for output in graph.outputs]
+    order = list(session.outputs)
     sums: list[Doubles] = []
     done = 0
     fed = ((b.count, feeds) for b in data.batches(batch_size) for feeds in views.of(b.feeds))

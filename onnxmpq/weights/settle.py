@@ -178,21 +178,12 @@ class Settler:
         self._changing = {
             name for la in layers for name in (la.weight, la.bias) if name and la.reason is None
         }
-        self._runtime = runtime.on_one_thread()
-
-        def pair(seen: Dataset, views: Views) -> Pair:
-            """Both over the same samples, in two batches at least: each half tells of the other."""
-            size = min(batch_size, -(-seen.count // _HALVES))
-            first, second = (
-                Front(self._runtime, some, traced, seen, size, views) for some in (model, self._quantized)
-            )
-            return Pair(first, second)
-
+        self._runtime, self._batch_size = runtime.on_one_thread(), batch_size
         some = data.some(samples).remembered()
         few = some.some(_SAMPLES_OF_LARGE_MAPS)
-        self._some = pair(some, views)
-        self._few = self._some if few is some and views == AS_GIVEN else pair(few, AS_GIVEN)
-        self._all = self._some if samples >= data.count else pair(data, views)
+        self._some = self._over(some, views)
+        self._few = self._some if few is some and views == AS_GIVEN else self._over(few, AS_GIVEN)
+        self._all = self._some if samples >= data.count else self._over(data, views)
 
     def settle(
         self, layer: Layer, bits: int, odd: bool | None = None
@@ -230,6 +221,15 @@ class Settler:
         for name, value in constants.items():
             self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
             self._changing.discard(name)
+
+    def _over(self, data: Dataset, views: Views) -> Pair:
+        """Both networks over the same samples, in two batches at least: each half tells of the other."""
+        size = min(self._batch_size, -(-data.count // _HALVES))
+        exact, quantized = (
+            Front(self._runtime, model, self._traced, data, size, views)
+            for model in (self._float, self._quantized)
+        )
+        return Pair(exact, quantized)
 
     def _value(self, name: str) -> Array:
         value: Array = numpy_helper.to_array(next(i for i in self._float.graph.initializer if i.name == name))
