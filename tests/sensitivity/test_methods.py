@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.allocation.choose import choose_plan
+from onnxmpq.allocation.follow import follow
+from onnxmpq.budget import Budget
 from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import Metric
@@ -158,18 +161,46 @@ def test_the_published_programs_do_not_see_the_network(variant: str) -> None:
 
 
 def test_each_method_finds_something_else() -> None:
-    probe = probe_of(classifier(), labelled(classifier()))
-    found = {name: ranked(method(probe)) for name, method in METHODS.items()}
-    for (one, first), (other, second) in itertools.combinations(found.items(), 2):
-        assert first != second, f"{one} and {other} find the same"
+    """Costs that are no multiples of another's, and other plans at some size, whether by costs or along a path."""
+    probe = probe_of(classifier(), labelled(classifier()), bits=(2, 3, 4, 6, 8))
+    found = {name: method(probe) for name, method in METHODS.items()}
+    tables = {name: relative(some) for name, some in found.items() if isinstance(some, CostTable)}
+    for made in (tables, {name: widths_by_size(some, probe) for name, some in found.items()}):
+        for (one, first), (other, second) in itertools.combinations(made.items(), 2):
+            assert first != second, f"{one} and {other} find the same"
 
 
-def ranked(found: Sensitivity) -> object:
-    """Costs relative to their sum, so that equal tables in other units are equal; or the plans."""
+def relative(table: CostTable) -> list[list[float]]:
+    """Costs relative to their sum, so that equal tables in other units are equal."""
+    costs = np.array([list(options.values()) for options in table.costs.values()])
+    return np.round(costs / costs.sum(), 6).tolist()  # type: ignore[no-any-return]
+
+
+def widths_by_size(found: Sensitivity, probe: Probe) -> list[dict[str, list[int]]]:
+    """The width of every channel of every layer, for a row of budgets."""
+    return [widths(found, probe, Budget.parse(f"{bits}bit-avg")) for bits in np.arange(2.25, 8, 0.25)]
+
+
+def widths(found: Sensitivity, probe: Probe, budget: Budget) -> dict[str, list[int]]:
     if isinstance(found, Trajectory):
-        return found.plans
-    costs = np.array([list(options.values()) for options in found.costs.values()])
-    return np.round(costs / costs.sum(), 6).tolist()
+        units = found.layers or probe.chosen
+        plan = follow(found, units, [budget], no_file, no_loss)
+    else:
+        units = probe.chosen
+        plan = choose_plan(found, units, probe.options, [budget], no_file, no_loss)
+    by_channel = {layer.name: [0] * layer.channels for layer in probe.chosen}
+    for unit in units:
+        for channel in unit.part or range(unit.channels):
+            by_channel[unit.origin][channel] = plan[unit.name].weight_bits
+    return by_channel
+
+
+def no_file(_: Plan) -> int:
+    raise AssertionError("no budget on a file was asked")
+
+
+def no_loss(_: Plan) -> float:
+    raise AssertionError("no budget on a loss was asked")
 
 
 def changed(edit: Callable[[CostTable], Any], method: Method = measured) -> Method:
