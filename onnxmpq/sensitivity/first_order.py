@@ -16,6 +16,7 @@ The cost of a layer never rises with its width: where it would, the wider one's 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +54,8 @@ from onnxmpq.sensitivity.variant import require_known, titled
 from onnxmpq.spec import Layer
 
 Doubles = NDArray[np.float64]
+
+_LOGGER = logging.getLogger(__name__)
 
 FORMS = ("mean-absolute", "signed", "elementwise", "squared", "diagonal", "norm")
 _SQUARED = "squared cross-entropy"
@@ -170,8 +173,13 @@ class FirstOrder:
 
 
 def _cancelled(signed: Mapping[str, Doubles], absolute: Mapping[str, Doubles]) -> str:
-    """How far the samples' slopes cancel, as F2 over F1 at the narrowest width: near 0, F2 ranks noise."""
+    """How far the samples' slopes cancel, as F2 over F1 at the narrowest width: near 0, F2 ranks noise.
+
+    A line for the report; each layer's own goes to the log, at INFO.
+    """
     ratios = {name: float(signed[name][0] / absolute[name][0]) for name in signed if absolute[name][0] > 0}
+    for name, ratio in ratios.items():
+        _LOGGER.info("%s: F2 / F1 is %.2g", name, ratio)
     if not ratios:
         return "no sample's loss has a slope along any layer's rounding"
     least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)

@@ -78,9 +78,13 @@ def test_how_far_slopes_cancel_is_said() -> None:
     ]
 
 
-def test_slopes_are_compared_at_the_narrowest_width() -> None:
-    said = _cancelled({"a": np.array([0.1, 0.9])}, {"a": np.ones(2)})
-    assert said.endswith("0.1 in the median, 0.1 (a) to 0.1 (a)")
+def test_slopes_are_compared_at_the_narrowest_width(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    said = _cancelled(
+        {"a": np.array([0.1, 0.9]), "b": np.array([0.3, 0.9])}, {"a": np.ones(2), "b": np.ones(2)}
+    )
+    assert said.endswith("0.2 in the median, 0.1 (a) to 0.3 (b)")
+    assert caplog.messages == ["a: F2 / F1 is 0.1", "b: F2 / F1 is 0.3"]
 
 
 def test_labels_are_drawn_as_often_as_they_are_likely() -> None:
