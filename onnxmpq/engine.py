@@ -9,7 +9,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -197,13 +197,14 @@ class Runtime:
             events = json.loads(session.end_profile().read_bytes())
             nodes = onnx.load(saved, load_external_data=False).graph.node
         durations = _durations(events)
-        if not all(node.name in durations for node in nodes):
+        names = _profiled_names(nodes, durations)
+        if not all(name in durations for name in names):
             raise EngineError(
                 "ONNX Runtime's profile lacks some of the nodes that it ran; name the nodes apart"
             )
         return tuple(
-            KernelTime(n.name, n.op_type, tuple(n.input), tuple(n.output), _typical(durations[n.name]))
-            for n in nodes
+            KernelTime(name, n.op_type, tuple(n.input), tuple(n.output), _typical(durations[name]))
+            for n, name in zip(nodes, names, strict=True)
         )
 
 
@@ -214,6 +215,22 @@ def _durations(events: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_EVENT):
             found.setdefault(event["name"].removesuffix(_KERNEL_EVENT), []).append(event["dur"])
     return found
+
+
+def _profiled_names(nodes: Sequence[onnx.NodeProto], known: Iterable[str]) -> list[str]:
+    """What the profile calls each node: by its name or, where it has none, by its operator and a number.
+
+    Such nodes are of functions that the runtime knows and inlines (HardSwish, GroupNormalization). Those of one
+    operator ran in the order in which they stand in the file.
+    """
+    own = {node.name for node in nodes}
+    unnamed: dict[str, list[str]] = {}
+    for name in known:
+        operator, _, number = name.rpartition("_")
+        if name not in own and number.isdecimal():
+            unnamed.setdefault(operator, []).append(name)
+    waiting = {operator: iter(names) for operator, names in unnamed.items()}
+    return [node.name or next(waiting.get(node.op_type, iter(())), "") for node in nodes]
 
 
 def _typical(durations: Sequence[float]) -> float:

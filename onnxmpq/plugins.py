@@ -33,7 +33,7 @@ def load_attribute(text: str) -> Any:
         raise MissingFileError(f"there is no file {place}, named in {text!r}")
     try:
         module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise OptionError(f"{place} does not load: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         public = [known for known in vars(module) if not known.startswith("_")]

@@ -128,14 +128,15 @@ def normalised(
 def _float_outputs(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, tuple[int, ...]]:
     """The shapes of the outputs that are plain float tensors."""
     found = {o.name: traced[o.name] for o in model.graph.output if o.name in traced}
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     return {name: t.shape for name, t in found.items() if not t.containers and t.elem_type in floats}
 
 
 def raise_graph(graph: gs.Graph, opset: int) -> None:
     """Raise to an opset in place; legacy operators that no newer opset has are replaced first."""
     ReplaceLegacyOps()(graph)
-    RaiseOpset(opset)(graph)
+    if graph.opset < opset:
+        RaiseOpset(opset)(graph)
 
 
 def normalise(graph: gs.Graph, *, integer: bool) -> None:

@@ -77,6 +77,8 @@ class Request:
     def __post_init__(self) -> None:
         if not self.budgets:
             raise OptionError("no budget was given; write for example --budget 4bit-avg")
+        if self.seed < 0:
+            raise OptionError(f"a seed of {self.seed} was given; it must be 0 or more")
         if self.rounding not in ROUNDINGS:
             raise OptionError(f"rounding {self.rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
         if self.activations not in (None, *ACTIVATIONS):

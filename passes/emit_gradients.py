@@ -174,13 +174,14 @@ def _check_rules(graph: gs.Graph, path: Path, loss: str) -> None:
         if captured is not None and any(tensor.name in path for tensor in node.outputs):
             raise ModelError(
                 f"there is no gradient rule for {captured!r} inside {node.op} {label(node)!r}, which lies between "
-                f"{path[captured]!r} and {loss!r}; differentiate tensors behind it only"
+                f"{path[captured]!r} and {loss!r}; take a --method without gradients (measured)"
             )
     for node, index in _steps(graph, path):
         if find_rule(node, index) is None:
             raise ModelError(
                 f"there is no gradient rule for input {index} of {node.op} {label(node)!r}, which lies between "
-                f"{path[node.inputs[index].name]!r} and {loss!r}; differentiate tensors behind it only, or add a rule"
+                f"{path[node.inputs[index].name]!r} and {loss!r}; take a --method "
+                "without gradients (measured), or add a rule"
             )
 
 

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 import onnxmpq
+from onnxmpq import engine
 from onnxmpq import layer_times as module
 from onnxmpq.discover import discover
 from onnxmpq.engine import KernelTime, Runtime
@@ -118,11 +119,25 @@ def test_the_runtime_tells_of_every_node_it_runs() -> None:
     assert times[-1].outputs == ("y",)
 
 
-def test_nodes_without_names_are_refused() -> None:
+def test_it_tells_of_nodes_without_names_too() -> None:
+    """It inlines functions, of nodes without any."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w)  m = Mish (a)  h = HardSwish (m)  y = Conv (h, v) }"""
+    model = model_of(text, w=np.ones((8, 3, 3, 3), np.float32), v=np.ones((8, 8, 1, 1), np.float32))
+    for node in model.graph.node:
+        node.name = node.output[0]
+    times = RUNTIME.kernel_times(model, random_feeds(model), 2)
+    names = [time.name for time in times]
+    assert len(set(names)) == len(names)
+    assert {"Softplus", "Tanh", "HardSigmoid"} <= {time.op for time in times}
+    assert times[-1].outputs == ("y",)
+
+
+def test_a_node_that_it_does_not_tell_of_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = residual()
-    model.graph.node[0].name = model.graph.node[1].name = ""
+    monkeypatch.setattr(engine, "_durations", lambda _: {})
     with pytest.raises(onnxmpq.OnnxmpqError, match="profile lacks"):
-        Runtime("cpu", 1).kernel_times(_unfused(model), random_feeds(model), 1)
+        RUNTIME.kernel_times(model, random_feeds(model), 1)
 
 
 def _unfused(model: onnx.ModelProto) -> onnx.ModelProto:

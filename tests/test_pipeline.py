@@ -29,6 +29,7 @@ from onnxmpq.plan import UNMEASURED
 from onnxmpq.report import Report
 from onnxmpq.sensitivity import METHODS
 from onnxmpq.stages import load, lowering, timing
+from onnxmpq.testing import model_of
 from onnxmpq.verdict.readback import read_weights
 
 DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"
@@ -45,6 +46,70 @@ def digits(tmp_path: Path) -> Path:
     for name in ("digits.onnx", "digits.calib.npz", "digits.eval.npz"):
         shutil.copy(MODELS / name, tmp_path)
     return tmp_path / "digits.onnx"
+
+
+@pytest.mark.parametrize("seed", [-1, -7])
+def test_a_seed_below_zero_is_refused(digits: Path, seed: int) -> None:
+    with pytest.raises(OptionError, match="must be 0 or more"):
+        onnxmpq.compile_model(digits, ["4bit-avg"], seed=seed)
+
+
+def test_an_array_is_no_data_by_itself(digits: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"the data are a ndarray; give a path, .* a dict of arrays by input: "
+    ):
+        onnxmpq.compile_model(digits, ["4bit-avg"], np.ones((4, 1, 8, 8), np.float32))  # type: ignore[arg-type]
+
+
+def saved(path: Path, body: str, inputs: str, outputs: str, opset: int = 18, **weights: np.ndarray) -> Path:
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    onnx.save(model_of(text, **weights), path / "m.onnx")
+    return path / "m.onnx"
+
+
+WEIGHT = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+ROWS = np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32)
+
+
+def test_outputs_in_double_precision_are_compared_as_numbers(tmp_path: Path) -> None:
+    model = saved(
+        tmp_path, "l = MatMul (x, w) y = Cast <to = 11> (l)", "float[N, 8] x", "double[N, 5] y", w=WEIGHT
+    )
+    report = onnxmpq.compile_model(model, ["8bit-avg"], {"x": ROWS}, effort="fast")
+    assert report.metrics["compiled"].agreement == 1.0
+    assert not report.is_broken
+
+
+def test_an_output_that_is_optional_stays_one(tmp_path: Path) -> None:
+    model = saved(
+        tmp_path,
+        "y = MatMul (x, w) o = Optional (y)",
+        "float[N, 8] x",
+        "float[N, 5] y, optional(float[N, 5]) o",
+        w=WEIGHT,
+    )
+    report = onnxmpq.compile_model(model, ["8bit-avg"], {"x": ROWS}, effort="fast")
+    kinds = [o.type.WhichOneof("value") for o in onnx.load(report.output).graph.output]
+    assert kinds == ["tensor_type", "optional_type"]
+
+
+def test_a_budget_out_of_reach_names_the_layers_that_must_stay(tmp_path: Path) -> None:
+    model = saved(
+        tmp_path, "y = MatMul (x, w) z = MatMul (x, v)", "float[N, 8] x", "float[N, 5] y, float[N, 5] z",
+        w=WEIGHT, v=np.where(WEIGHT > 1, np.nan, WEIGHT),
+    )  # fmt: skip
+    with pytest.raises(InfeasibleError, match=r"what must stay as it is: z \(its weight holds NaN or Inf\)"):
+        onnxmpq.compile_model(model, ["4bit-avg"], {"x": ROWS}, effort="fast", force=True)
+
+
+def test_a_newer_opset_than_any_target_reads_is_said(digits: Path) -> None:
+    model = onnx.load(digits)
+    model.opset_import[0].version, model.ir_version = 26, 12
+    onnx.save(model, digits)
+    with pytest.raises(
+        ModelError, match="opset 26, and ort-cpu reads at most 25; export the model at a lower opset"
+    ):
+        onnxmpq.compile_model(digits, ["4bit-avg"], rounding="nearest", method="size")
 
 
 @pytest.fixture

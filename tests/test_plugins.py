@@ -53,6 +53,9 @@ def test_what_does_not_load(tmp_path: Path) -> None:
         load_attribute(f"{file}:f")
     with pytest.raises(OptionError, match="ModuleNotFoundError"):
         load_attribute("no_such_module:f")
+    file.write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(OptionError, match="does not load: SystemExit: 3"):
+        load_attribute(f"{file}:f")
 
 
 def test_a_name_that_is_not_there(tmp_path: Path) -> None:

@@ -84,11 +84,13 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     return tuple(some[index] for some, index in zip(kept, chosen, strict=True))
 
 
-def check_feasible(rows: Sequence[Row], looser: Iterable[tuple[str, Sequence[Row]]] = ()) -> None:
+def check_feasible(
+    rows: Sequence[Row], looser: Iterable[tuple[str, Sequence[Row]]] = (), besides: str = ""
+) -> None:
     """Raise InfeasibleError if some row cannot be met even by the cheapest options.
 
     `looser` are the same rows with more options, and in words what would allow them; it is read only where a row
-    fails, and the message names those that would make the row smaller.
+    fails, and the message names those that would make the row smaller. `besides` is said behind them.
     """
     for index, row in enumerate(rows):
         least = row.least()
@@ -98,6 +100,7 @@ def check_feasible(rows: Sequence[Row], looser: Iterable[tuple[str, Sequence[Row
         remedies = [f"; {words} it is {row.spell(less)}" for words, less in would_be if less < least]
         raise InfeasibleError(
             f"{row.name} cannot be met: the smallest this model gets is {row.spell(least)}{''.join(remedies)}"
+            + besides
         )
 
 

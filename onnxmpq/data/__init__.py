@@ -235,6 +235,11 @@ def _open(
         return _open_arrays(source, inputs)
     if callable(source):
         return open_callable(source, inputs, samples, getattr(source, "__qualname__", "the callable"))
+    if not isinstance(source, str | os.PathLike):
+        raise DataError(
+            f"the data are a {type(source).__name__}; give a path, a callable that yields dicts of arrays, or a dict of "
+            f"arrays by input: {', '.join(spec.name for spec in inputs)}"
+        )
     path = Path(source)
     if holds_images(path):
         return open_images(path, inputs, preprocess)

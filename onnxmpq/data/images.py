@@ -42,14 +42,12 @@ def open_images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess 
     Decodes the first image only. Raises DataError for a missing `preprocess`, several graph inputs, an image
     that cannot be read or does not fit, and for labels that miss an image.
     """
+    files = _list_files(path)
+    images = [name for name in files if PurePosixPath(name).suffix.lower() in _SUFFIXES]
+    if not images:
+        raise DataError(f"{path} holds no images: {_found(files)}; read are {', '.join(sorted(_SUFFIXES))}")
     spec, prepared = _check_request(path, inputs, preprocess)
     with _reader(path) as read:
-        files = _list_files(path)
-        images = [name for name in files if PurePosixPath(name).suffix.lower() in _SUFFIXES]
-        if not images:
-            raise DataError(
-                f"{path} holds no images: {_found(files)}; read are {', '.join(sorted(_SUFFIXES))}"
-            )
         labels = _read_labels(read, files, images, path)
         first = _decode(read, images[0], spec, prepared, path)
 

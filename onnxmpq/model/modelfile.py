@@ -294,7 +294,7 @@ def _require_editable(model: onnx.ModelProto) -> None:
 
 
 def _normalise(graph: gs.Graph) -> gs.Graph:
-    """One spelling of the default domain, and no empty lists, which onnx-graphsurgeon cannot write."""
+    """One spelling of the default domain; no empty lists and no types of optionals, which onnx-graphsurgeon cannot write."""
     graph.import_domains = [
         helper.make_opsetid("" if o.domain in _DEFAULT_DOMAIN else o.domain, o.version)
         for o in graph.import_domains
@@ -304,6 +304,8 @@ def _normalise(graph: gs.Graph) -> gs.Graph:
             node.domain = "" if node.domain in {None, *_DEFAULT_DOMAIN} else node.domain
             for name in [name for name, value in node.attrs.items() if isinstance(value, list) and not value]:
                 _drop_empty_list(node, name)
+        for tensor in inner.outputs:  # their types come back with the graph's own description
+            tensor.dtype = None if isinstance(tensor.dtype, onnx.TypeProto) else tensor.dtype
     return graph
 
 

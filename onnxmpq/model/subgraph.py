@@ -10,6 +10,12 @@ from onnx import helper
 
 from onnxmpq.model.trace import Traced
 
+# What shapes are computed with: the number of values does not depend on the values.
+_OF_SIZES = frozenset({
+    "Add", "Cast", "Ceil", "Concat", "Constant", "Div", "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Slice",
+     "Squeeze", "Sub", "Unsqueeze",
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Part:
@@ -31,7 +37,8 @@ def extract(
     """The nodes as a model of their own that gives `outputs`.
 
     Its inputs are the tensors its nodes read and none of them makes; `free` are initializers that become
-    inputs too. Shapes of inputs are left free, so that a batch of any size runs.
+    inputs too. Shapes of inputs are left free, so that a batch of any size runs, but for the lengths of vectors that
+    hold shapes: a Resize wants to know how many axes it is given sizes of.
     """
     freed = set(free)
     initializers = {i.name: i for i in model.graph.initializer if i.name not in freed}
@@ -39,10 +46,11 @@ def extract(
     read = list(dict.fromkeys(name for node in nodes for name in names_read(node)))
     inputs = tuple(name for name in read if name not in made and name not in initializers)
     given = tuple(name for name in outputs if name in made)
+    fixed = _made_of_shapes(model)
     graph = helper.make_graph(
         list(nodes),
         "part",
-        [_free_value(name, traced) for name in inputs],
+        [_free_value(name, traced, is_fixed=name in fixed) for name in inputs],
         [onnx.ValueInfoProto(name=name) for name in given],
         [initializers[name] for name in read if name in initializers],
     )
@@ -98,10 +106,23 @@ def ancestors(nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> list[onn
     return found[::-1]
 
 
-def _free_value(name: str, traced: Mapping[str, Traced]) -> onnx.ValueInfoProto:
-    """An input of the traced dtype and rank, all dimensions free; tensors in a container may be of any rank."""
+def _made_of_shapes(model: onnx.ModelProto) -> set[str]:
+    """Tensors made of the sizes of others, and constants, alone, by operators that give as many values as they take."""
+    initializers = {i.name for i in model.graph.initializer}
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in {"Shape", "Size"} or (
+            node.op_type in _OF_SIZES and all(n in found or n in initializers for n in node.input if n)
+        ):
+            found.update(node.output)
+    return found
+
+
+def _free_value(name: str, traced: Mapping[str, Traced], *, is_fixed: bool) -> onnx.ValueInfoProto:
+    """An input of the traced dtype and rank, all dimensions free or as traced; those in a container may be of any rank."""
     known = traced[name]
-    shape = None if known.containers else [f"{name}_{axis}" for axis in range(len(known.shape))]
+    free = [f"{name}_{axis}" for axis in range(len(known.shape))]
+    shape = None if known.containers else list(known.shape) if is_fixed else free
     kind = helper.make_tensor_type_proto(known.elem_type, shape)
     for container in reversed(known.containers):
         wrap = helper.make_sequence_type_proto if container == "seq" else helper.make_optional_type_proto

@@ -35,6 +35,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.data import Batch
+from onnxmpq.errors import OptionError
 from onnxmpq.metrics import OutputKind, Sums
 from onnxmpq.passes.emit_loss import Loss
 from onnxmpq.plan import CostTable
@@ -48,8 +49,13 @@ def fisher(probe: Probe) -> CostTable:
     Costs a forward and a backward run of the samples, and for each layer one weight gradient a sample, or a
     product of its input with each width's rounding error, whichever is less work: some forward runs in all.
 
-    Raises ModelError and DataError as `slopes` does.
+    Raises OptionError for a model without an output to differentiate, ModelError and DataError as `slopes` does.
     """
+    if not probe.metric.kinds:
+        raise OptionError(
+            "method fisher differentiates outputs of floating-point numbers, and this model has none; use "
+            "--method measured"
+        )
     widths = widths_of(probe)
     totals: dict[str, Sums] = {name: np.zeros(len(bits)) for name, bits in widths.items()}
     metric = probe.metric.plain
@@ -90,7 +96,7 @@ def _signs_of(probe: Probe, lengths: Mapping[str, float]) -> Callable[[Batch], T
     def drawn(output: str, length: float, batch: Batch) -> NDArray[np.floating]:
         traced = probe.traced[output]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(traced.elem_type)
-        shape = (traced.shape[0] if batch.count == 1 else batch.count, *traced.shape[1:])
+        shape = traced.shape if batch.count == 1 else (batch.count, *traced.shape[1:])
         return rng.choice(np.array([-length, length], dtype), shape)
 
     return lambda batch: {name: drawn(name, length, batch) for name, length in lengths.items()}

@@ -142,10 +142,7 @@ class _Search:
         """The semilayers of every layer that may have this width, in the order of their priorities."""
         halves = []
         for layer in self._with(bits):
-            # Cut behind another layer, the same float network differs in the last digits.
-            entropy = self.floats[layer.name].cross_entropy or 0.0
-            delta = np.array([o.cross_entropy for o in self._alone(layer, bits)]) - entropy
-            gains = delta <= 0  # a loss that is no number loses
+            gains = self._gains(layer, bits)
             for channels in (np.flatnonzero(gains), np.flatnonzero(~gains)):
                 if len(channels):
                     halves.append(Semilayer(layer, tuple(channels.tolist()), 0.0))
@@ -222,6 +219,19 @@ class _Search:
 
     def _with(self, bits: int) -> list[Layer]:
         return [layer for layer in self.layers if bits in self.options[layer.name]]
+
+    def _gains(self, layer: Layer, bits: int) -> NDArray[np.bool_]:
+        """Which channels lower the loss, rounded alone: all or none in control flow, where no file divides a layer.
+
+        A loss that is no number is none that gains.
+        """
+        # Cut behind another layer, the same float network differs in the last digits.
+        entropy = self.floats[layer.name].cross_entropy or 0.0
+        if layer.weights_only:
+            whole = Semilayer(layer, tuple(range(layer.channels)), 0.0)
+            losses = [outcome.cross_entropy for outcome in self.judge({}, [self._half_alone(whole, bits)])]
+            return np.repeat(np.array(losses) - entropy <= 0, layer.channels)
+        return np.array([o.cross_entropy for o in self._alone(layer, bits)]) - entropy <= 0
 
     def _alone(self, layer: Layer, bits: int) -> Iterable[Outcome]:
         """What each channel alone does to the float network."""

@@ -281,7 +281,7 @@ class _Differentiated:
 
 def _trainable(training: StepTraining, probe: Probe, output: str, kind: OutputKind) -> _Differentiated:
     """The network with steps for all layers that a gradient reaches."""
-    made = _differentiated(training, probe, probe.chosen, output, kind)
+    made = _differentiated(training, probe, _fed(probe, probe.chosen), output, kind)
     if not made.lost:
         return made
     probe.note(f"no gradient of the loss reaches {', '.join(made.lost)}, which cost the mean of the others")
@@ -311,6 +311,15 @@ def _differentiated(
     names = {gradient_name(name) for some in wanted.values() for name in some}
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
     return _Differentiated(layers, lost, export_model(graph, probe.model), shapes, batch_size)
+
+
+def _fed(probe: Probe, layers: Sequence[Layer]) -> list[Layer]:
+    """Those that are fed data: what a layer makes of a constant is one, too."""
+    read = {layer.weight: set[str]() for layer in layers}
+    for node in probe.model.graph.node:
+        for weight in read.keys() & set(node.input[:2]):
+            read[weight].update(node.input[:2])
+    return [layer for layer in layers if not read[layer.weight].isdisjoint(probe.traced)]
 
 
 def _inputs_read(probe: Probe, layers: Sequence[Layer]) -> list[str]:

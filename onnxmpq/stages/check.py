@@ -18,6 +18,8 @@ from onnxmpq.stages.load import Loaded
 from onnxmpq.stages.place import Placed, placed
 from onnxmpq.weights.halves import check_halves
 
+_SAID = 3  # layers
+
 
 def check(loaded: Loaded, found: Placed) -> None:
     """Say what was asked in vain, and raise OptionError or InfeasibleError for what cannot be done."""
@@ -53,7 +55,14 @@ def check_budgets(
     looser = loosened(request, prepared)
     if file_size is None:  # it is of files of the target's own storage
         looser = chain(looser, stored_otherwise(request, prepared))
-    check_feasible(rows(options), ((words, rows(more)) for words, more in looser))
+    check_feasible(rows(options), ((words, rows(more)) for words, more in looser), _left_alone(prepared))
+
+
+def _left_alone(prepared: Prepared) -> str:
+    """The layers that no width could be given, in words."""
+    found = [f"{layer.name} ({layer.reason})" for layer in prepared.layers if layer.reason and layer.params]
+    more = f", and {len(found) - _SAID} more" if len(found) > _SAID else ""
+    return f"; what must stay as it is: {', '.join(found[:_SAID])}{more}" if found else ""
 
 
 def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:

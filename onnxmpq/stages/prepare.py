@@ -8,7 +8,7 @@ from onnxmpq.metrics import classifier_output
 from onnxmpq.prepare import Prepared, prepare
 from onnxmpq.sensitivity import check_data, ignores_training, is_demanding
 from onnxmpq.stages.load import Loaded
-from onnxmpq.verdict.score import check_label_range, check_labels, sureness
+from onnxmpq.verdict.score import check_label_range, check_labels, check_numbers, sureness
 
 _FAMILIAR = 0.99  # mean probability of the class taken; on test images of CIFAR-10 ResNets have 0.97
 
@@ -37,6 +37,8 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
     check_data(request.method, prepared.metric, evidence.calibration, evidence.training)
     if evidence.training is not None and ignores_training(request.method):
         loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
+    if not request.force:
+        check_numbers(loaded.session, prepared.sample, prepared.metric)
     shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
     for data in (evidence.evaluation, evidence.calibration, evidence.training):
         if data is not None:

@@ -121,6 +121,16 @@ def check_label_range(data: Dataset, shapes: Mapping[str, Sequence[int]], metric
         )
 
 
+def check_numbers(reference: Session, sample: Outputs, metric: Metric) -> None:
+    """Raise DataError where an output of the fp32 model holds no number at all: equal to that would be anything."""
+    for name, values in reference.run(sample, list(metric.kinds)).items():
+        if values.size and not np.isfinite(values).any():
+            raise DataError(
+                f"the fp32 model gives NaN or Inf only at output {name!r} of a sample: its weights are damaged, or the data "
+                "are not what it was trained on. Check them, or go on with --force"
+            )
+
+
 def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> None:
     """Raise DataError where a labelled classifier does no better than guessing in full precision."""
     name = classifier_output(metric)

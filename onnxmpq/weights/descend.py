@@ -60,6 +60,6 @@ def _refit(columns: Columns, codes: Columns, steps: Stack, gram: Stack, pool: Po
     bent = gram @ codes
     along = pool(np.einsum("gdn,gdn->gn", bent, columns))
     square = pool(np.einsum("gdn,gdn->gn", bent, codes))
-    usable = (square > 0) & (along * steps > 0)  # a scale keeps its sign
+    usable = (square > 0) & (np.sign(along) == np.sign(steps))  # a scale keeps its sign
     fitted: Stack = np.where(usable, along / np.where(usable, square, 1.0), steps).astype(np.float32)
     return fitted

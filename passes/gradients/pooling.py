@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,12 +66,26 @@ def max_pool(step: Step) -> gs.Tensor:
 
     Where windows overlap halves are added in single precision: ONNX Runtime adds none by index.
     """
-    e, apart = step.emit, _stand_apart(step.node)
+    apart = _stand_apart(step.node)
     require(not attribute(step.node, "storage_order", 0), "its indices count columns first")
-    require(apart or e.builder.graph.opset >= 16, "its windows overlap, and sums by index need opset 16")
+    require(
+        apart or step.emit.builder.graph.opset >= 16, "its windows overlap, and sums by index need opset 16"
+    )
+    return _put_back(step, _indices(step, step.node.attrs), apart=apart)
+
+
+def global_max_pool(step: Step) -> gs.Tensor:
+    """g where the largest value of each map came from, the first of equal ones: one window is the map."""
+    kernel = list(step.emit.spatial(step.input()))
+    return _put_back(step, _indices(step, {"kernel_shape": kernel}), apart=True)
+
+
+def _put_back(step: Step, indices: gs.Tensor, *, apart: bool) -> gs.Tensor:
+    """g at these places of the flat input, zeros elsewhere; added up unless they stand apart."""
+    e = step.emit
     flat = e.ints([-1])
     size = e("Reshape", e("Size", step.input()), flat)
-    places, values = e("Reshape", _indices(step), flat), e("Reshape", step.gradient, flat)
+    places, values = e("Reshape", indices, flat), e("Reshape", step.gradient, flat)
     widened = not apart and _dtype(step) == np.float16
     dtype = np.dtype(np.float32) if widened else _dtype(step)
     zeros = e("ConstantOfShape", size, value=gs.Constant("zero", np.zeros(1, dtype)))
@@ -89,12 +103,12 @@ def _stand_apart(node: gs.Node) -> bool:
     return all(s > d * (k - 1) for s, d, k in zip(strides, dilations, kernel, strict=True))
 
 
-def _indices(step: Step) -> gs.Tensor:
+def _indices(step: Step, attrs: Mapping[str, Any]) -> gs.Tensor:
     """Where each window's largest value lies, counted over the whole flat tensor.
 
     A second node tells: asked of the first, it would take the fast kernel from the run forward.
     """
-    node = step.emit("MaxPool", step.input(), **step.node.attrs).inputs[0]
+    node = step.emit("MaxPool", step.input(), **attrs).inputs[0]
     if len(node.outputs) == 1:  # else it served another MaxPool of the same input already
         node.outputs.append(gs.Variable(step.emit.builder.name("gradient"), np.int64))
     return node.outputs[1]

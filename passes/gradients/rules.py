@@ -87,6 +87,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
     # pools and reductions
     "AveragePool": (pooling.average_pool,),
     "GlobalAveragePool": (pooling.global_average_pool,),
+    "GlobalMaxPool": (pooling.global_max_pool,),
     "MaxPool": (pooling.max_pool,),
     "ReduceMean": (pooling.reduce_mean,),
     "ReduceSum": (pooling.reduce_sum,),

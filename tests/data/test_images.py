@@ -72,6 +72,14 @@ def test_images_anywhere_below_in_order_of_their_names(tmp_path: Path, zipped: b
     assert batch.feeds["x"].flags.c_contiguous
 
 
+def test_an_empty_folder_is_none_of_images_that_want_preparing(tmp_path: Path, zipped: bool) -> None:
+    files = {".hidden": b""} if zipped else {}
+    (tmp_path / "set").mkdir()
+    place = build(tmp_path, files, zipped=zipped) if zipped else tmp_path / "set"
+    with pytest.raises(DataError, match="holds no images: it is empty"):
+        open_data(place, [InputSpec("x", np.dtype(np.float32), (None, 3, 6, 6))], samples=None)
+
+
 def test_folders_named_by_class_index_are_labels(tmp_path: Path, zipped: bool) -> None:
     files = {"set/7/a.png": picture(1), "set/10/b.png": picture(2), "set/007/c.png": picture(3)}
     data = load(build(tmp_path, files, zipped=zipped))

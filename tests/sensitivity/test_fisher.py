@@ -12,7 +12,8 @@ from cifar_probe import cifar_probe
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.engine import Runtime
-from onnxmpq.metrics import choose_metric
+from onnxmpq.errors import OptionError
+from onnxmpq.metrics import Metric, choose_metric
 from onnxmpq.plan import CostTable
 from onnxmpq.prepare import prepare
 from onnxmpq.sensitivity import METHODS, Method
@@ -89,6 +90,29 @@ def test_an_output_of_zeros_is_not_counted() -> None:
     both, one = (_lengths(two_outputs(second, "nse")) for second in (1.0, 0.0))
     assert one == {"y": pytest.approx(math.sqrt(2) * both["y"])}
     assert both["z"] == both["y"]
+
+
+def test_an_output_of_one_number_for_all() -> None:
+    model = model_of(
+        "g (float[N, 3] x) => (float y) { z = MatMul (x, w) y = ReduceMean <keepdims = 0> (z) }",
+        w=np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32),
+    )
+    probe = replace(probe_of(model, {"x": np.ones((4, 3), np.float32)}), batch_size=1)
+    assert probe.metric.name == "nse"
+    assert costs(probe, METHODS["fisher"]).min() > 0
+
+
+def test_a_model_without_numbers_to_differentiate_is_refused() -> None:
+    model = model_of(
+        "g (float[N, 3] x) => (bool[N, 3] y) { z = MatMul (x, w) y = Greater (z, x) }",
+        w=np.eye(3, dtype=np.float32),
+    )
+    with pytest.raises(
+        OptionError, match=r"differentiates outputs of floating-point numbers.*--method measured"
+    ):
+        METHODS["fisher"](
+            replace(probe_of(model, {"x": np.ones((4, 3), np.float32)}), metric=Metric("nse", {}))
+        )
 
 
 def test_one_sample_at_a_time_gives_the_same() -> None:

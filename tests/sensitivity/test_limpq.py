@@ -104,6 +104,17 @@ def test_a_layer_without_steps_costs_the_mean() -> None:
     assert costs["c"] == pytest.approx({Option(2): 0.3, Option(4): 0.1})
 
 
+def test_a_layer_that_is_fed_a_constant_learns_no_steps() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"k": (1, 3, 4, 4), "u": (5, 3, 1, 1), "v": (5, 3, 1, 1)}
+    text = """g (float[N, 3, 4, 4] x) => (float[N, 5] y) {
+        a = Conv (k, u)  b = Conv (x, v)  c = Add (a, b)  r = Relu (c)  p = GlobalAveragePool (r)  y = Flatten (p) }"""
+    model = model_of(text, **{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()})
+    x = rng.standard_normal((16, 3, 4, 4)).astype(np.float32)
+    costs = without_labels(probe_of(model, {"x": x})).costs
+    assert costs["a"] == pytest.approx(costs["b"])  # the mean of the others
+
+
 def test_activations_count_where_a_layer_has_a_choice_of_them() -> None:
     choices = (Option(4, 8), Option(4), Option(16))
     costs = indicator_costs(

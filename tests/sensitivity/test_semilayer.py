@@ -128,6 +128,18 @@ def test_so_it_does_in_every_layer() -> None:
             assert alone.cross_entropy == search.floats[layer.name].cross_entropy
 
 
+def test_a_layer_in_control_flow_is_one_half() -> None:
+    """No file divides it."""
+    search = _Search(probe_of(classifier(), labelled(classifier()), bits=(2, 8)))
+    search.layers = [replace(layer, weights_only=layer.op == "MatMul") for layer in search.layers]
+    before = search.judge.evaluations
+    search.split(2)
+    (whole,) = [half for half in search.halves[2] if half.layer.weights_only]
+    assert whole.channels == tuple(range(whole.layer.channels))
+    others = [layer for layer in search.layers if not layer.weights_only]
+    assert search.judge.evaluations - before == sum(la.channels for la in others) + 1 + len(search.halves[2])
+
+
 def test_a_layer_without_the_postponed_width_goes_to_its_widest(probe: Probe) -> None:
     first, *others = probe.options
     narrow = {first: (Option(2), Option(8)), **dict.fromkeys(others, (Option(6),))}

@@ -10,7 +10,14 @@ from onnxmpq.engine import Runtime, Session
 from onnxmpq.errors import DataError
 from onnxmpq.metrics import Metric, OutputKind
 from onnxmpq.testing import model_of
-from onnxmpq.verdict.score import check_label_range, check_labels, compare, loss_of_function, sureness
+from onnxmpq.verdict.score import (
+    check_label_range,
+    check_labels,
+    check_numbers,
+    compare,
+    loss_of_function,
+    sureness,
+)
 
 LOGITS = Metric("kl", {"y": OutputKind.LOGITS})
 SPECS = [InputSpec("x", np.dtype(np.float32), (None, 4))]
@@ -89,6 +96,13 @@ def test_labels_that_match_by_chance_only() -> None:
     better = np.where(np.arange(100) < 27, right, (right + 1) % 4)
     with pytest.raises(DataError, match=r"27\.0% .* no better than chance"):  # within three standard errors
         check_labels(SAME, data(labels=better), LOGITS, 32)
+
+
+def test_a_model_that_gives_no_number_is_refused() -> None:
+    lost = session("y = Sqrt (x)", "float[N, 4] y")
+    check_numbers(lost, {"x": np.array([[1, -1, 2, 3]], np.float32)}, LOGITS)
+    with pytest.raises(DataError, match=r"NaN or Inf only at output 'y'.*--force"):
+        check_numbers(lost, {"x": -np.ones((1, 4), np.float32)}, LOGITS)
 
 
 def test_labels_are_below_the_number_of_classes() -> None:

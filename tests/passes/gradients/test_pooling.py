@@ -63,6 +63,11 @@ def test_global_average_pool(static: bool) -> None:
     check_gradients(pool("GlobalAveragePool", "", [2, 3, 4, 5]), ["x"], step=0.5, static=static)
 
 
+@pytest.mark.parametrize("shape", [[2, 3, 5], [2, 3, 4, 5], [1, 2, 3, 2, 4]])
+def test_global_max_pool(shape: list[int]) -> None:
+    check_gradients(pool("GlobalMaxPool", "", shape), ["x"], distinct(shape), step=2**-5)
+
+
 @pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum"])
 @pytest.mark.parametrize("keep", [0, 1])
 @pytest.mark.parametrize("axes", [[1], [-1, 0], [0, 2], []])
