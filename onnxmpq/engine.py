@@ -32,6 +32,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
 _KERNEL_EVENT = "_kernel_time"
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _FUSE_PAIRS = [
     "ClipQuantRewrite",
     "ReluQuantRewrite",
@@ -209,12 +210,22 @@ class Runtime:
 
 
 def _durations(events: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Microseconds of every run of each node, by its name."""
+    """Microseconds of every run of each node, by its name; what ran inside another one counts for that alone."""
     found: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_EVENT):
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL_EVENT)]
+    outer = [e for e in kernels if e["args"].get("op_name") in _CONTROL_FLOW]
+    for event in kernels:
+        if not any(_is_inside(event, other) for other in outer):
             found.setdefault(event["name"].removesuffix(_KERNEL_EVENT), []).append(event["dur"])
     return found
+
+
+def _is_inside(event: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return (
+        event is not other
+        and other["ts"] <= event["ts"]
+        and event["ts"] + event["dur"] <= other["ts"] + other["dur"]
+    )
 
 
 def _profiled_names(nodes: Sequence[onnx.NodeProto], known: Iterable[str]) -> list[str]:

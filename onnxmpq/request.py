@@ -13,7 +13,7 @@ from onnxmpq.allocation.constrain import MEASURED
 from onnxmpq.allocation.keep import Keep
 from onnxmpq.allocation.timed import is_timed
 from onnxmpq.budget import Budget, Kind
-from onnxmpq.data import DataSource
+from onnxmpq.data import DataSource, require_seed
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.effort import Effort
 from onnxmpq.errors import OptionError
@@ -77,8 +77,7 @@ class Request:
     def __post_init__(self) -> None:
         if not self.budgets:
             raise OptionError("no budget was given; write for example --budget 4bit-avg")
-        if self.seed < 0:
-            raise OptionError(f"a seed of {self.seed} was given; it must be 0 or more")
+        require_seed(self.seed)
         if self.rounding not in ROUNDINGS:
             raise OptionError(f"rounding {self.rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
         if self.activations not in (None, *ACTIVATIONS):

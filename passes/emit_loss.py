@@ -120,8 +120,8 @@ def _divergence(e: Emitter, output: gs.Tensor, kind: OutputKind, target: gs.Tens
 def _cross_entropy(e: Emitter, output: gs.Tensor, kind: OutputKind, target: gs.Tensor) -> gs.Tensor:
     logs = log_probabilities(e, output, kind)
     classes = e("Slice", e("Shape", e("Flatten", output, axis=1)), e.ints([1]), e.ints([2]))
-    truth = e("OneHot", target, classes, e.constant(np.array([0, 1], logs.dtype)), axis=-1)
-    truth.dtype = logs.dtype
+    truth = e("OneHot", target, classes, e.constant(np.array([0, 1], np.float32)), axis=-1)
+    truth = e.cast_like(truth, logs)  # ONNX Runtime knows few types of OneHot
     if kind is OutputKind.INDEPENDENT:
         truth = e("Concat", truth, e("Sub", 1.0, truth), axis=1)
     return e("Neg", _all(e, e("Mul", truth, logs)))

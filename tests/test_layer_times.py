@@ -133,6 +133,25 @@ def test_it_tells_of_nodes_without_names_too() -> None:
     assert times[-1].outputs == ("y",)
 
 
+def test_what_runs_inside_control_flow_counts_for_that_alone() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4] x, bool c) => (float[N, 4] y) {
+        a = Mul (x, w)
+        b = If (c) < then_branch = t () => (float[M, 4] u) { m = HardSwish (a) u = Mul (m, m) },
+                     else_branch = e () => (float[M, 4] v) { v = Identity (a) } >
+        y = HardSwish (b) }"""
+    model = model_of(text, w=np.ones(4, np.float32))
+    for node in model.graph.node:
+        node.name = node.output[0]
+    feeds = {"x": np.ones((2, 4), np.float32), "c": np.array(True)}
+    times = RUNTIME.kernel_times(model, feeds, 2)
+    numbers = [
+        int(time.name.rpartition("_")[2]) for time in times if time.name.rpartition("_")[2].isdecimal()
+    ]
+    assert [time.op for time in times].count("Mul") == 2
+    assert len(numbers) == 2  # HardSigmoid and Mul of the last node, one behind the other
+    assert numbers[1] == numbers[0] + 1
+
+
 def test_a_node_that_it_does_not_tell_of_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = residual()
     monkeypatch.setattr(engine, "_durations", lambda _: {})

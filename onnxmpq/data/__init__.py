@@ -182,6 +182,7 @@ def open_data(
 
     Raises MissingFileError, OptionError, or DataError for data that do not fit the inputs.
     """
+    require_seed(seed)
     if samples is not None and samples < 1:
         raise OptionError(f"{samples} samples were asked for; wanted 1 or more")
     if preprocess is not None and not holds_images(source):
@@ -191,6 +192,12 @@ def open_data(
     if samples is not None and samples < opened.count:
         positions = np.sort(np.random.default_rng(seed).choice(opened.count, samples, replace=False))
     return _choose(opened, positions)
+
+
+def require_seed(seed: int) -> None:
+    """Raise OptionError for one that NumPy does not take."""
+    if seed < 0:
+        raise OptionError(f"a seed of {seed} was given; it must be 0 or more")
 
 
 def synthetic_data(inputs: Sequence[InputSpec], *, samples: int, seed: int) -> Dataset:

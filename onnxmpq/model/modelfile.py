@@ -304,8 +304,11 @@ def _normalise(graph: gs.Graph) -> gs.Graph:
             node.domain = "" if node.domain in {None, *_DEFAULT_DOMAIN} else node.domain
             for name in [name for name, value in node.attrs.items() if isinstance(value, list) and not value]:
                 _drop_empty_list(node, name)
-        for tensor in inner.outputs:  # their types come back with the graph's own description
-            tensor.dtype = None if isinstance(tensor.dtype, onnx.TypeProto) else tensor.dtype
+        for tensor in (*inner.tensors().values(), *inner.inputs, *inner.outputs):
+            if isinstance(tensor.dtype, onnx.TypeProto):
+                tensor.dtype = (
+                    None  # of the graph's own inputs and outputs it comes back with their description
+                )
     return graph
 
 

@@ -104,7 +104,7 @@ def _stacks(together: Array, apart: Sequence[Array]) -> bool:
     """True for numbers of which each sample has its own; results whose sizes the data decide may fit by chance only."""
     if not isinstance(together, np.ndarray) or together.ndim == 0 or together.dtype.kind not in _NUMBERS:
         return False
-    if any(one.shape[1:] != together.shape[1:] for one in apart):
+    if any(one.ndim == 0 or one.shape[1:] != together.shape[1:] for one in apart):
         return False
     stacked = np.concatenate(apart)
     return stacked.shape == together.shape and np.allclose(stacked, together, rtol=1e-3, atol=1e-4)

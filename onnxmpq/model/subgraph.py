@@ -111,6 +111,8 @@ def _made_of_shapes(model: onnx.ModelProto) -> set[str]:
     initializers = {i.name for i in model.graph.initializer}
     found: set[str] = set()
     for node in model.graph.node:
+        if node.op_type == "Slice" and not initializers.issuperset(filter(None, node.input[1:])):
+            continue  # as long as the bounds have it
         if node.op_type in {"Shape", "Size"} or (
             node.op_type in _OF_SIZES and all(n in found or n in initializers for n in node.input if n)
         ):

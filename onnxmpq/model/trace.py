@@ -25,6 +25,11 @@ class Traced:
     shape: tuple[int, ...]
     containers: tuple[str, ...] = ()
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The element type in NumPy."""
+        return helper.tensor_dtype_to_np_dtype(self.elem_type)
+
 
 def trace(runtime: Runtime, model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Traced]:
     """Element type and shape of every value of the main graph in a run on `feeds`.

@@ -31,7 +31,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.data import Batch
@@ -95,9 +94,8 @@ def _signs_of(probe: Probe, lengths: Mapping[str, float]) -> Callable[[Batch], T
 
     def drawn(output: str, length: float, batch: Batch) -> NDArray[np.floating]:
         traced = probe.traced[output]
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(traced.elem_type)
         shape = traced.shape if batch.count == 1 else (batch.count, *traced.shape[1:])
-        return rng.choice(np.array([-length, length], dtype), shape)
+        return rng.choice(np.array([-length, length], traced.dtype), shape)
 
     return lambda batch: {name: drawn(name, length, batch) for name, length in lengths.items()}
 

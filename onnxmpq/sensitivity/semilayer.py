@@ -83,7 +83,7 @@ class Semilayers:
         return search.trajectory(titled("semilayer", self))
 
     def evaluations(self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]) -> dict[str, int]:
-        """How often each layer is evaluated: at each width by channel, and as halves alone, tried and postponed."""
+        """How often each layer is evaluated: in float, and at each width by channel and as halves alone, tried and postponed."""
         chosen = [la for la in layers if len(options[la.name]) > 1]
         return {
             la.name: _evaluations(la, len({o.weight_bits for o in options[la.name]} - {la.float_bits}))

@@ -6,6 +6,7 @@ trains those of all widths at once. One graph serves all widths: steps and range
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,7 +160,7 @@ class _Learner:
         output = classifier_output(probe.metric)
         assert output is not None
         self.output, self.kind = output, probe.metric.kinds[output]
-        self.shape = probe.traced[output].shape[1:]
+        self.shape, self.dtype = probe.traced[output].shape[1:], probe.traced[output].dtype
         self.outcomes = math.prod(self.shape)
         self.float = probe.runtime.session(probe.model)
         self.widths = learned_widths(probe.options)
@@ -170,7 +171,8 @@ class _Learner:
         self.weights = {
             la.weight: _Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers
         }
-        inputs = _inputs_read(probe, self.layers)
+        read = _inputs_read(probe)
+        inputs = [read[layer.weight] for layer in self.layers]
         self.values = {
             "weight": np.array([layer.params for layer in self.layers]),
             "activation": _sizes(probe, inputs),
@@ -262,7 +264,7 @@ class _Learner:
         target[np.arange(batch.count), batch.given_labels] += 1 - smoothing
         if self.kind is not OutputKind.PROBABILITIES:
             target = np.log(np.maximum(target, _TINY))  # logits of those probabilities
-        return target.reshape(batch.count, *self.shape)
+        return target.reshape(batch.count, *self.shape).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,9 @@ class _Differentiated:
 
 def _trainable(training: StepTraining, probe: Probe, output: str, kind: OutputKind) -> _Differentiated:
     """The network with steps for all layers that a gradient reaches."""
-    made = _differentiated(training, probe, _fed(probe, probe.chosen), output, kind)
+    fed = _inputs_read(probe)
+    asked = [layer for layer in probe.chosen if layer.weight in fed]
+    made = _differentiated(training, probe, asked, output, kind)
     if not made.lost:
         return made
     probe.note(f"no gradient of the loss reaches {', '.join(made.lost)}, which cost the mean of the others")
@@ -313,20 +317,14 @@ def _differentiated(
     return _Differentiated(layers, lost, export_model(graph, probe.model), shapes, batch_size)
 
 
-def _fed(probe: Probe, layers: Sequence[Layer]) -> list[Layer]:
-    """Those that are fed data: what a layer makes of a constant is one, too."""
-    read = {layer.weight: set[str]() for layer in layers}
+def _inputs_read(probe: Probe) -> dict[str, str]:
+    """By weight, what its first node multiplies it with that is no constant; those of control flow are not known."""
+    found: dict[str, str] = {}
     for node in probe.model.graph.node:
-        for weight in read.keys() & set(node.input[:2]):
-            read[weight].update(node.input[:2])
-    return [layer for layer in layers if not read[layer.weight].isdisjoint(probe.traced)]
-
-
-def _inputs_read(probe: Probe, layers: Sequence[Layer]) -> list[str]:
-    """What each layer's first node multiplies its weight with."""
-    readers = {name: node for node in reversed(probe.model.graph.node) for name in node.input[:2]}
-    nodes = [readers[layer.weight] for layer in layers]
-    return [next(n for n in node.input[:2] if n != la.weight) for node, la in zip(nodes, layers, strict=True)]
+        for weight, other in itertools.permutations(node.input[:2], 2):
+            if other in probe.traced:
+                found.setdefault(weight, other)
+    return found
 
 
 def _sizes(probe: Probe, tensors: Sequence[str]) -> Array:

@@ -38,7 +38,7 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
     if evidence.training is not None and ignores_training(request.method):
         loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
     if not request.force:
-        check_numbers(loaded.session, prepared.sample, prepared.metric)
+        check_numbers(loaded.session, evidence.calibration, prepared.metric, prepared.batch_size)
     shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
     for data in (evidence.evaluation, evidence.calibration, evidence.training):
         if data is not None:

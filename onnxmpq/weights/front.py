@@ -180,7 +180,7 @@ def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, in
 def _bytes(value: Traced) -> int:
     if value.containers:
         return _UNKNOWN
-    return helper.tensor_dtype_to_np_dtype(value.elem_type).itemsize * math.prod(value.shape)
+    return value.dtype.itemsize * math.prod(value.shape)
 
 
 def _traced(value: Array) -> Traced:

@@ -505,3 +505,12 @@ def test_a_failed_write_leaves_nothing_behind(
         write(parse_model(SCALE), path)
     assert path.read_bytes() == b"older"
     assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_values_that_are_optional_come_through_the_graph() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (optional(float[N]) x, float[N] z) => (float[N] y, optional(float[N]) o) {
+        a = OptionalGetElement (x)  o = Optional (a)  b = OptionalGetElement (o)  y = Add (b, z) }"""
+    model = parse_model(text)
+    again = export_model(import_graph(model), model)
+    kinds = [value.type.WhichOneof("value") for value in (*again.graph.input, *again.graph.output)]
+    assert kinds == ["optional_type", "tensor_type", "tensor_type", "optional_type"]

@@ -88,7 +88,8 @@ def test_a_batch_counts_only_where_samples_do_not_meet() -> None:
 @pytest.mark.parametrize(
     ("body", "output"),
     [
-        ("y = NonZero (x)", "int64[k, M] y"),  # as long as the data have it
+        ("r = Relu (x)  y = NonZero (r)", "int64[k, M] y"),  # as long as the data have it
+        ("m = ReduceSum <keepdims = 0> (x)  y = Identity (m)", "float y"),
         ("i = Cast <to = 7> (x)  y = Cast <to = 8> (i)", "string[N, 3] y"),
     ],
 )

@@ -51,6 +51,15 @@ def test_a_vector_of_data_may_be_of_any_length() -> None:
     assert runtime.session(part.model).run({"a": np.arange(5)})["y"].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_vector_cut_by_computed_bounds_may_be_of_any_length() -> None:
+    model = model_of("""g (float[N, 3] x) => (float[M] y) < int64[1] zero = {0}, int64[1] one = {1}, float[9] table = {1,2,3,4,5,6,7,8,9} > {
+        s = Shape (x)  n = Slice (s, zero, one)  e = Slice (table, zero, n)  y = Abs (e) }""")
+    runtime = Runtime("cpu", 1)
+    traced = trace(runtime, model, {"x": np.ones((1, 3), np.float32)})
+    part = extract(model, model.graph.node[3:], ["y"], traced)
+    assert runtime.session(part.model).run({"e": np.ones(5, np.float32)})["y"].tolist() == [1] * 5
+
+
 @pytest.mark.parametrize("activations", ["int8", "fp32"])
 def test_a_network_that_resizes_to_the_size_of_a_tensor_compiles(tmp_path: Path, activations: str) -> None:
     onnx.save(upsampled(), tmp_path / "m.onnx")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from onnxmpq.engine import Array
 from onnxmpq.errors import ModelError
@@ -16,7 +17,7 @@ from onnxmpq.sensitivity import METHODS, Method
 from onnxmpq.sensitivity.first_order import FirstOrder
 from onnxmpq.sensitivity.limpq import Limpq
 from onnxmpq.sensitivity.step_sizes import StepTraining
-from onnxmpq.testing import labelled, model_of, probe_of
+from onnxmpq.testing import classifier, labelled, model_of, probe_of
 
 GRADIENTS: Mapping[str, Method] = {
     "fisher": METHODS["fisher"],
@@ -92,3 +93,24 @@ def test_a_layer_whose_steps_cannot_be_learned_costs_the_mean() -> None:
     blocked, *others = found.costs.values()
     for option, cost in blocked.items():
         assert cost == pytest.approx(np.mean([some[option] for some in others]))
+
+
+@pytest.mark.parametrize("method", ["first-order", "limpq", "fisher"])
+@pytest.mark.parametrize("last", ["Softmax", "LogSoftmax", "Identity"])
+def test_outputs_in_double_precision(method: str, last: str) -> None:
+    single, double = classifier(), classifier()
+    for model in (single, double):
+        made = next(node for node in model.graph.node if node.output[0] == "y")
+        made.output[0] = "logits"
+        to = TensorProto.DOUBLE if model is double else TensorProto.FLOAT
+        model.graph.node.extend(
+            [helper.make_node(last, ["logits"], ["last"]), helper.make_node("Cast", ["last"], ["y"], to=to)]
+        )
+        model.graph.output[0].type.tensor_type.elem_type = to
+    arrays = labelled(single)
+    costs = [GRADIENTS[method](probe_of(model, arrays)) for model in (single, double)]
+    first, second = (
+        [cost for options in found.costs.values() for cost in options.values()]  # type: ignore[union-attr]
+        for found in costs
+    )
+    assert first == pytest.approx(second, rel=1e-2)

@@ -113,6 +113,8 @@ def test_a_layer_that_is_fed_a_constant_learns_no_steps() -> None:
     x = rng.standard_normal((16, 3, 4, 4)).astype(np.float32)
     costs = without_labels(probe_of(model, {"x": x})).costs
     assert costs["a"] == pytest.approx(costs["b"])  # the mean of the others
+    both = model_of(text.replace("v)", "u)"), **{n: np.ones(shapes[n], np.float32) for n in "ku"})
+    assert len(without_labels(probe_of(both, {"x": x})).costs) == 1  # the node that is fed x tells
 
 
 def test_activations_count_where_a_layer_has_a_choice_of_them() -> None:

@@ -123,6 +123,7 @@ def test_so_it_does_in_every_layer() -> None:
         gains = [half.channels for half in search.halves[bits] if 0 in half.channels]
         assert len(gains) == len(search.layers)
         assert all(1 in channels for channels in gains)
+        assert all(search._gains(layer, bits)[:2].all() for layer in search.layers)
         for layer in search.layers:
             (alone,) = search.judge({}, [search._half_alone(Semilayer(layer, (0,), 0.0), bits)])
             assert alone.cross_entropy == search.floats[layer.name].cross_entropy

@@ -100,9 +100,12 @@ def test_labels_that_match_by_chance_only() -> None:
 
 def test_a_model_that_gives_no_number_is_refused() -> None:
     lost = session("y = Sqrt (x)", "float[N, 4] y")
-    check_numbers(lost, {"x": np.array([[1, -1, 2, 3]], np.float32)}, LOGITS)
-    with pytest.raises(DataError, match=r"NaN or Inf only at output 'y'.*--force"):
-        check_numbers(lost, {"x": -np.ones((1, 4), np.float32)}, LOGITS)
+    some = -np.ones((4, 4), np.float32)
+    with pytest.raises(DataError, match=r"nothing but NaN or Inf at output 'y' on 4 samples.*--force"):
+        check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2)
+    some[3, 2] = 1
+    check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2)
+    check_numbers(lost, open_data({"x": -some}, SPECS, samples=None), Metric("nse", {}), 2)
 
 
 def test_labels_are_below_the_number_of_classes() -> None:

@@ -74,6 +74,14 @@ def test_disturbs_the_output_less_than_nearest_rounding(kind: str, bits: int) ->
     assert ours < output_error(weight, nearest.dequantize(), layer, x)
 
 
+def test_weights_whose_squares_are_no_numbers_are_rounded_without_a_word() -> None:
+    layer = layer_of("Gemm")
+    weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
+    gram = gram_for(layer, moments_of(layer, 2)[0])
+    found = compensate(np.float32(2.0**100) * weight, layer, gram, [3])[3]
+    assert np.isfinite(found.dequantize()).all()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_two_bits_take_the_better_grid(seed: int) -> None:
     layer = layer_of("Gemm")
