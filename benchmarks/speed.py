@@ -42,11 +42,10 @@ from machine import ROOT, SHARED, header, table
 from networks import Network, calibration, networks, open_samples
 
 import onnxmpq
-from onnxmpq import chain
 from onnxmpq.effort import EFFORTS, Effort
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.plan import CostTable
-from onnxmpq.sensitivity import METHODS
+from onnxmpq.sensitivity import METHODS, chain
 from onnxmpq.sensitivity.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.size import size

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq import chain
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.plan import Plan, Trajectory
+from onnxmpq.sensitivity import chain
 from onnxmpq.sensitivity.greedy import Greedy, Move, _Search, by_loss, by_steps, greedy
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome
 from onnxmpq.sensitivity.probe import Probe
