@@ -39,10 +39,16 @@ def test_a_descent_follows_the_gradient_and_the_decay() -> None:
 
 def test_a_label_is_smoothed_over_all_classes() -> None:
     learner = bare(
-        training=StepTraining(smoothing=0.3), outcomes=3, shape=(3,), kind=OutputKind.PROBABILITIES
+        training=StepTraining(smoothing=0.3),
+        outcomes=3,
+        shape=(3,),
+        dtype=np.float64,
+        kind=OutputKind.PROBABILITIES,
     )
     batch: Any = SimpleNamespace(count=2, given_labels=np.array([0, 2]))
-    np.testing.assert_allclose(learner._target(batch), [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]], rtol=1e-6)
+    target = learner._target(batch)
+    np.testing.assert_allclose(target, [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]], rtol=1e-6)
+    assert target.dtype == np.float64
 
 
 def test_the_rate_falls_from_the_first_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
