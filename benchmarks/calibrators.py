@@ -31,7 +31,8 @@ from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime, Session
 from onnxmpq.lower import Activations, lower
 from onnxmpq.metrics import OutputKind, classes, kl_divergence
-from onnxmpq.model.modelfile import import_graph, load_model
+from onnxmpq.model.graph import import_graph
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import prepare
 from onnxmpq.spec import Option

@@ -19,7 +19,7 @@ from networks import Network, calibration, networks, open_samples
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.metrics import OutputKind
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.trace import common_shapes, trace
 from onnxmpq.passes.emit_directional import layer_outputs
 from onnxmpq.passes.emit_gradients import EmitGradients

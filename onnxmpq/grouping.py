@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.split_channels import ChannelGroups, SplitChannels, part_name, place_type
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import Prepared

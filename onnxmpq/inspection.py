@@ -11,7 +11,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.discover import discover, layer_names
-from onnxmpq.model.modelfile import import_graph, load_model, opset_version
+from onnxmpq.model.contents import opset_version
+from onnxmpq.model.graph import import_graph
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.model.requirements import Requirements, described
 from onnxmpq.passes.matching import optional_input, type_name
 from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph

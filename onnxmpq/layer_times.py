@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxmpq.engine import Array, KernelTime, Runtime
+from onnxmpq.engine import Array, Runtime
+from onnxmpq.kernel_times import KernelTime, kernel_times
 from onnxmpq.model.subgraph import names_read
 from onnxmpq.spec import Layer
 from onnxmpq.verdict.latency import interleaved, medians
@@ -80,7 +81,7 @@ def _by_layer(
     runtime: Runtime, model: onnx.ModelProto, layers: Sequence[Layer], feeds: Mapping[str, Array]
 ) -> dict[str, float]:
     named = _named(model)
-    times = runtime.kernel_times(named, feeds, _RUNS)
+    times = kernel_times(runtime, named, feeds, _RUNS)
     owners = attribute(times, named, layers)
     found = {layer.name: 0.0 for layer in layers}
     for time, owner in zip(times, owners, strict=True):

@@ -14,7 +14,8 @@ from onnxmpq.activations.policies import POLICIES
 from onnxmpq.activations.ranges import ActivationRange
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import ModelError
-from onnxmpq.model.modelfile import export_model, import_graph, opset_version
+from onnxmpq.model.contents import opset_version
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.requirements import describe
 from onnxmpq.passes.clip_pools import ClipPools
 from onnxmpq.passes.halve_constants import HalveConstants

@@ -14,7 +14,7 @@ from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime, Session
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics import Metric, choose_metric, signal_to_noise
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.subgraph import names_read
 from onnxmpq.model.trace import Traced, trace
 from onnxmpq.passes.drop_noops import DropNoops

@@ -26,7 +26,7 @@ class RaiseOpset:
 
     Goes up one opset at a time, through subgraphs too, so that each rule of `opset_rules.RULES` knows one change
     only. A graph at or above the target is left as it is. Types and shapes of the graph's variables are used where
-    they are known (modelfile.import_graph). Raises OptionError for another target, and ModelError, with the graph
+    they are known (`import_graph`). Raises OptionError for another target, and ModelError, with the graph
     partly rewritten, for an opset below 6 and for a node that the target cannot express.
     """
 

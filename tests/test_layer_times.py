@@ -6,13 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
-import onnxmpq
-from onnxmpq import engine
 from onnxmpq import layer_times as module
 from onnxmpq.discover import discover
-from onnxmpq.engine import KernelTime, Runtime
+from onnxmpq.engine import Runtime
+from onnxmpq.kernel_times import KernelTime
 from onnxmpq.layer_times import attribute, layer_times
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.pipeline import compile_model
 from onnxmpq.spec import Layer
 from onnxmpq.testing import model_of, random_feeds
@@ -109,59 +108,3 @@ def test_times_add_up_to_what_whole_files_take() -> None:
     assert sum(times.integer.values()) == pytest.approx(times.integer_file)
     assert set(times.floating) == {"a", "b", "c"}
     assert all(seconds > 0 for seconds in [*times.integer.values(), *times.floating.values(), times.fp32])
-
-
-def test_the_runtime_tells_of_every_node_it_runs() -> None:
-    model, _ = residual()
-    times = RUNTIME.kernel_times(model, random_feeds(model), 3)
-    assert sum(time.op == "Conv" or time.op.endswith("FusedConv") for time in times) == 3
-    assert all(time.seconds >= 0 for time in times)
-    assert times[-1].outputs == ("y",)
-
-
-def test_it_tells_of_nodes_without_names_too() -> None:
-    """It inlines functions, of nodes without any."""
-    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) {
-        a = Conv <pads = [1, 1, 1, 1]> (x, w)  m = Mish (a)  h = HardSwish (m)  y = Conv (h, v) }"""
-    model = model_of(text, w=np.ones((8, 3, 3, 3), np.float32), v=np.ones((8, 8, 1, 1), np.float32))
-    for node in model.graph.node:
-        node.name = node.output[0]
-    times = RUNTIME.kernel_times(model, random_feeds(model), 2)
-    names = [time.name for time in times]
-    assert len(set(names)) == len(names)
-    assert {"Softplus", "Tanh", "HardSigmoid"} <= {time.op for time in times}
-    assert times[-1].outputs == ("y",)
-
-
-def test_what_runs_inside_control_flow_counts_for_that_alone() -> None:
-    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4] x, bool c) => (float[N, 4] y) {
-        a = Mul (x, w)
-        b = If (c) < then_branch = t () => (float[M, 4] u) { m = HardSwish (a) u = Mul (m, m) },
-                     else_branch = e () => (float[M, 4] v) { v = Identity (a) } >
-        y = HardSwish (b) }"""
-    model = model_of(text, w=np.ones(4, np.float32))
-    for node in model.graph.node:
-        node.name = node.output[0]
-    feeds = {"x": np.ones((2, 4), np.float32), "c": np.array(True)}
-    times = RUNTIME.kernel_times(model, feeds, 2)
-    numbers = [
-        int(time.name.rpartition("_")[2]) for time in times if time.name.rpartition("_")[2].isdecimal()
-    ]
-    assert [time.op for time in times].count("Mul") == 2
-    assert len(numbers) == 2  # HardSigmoid and Mul of the last node, one behind the other
-    assert numbers[1] == numbers[0] + 1
-
-
-def test_a_node_that_it_does_not_tell_of_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = residual()
-    monkeypatch.setattr(engine, "_durations", lambda _: {})
-    with pytest.raises(onnxmpq.OnnxmpqError, match="profile lacks"):
-        RUNTIME.kernel_times(model, random_feeds(model), 1)
-
-
-def _unfused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its first value as an output, which keeps the runtime from fusing it away."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.append(onnx.ValueInfoProto(name="a"))
-    return copy

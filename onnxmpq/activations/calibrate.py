@@ -17,7 +17,7 @@ from onnxmpq.activations.statistics import Histogram, Statistics
 from onnxmpq.data import Dataset
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import OptionError
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.observer import Progress
 from onnxmpq.passes.matching import read
 from onnxmpq.passes.tap_bins import TapBins

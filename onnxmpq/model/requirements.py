@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxmpq.engine import Runtime
-from onnxmpq.model.modelfile import opset_version
+from onnxmpq.model.contents import opset_version
 from onnxmpq.target import Target
 
 _KEY = "onnxmpq."  # of every entry that this module writes

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.pool_features import PoolFeatures, pooled_name
 from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features

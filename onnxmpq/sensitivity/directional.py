@@ -21,7 +21,7 @@ from onnxmpq.data import Batch
 from onnxmpq.engine import Session
 from onnxmpq.errors import DataError, ModelError
 from onnxmpq.metrics import OutputKind
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.trace import common_shapes, trace
 from onnxmpq.passes.emit_directional import (
     Change,

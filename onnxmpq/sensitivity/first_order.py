@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import Metric, OutputKind, classifier_output, probabilities
-from onnxmpq.model.modelfile import export_model
+from onnxmpq.model.graph import export_model
 from onnxmpq.passes.emit_gradients import gradient_name
 from onnxmpq.passes.emit_loss import EmitLoss, Loss
 from onnxmpq.plan import CostTable

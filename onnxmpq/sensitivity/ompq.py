@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.emit_alignment import ALIGNMENT, EmitAlignment
 from onnxmpq.plan import Sensitivity
 from onnxmpq.sensitivity.features import layer_features

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics import OutputKind, classifier_output
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.emit_gradients import gradient_name
 from onnxmpq.passes.emit_loss import EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input

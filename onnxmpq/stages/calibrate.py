@@ -10,7 +10,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.discover import layer_names
 from onnxmpq.errors import DataError
 from onnxmpq.lower import Activations, without_dead_channels
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.prepare import Prepared
 from onnxmpq.stages.force import forced_by
 from onnxmpq.stages.load import Loaded

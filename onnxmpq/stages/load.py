@@ -9,7 +9,8 @@ import onnx
 from onnxmpq.engine import Runtime, Session, resolve_runtime
 from onnxmpq.errors import ModelError
 from onnxmpq.evidence import Evidence, gather
-from onnxmpq.model.modelfile import initializers_listed_as_inputs, load_model
+from onnxmpq.model.contents import initializers_listed_as_inputs
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.model.outfile import require_apart, require_writable
 from onnxmpq.model.requirements import suited
 from onnxmpq.observer import Stages

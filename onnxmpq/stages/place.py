@@ -12,7 +12,7 @@ from onnxmpq.activations.policies import POLICIES
 from onnxmpq.allocation.constrain import Options
 from onnxmpq.allocation.hold import hold
 from onnxmpq.allocation.keep import options_of
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.prepare import Prepared
 from onnxmpq.spec import HALF_BITS, Option
 from onnxmpq.stages.load import Loaded

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.engine import Array
 from onnxmpq.metrics import signal_to_noise
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.testing.models import Kind, check, check_interface, random_feeds, run, serialized
 
 _KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -15,7 +15,7 @@ from onnxmpq.data import InputSpec, synthetic_data
 from onnxmpq.engine import Array
 from onnxmpq.lower import Activations, lower
 from onnxmpq.metrics import signal_to_noise
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.model.requirements import described
 from onnxmpq.plan import Plan
 from onnxmpq.prepare import Prepared, prepare

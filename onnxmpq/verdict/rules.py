@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxmpq.activations.ranges import CodeType
-from onnxmpq.model.modelfile import opset_version
+from onnxmpq.model.contents import opset_version
 from onnxmpq.spec import LAYER_OPS
 from onnxmpq.target import Target
 from onnxmpq.verdict.readback import StoredWeight, read_weights

@@ -15,7 +15,7 @@ from onnxmpq.cores import cores
 from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Feeds, Views
 from onnxmpq.engine import Runtime, Session
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.pooled import pooled_maps
 from onnxmpq.observer import Progress
 from onnxmpq.passes.emit_gram import EmitGram, gram_name

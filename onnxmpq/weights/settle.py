@@ -30,7 +30,7 @@ from onnxmpq.cores import cores
 from onnxmpq.data import Dataset
 from onnxmpq.data.views import AS_GIVEN, Views
 from onnxmpq.engine import Array, Runtime, Session
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.subgraph import names_read
 from onnxmpq.model.trace import Traced
 from onnxmpq.observer import Progress

@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 from onnxmpq.activations.inputs import place_inputs
 from onnxmpq.activations.placement import Placement
 from onnxmpq.discover import discover
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.testing import model_of
 
 WEIGHT = np.ones((4, 4, 1, 1), np.float32)

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmpq.discover import discover
+from onnxmpq.model.graph import import_graph
 from onnxmpq.model.logits import logit_layer
-from onnxmpq.model.modelfile import import_graph
 from onnxmpq.spec import Layer
 from onnxmpq.testing import model_of
 

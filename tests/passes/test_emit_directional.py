@@ -6,7 +6,7 @@ import pytest
 
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import ModelError
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.trace import common_shapes, trace
 from onnxmpq.passes.emit_directional import (
     EmitDirectional,

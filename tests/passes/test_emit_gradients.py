@@ -10,7 +10,7 @@ import pytest
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics import OutputKind
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.trace import common_shapes, trace
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name

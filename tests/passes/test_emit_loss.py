@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics import OutputKind, kl_divergence, probabilities
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.testing import model_of, run

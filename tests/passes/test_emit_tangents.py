@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics import OutputKind, probabilities
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.emit_tangents import EmitTangents

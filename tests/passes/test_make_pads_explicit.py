@@ -12,7 +12,7 @@ from onnx.parser import parse_model
 
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import EngineError
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.make_pads_explicit import MakePadsExplicit
 
 RUNTIME = Runtime("cpu", threads=1)

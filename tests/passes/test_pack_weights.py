@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import ModelError
-from onnxmpq.model.modelfile import export_model, import_graph, lowest_ir_version
+from onnxmpq.model.graph import export_model, import_graph, lowest_ir_version
 from onnxmpq.passes.pack_weights import HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.testing import check_pass
 from onnxmpq.weights.quantizer import QuantizedWeight, along, code_range, quantize

@@ -14,7 +14,8 @@ from onnx.parser import parse_model
 
 from onnxmpq.engine import Runtime
 from onnxmpq.errors import EngineError, ModelError, OptionError
-from onnxmpq.model.modelfile import export_model, import_graph, load_model
+from onnxmpq.model.graph import export_model, import_graph
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.passes.opset_rules import RULES
 from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.passes.replace_legacy_ops import ReplaceLegacyOps

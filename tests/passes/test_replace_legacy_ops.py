@@ -8,7 +8,8 @@ from numpy.testing import assert_allclose
 from onnx.parser import parse_model
 
 from onnxmpq.engine import Runtime
-from onnxmpq.model.modelfile import export_model, import_graph, load_model
+from onnxmpq.model.graph import export_model, import_graph
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.passes.raise_opset import RaiseOpset
 from onnxmpq.passes.replace_legacy_ops import ReplaceLegacyOps
 

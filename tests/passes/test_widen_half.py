@@ -10,7 +10,8 @@ from onnx import TensorProto
 from onnx.parser import parse_model
 
 from onnxmpq.engine import Array, Runtime
-from onnxmpq.model.modelfile import export_model, import_graph, load_model
+from onnxmpq.model.graph import export_model, import_graph
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.passes.widen_half import WidenHalf
 
 SHARED = Path(__file__).parents[3] / "shared"

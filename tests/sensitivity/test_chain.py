@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.model.trace import Traced, trace
 from onnxmpq.sensitivity import chain
 from onnxmpq.sensitivity.chain import Chain

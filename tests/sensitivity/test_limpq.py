@@ -13,7 +13,7 @@ import pytest
 from onnxmpq.allocation.allocate import Row, allocate
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics import OutputKind
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.learn_steps import ROLES, LearnSteps, step_input

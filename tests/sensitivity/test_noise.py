@@ -13,7 +13,7 @@ from onnxmpq.data import Batch
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
 from onnxmpq.metrics import choose_metric
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.model.trace import trace
 from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.noise import activation_losses, with_noise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import OptionError
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.emit_alignment import ALIGNMENT, EmitAlignment
 from onnxmpq.plan import CostTable, Trajectory
 from onnxmpq.sensitivity.ompq import Ompq, as_published, importance, ompq, orthogonality

@@ -15,7 +15,8 @@ from onnxmpq.data import Dataset, InputSpec, synthetic_data
 from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime
 from onnxmpq.metrics import signal_to_noise
-from onnxmpq.model.modelfile import export_model, import_graph, load_model
+from onnxmpq.model.graph import export_model, import_graph
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.passes.clip_pools import ClipPools
 from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
 from onnxmpq.passes.insert_qdq import InsertQdq

@@ -4,7 +4,7 @@ import numpy as np
 
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.model.trace import trace
 from onnxmpq.testing import model_of
 from onnxmpq.weights.aim import Aim, find_aim

@@ -17,7 +17,8 @@ from onnxmpq.data.views import Views
 from onnxmpq.discover import discover
 from onnxmpq.engine import Runtime
 from onnxmpq.evidence import gather
-from onnxmpq.model.modelfile import import_graph, load_model
+from onnxmpq.model.graph import import_graph
+from onnxmpq.model.modelfile import load_model
 from onnxmpq.passes.emit_gram import EmitGram, gram_name
 from onnxmpq.prepare import prepare, runnable
 from onnxmpq.spec import Layer

@@ -12,7 +12,7 @@ from onnxmpq.data.samples import InputSpec
 from onnxmpq.data.views import Views
 from onnxmpq.discover import discover
 from onnxmpq.engine import Array, Runtime
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.model.trace import Traced, trace
 from onnxmpq.plan import Plan
 from onnxmpq.spec import Layer, Option

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.errors import ModelError
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.testing import model_of, random_feeds, run
 

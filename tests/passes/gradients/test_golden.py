@@ -7,7 +7,7 @@ import pytest
 from golden_networks import GOLDEN, GoldenNetwork, golden_networks
 
 from onnxmpq.engine import Runtime
-from onnxmpq.model.modelfile import export_model, import_graph
+from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.trace import trace
 from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.emit_loss import LOSS, EmitLoss, target_name

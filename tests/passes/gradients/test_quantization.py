@@ -8,7 +8,7 @@ import pytest
 from central_differences import check_gradients
 
 from onnxmpq.errors import ModelError
-from onnxmpq.model.modelfile import import_graph
+from onnxmpq.model.graph import import_graph
 from onnxmpq.passes.emit_gradients import EmitGradients
 from onnxmpq.testing import check_pass, model_of, run
 
