@@ -83,7 +83,9 @@ class EmitLoss:
             return gs.Variable(name, np.int64, [None])
         if self.loss is Loss.PROJECTION and kind is not OutputKind.VALUES:
             return gs.Variable(name, output.dtype, [None, None])
-        return gs.Variable(name, output.dtype, output.shape)
+        # Exporters declare sizes of outputs that are those of their own run only.
+        free = None if output.shape is None else [None] * len(output.shape)
+        return gs.Variable(name, output.dtype, free)
 
 
 def target_name(output: str) -> str:

@@ -16,6 +16,7 @@ from onnxmpq.passes.matching import NoMatch, position, redirect, require
 from onnxmpq.passes.node_builder import builders
 
 _SHAPE_READERS = frozenset({"Shape", "Size"})  # they read no values, so they may as well read the codes
+_READABLE_BITS = 8  # ONNX Runtime has no Shape of 4-bit codes
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -81,7 +82,8 @@ class _Writer:
         result = gs.Variable(self._names.name("float"), tensor.dtype, tensor.shape)
         node.outputs[position(node.outputs, tensor)] = result
         codes = self._write_pair(result, tensor, activation, position(self._graph.nodes, node) + 1)
-        redirect([n for n in tensor.outputs if n.op in _SHAPE_READERS], tensor, codes)
+        if activation.codes.bits >= _READABLE_BITS:
+            redirect([n for n in tensor.outputs if n.op in _SHAPE_READERS], tensor, codes)
 
     def quantize_for(
         self, readers: Sequence[gs.Node], tensor: gs.Tensor, activation: ActivationRange

@@ -84,6 +84,16 @@ def test_the_shape_is_read_off_the_codes() -> None:
     assert readers(check_pass(InsertQdq({"y": RANGE}), model, kind="lowering"), "Shape") == ["QuantizeLinear"]
 
 
+def test_a_shape_is_not_taken_of_four_bit_codes() -> None:
+    """ONNX Runtime has no such kernel."""
+    model = model_of(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[1, 4] x) => (int64[2] s, float[1, 4] y) { y = Neg (x)  s = Shape (y) }'
+    )
+    narrow = ActivationRange(0.5, 8, CodeType(4))
+    changed = check_pass(InsertQdq({"y": narrow}), model, kind="lowering")
+    assert readers(changed, "Shape") == ["DequantizeLinear"]
+
+
 def test_a_subgraph_reads_the_quantized_value_by_its_name() -> None:
     model = model_of("""
     g (bool c, float[1, 4] x) => (float[1, 4] y) {

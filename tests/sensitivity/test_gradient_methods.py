@@ -95,6 +95,14 @@ def test_a_layer_whose_steps_cannot_be_learned_costs_the_mean() -> None:
         assert cost == pytest.approx(np.mean([some[option] for some in others]))
 
 
+@pytest.mark.parametrize("method", ["elementwise", "fisher"])
+def test_outputs_whose_declared_batch_is_the_exporters(method: str) -> None:
+    model = classifier()
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
+    costs = [GRADIENTS[method](probe_of(some, labelled(classifier()))) for some in (model, classifier())]
+    assert costs[0] == costs[1]
+
+
 @pytest.mark.parametrize("method", ["first-order", "limpq", "fisher"])
 @pytest.mark.parametrize("last", ["Softmax", "LogSoftmax", "Identity"])
 def test_outputs_in_double_precision(method: str, last: str) -> None:
