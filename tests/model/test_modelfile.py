@@ -2,7 +2,6 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -11,12 +10,11 @@ from numpy.testing import assert_array_equal
 from onnx import TensorProto, numpy_helper
 from onnx.parser import parse_model
 
-from onnxmpq.engine import Runtime
 from onnxmpq.errors import MissingFileError, ModelError, OutputError
 from onnxmpq.model.graph import export_model, import_graph
 from onnxmpq.model.modelfile import load_model, written_model
+from onnxmpq.testing import run
 
-RUNTIME = Runtime("cpu", threads=1)
 X = np.arange(8, dtype=np.float32)
 SCALE = """<ir_version: 8, opset_import: ["": 13]>
     g (float[8] x) => (float[8] y) <float[8] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = Mul (x, w) }"""
@@ -26,16 +24,6 @@ def saved(folder: Path, model: onnx.ModelProto, name: str = "m.onnx") -> Path:
     path = folder / name
     path.write_bytes(model.SerializeToString())
     return path
-
-
-def round_trip(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = export_model(import_graph(model), model)
-    onnx.checker.check_model(result, full_check=True)
-    return result
-
-
-def run(model: onnx.ModelProto, x: Any = X) -> Any:
-    return RUNTIME.session(model).run({"x": x})["y"]
 
 
 # Reading
@@ -121,7 +109,7 @@ def test_what_onnx_runtime_accepts_is_accepted(
     case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = load_model(saved(tmp_path, parse_model(HARMLESS[case])))
-    assert_array_equal(run(export_model(import_graph(model), model)), -X)
+    assert_array_equal(run(export_model(import_graph(model), model), {"x": X})["y"], -X)
     assert capfd.readouterr() == ("", "")
 
 
@@ -130,7 +118,9 @@ def test_a_graph_without_a_name_and_an_output_without_a_type(tmp_path: Path) -> 
     model.graph.ClearField("name")
     model.graph.output[0].ClearField("type")
     model = load_model(saved(tmp_path, model))
-    assert_array_equal(run(round_trip(model)), X * (X + 1))
+    again = export_model(import_graph(model), model)
+    onnx.checker.check_model(again, full_check=True)
+    assert_array_equal(run(again, {"x": X})["y"], X * (X + 1))
 
 
 # External data
@@ -158,7 +148,7 @@ def test_external_data_end_up_in_the_model(tmp_path: Path, span: dict[str, int])
     (path.parent / "w.bin").write_bytes(b"\7" * span.get("offset", 0) + WEIGHT + b"\7" * 5)
     model = load_model(path)
     assert not model.graph.initializer[0].external_data
-    assert_array_equal(run(model), X * (X + 1))
+    assert_array_equal(run(model, {"x": X})["y"], X * (X + 1))
 
 
 def test_external_data_that_are_missing(tmp_path: Path) -> None:
