@@ -171,9 +171,9 @@ def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
 
 def _has_computed_weight(node: gs.Node) -> bool:
     """True where the weight comes out of constants alone, by any number of nodes."""
-    seen, waiting = set(), [node.inputs[1]]
     if not node.inputs[1].inputs:
         return False
+    seen, waiting = set(), [node.inputs[1]]
     while waiting:
         tensor = waiting.pop()
         if isinstance(tensor, gs.Constant) or tensor.is_empty() or id(tensor) in seen:

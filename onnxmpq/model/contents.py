@@ -22,6 +22,7 @@ def initializers_listed_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The bodies of control flow among the nodes, not those inside them."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
@@ -37,6 +38,7 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a model, those of subgraphs and functions too."""
     bodies: list[Sequence[onnx.NodeProto]] = [model.graph.node, *(f.node for f in model.functions)]
     for body in bodies:
         yield from body

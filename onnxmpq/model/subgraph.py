@@ -10,10 +10,10 @@ from onnx import helper
 
 from onnxmpq.model.trace import Traced
 
-# What shapes are computed with: the number of values does not depend on the values.
+# What shapes are computed with. How many values come of it does not depend on values, but for a Slice's bounds.
 _OF_SIZES = frozenset({
     "Add", "Cast", "Ceil", "Concat", "Constant", "Div", "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Slice",
-     "Squeeze", "Sub", "Unsqueeze",
+    "Squeeze", "Sub", "Unsqueeze",
 })  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def ancestors(nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> list[onn
 
 
 def _made_of_shapes(model: onnx.ModelProto) -> set[str]:
-    """Tensors made of the sizes of others, and constants, alone, by operators that give as many values as they take."""
+    """Tensors made of the sizes of others, and constants, alone, as many for any batch."""
     initializers = {i.name for i in model.graph.initializer}
     found: set[str] = set()
     for node in model.graph.node:

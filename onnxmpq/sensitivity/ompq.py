@@ -76,7 +76,7 @@ class Ompq:
         session = probe.runtime.session(export_model(graph, probe.model))
         total, samples = np.zeros((len(tensors), len(tensors))), 0
         images = self.images if probe.batch_size > 1 else 1
-        data = probe.data.some(self.images * self.batches, probe.seed)
+        data = probe.seeing(self.images * self.batches).data
         for done, batch in enumerate(islice(data.batches(images), self.batches), 1):
             if batch.count < 2:  # the last one
                 break
