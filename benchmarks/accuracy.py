@@ -32,22 +32,24 @@ from machine import ROOT, commit, origin, table, versions
 from networks import Network, calibration, networks
 from paired import Hits
 
-from onnxmpq.allocation.constrain import Options, average_bits
-from onnxmpq.budget import Budget
-from onnxmpq.effort import EFFORTS, Effort
-from onnxmpq.engine import Runtime
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.constrain import average_bits
+from onnxmpq.check.forced import forced_by, narrowed
+from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.splits import divide
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.metrics import OutputKind, classes, kl_divergence
+from onnxmpq.lower.draft import Draft, Lowering
+from onnxmpq.metrics.metric import classes, kl_divergence
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.pipeline import drafted, rounded
-from onnxmpq.plan import Sensitivity
-from onnxmpq.sensitivity import METHODS, Method
-from onnxmpq.stages.force import forced_by, narrowed
-from onnxmpq.stages.load import Loaded
-from onnxmpq.stages.lowering import Draft, Lowering
-from onnxmpq.stages.sensitivity import measure
-from onnxmpq.stages.shares import divide
-from onnxmpq.weights.candidates import ROUNDINGS
+from onnxmpq.rounding.candidates import ROUNDINGS
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.sensitivity.methods import METHODS, Method
+from onnxmpq.sensitivity.stage import measure
+from onnxmpq.values.costs import Sensitivity
+from onnxmpq.values.effort import EFFORTS, Effort
+from onnxmpq.values.option import Options
+from onnxmpq.values.output_kind import OutputKind
 
 Key = tuple[str, float, str, str, int, int]
 

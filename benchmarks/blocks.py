@@ -19,17 +19,19 @@ from machine import ROOT, SHARED, header, table
 from networks import Network, calibration, networks, open_samples
 from onnx import helper, numpy_helper
 
+from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
-from onnxmpq.engine import Runtime
-from onnxmpq.prepare import Prepared, prepare
-from onnxmpq.spec import Layer
-from onnxmpq.weights import blocks
-from onnxmpq.weights.compensate import compensate
-from onnxmpq.weights.gram import Doubles, Moments, input_moments
-from onnxmpq.weights.quantizer import Floats, quantize
-from onnxmpq.weights.rounding import quantize_balanced
-from onnxmpq.weights.rows import to_rows
-from onnxmpq.weights.shrink import shrunk
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.rounding import blocks
+from onnxmpq.rounding.compensate import compensate
+from onnxmpq.rounding.moments import Doubles, Moments, input_moments
+from onnxmpq.rounding.quantizer import quantize
+from onnxmpq.rounding.rows import to_rows
+from onnxmpq.rounding.shrink import shrunk
+from onnxmpq.rounding.squant import quantize_balanced
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.quantized_weight import Floats
 
 _BITS = (2, 3, 4)
 _BLOCKS = (1, 2, 4, 8, 16, 32)
@@ -121,7 +123,7 @@ def in_blocks(layer: Layer, count: int) -> Iterator[None]:
     bound = size if count == 1 else math.ceil(math.sqrt(size * size / count))
     with (
         mock.patch.object(blocks, "LARGEST", bound),
-        mock.patch("onnxmpq.weights.gram.LARGEST", bound),
+        mock.patch("onnxmpq.rounding.moments.LARGEST", bound),
     ):
         yield
 

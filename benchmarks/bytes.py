@@ -23,7 +23,7 @@ from machine import ROOT, header, table
 from networks import Network, calibration, networks
 
 import onnxmpq
-from onnxmpq.verdict.readback import read_weights
+from onnxmpq.verify.readback import read_weights
 
 AVERAGES = (2.5, 3.0, 4.0, 5.0)
 ACTIVATIONS = ("fp32", "int8")

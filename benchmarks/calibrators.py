@@ -23,21 +23,23 @@ import onnx
 from machine import ROOT, header, table
 from networks import Network, calibration, networks, open_samples
 
-from onnxmpq.activations.calibrate import calibrate
-from onnxmpq.activations.calibrators import CALIBRATORS
-from onnxmpq.activations.placement import place_activations
-from onnxmpq.activations.ranges import CodeType
+from onnxmpq.calibrate.calibrators import CALIBRATORS
+from onnxmpq.calibrate.measure_ranges import calibrate
+from onnxmpq.context.activations import Activations
 from onnxmpq.data import Dataset
-from onnxmpq.engine import Runtime, Session
-from onnxmpq.lower import Activations, lower
-from onnxmpq.metrics import OutputKind, classes, kl_divergence
-from onnxmpq.model.graph import import_graph
-from onnxmpq.model.modelfile import load_model
-from onnxmpq.plan import Plan
-from onnxmpq.prepare import prepare
-from onnxmpq.spec import Option
-from onnxmpq.target import find_target
-from onnxmpq.weights.candidates import Candidates
+from onnxmpq.lower.lower_plan import lower
+from onnxmpq.metrics.metric import classes, kl_divergence
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.onnx_io.model_file import load_model
+from onnxmpq.place.kernels import place_activations
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.activation_range import CodeType
+from onnxmpq.values.option import Option
+from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.plan import Plan
+from onnxmpq.values.target import find_target
 
 _BATCH = 50
 _BITS = 8

@@ -21,8 +21,8 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import onnxmpq
-from onnxmpq.engine import Array
-from onnxmpq.verdict.machine import has_vnni
+from onnxmpq.runtime.session import Array
+from onnxmpq.verify.machine import has_vnni
 
 FP32, STATIC = "fp32", "ORT int8"
 INT8_BITS = (8, 4, 3)  # averages of our files with int8 activations

@@ -16,19 +16,20 @@ import onnx
 from machine import ROOT, header, table
 from networks import Network, calibration, networks, open_samples
 
+from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
-from onnxmpq.engine import Array, Runtime
-from onnxmpq.metrics import OutputKind
-from onnxmpq.model.graph import export_model, import_graph
-from onnxmpq.model.trace import common_shapes, trace
-from onnxmpq.passes.emit_directional import layer_outputs
-from onnxmpq.passes.emit_gradients import EmitGradients
-from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
-from onnxmpq.prepare import Prepared, prepare
-from onnxmpq.sensitivity.fisher import fisher
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.passes.expose.emit_directional import layer_outputs
+from onnxmpq.passes.expose.emit_gradients import EmitGradients
+from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, Loss, target_name
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.trace import common_shapes, trace
+from onnxmpq.sensitivity.methods.fisher import fisher
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Option
-from onnxmpq.weights.candidates import Candidates
+from onnxmpq.values.option import Option
+from onnxmpq.values.output_kind import OutputKind
 
 _BITS = (2, 3, 4, 5, 6, 8)
 _REST = 0.2  # seconds

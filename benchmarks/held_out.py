@@ -7,7 +7,7 @@ from functools import cached_property
 
 from networks import Network, evaluation, open_samples
 
-from onnxmpq.engine import Array, Runtime, Session
+from onnxmpq.runtime.session import Array, Runtime, Session
 
 _BATCH = 50
 

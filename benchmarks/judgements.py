@@ -20,8 +20,9 @@ from networks import Network
 from numpy.typing import NDArray
 from paired import Hits
 
-from onnxmpq.engine import Runtime, Session
-from onnxmpq.metrics import OutputKind, classes, kl_divergence
+from onnxmpq.metrics.metric import classes, kl_divergence
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.output_kind import OutputKind
 
 FP32 = "fp32"  # stands for the digest of the network as it was given
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from networks import Network
 
-from onnxmpq.activations.calibrators import CALIBRATORS
-from onnxmpq.budget import Budget
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.calibrate.calibrators import CALIBRATORS
+from onnxmpq.context.loaded import Loaded
 from onnxmpq.data import DataSource
-from onnxmpq.effort import EFFORTS
-from onnxmpq.engine import Runtime
-from onnxmpq.evidence import gather
-from onnxmpq.model.modelfile import load_model
+from onnxmpq.data.evidence import gather
+from onnxmpq.normalize.prepare import runnable
 from onnxmpq.observer import Stages
-from onnxmpq.prepare import runnable
+from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.request import DEFAULT_BITS, Request
-from onnxmpq.sensitivity import METHODS
-from onnxmpq.stages.load import Loaded
-from onnxmpq.target import find_target
-from onnxmpq.weights.candidates import ROUNDINGS
+from onnxmpq.rounding.candidates import ROUNDINGS
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.sensitivity.methods import METHODS
+from onnxmpq.values.effort import EFFORTS
+from onnxmpq.values.target import find_target
 
 
 def load(

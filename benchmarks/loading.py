@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from onnxmpq.engine import Runtime
+from onnxmpq.runtime.session import Runtime
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -9,8 +9,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from onnxmpq.cores import cores
-from onnxmpq.verdict.machine import processor
+from onnxmpq.runtime.cores import cores
+from onnxmpq.verify.machine import processor
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -30,22 +30,22 @@ from methods_report import plot, report
 from networks import Network, labelled_calibration, networks
 from points import Key, Point, append, read
 
-from onnxmpq.allocation.constrain import average_bits
-from onnxmpq.budget import Budget
-from onnxmpq.engine import Runtime
+from onnxmpq.allocate.stage import allocate
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.constrain import average_bits
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.pipeline import rounded
-from onnxmpq.plan import CostTable, Sensitivity
-from onnxmpq.sensitivity import METHODS, Method, counts_evaluations
-from onnxmpq.sensitivity.csmpq import as_published as csmpq_as_published
-from onnxmpq.sensitivity.greedy import greedy
-from onnxmpq.sensitivity.ompq import as_published as ompq_as_published
-from onnxmpq.stages.allocate import allocate
-from onnxmpq.stages.lowering import Draft, Lowering
-from onnxmpq.stages.search import search
-from onnxmpq.stages.sensitivity import measure
-from onnxmpq.weights.candidates import ROUNDINGS
+from onnxmpq.rounding.candidates import ROUNDINGS
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.search.stage import search
+from onnxmpq.sensitivity.methods import METHODS, Method, counts_evaluations
+from onnxmpq.sensitivity.methods.csmpq import as_published as csmpq_as_published
+from onnxmpq.sensitivity.methods.greedy import greedy
+from onnxmpq.sensitivity.methods.ompq import as_published as ompq_as_published
+from onnxmpq.sensitivity.stage import measure
+from onnxmpq.values.costs import CostTable, Sensitivity
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from machine import ROOT, SHARED
 from onnxmpq import Preprocess
 from onnxmpq.data import Dataset, DataSource, open_data
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.engine import Array, Runtime
+from onnxmpq.runtime.session import Array, Runtime
 
 _CHUNK = 500  # test images that are normalised at a time
 

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from networks import ROOT, SHARED, normalise
+from machine import ROOT, SHARED
+from networks import normalise
 
 from onnxmpq.data.preprocess import Preprocess
 

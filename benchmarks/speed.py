@@ -42,14 +42,15 @@ from machine import ROOT, SHARED, header, table
 from networks import Network, calibration, networks, open_samples
 
 import onnxmpq
-from onnxmpq.effort import EFFORTS, Effort
-from onnxmpq.engine import Array, Runtime, Session
-from onnxmpq.plan import CostTable
-from onnxmpq.sensitivity import METHODS, chain
-from onnxmpq.sensitivity.measured import at_every_width
+from onnxmpq.metrics.latency import interleaved, medians, ratio, seconds_a_run
+from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.sensitivity import chain
+from onnxmpq.sensitivity.methods import METHODS
+from onnxmpq.sensitivity.methods.measured import at_every_width
+from onnxmpq.sensitivity.methods.size import size
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.size import size
-from onnxmpq.verdict.latency import interleaved, medians, ratio, seconds_a_run
+from onnxmpq.values.costs import CostTable
+from onnxmpq.values.effort import EFFORTS, Effort
 
 _BUDGET = "4bit-avg"
 _SECTIONS = ("memory", "loading", "sensitivity", "compile", "latency")

@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxmpq.allocation.keep import Keep
-    from onnxmpq.budget import Budget
+    from onnxmpq.budgets.budget import Budget
     from onnxmpq.data.preprocess import Preprocess
     from onnxmpq.errors import OnnxmpqError
     from onnxmpq.evaluation import evaluate_model
     from onnxmpq.inspection import inspect_model
     from onnxmpq.pipeline import compile_model
-    from onnxmpq.report import Report
+    from onnxmpq.values.keep import Keep
+    from onnxmpq.values.report import Report
 
 _HOMES = {
-    "Budget": "budget",
-    "Keep": "allocation.keep",
+    "Budget": "budgets.budget",
+    "Keep": "values.keep",
     "OnnxmpqError": "errors",
     "Preprocess": "data.preprocess",
-    "Report": "report",
+    "Report": "values.report",
     "compile_model": "pipeline",
     "evaluate_model": "evaluation",
     "inspect_model": "inspection",

@@ -13,18 +13,18 @@ from typing import Any, NoReturn
 
 import click
 
-from onnxmpq.allocation.keep import Keep
-from onnxmpq.budget import Budget
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.data.input_shapes import parse_shape
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.display import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.errors import OnnxmpqError, OptionError
-from onnxmpq.metrics import METRICS
-from onnxmpq.model.outfile import require_apart, require_writable, write_file
-from onnxmpq.model.shapes import parse_shape
-from onnxmpq.report import to_json
+from onnxmpq.metrics.metric import METRICS
+from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
+from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.request import ACTIVATIONS
-from onnxmpq.spec import FLOATS
-from onnxmpq.target import ISAS, STORAGES
+from onnxmpq.values.keep import Keep
+from onnxmpq.values.option import FLOATS
+from onnxmpq.values.report import to_json
+from onnxmpq.values.target import ISAS, STORAGES
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2

@@ -11,17 +11,20 @@ import numpy as np
 import onnx
 
 from onnxmpq.data import DataSource, open_data
+from onnxmpq.data.input_shapes import is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.engine import Array, Runtime, Session, TensorInfo, resolve_runtime
 from onnxmpq.errors import DataError
-from onnxmpq.metrics import Metric, OutputKind, choose_metric
-from onnxmpq.model.modelfile import load_model
-from onnxmpq.model.requirements import suited
-from onnxmpq.model.shapes import is_batchable
-from onnxmpq.prepare import runnable
-from onnxmpq.verdict.latency import Latency, measure_latency
-from onnxmpq.verdict.score import Score, check_label_range, compare
+from onnxmpq.metrics.latency import measure_latency
+from onnxmpq.metrics.metric import Metric, choose_metric
+from onnxmpq.metrics.score import check_label_range, compare
+from onnxmpq.normalize.prepare import runnable
+from onnxmpq.onnx_io.model_file import load_model
+from onnxmpq.runtime.requirements import suited
+from onnxmpq.runtime.session import Array, Runtime, Session, TensorInfo, resolve_runtime
+from onnxmpq.values.latency import Latency
+from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import Score
 
 _BATCH = 32
 _OF_ONE_MODEL = "--reference is for the model that the other was made from"

@@ -10,15 +10,16 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmpq.discover import discover, layer_names
-from onnxmpq.model.contents import opset_version
-from onnxmpq.model.graph import import_graph
-from onnxmpq.model.modelfile import load_model
-from onnxmpq.model.requirements import Requirements, described
+from onnxmpq.normalize.discover import discover, layer_names
+from onnxmpq.normalize.prepare import LOWEST_OPSET, normalise, raise_graph
+from onnxmpq.onnx_io.contents import opset_version
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.matching import optional_input, type_name
-from onnxmpq.prepare import LOWEST_OPSET, normalise, raise_graph
-from onnxmpq.spec import HALF_BITS, Layer
-from onnxmpq.verdict.readback import StoredWeight, read_halves, read_weights
+from onnxmpq.runtime.requirements import Requirements, described
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import HALF_BITS
+from onnxmpq.verify.readback import StoredWeight, read_halves, read_weights
 
 
 @dataclass(frozen=True, slots=True)

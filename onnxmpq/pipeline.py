@@ -12,18 +12,24 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onnxmpq.activations.calibrators import find_calibrator
-from onnxmpq.allocation.improve import Search
-from onnxmpq.allocation.keep import Keep
-from onnxmpq.budget import Budget
+from onnxmpq.allocate.estimate import announce
+from onnxmpq.allocate.stage import allocate
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.calibrate.calibrators import find_calibrator
+from onnxmpq.calibrate.stage import calibrate
+from onnxmpq.check.forced import narrowed
+from onnxmpq.check.stage import check
+from onnxmpq.context.loaded import Loaded
 from onnxmpq.data import DataSource
+from onnxmpq.data.input_shapes import Shape
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.effort import find_effort
-from onnxmpq.model.modelfile import written_model
-from onnxmpq.model.shapes import Shape
+from onnxmpq.load.stage import load
+from onnxmpq.lower.draft import Draft, Lowering
+from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.plan import CostTable, Sensitivity
-from onnxmpq.report import Report
+from onnxmpq.onnx_io.model_file import written_model
+from onnxmpq.place.stage import place
+from onnxmpq.requantize.stage import is_settled, settle
 from onnxmpq.request import (
     DEFAULT_BITS,
     Request,
@@ -35,23 +41,18 @@ from onnxmpq.request import (
     parse_target,
     parse_widths,
 )
-from onnxmpq.sensitivity import find_method
-from onnxmpq.stages.allocate import allocate
-from onnxmpq.stages.calibrate import calibrate
-from onnxmpq.stages.check import check
-from onnxmpq.stages.estimate import announce
-from onnxmpq.stages.force import narrowed
-from onnxmpq.stages.load import Loaded, load
-from onnxmpq.stages.lowering import Draft, Lowering
-from onnxmpq.stages.place import place
-from onnxmpq.stages.prepare import prepare_model
-from onnxmpq.stages.round import round_weights
-from onnxmpq.stages.search import is_searched, search, told
-from onnxmpq.stages.sensitivity import measure
-from onnxmpq.stages.settle import is_settled, settle
-from onnxmpq.stages.timing import time_layers
-from onnxmpq.verdict.conclude import Compiled, report_on
-from onnxmpq.weights.candidates import ROUNDINGS
+from onnxmpq.rounding.candidates import ROUNDINGS
+from onnxmpq.rounding.stage import round_weights
+from onnxmpq.search.stage import is_searched, search, told
+from onnxmpq.search.swaps import Search
+from onnxmpq.sensitivity.methods import find_method
+from onnxmpq.sensitivity.stage import measure
+from onnxmpq.timing.stage import time_layers
+from onnxmpq.values.costs import CostTable, Sensitivity
+from onnxmpq.values.effort import find_effort
+from onnxmpq.values.keep import Keep
+from onnxmpq.values.report import Report
+from onnxmpq.verify.stage import Compiled, report_on
 
 
 def compile_model(

@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxmpq.activations.calibrators import Calibrator, default_calibrator
-from onnxmpq.activations.ranges import CodeType
-from onnxmpq.allocation.constrain import MEASURED
-from onnxmpq.allocation.keep import Keep
-from onnxmpq.allocation.timed import is_timed
-from onnxmpq.budget import Budget, Kind
+from onnxmpq.allocate.timed import is_timed
+from onnxmpq.budgets.budget import Budget, Kind
+from onnxmpq.budgets.constrain import MEASURED
+from onnxmpq.calibrate.calibrators import Calibrator, default_calibrator
 from onnxmpq.data import DataSource, require_seed
+from onnxmpq.data.input_shapes import Shape
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.effort import Effort
 from onnxmpq.errors import OptionError
-from onnxmpq.model.shapes import Shape
-from onnxmpq.sensitivity import Method, gives_path, name_of
-from onnxmpq.spec import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS
-from onnxmpq.target import Target, find_target
-from onnxmpq.weights.candidates import ROUNDINGS
+from onnxmpq.rounding.candidates import ROUNDINGS
+from onnxmpq.sensitivity.methods import Method, gives_path, name_of
+from onnxmpq.values.activation_range import CodeType
+from onnxmpq.values.effort import Effort
+from onnxmpq.values.keep import Keep
+from onnxmpq.values.option import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS
+from onnxmpq.values.target import Target, find_target
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 ACTIVATIONS: Mapping[str, int | None] = {"int8": 8, "int16": 16, "int4": 4, "fp32": None}

@@ -9,21 +9,22 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxmpq.activations.calibrators import CALIBRATORS
-from onnxmpq.budget import Budget
-from onnxmpq.effort import EFFORTS
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.calibrate.calibrators import CALIBRATORS
+from onnxmpq.calibrate.stage import calibrate
+from onnxmpq.context.loaded import Loaded
+from onnxmpq.load.stage import load
+from onnxmpq.lower.draft import Lowering
+from onnxmpq.metrics import latency
+from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.observer import Observer, Stages
+from onnxmpq.place.stage import place
 from onnxmpq.request import Request, Sources, default_output
-from onnxmpq.sensitivity import METHODS
-from onnxmpq.stages.calibrate import calibrate
-from onnxmpq.stages.load import Loaded, load
-from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.place import place
-from onnxmpq.stages.prepare import prepare_model
-from onnxmpq.stages.round import round_weights
-from onnxmpq.target import find_target
+from onnxmpq.rounding.stage import round_weights
+from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.testing import classifier, labelled
-from onnxmpq.verdict import latency
+from onnxmpq.values.effort import EFFORTS
+from onnxmpq.values.target import find_target
 
 
 @pytest.fixture(autouse=True)

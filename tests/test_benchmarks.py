@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.spec import Option
+from onnxmpq.values.option import Option
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import onnxmpq
-from onnxmpq.engine import Runtime, resolve_runtime
+from onnxmpq.runtime.session import Runtime, resolve_runtime
 
 pytestmark = pytest.mark.cuda
 

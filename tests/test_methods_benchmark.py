@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer
 from onnxmpq.testing.methods import classifier, labelled, probe_of
+from onnxmpq.values.layer import Layer
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.engine import Array, Runtime
-from onnxmpq.metrics import signal_to_noise
-from onnxmpq.target import TARGETS
+from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.runtime.session import Array, Runtime
 from onnxmpq.testing import check_target
+from onnxmpq.values.target import TARGETS
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install '.[test]')")
 

@@ -20,17 +20,19 @@ from onnx.parser import parse_model
 
 import onnxmpq
 from onnxmpq import pipeline
-from onnxmpq.activations.calibrators import CALIBRATORS
-from onnxmpq.engine import Runtime
+from onnxmpq.calibrate.calibrators import CALIBRATORS
 from onnxmpq.errors import DataError, InfeasibleError, ModelError, OptionError, OutputError, VerifyError
-from onnxmpq.layer_times import LayerTimes
+from onnxmpq.load import stage as load
+from onnxmpq.lower import draft as lowering
 from onnxmpq.observer import Observer
-from onnxmpq.plan import UNMEASURED
-from onnxmpq.report import Report
-from onnxmpq.sensitivity import METHODS
-from onnxmpq.stages import load, lowering, timing
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.testing import model_of
-from onnxmpq.verdict.readback import read_weights
+from onnxmpq.timing import stage as timing
+from onnxmpq.timing.layer_times import LayerTimes
+from onnxmpq.values.costs import UNMEASURED
+from onnxmpq.values.report import Report
+from onnxmpq.verify.readback import read_weights
 
 DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"
 
@@ -172,7 +174,7 @@ def test_every_calibrator_gives_ranges_of_its_own(small: Compile) -> None:
 
 
 DSP = """
-from onnxmpq.target import Target
+from onnxmpq.values.target import Target
 DSP = Target("dsp", "a signal processor", ("native",), folds=False, signed_activations={signed}, activation_bits=(4,))
 """
 
@@ -516,7 +518,7 @@ def test_a_file_that_fails_its_check_is_not_left(
     def broken(*_: Any, **__: Any) -> None:
         raise VerifyError("not the plan's")
 
-    monkeypatch.setattr("onnxmpq.verdict.conclude.verify_file", broken)
+    monkeypatch.setattr("onnxmpq.verify.stage.verify_file", broken)
     older = digits.with_name("digits.mpq.onnx")
     older.write_bytes(b"older")
     with pytest.raises(VerifyError):

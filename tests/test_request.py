@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from onnxmpq.activations.ranges import CodeType
-from onnxmpq.allocation.keep import Keep
-from onnxmpq.budget import Budget
+from onnxmpq.budgets.budget import Budget
 from onnxmpq.errors import OptionError
 from onnxmpq.request import (
     Request,
@@ -22,9 +20,11 @@ from onnxmpq.request import (
     parse_widths,
     protected,
 )
-from onnxmpq.sensitivity import METHODS, Method
-from onnxmpq.sensitivity.ompq import as_published
-from onnxmpq.target import find_target
+from onnxmpq.sensitivity.methods import METHODS, Method
+from onnxmpq.sensitivity.methods.ompq import as_published
+from onnxmpq.values.activation_range import CodeType
+from onnxmpq.values.keep import Keep
+from onnxmpq.values.target import find_target
 
 Ask = Callable[..., Request]
 PORTABLE = find_target("portable")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import onnxmpq
-from onnxmpq.engine import Runtime
-from onnxmpq.model.shapes import apply_shapes, guess_shapes, one_sample
+from onnxmpq.data.input_shapes import apply_shapes, guess_shapes, one_sample
+from onnxmpq.runtime.session import Runtime
 
 pytestmark = pytest.mark.slow
 

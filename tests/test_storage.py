@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import onnxmpq
-from onnxmpq.engine import Array, Runtime
+from onnxmpq.runtime.session import Array, Runtime
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
 

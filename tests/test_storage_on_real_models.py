@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.engine import Runtime
-from onnxmpq.report import Report
-from onnxmpq.target import TARGETS
-from onnxmpq.verdict.rules import broken_rules
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.report import Report
+from onnxmpq.values.target import TARGETS
+from onnxmpq.verify.rules import broken_rules
 
 pytestmark = pytest.mark.slow
 

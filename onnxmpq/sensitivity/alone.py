@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from onnxmpq.metrics import Sums
+from onnxmpq.metrics.metric import Sums
 from onnxmpq.sensitivity.chain import Chain, State, Step
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer
+from onnxmpq.values.layer import Layer
 
 
 def losses_alone(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from onnxmpq.plan import CostTable, Trajectory
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer, Option
+from onnxmpq.values.costs import CostTable, Trajectory
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
 
 
 def fault(found: object, probe: Probe) -> str | None:

@@ -18,10 +18,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxmpq.engine import Runtime, Session
-from onnxmpq.model.subgraph import Part, crossing, descendants, extract, names_read
-from onnxmpq.model.trace import Traced
-from onnxmpq.spec import Layer
+from onnxmpq.onnx_io.subgraph import Part, crossing, descendants, extract, names_read
+from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.layer import Layer
 
 # More layers a part hold every weight more often; fewer cut the graph where it would rather be fused.
 _LAYERS_A_PART = 6

@@ -18,12 +18,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.data import Batch
-from onnxmpq.engine import Session
 from onnxmpq.errors import DataError, ModelError
-from onnxmpq.metrics import OutputKind
-from onnxmpq.model.graph import export_model, import_graph
-from onnxmpq.model.trace import common_shapes, trace
-from onnxmpq.passes.emit_directional import (
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.passes.expose.emit_directional import (
     Change,
     EmitDirectional,
     changes_name,
@@ -31,12 +28,15 @@ from onnxmpq.passes.emit_directional import (
     layer_outputs,
     rows_of,
 )
-from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
-from onnxmpq.passes.emit_loss import LOSS, EmitLoss, Loss, target_name
-from onnxmpq.passes.emit_tangents import EmitTangents
-from onnxmpq.passes.raise_opset import RaiseOpset
+from onnxmpq.passes.expose.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, Loss, target_name
+from onnxmpq.passes.expose.emit_tangents import EmitTangents
+from onnxmpq.passes.normalize.raise_opset import RaiseOpset
+from onnxmpq.runtime.session import Session
+from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.output_kind import OutputKind
 
 Array = NDArray[Any]
 Targets = Mapping[str, Array]  # by output

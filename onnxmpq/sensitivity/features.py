@@ -13,7 +13,7 @@ import onnx
 
 from onnxmpq.errors import OptionError
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer
+from onnxmpq.values.layer import Layer
 
 _FOLLOWED = frozenset({
     "Add", "BatchNormalization", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Mul",

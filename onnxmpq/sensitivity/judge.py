@@ -18,10 +18,10 @@ from onnx import numpy_helper
 
 from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.metrics import Metric, Sums, classes, classifier_output, surprise
+from onnxmpq.metrics.metric import Metric, Sums, classes, classifier_output, surprise
 from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer
+from onnxmpq.values.layer import Layer
 
 Constants = Mapping[str, NDArray[Any]]
 

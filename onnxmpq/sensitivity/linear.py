@@ -8,9 +8,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnxmpq.allocation.relax import nearest_widths, relaxed_widths, widths_within
-from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.relax import nearest_widths, relaxed_widths, widths_within
+from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.plan import Plan
 
 # The linear program solved exactly; the authors' solver with its widths rounded to the nearest options, as they do
 # for MobileNetV2; or with a search for the widths around them that store no more, as for ResNet-18 (for some dozens

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnxmpq.activations.ranges import ActivationRange, rounded
-from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.alone import losses_alone
 from onnxmpq.sensitivity.chain import State, Step
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.values.activation_range import ActivationRange, rounded
+from onnxmpq.values.costs import CostTable
 
 
 def activation_losses(probe: Probe, inputs: Mapping[str, tuple[str, ActivationRange]]) -> dict[str, float]:

@@ -10,11 +10,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.data import Dataset
-from onnxmpq.engine import Runtime
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics import Metric
-from onnxmpq.model.trace import Traced
-from onnxmpq.spec import Layer, Option
+from onnxmpq.metrics.metric import Metric
+from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 Note = Callable[[str], None]

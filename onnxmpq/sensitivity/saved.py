@@ -11,11 +11,11 @@ from pathlib import Path
 from onnx import numpy_helper
 
 from onnxmpq.errors import DataError, MissingFileError
-from onnxmpq.grouping import part_of
-from onnxmpq.plan import CostTable, Sensitivity, Trajectory
+from onnxmpq.lower.channel_groups import part_of
 from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer
+from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.layer import Layer
 
 _READ = ", read from "
 _MEASURED = re.compile(r"measured( \(.*\))?")

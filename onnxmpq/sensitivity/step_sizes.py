@@ -19,16 +19,18 @@ from onnx import numpy_helper
 
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics import OutputKind, classifier_output
-from onnxmpq.model.graph import export_model, import_graph
-from onnxmpq.passes.emit_gradients import gradient_name
-from onnxmpq.passes.emit_loss import EmitLoss, Loss, target_name
-from onnxmpq.passes.learn_steps import ROLES, LearnSteps, Role, step_input
-from onnxmpq.passes.tap_tensors import TapTensors, tap_name
+from onnxmpq.metrics.metric import classifier_output
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.passes.expose.emit_gradients import gradient_name
+from onnxmpq.passes.expose.emit_loss import EmitLoss, Loss, target_name
+from onnxmpq.passes.expose.tap_tensors import TapTensors, tap_name
+from onnxmpq.passes.lower.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.sensitivity.directional import Shapes, batch_shapes, check_sizes, differentiable, emit_gradients
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, require_known, require_number
-from onnxmpq.spec import Layer, Option
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
+from onnxmpq.values.output_kind import OutputKind
 
 Array = NDArray[Any]
 Trains = Literal["steps", "all"]

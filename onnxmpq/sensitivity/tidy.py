@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import groupby
 from statistics import fmean
 
-from onnxmpq.plan import CostTable
-from onnxmpq.spec import Option
+from onnxmpq.values.costs import CostTable
+from onnxmpq.values.option import Option
 
 Costs = Mapping[Option, float]
 

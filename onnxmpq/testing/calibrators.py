@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmpq.activations.calibrate import calibrate, gather_statistics
-from onnxmpq.activations.calibrators import Calibrator, Interval
-from onnxmpq.activations.placement import Placement
-from onnxmpq.activations.ranges import INT8, UINT8, CodeType, range_of, rounded
-from onnxmpq.activations.statistics import Statistics
+from onnxmpq.calibrate.calibrators import Calibrator, Interval
+from onnxmpq.calibrate.measure_ranges import calibrate, gather_statistics
+from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.data import Dataset, InputSpec, open_data
-from onnxmpq.engine import Array
-from onnxmpq.metrics import signal_to_noise
+from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.runtime.session import Array
 from onnxmpq.testing.models import RUNTIME, check, model_of
+from onnxmpq.values.activation_range import INT8, UINT8, CodeType, range_of, rounded
+from onnxmpq.values.placement import Placement
 
 _SAMPLES, _VALUES = 48, 512
 _DECIBELS = 30.0  # that 8 bits reach on values without outliers, by any sensible range

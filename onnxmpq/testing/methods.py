@@ -11,15 +11,16 @@ import numpy as np
 import onnx
 
 from onnxmpq.data import InputSpec, open_data
-from onnxmpq.engine import Array
-from onnxmpq.plan import CostTable, Sensitivity, Trajectory
-from onnxmpq.prepare import prepare
-from onnxmpq.sensitivity import Method
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.session import Array
 from onnxmpq.sensitivity.answer import fault
+from onnxmpq.sensitivity.methods import Method
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer, Option
 from onnxmpq.testing.models import RUNTIME, check, model_of, run, serialized
-from onnxmpq.weights.candidates import Candidates
+from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
 
 
 def check_method(

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from onnxmpq.engine import Array, Runtime
+from onnxmpq.runtime.session import Array, Runtime
 
 Kind = Literal["preserving", "exposing", "lowering"]
 RUNTIME = Runtime("cpu", threads=1)

@@ -11,9 +11,9 @@ from typing import ClassVar, Protocol
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmpq.engine import Array
-from onnxmpq.metrics import signal_to_noise
-from onnxmpq.model.graph import import_graph
+from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.runtime.session import Array
 from onnxmpq.testing.models import Kind, check, check_interface, random_feeds, run, serialized
 
 _KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -8,23 +8,25 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx
 
-from onnxmpq.activations.calibrate import calibrate
-from onnxmpq.activations.policies import POLICIES
-from onnxmpq.activations.ranges import CodeType
+from onnxmpq.calibrate.measure_ranges import calibrate
+from onnxmpq.context.activations import Activations
+from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import InputSpec, synthetic_data
-from onnxmpq.engine import Array
-from onnxmpq.lower import Activations, lower
-from onnxmpq.metrics import signal_to_noise
-from onnxmpq.model.graph import import_graph
-from onnxmpq.model.requirements import described
-from onnxmpq.plan import Plan
-from onnxmpq.prepare import Prepared, prepare
-from onnxmpq.spec import QUANTIZED_BITS, Option
-from onnxmpq.target import Target
+from onnxmpq.lower.lower_plan import lower
+from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.place.policies import POLICIES
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.requirements import described
+from onnxmpq.runtime.session import Array
 from onnxmpq.testing.models import RUNTIME, check, check_interface, model_of, run, serialized
-from onnxmpq.verdict.readback import read_weights
-from onnxmpq.verdict.rules import broken_rules
-from onnxmpq.weights.candidates import Candidates
+from onnxmpq.values.activation_range import CodeType
+from onnxmpq.values.option import QUANTIZED_BITS, Option
+from onnxmpq.values.plan import Plan
+from onnxmpq.values.target import Target
+from onnxmpq.verify.readback import read_weights
+from onnxmpq.verify.rules import broken_rules
 
 _PLAIN = Target("plain", "INT8 under DequantizeLinear", ("int8",), folds=False)
 

@@ -7,15 +7,15 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxmpq.engine import Array
-from onnxmpq.metrics import signal_to_noise
-from onnxmpq.passes.drop_noops import DropNoops
-from onnxmpq.passes.fold_affine import FoldAffine
-from onnxmpq.passes.fold_batch_norm import FoldBatchNorm
-from onnxmpq.passes.fold_pad import FoldPad
-from onnxmpq.passes.fold_weight_views import FoldWeightViews
-from onnxmpq.passes.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
-from onnxmpq.passes.lift_constants import LiftConstants
+from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.passes.normalize.drop_noops import DropNoops
+from onnxmpq.passes.normalize.fold_affine import FoldAffine
+from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
+from onnxmpq.passes.normalize.fold_pad import FoldPad
+from onnxmpq.passes.normalize.fold_weight_views import FoldWeightViews
+from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
+from onnxmpq.passes.normalize.lift_constants import LiftConstants
+from onnxmpq.runtime.session import Array
 from onnxmpq.testing import random_feeds, run
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.engine import Array
 from onnxmpq.passes.matching import (
     NoMatch,
     is_constant,
@@ -17,6 +16,7 @@ from onnxmpq.passes.matching import (
     rewrite_each,
     unique_name,
 )
+from onnxmpq.runtime.session import Array
 from onnxmpq.testing import model_of
 
 

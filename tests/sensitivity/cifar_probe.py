@@ -10,11 +10,11 @@ import onnx
 
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.engine import Runtime
-from onnxmpq.prepare import prepare
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Option
-from onnxmpq.weights.candidates import Candidates
+from onnxmpq.values.option import Option
 
 SHARED = Path(__file__).parents[3] / "shared"
 

@@ -5,13 +5,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.discover import discover
-from onnxmpq.engine import Runtime
-from onnxmpq.model.graph import import_graph
-from onnxmpq.model.trace import Traced, trace
+from onnxmpq.normalize.discover import discover
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.runtime.trace import trace
 from onnxmpq.sensitivity import chain
 from onnxmpq.sensitivity.chain import Chain
-from onnxmpq.spec import Layer
+from onnxmpq.values.layer import Layer
 
 CPU = Runtime("cpu", threads=1)
 

@@ -14,18 +14,19 @@ from onnx import numpy_helper
 from onnxmpq import testing
 from onnxmpq.data import Dataset, open_data
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.engine import Array, Runtime
 from onnxmpq.errors import DataError
-from onnxmpq.metrics import OutputKind
-from onnxmpq.passes.emit_loss import Loss
-from onnxmpq.prepare import prepare
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.passes.expose.emit_loss import Loss
+from onnxmpq.runtime.session import Array, Runtime
 from onnxmpq.sensitivity import directional
 from onnxmpq.sensitivity.directional import Objective, _counts_samples, slopes
-from onnxmpq.sensitivity.first_order import FirstOrder
-from onnxmpq.sensitivity.fisher import fisher
+from onnxmpq.sensitivity.methods.first_order import FirstOrder
+from onnxmpq.sensitivity.methods.fisher import fisher
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import classifier, labelled, model_of
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
+from onnxmpq.values.output_kind import OutputKind
 
 RUNTIME = Runtime("cpu", threads=1)
 RNG = np.random.default_rng(0)

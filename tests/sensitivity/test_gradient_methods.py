@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxmpq.engine import Array
 from onnxmpq.errors import ModelError
-from onnxmpq.plan import CostTable
-from onnxmpq.sensitivity import METHODS, Method
-from onnxmpq.sensitivity.first_order import FirstOrder
-from onnxmpq.sensitivity.limpq import Limpq
+from onnxmpq.runtime.session import Array
+from onnxmpq.sensitivity.methods import METHODS, Method
+from onnxmpq.sensitivity.methods.first_order import FirstOrder
+from onnxmpq.sensitivity.methods.limpq import Limpq
 from onnxmpq.sensitivity.step_sizes import StepTraining
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
+from onnxmpq.values.costs import CostTable
 
 GRADIENTS: Mapping[str, Method] = {
     "fisher": METHODS["fisher"],

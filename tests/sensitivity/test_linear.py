@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmpq.plan import CostTable, Trajectory
 from onnxmpq.sensitivity import linear
 from onnxmpq.sensitivity.linear import Importances, by_exact_program, by_relaxed_program, solved
+from onnxmpq.sensitivity.methods.size import size
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.size import size
-from onnxmpq.spec import Option
 from onnxmpq.testing import classifier, labelled, probe_of
+from onnxmpq.values.costs import CostTable, Trajectory
+from onnxmpq.values.option import Option
 
 
 @pytest.fixture

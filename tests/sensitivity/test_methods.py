@@ -10,33 +10,41 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.allocation.choose import choose_plan
-from onnxmpq.allocation.follow import follow
-from onnxmpq.budget import Budget
+from onnxmpq.allocate.choose import choose_plan
+from onnxmpq.allocate.follow import follow
+from onnxmpq.budgets.budget import Budget
 from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics import Metric
-from onnxmpq.plan import CostTable, Plan, Sensitivity, Trajectory
-from onnxmpq.sensitivity import METHODS, Method, check_data, find_method, ignores_training, is_demanding
+from onnxmpq.metrics.metric import Metric
 from onnxmpq.sensitivity.answer import fault
-from onnxmpq.sensitivity.csmpq import Csmpq
-from onnxmpq.sensitivity.first_order import FORMS, FirstOrder
-from onnxmpq.sensitivity.greedy import Greedy
-from onnxmpq.sensitivity.limpq import Limpq
-from onnxmpq.sensitivity.measured import measured
-from onnxmpq.sensitivity.ompq import Ompq
+from onnxmpq.sensitivity.methods import (
+    METHODS,
+    Method,
+    check_data,
+    find_method,
+    ignores_training,
+    is_demanding,
+)
+from onnxmpq.sensitivity.methods.csmpq import Csmpq
+from onnxmpq.sensitivity.methods.first_order import FORMS, FirstOrder
+from onnxmpq.sensitivity.methods.greedy import Greedy
+from onnxmpq.sensitivity.methods.limpq import Limpq
+from onnxmpq.sensitivity.methods.measured import measured
+from onnxmpq.sensitivity.methods.ompq import Ompq
+from onnxmpq.sensitivity.methods.size import size
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.size import size
 from onnxmpq.sensitivity.step_sizes import StepTraining
-from onnxmpq.spec import Option
 from onnxmpq.testing import check_method, classifier, labelled, probe_of
+from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.option import Option
+from onnxmpq.values.plan import Plan
 
 KURTOSIS = '''
 """A method in one file: layers with heavy tails are sensitive."""
 import numpy as np
 from onnxmpq.data import Dataset
-from onnxmpq.metrics import Metric
-from onnxmpq.plan import CostTable
+from onnxmpq.metrics.metric import Metric
+from onnxmpq.values.costs import CostTable
 
 def kurtosis(probe):
     costs = {}
@@ -123,9 +131,17 @@ def test_named_variants_meet_the_battery(variant: str) -> None:
 
 def test_which_methods_have_no_use_for_training_data(tmp_path: Path) -> None:
     (tmp_path / "my_metric.py").write_text(KURTOSIS, encoding="utf-8")
-    for name in ("measured", "onnxmpq.sensitivity.greedy:by_loss", "onnxmpq.sensitivity.first_order:squared"):
+    for name in (
+        "measured",
+        "onnxmpq.sensitivity.methods.greedy:by_loss",
+        "onnxmpq.sensitivity.methods.first_order:squared",
+    ):
         assert ignores_training(find_method(name))
-    for name in ("limpq", "onnxmpq.sensitivity.limpq:without_labels", f"{tmp_path}/my_metric.py:kurtosis"):
+    for name in (
+        "limpq",
+        "onnxmpq.sensitivity.methods.limpq:without_labels",
+        f"{tmp_path}/my_metric.py:kurtosis",
+    ):
         assert not ignores_training(find_method(name))
 
 

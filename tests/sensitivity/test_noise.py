@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.activations.ranges import range_of, rounded
 from onnxmpq.data import Batch
-from onnxmpq.discover import discover
-from onnxmpq.engine import Runtime
-from onnxmpq.metrics import choose_metric
-from onnxmpq.model.graph import import_graph
-from onnxmpq.model.trace import trace
-from onnxmpq.plan import CostTable
+from onnxmpq.metrics.metric import choose_metric
+from onnxmpq.normalize.discover import discover
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.runtime.trace import trace
 from onnxmpq.sensitivity.noise import activation_losses, with_noise
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.spec import Layer, Option
 from onnxmpq.testing import model_of
+from onnxmpq.values.activation_range import range_of, rounded
+from onnxmpq.values.costs import CostTable
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
 
 RUNTIME = Runtime("cpu", 1)
 RNG = np.random.default_rng(0)

@@ -12,17 +12,17 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.errors import DataError, MissingFileError
-from onnxmpq.plan import CostTable, Sensitivity, Trajectory
+from onnxmpq.lower.draft import Lowering
 from onnxmpq.request import parse_keeps
-from onnxmpq.sensitivity import METHODS, find_method
-from onnxmpq.sensitivity.measured import measured
+from onnxmpq.sensitivity.methods import METHODS, find_method
+from onnxmpq.sensitivity.methods.measured import measured
+from onnxmpq.sensitivity.methods.semilayer import semilayer
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.saved import Saved, read_saved, saved_text
-from onnxmpq.sensitivity.semilayer import semilayer
-from onnxmpq.spec import Option
-from onnxmpq.stages.lowering import Lowering
-from onnxmpq.stages.sensitivity import measure
+from onnxmpq.sensitivity.stage import measure
 from onnxmpq.testing import classifier, labelled, probe_of
+from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.option import Option
 
 
 @pytest.fixture

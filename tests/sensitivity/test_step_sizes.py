@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmpq.metrics import OutputKind
 from onnxmpq.sensitivity.step_sizes import StepTraining, _Learner, _Parameter, learn_steps
 from onnxmpq.testing import classifier, labelled, probe_of
+from onnxmpq.values.output_kind import OutputKind
 
 
 def bare(**fields: Any) -> _Learner:

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.plan import CostTable
 from onnxmpq.sensitivity.tidy import monotone, tidy
-from onnxmpq.spec import Option
+from onnxmpq.values.costs import CostTable
+from onnxmpq.values.option import Option
 
 COSTS = st.dictionaries(st.builds(Option, st.integers(1, 8), st.sampled_from([None, 8])), st.floats(0, 1))
 

@@ -1,7 +1,7 @@
 """What a method with options of its own is called."""
 
-from onnxmpq.sensitivity.greedy import by_loss, greedy
-from onnxmpq.sensitivity.limpq import Limpq, as_published
+from onnxmpq.sensitivity.methods.greedy import by_loss, greedy
+from onnxmpq.sensitivity.methods.limpq import Limpq, as_published
 from onnxmpq.sensitivity.step_sizes import StepTraining
 from onnxmpq.sensitivity.variant import titled
 

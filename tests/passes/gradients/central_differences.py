@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmpq.engine import Array, Runtime
-from onnxmpq.model.trace import trace
-from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.passes.expose.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.trace import trace
 from onnxmpq.testing import check_pass, random_feeds, run
 
 RUNTIME = Runtime("cpu", threads=1)

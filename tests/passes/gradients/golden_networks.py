@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxmpq.engine import Array
-from onnxmpq.metrics import OutputKind
-from onnxmpq.passes.emit_loss import Loss
+from onnxmpq.passes.expose.emit_loss import Loss
+from onnxmpq.runtime.session import Array
 from onnxmpq.testing import model_of
+from onnxmpq.values.output_kind import OutputKind
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 _OPSET_20 = '<ir_version: 10, opset_import: ["": 20]> '

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.errors import ModelError
-from onnxmpq.model.graph import export_model, import_graph
-from onnxmpq.passes.emit_gradients import EmitGradients
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.passes.expose.emit_gradients import EmitGradients
 from onnxmpq.testing import model_of, random_feeds, run
 
 HEADER = '<ir_version: 10, opset_import: ["": {}]> '

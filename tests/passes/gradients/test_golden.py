@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from golden_networks import GOLDEN, GoldenNetwork, golden_networks
 
-from onnxmpq.engine import Runtime
-from onnxmpq.model.graph import export_model, import_graph
-from onnxmpq.model.trace import trace
-from onnxmpq.passes.emit_gradients import EmitGradients, gradient_name
-from onnxmpq.passes.emit_loss import LOSS, EmitLoss, target_name
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.passes.expose.emit_gradients import EmitGradients, gradient_name
+from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, target_name
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.runtime.trace import trace
 
 
 @pytest.mark.parametrize("network", golden_networks(), ids=lambda n: n.name)

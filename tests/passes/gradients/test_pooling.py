@@ -48,7 +48,7 @@ def test_pools_of_other_ranks(op: str, shape: list[int], attrs: str) -> None:
 
 
 def test_of_equal_values_the_first_is_the_largest() -> None:
-    from onnxmpq.passes.emit_gradients import EmitGradients
+    from onnxmpq.passes.expose.emit_gradients import EmitGradients
     from onnxmpq.testing import check_pass, run
 
     model = model_of("""g (float[1, 1, 4] x) => (float loss) {

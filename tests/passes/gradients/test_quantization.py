@@ -8,8 +8,8 @@ import pytest
 from central_differences import check_gradients
 
 from onnxmpq.errors import ModelError
-from onnxmpq.model.graph import import_graph
-from onnxmpq.passes.emit_gradients import EmitGradients
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.passes.expose.emit_gradients import EmitGradients
 from onnxmpq.testing import check_pass, model_of, run
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]> '

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from central_differences import check_gradients
 
-from onnxmpq.model.graph import import_graph
+from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.passes.gradients.resize import weights
 from onnxmpq.testing import model_of, run
 

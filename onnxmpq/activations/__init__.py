@@ -1,1 +1,0 @@
-"""Activations: where Q/DQ pairs go, and the range of each quantized tensor."""

@@ -1,0 +1,62 @@
+"""A search's path and budgets -> plan: the first plan on the way down that meets them all."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import cache
+
+from onnxmpq.budgets.budget import Budget, Kind, tightest_drop
+from onnxmpq.budgets.constrain import reached, require_kept
+from onnxmpq.budgets.row import SLACK, amount
+from onnxmpq.errors import InfeasibleError
+from onnxmpq.values.costs import Trajectory
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.plan import Plan
+
+
+def follow(
+    path: Trajectory,
+    layers: Sequence[Layer],
+    budgets: Sequence[Budget],
+    file_size: Callable[[Plan], int],
+    loss: Callable[[Plan], float],
+) -> Plan:
+    """The first plan that meets every budget; with a loss budget, the last one that keeps it.
+
+    `file_size` gives the bytes of a lowered plan, `loss` the measured loss of function in [0, 1]; both are asked
+    for a few plans only, since a path's files shrink, and its losses grow, as it goes on.
+    Raises InfeasibleError with the least that the path reaches.
+    """
+    start = 0
+    # Files last: unlike sums over layers, they need not shrink at every step, and so are looked at where they count.
+    for budget in sorted(budgets, key=lambda budget: budget.kind is Kind.FILE):
+        if budget.kind is not Kind.DROP:
+            start += _first(path.plans[start:], layers, budget, file_size)
+    limit = tightest_drop(budgets)
+    if limit is None:
+        return path.plans[start]
+    left = path.plans[start:]
+    lost = cache(lambda index: loss(left[index]))
+    kept = bisect_left(range(len(left)), True, key=lambda index: lost(index) > limit.limit)
+    if kept == 0:
+        require_kept(limit, lost(0))
+    return left[kept - 1]
+
+
+def _first(
+    plans: Sequence[Plan], layers: Sequence[Layer], budget: Budget, file_size: Callable[[Plan], int]
+) -> int:
+    """The index of the first plan within a budget, as far as bisection tells."""
+
+    def use(plan: Plan) -> float:
+        bytes_ = file_size(plan) if budget.kind is Kind.FILE else 0
+        return reached(budget, layers, plan, bytes_) or 0.0
+
+    found = bisect_left(plans, True, key=lambda plan: use(plan) <= budget.limit * (1 + SLACK))
+    if found == len(plans):
+        raise InfeasibleError(
+            f"budget {budget} ({budget.kind}) cannot be met: at most {amount(budget.limit)} was asked, the least "
+            f"that the method's path reaches is {amount(use(plans[-1]))}"
+        )
+    return found

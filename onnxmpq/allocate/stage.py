@@ -1,0 +1,49 @@
+"""allocate: the plan of least cost that meets every budget, or the first one of a path that does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from onnxmpq.allocate.choose import choose_plan, plans_tried
+from onnxmpq.allocate.follow import follow
+from onnxmpq.allocate.timed import TimeTable, time_row, within_time
+from onnxmpq.lower.draft import Lowering
+from onnxmpq.observer import Attempts, Stages
+from onnxmpq.requantize.stage import shipped
+from onnxmpq.values.costs import Sensitivity, Trajectory
+from onnxmpq.values.plan import Plan
+
+
+def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) -> Plan:
+    """`times` are wanted where a budget is on latency. Raises InfeasibleError with the least that can be reached."""
+    setting = lowering.setting
+    layers, budgets = lowering.layers, setting.request.budgets
+
+    loss = judged(lowering, costs)
+    if isinstance(costs, Trajectory):
+        return follow(costs, layers, budgets, lowering.file_size, loss)
+    choose = partial(choose_plan, costs, layers, setting.choices, budgets, lowering.file_size, loss)
+    if times is None:
+        return choose()
+    row = time_row(budgets, layers, setting.options, times)
+    return within_time(choose, row, lambda plan: times.fp32 * lowering.slowdown(plan))
+
+
+def judged(lowering: Lowering, costs: Sensitivity) -> Callable[[Plan], float]:
+    """The loss of function of plans as they would ship; each is an attempt of the stage's progress."""
+    setting = lowering.setting
+    path = len(costs.plans) if isinstance(costs, Trajectory) else 0
+    expected = (
+        math.ceil(math.log2(path + 1)) if path else plans_tried(setting.prepared.layers, setting.choices)
+    )
+    attempts = Attempts(setting.stages.observer.progress, expected)
+    tried = replace(lowering, setting=replace(setting, stages=Stages(attempts)))
+
+    def loss(plan: Plan) -> float:
+        attempts.begin()
+        return shipped(tried.draft(plan)).loss()
+
+    return loss

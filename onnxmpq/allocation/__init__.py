@@ -1,1 +1,0 @@
-"""Costs and budgets -> plan."""

@@ -1,0 +1,68 @@
+"""calibrate: the range of each tensor that gets a Q/DQ pair, over the calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
+from onnxmpq.calibrate.mirror import views_of
+from onnxmpq.check.forced import forced_by
+from onnxmpq.context.activations import Activations
+from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.placed import Placed
+from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.setting import Setting
+from onnxmpq.context.splits import divide
+from onnxmpq.data import Dataset
+from onnxmpq.errors import DataError
+from onnxmpq.lower.lower_plan import without_dead_channels
+from onnxmpq.normalize.discover import layer_names
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.place.stage import in_float, placed
+from onnxmpq.values.activation_range import ActivationRange
+
+
+def calibrate(loaded: Loaded, found: Placed) -> Setting:
+    """Everything that the later stages look at. Raises DataError where a range cannot be had, nor spared."""
+    shares = divide(loaded.evidence, loaded.request)
+    found, ranges = calibrated(loaded, found, shares.rounding)
+    quantized = Activations(found.placement, ranges, loaded.request.target.placement)
+    setting = Setting(
+        loaded.request, loaded.stages, loaded.runtime, loaded.session, shares,
+        without_dead_channels(found.prepared, quantized), found.options, quantized,
+        views=views_of(shares.rounding, found.prepared, loaded),
+    )  # fmt: skip
+    return forced_by(setting)
+
+
+def calibrated(loaded: Loaded, found: Placed, data: Dataset) -> tuple[Placed, dict[str, ActivationRange]]:
+    """The ranges, and the options that are left: a layer whose input is empty in all samples computes in float."""
+    placement = found.placement
+    if not placement.tensors:
+        return found, {}
+    ranges = measure_ranges(
+        loaded.runtime, found.prepared.model, placement, data, loaded.request.calibrated_by,
+        codes=loaded.request.codes, progress=loaded.stages.observer.progress,
+    )  # fmt: skip
+    unseen = set(placement.tensors) - ranges.keys()
+    return calibrated(loaded, without(found, unseen, loaded), data) if unseen else (found, ranges)
+
+
+def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:
+    """The same with the layers in float that read tensors which no sample reaches."""
+    blind = readers_of(found.prepared, unseen) & set(found.placement.integer_layers)
+    if not blind:
+        raise DataError(
+            f"tensor {min(unseen)!r} is empty in all calibration samples: give others, or use --activations fp32"
+        )
+    note = loaded.stages.note
+    note(f"no calibration sample reaches {', '.join(sorted(blind))}: activations there stay in float")
+    fewer = {name: in_float(c) if name in blind else c for name, c in found.options.items()}
+    return placed(found.prepared, fewer, loaded.request.target, note)
+
+
+def readers_of(prepared: Prepared, tensors: Collection[str]) -> set[str]:
+    """The layers that read one of these tensors."""
+    nodes = layer_names(import_graph(prepared.model))
+    reading = {name for node, name, _ in nodes if any(t.name in tensors for t in node.inputs)}
+    return {layer.name for layer in prepared.layers if reading.intersection(layer.nodes)}

@@ -1,0 +1,49 @@
+"""What every stage from rounding on looks at, and none changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnxmpq.context.activations import Activations
+from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.splits import Shares
+from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.metrics.reference_outputs import Expected
+from onnxmpq.observer import Stages
+from onnxmpq.request import Request
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.option import Options
+
+_GROUPS = 16  # of samples
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network ready to be compressed: its layers and their options, its quantized activations, its data.
+
+    `reference` runs the model as it was given. `forced` are the options of the only sensible plan, None where the
+    budgets leave a choice. Weights are rounded against `views` of the samples.
+    """
+
+    request: Request
+    stages: Stages
+    runtime: Runtime
+    reference: Session
+    shares: Shares
+    prepared: Prepared
+    options: Options
+    quantized: Activations
+    forced: Options | None = None
+    views: Views = AS_GIVEN
+
+    @cached_property
+    def expected(self) -> Expected:
+        """What the reference gives for the samples that judge settling, in groups that tell what is chance."""
+        data = self.shares.judging
+        return Expected(self.reference, data, min(self.prepared.batch_size, -(-data.count // _GROUPS)))
+
+    @property
+    def choices(self) -> Options:
+        """What is left to choose from."""
+        return self.forced or self.options

@@ -1,0 +1,167 @@
+"""The data of one compile: what is calibrated on, what the verdict is measured on, and one sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
+from onnxmpq.data.input_shapes import Shape, apply_shapes, guess_shapes, is_batchable
+from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.errors import DataError, OptionError
+from onnxmpq.runtime.session import Array, Session
+
+SYNTHETIC_SAMPLES = 16
+HELD_BACK = 0.2  # of --data, where there is no --eval
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`calibration` chooses, `evaluation` only judges; `sample` is one sample's feeds.
+
+    Where the graph demands several samples at a time, `sample` holds `samples_a_run` of them (else 1). `training` is
+    what methods that train were given besides (None: they train on what they measure on); `judged_on` says in words
+    what the verdict rests on; `batchable` whether samples may be run together.
+    """
+
+    calibration: Dataset
+    evaluation: Dataset
+    judged_on: str
+    sample: Mapping[str, Array]
+    batchable: bool
+    samples_a_run: int = 1
+    training: Dataset | None = None
+
+
+def gather(
+    session: Session,
+    model: Path | None,
+    data: DataSource | None,
+    evaluation: DataSource | None,
+    *,
+    training: DataSource | None = None,
+    shapes: Mapping[str, Shape],
+    samples: int,
+    preprocess: Preprocess | None,
+    seed: int,
+    note: Note,
+) -> Evidence:
+    """Open the data, the model's siblings `MODEL.calib.npz` and `MODEL.eval.npz` where none are named.
+
+    Without any, noise stands in for them and a note says what that means. Raises DataError for data that do
+    not fit, ModelError where no input size runs, OptionError for steps for images where there are none.
+    """
+    specs = apply_shapes(session.inputs, shapes)
+    data = data if data is not None else sibling(model, "calib", note)
+    evaluation = evaluation if evaluation is not None else sibling(model, "eval", note)
+    sources = (data, evaluation, training)
+    if preprocess is not None and not any(s is not None and holds_images(s) for s in sources):
+        raise OptionError(
+            "--preprocess is for images, and none of --data, --eval and --train-data holds any; leave it out"
+        )
+
+    def read(source: DataSource, count: int | None) -> Dataset:
+        steps = preprocess if holds_images(source) else None
+        opened = open_data(source, specs, samples=count, preprocess=steps, seed=seed)
+        check_names(opened, session, note)
+        return opened
+
+    found = _calibration_and_verdict(session, specs, data, evaluation, read, samples, seed, note)
+    return found if training is None else replace(found, training=read(training, None))
+
+
+def _calibration_and_verdict(
+    session: Session,
+    specs: Sequence[InputSpec],
+    data: DataSource | None,
+    evaluation: DataSource | None,
+    read: Callable[[DataSource, int | None], Dataset],
+    samples: int,
+    seed: int,
+    note: Note,
+) -> Evidence:
+    if data is None:
+        specs = resolved(session, specs, note)
+        return _synthetic(session, specs, None if evaluation is None else read(evaluation, None), seed, note)
+    if evaluation is not None:
+        judge = read(evaluation, None)
+        return _evidence(session, specs, read(data, samples), judge, judge.description)
+    everything = read(data, math.ceil(samples / (1 - HELD_BACK)))
+    if everything.count < 2 * (everything.source.step or 1):
+        note("too few samples to hold any back: the verdict rests on what the widths were chosen by")
+        return _evidence(
+            session, specs, everything, everything, f"{everything.description}, also calibrated on"
+        )
+    calibration, judge = everything.split(HELD_BACK, seed)
+    return _evidence(session, specs, calibration, judge, f"{judge.description}, held back from calibration")
+
+
+def check_names(data: Dataset, session: Session, note: Note) -> None:
+    """Say which array feeds an input of another name; DataError where that is the name of an initializer."""
+    for spec, array in data.source.fed.items():
+        if array in session.defaults:
+            raise DataError(
+                f"array {array!r} of {data.source.name} has the name of one of the model's own weights, not of its "
+                f"input {spec!r}; save the samples as {spec!r}"
+            )
+        if array != spec:
+            note(
+                f"array {array!r} of {data.source.name} feeds the graph input {spec!r}: there is one of each"
+            )
+
+
+def resolved(session: Session, specs: Sequence[InputSpec], note: Note) -> tuple[InputSpec, ...]:
+    """Sizes for all free dimensions besides the batch, guessed where need be, and said."""
+    guessed = guess_shapes(session, specs)
+    for before, after in zip(specs, guessed, strict=True):
+        if before.shape != after.shape:
+            note(
+                f"input {after.name!r} has free dimensions; compiling at {_text(after.shape)} (--shape sets them)"
+            )
+    return guessed
+
+
+def sibling(model: Path | None, role: str, note: Note) -> Path | None:
+    """`MODEL.<role>.npz` beside `MODEL.onnx`, if it is there."""
+    path = model.with_name(f"{model.stem}.{role}.npz") if model is not None else None
+    if path is None or not path.is_file():
+        return None
+    note(f"using {path}")
+    return path
+
+
+def _synthetic(
+    session: Session, specs: Sequence[InputSpec], judge: Dataset | None, seed: int, note: Note
+) -> Evidence:
+    note(
+        f"no calibration data: {SYNTHETIC_SAMPLES} synthetic inputs stand in for them. Widths are chosen by how "
+        "noise passes through the network; give --data for a file whose accuracy you can trust"
+    )
+    calibration = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed)
+    if judge is not None:
+        return _evidence(session, specs, calibration, judge, judge.description)
+    judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1)
+    return _evidence(session, specs, calibration, judge, f"{judge.count} other synthetic inputs")
+
+
+def _evidence(
+    session: Session, specs: Sequence[InputSpec], calibration: Dataset, judge: Dataset, judged_on: str
+) -> Evidence:
+    first = next(iter(calibration.batches(1)))
+    sample = first.feeds
+    seen = tuple(InputSpec(s.name, s.dtype, _keep_batch(s.shape, sample[s.name].shape)) for s in specs)
+    batchable = is_batchable(session, seen)
+    return Evidence(calibration, judge, judged_on, sample, batchable, first.count)
+
+
+def _keep_batch(declared: tuple[int | None, ...], seen: Shape) -> tuple[int | None, ...]:
+    return (None, *seen[1:]) if declared and declared[0] is None else seen
+
+
+def _text(shape: tuple[int | None, ...]) -> str:
+    return "x".join("1" if d is None else str(d) for d in shape)

@@ -1,0 +1,132 @@
+"""Plan -> the ONNX model that holds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.context.activations import Activations
+from onnxmpq.context.prepared import Prepared
+from onnxmpq.errors import ModelError
+from onnxmpq.normalize.prepare import RAISED_DB, prove, raise_graph
+from onnxmpq.onnx_io.contents import opset_version
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.passes.lower.clip_pools import ClipPools
+from onnxmpq.passes.lower.halve_constants import HalveConstants
+from onnxmpq.passes.lower.insert_qdq import InsertQdq
+from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
+from onnxmpq.passes.lower.pad_codes import PadCodes
+from onnxmpq.passes.lower.replace_constants import ReplaceConstants
+from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
+from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.requirements import describe
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import HALF_BITS, OTHER_CODES_OPSET
+from onnxmpq.values.placement import Placement
+from onnxmpq.values.plan import Plan
+from onnxmpq.values.target import Target
+
+
+def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepared:
+    """The model with the weights zeroed that no integer bias could stand beside (see `ZeroDeadChannels`)."""
+    graph = import_graph(prepared.model)
+    if not ZeroDeadChannels(activations.placement.shared(activations.ranges))(graph):
+        return prepared
+    return replace(prepared, model=export_model(graph, prepared.original))
+
+
+def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
+    """The lowest opset, from the model's own up, that has every type the plan stores.
+
+    Raises ModelError where the target does not read it.
+    """
+    widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
+    needed = required_opset(widths, native2=_native2(target), wide=target.wide)
+    opset = max(_simulated_opset(plan, prepared), needed, target.lowest_opset)
+    if opset > target.highest_opset:
+        raise ModelError(
+            f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "
+            "model at a lower opset"
+        )
+    return opset
+
+
+def _simulated_opset(plan: Plan, prepared: Prepared) -> int:
+    """The model's own, or that of QuantizeLinear to other codes than bytes."""
+    others = any(option.activation_bits not in (None, 8) for option in plan.options.values())
+    return max(opset_version(prepared.model), OTHER_CODES_OPSET if others else 0)
+
+
+def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
+    """Raise ModelError unless the float model at that opset gives what it gives at its own."""
+    if opset == opset_version(prepared.model):
+        return
+    graph = import_graph(prepared.model)
+    raise_graph(graph, opset)
+    raised = export_model(graph, prepared.original)
+    reference = runtime.session(prepared.model, optimize=False).run(prepared.sample)
+    prove(runtime, raised, prepared.sample, reference, RAISED_DB, f"raising its opset to {opset}")
+
+
+def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.ModelProto:
+    """The model with the plan's Q/DQ pairs on activations and all weights in float."""
+    graph = import_graph(prepared.model)
+    raise_graph(graph, _simulated_opset(plan, prepared))
+    placement = activations.of(plan, prepared)
+    InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
+    return export_model(graph, prepared.model)
+
+
+def lower(
+    prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
+) -> onnx.ModelProto:
+    """The model with every layer stored at its planned width, and Q/DQ pairs where activations are quantized."""
+    graph = import_graph(prepared.model)
+    raise_graph(graph, planned_opset(plan, prepared, target))
+    ReplaceConstants(_biases(prepared, plan, candidates))(graph)
+    placement = activations.of(plan, prepared)
+    InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
+    if target.is_onnxruntime:
+        ClipPools()(graph)
+        PadCodes()(graph)
+    SplitGemmBias(placement.split_biases)(graph)
+    stored = {
+        layer.weight: _stored(layer, plan, candidates, placement, target)
+        for layer in prepared.layers
+        if _changes(layer, plan)
+    }
+    PackWeights(stored, native2=_native2(target), wide=target.wide)(graph)
+    if target.halves:
+        HalveConstants()(graph)
+    model = export_model(graph, prepared.original)
+    describe(model, target)
+    return model
+
+
+def _native2(target: Target) -> bool:
+    return 2 in target.tensor_bits
+
+
+def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:
+    found = {la.bias: candidates.bias(la, plan[la.name].weight_bits) for la in prepared.layers if la.bias}
+    return {name: bias for name, bias in found.items() if bias is not None}
+
+
+def _changes(layer: Layer, plan: Plan) -> bool:
+    return layer.reason is None and plan[layer.name].weight_bits < layer.float_bits
+
+
+def _stored(
+    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement, target: Target
+) -> PackedLayer | HalfWeight:
+    option = plan[layer.name]
+    if option.weight_bits == HALF_BITS:
+        return HalfWeight()
+    form: Form = "integer" if layer.name in placement.integer_layers else "float"
+    weight = candidates.quantized(layer, option.weight_bits)
+    return PackedLayer(weight, "plain" if target.is_plain else form, option.container_bits)

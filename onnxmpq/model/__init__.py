@@ -1,1 +1,0 @@
-"""Model files, and what can be said of a graph: its shapes, types, values and parts."""

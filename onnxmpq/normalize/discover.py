@@ -1,0 +1,197 @@
+"""Graph -> layers: every constant weight of a Conv, ConvTranspose, Gemm or MatMul, and why some must stay."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxmpq.passes.matching import is_standard
+from onnxmpq.values.layer import LAYER_OPS, Layer
+from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
+
+_WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, ...]:
+    """All layers in execution order, those that cannot be quantized with their reason.
+
+    `shapes` are traced shapes of the graph's tensors in a run on so many `samples`: one, or as many as the graph
+    demands. MACs are those of one sample, 0 where no shape is known: without `shapes`, and in control-flow bodies.
+    """
+    names = layer_names(graph)
+    users: dict[int, list[tuple[gs.Node, str, bool]]] = {}
+    weights: dict[int, gs.Constant] = {}
+    skipped: list[tuple[gs.Node, str, bool]] = []
+    for node, name, nested in names:
+        weight = constant_weight(node)
+        if weight is None:
+            skipped.append((node, name, nested))
+            continue
+        users.setdefault(id(weight), []).append((node, name, nested))
+        weights[id(weight)] = weight
+    outputs = {id(tensor) for tensor in graph.outputs}
+    layers = [_layer(weights[key], nodes, shapes, samples, outputs) for key, nodes in users.items()]
+    layers += [_computed(node, name) for node, name, _ in skipped if _has_computed_weight(node)]
+    order = {name: i for i, (_, name, _) in enumerate(names)}
+    return tuple(sorted(layers, key=lambda layer: order[layer.name]))
+
+
+def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
+    """Every node that may hold a weight, its name, and whether it lies inside a control-flow subgraph.
+
+    A layer is named by its node, or by its output tensor where nodes have no names or equal ones.
+    """
+    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if n.op in LAYER_OPS and is_standard(n)]
+    counts = Counter(node.name for node, _ in nodes)
+    outputs = Counter(node.outputs[0].name for node, _ in nodes)
+    taken: Counter[str] = Counter()
+    found = []
+    for node, nested in nodes:
+        own = bool(node.name) and counts[node.name] == 1 and not outputs[node.name]
+        name = node.name if own else node.outputs[0].name
+        taken[name] += 1
+        found.append((node, name if taken[name] == 1 else f"{name}#{taken[name]}", nested))
+    return found
+
+
+def constant_weight(node: gs.Node) -> gs.Constant | None:
+    """The constant that a layer node multiplies its input with, None where it has none."""
+    candidates = node.inputs[:2] if node.op in {"MatMul", "Gemm"} else node.inputs[1:2]
+    constants = [t for t in candidates if isinstance(t, gs.Constant)]
+    return constants[-1] if constants and len(constants) < len(node.inputs[:2]) else None
+
+
+def output_axis(node: gs.Node, weight: gs.Constant) -> int:
+    """The output-channel axis of a layer's weight (ConvTranspose: within a group)."""
+    if node.op == "Conv":
+        return 0
+    if node.op == "ConvTranspose":
+        return 1
+    if node.op == "Gemm" and node.inputs[0] is weight:
+        return 1 if node.attrs.get("transA", 0) else 0
+    if node.op == "Gemm":
+        return 0 if node.attrs.get("transB", 0) else 1
+    rank = len(weight.shape)
+    return rank - 2 if node.inputs[0] is weight else rank - 1
+
+
+def _walk(graph: gs.Graph, *, nested: bool) -> Iterator[tuple[gs.Node, bool]]:
+    for node in graph.nodes:
+        yield node, nested
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from _walk(value, nested=True)
+
+
+def _layer(
+    weight: gs.Constant,
+    users: list[tuple[gs.Node, str, bool]],
+    shapes: Shapes,
+    samples: int,
+    outputs: Collection[int],
+) -> Layer:
+    node, name, _ = users[0]
+    shape = tuple(int(d) for d in weight.shape)
+    dtype = _dtype(weight)
+    return Layer(
+        name=name,
+        op=node.op,
+        nodes=tuple(name for _, name, _ in users),
+        weight=weight.name,
+        shape=shape,
+        axis=output_axis(node, weight) if len(shape) > 1 else 0,
+        group=int(node.attrs.get("group", 1)),
+        positions=_positions(node, shapes),
+        macs=sum(_macs(node, weight, shapes) for node, _, _ in users) // samples,
+        float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
+        bias=_own_bias(node, shape, outputs) if len(users) == 1 and not users[0][2] else None,
+        weights_only=any(nested for _, _, nested in users),
+        reason="its weight is an output of the model"
+        if id(weight) in outputs
+        else _refusal(shape, dtype, [node for node, _, _ in users], weight),
+    )
+
+
+def _dtype(weight: gs.Constant) -> np.dtype[Any]:
+    """Its type in NumPy; those that NumPy has no type for are numbers of ONNX's in the graph."""
+    known = not isinstance(weight.dtype, int)
+    return np.dtype(weight.dtype) if known else helper.tensor_dtype_to_np_dtype(weight.dtype)
+
+
+def _own_bias(node: gs.Node, shape: tuple[int, ...], outputs: Collection[int]) -> str | None:
+    """The name of a Conv's or Gemm's bias, where it is one constant a channel that nothing else reads."""
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.op in {"Conv", "Gemm"} else None
+    scaled = any(node.attrs.get(factor, 1.0) != 1.0 for factor in ("alpha", "beta"))
+    if not isinstance(bias, gs.Constant) or len(bias.outputs) != 1 or id(bias) in outputs or scaled:
+        return None
+    channels = shape[output_axis(node, node.inputs[1])]
+    return bias.name if tuple(bias.shape) == (channels,) else None
+
+
+def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weight: gs.Constant) -> str | None:
+    if dtype not in _WEIGHT_BITS:
+        return f"its weight is {dtype}, not float32 or float16"
+    if len(shape) < 2:
+        return f"its weight has the shape {list(shape)}: a vector has no output channels"
+    if 0 in shape:
+        return "its weight is empty"
+    if len({node.attrs.get("group", 1) for node in nodes}) > 1:
+        return "nodes that share its weight differ in their groups"
+    if len({output_axis(node, weight) for node in nodes}) > 1:
+        return "nodes that share its weight disagree on its output channels"
+    if not np.isfinite(weight.values).all():
+        return "its weight holds NaN or Inf"
+    return None
+
+
+def _positions(node: gs.Node, shapes: Shapes) -> tuple[int, ...]:
+    tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
+    return tuple(shapes.get(tensor.name, ()))[2:] if node.op in {"Conv", "ConvTranspose"} else ()
+
+
+def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
+    """Multiply-accumulates of one run: weights times the positions each of them is used at."""
+    tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
+    shape = shapes.get(tensor.name)
+    if shape is None:
+        return 0
+    if node.op in {"Conv", "ConvTranspose"}:
+        return int(math.prod(weight.shape) * shape[0] * math.prod(shape[2:]))
+    columns = int(weight.shape[output_axis(node, weight)]) if len(weight.shape) > 1 else 1
+    stacked = math.prod(weight.shape[:-2]) if node.op == "MatMul" else 1
+    return int(math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1))
+
+
+def _has_computed_weight(node: gs.Node) -> bool:
+    """True where the weight comes out of constants alone, by any number of nodes."""
+    if not node.inputs[1].inputs:
+        return False
+    seen, waiting = set(), [node.inputs[1]]
+    while waiting:
+        tensor = waiting.pop()
+        if isinstance(tensor, gs.Constant) or tensor.is_empty() or id(tensor) in seen:
+            continue
+        if not tensor.inputs or any(not maker.inputs for maker in tensor.inputs):  # data, or random numbers
+            return False
+        seen.add(id(tensor))
+        waiting.extend(read for maker in tensor.inputs for read in maker.inputs)
+    return True
+
+
+def _computed(node: gs.Node, name: str) -> Layer:
+    """A layer without a weight of its own: nothing of it is stored in float, so nothing counts."""
+    maker = node.inputs[1].inputs[0]
+    if maker.op == "DequantizeLinear":
+        reason = "its weight is quantized already"
+    else:
+        reason = f"its weight is computed by {maker.op}; its codes would take more bytes than the node does"
+    group = int(node.attrs.get("group", 1))
+    return Layer(name, node.op, (name,), node.inputs[1].name, (0,), 0, group, reason=reason)

@@ -1,0 +1,220 @@
+"""Any exporter's model -> a clean float graph, its layers, and the proof that it still computes the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxmpq.context.prepared import Prepared
+from onnxmpq.errors import ModelError
+from onnxmpq.metrics.metric import choose_metric, signal_to_noise
+from onnxmpq.normalize.discover import discover
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.onnx_io.subgraph import names_read
+from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.passes.normalize.drop_noops import DropNoops
+from onnxmpq.passes.normalize.fold_affine import FoldAffine
+from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
+from onnxmpq.passes.normalize.fold_gemm_alpha import FoldGemmAlpha
+from onnxmpq.passes.normalize.fold_pad import FoldPad
+from onnxmpq.passes.normalize.fold_weight_views import FoldWeightViews
+from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights
+from onnxmpq.passes.normalize.join_gemm import JoinGemm
+from onnxmpq.passes.normalize.lift_constants import LiftConstants
+from onnxmpq.passes.normalize.make_pads_explicit import MakePadsExplicit
+from onnxmpq.passes.normalize.own_bias import OwnBias
+from onnxmpq.passes.normalize.pool_global_means import PoolGlobalMeans
+from onnxmpq.passes.normalize.raise_opset import RaiseOpset
+from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
+from onnxmpq.passes.normalize.widen_half import WidenHalf
+from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.runtime.trace import trace
+from onnxmpq.values.layer import LAYER_OPS, Layer
+
+_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+
+LOWEST_OPSET = 13  # DequantizeLinear per axis
+RAISED_DB = 90.0  # rewritten operators reorder no arithmetic
+_FOLDED_DB = 60.0  # folded constants are rounded once more
+_PARTED = 0.01  # of integers that ties may change
+_SHAPE_READERS = ("Shape", "Size")
+_HALF_DB = 50.0  # half precision rounds every tensor to 11 bits
+
+_BATCH_BYTES = 256 << 20  # of all activations of a batch together
+_LARGEST_BATCH = 32
+
+
+def runnable(runtime: Runtime, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Session]:
+    """The model as ONNX Runtime runs it: as it is, or with explicit pads where it has none for dilated windows.
+
+    Raises EngineError with the runtime's own message where it refuses the model.
+    """
+    if any(_pads_dilated(node) for node in model.graph.node):  # refused at load or, of free size, in the run
+        graph = import_graph(model)
+        MakePadsExplicit()(graph)
+        model = export_model(graph, model)
+    return model, runtime.session(model)
+
+
+def _pads_dilated(node: onnx.NodeProto) -> bool:
+    attributes = {a.name: a for a in node.attribute}
+    same = "auto_pad" in attributes and attributes["auto_pad"].s.startswith(b"SAME")
+    return same and "dilations" in attributes and any(d != 1 for d in attributes["dilations"].ints)
+
+
+def prepare(
+    runtime: Runtime,
+    original: onnx.ModelProto,
+    sample: Mapping[str, Array],
+    *,
+    integer: bool,
+    batchable: bool,
+    metric: str | None = None,
+    samples: int = 1,
+) -> Prepared:
+    """Normalise a model and discover its layers.
+
+    `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says
+    that activations will be int8 (a half-precision graph is then widened, for want of integer kernels between
+    half floats); `metric` as `choose_metric` takes it. Raises ModelError where a pass changed the result, or
+    nothing can be quantized.
+    """
+    if integer:
+        check_float(original)
+    model = normalised(runtime, original, sample, integer=integer)
+    traced = trace(runtime, model, sample)
+    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
+    check_layers(layers)
+    judged_by = choose_metric(model, _float_outputs(model, traced), metric)
+    batch_size = _batch_size(traced) if batchable else 1
+    return Prepared(original, model, layers, traced, sample, judged_by, batch_size)
+
+
+def normalised(
+    runtime: Runtime, original: onnx.ModelProto, sample: Mapping[str, Array], *, integer: bool
+) -> onnx.ModelProto:
+    """The model in the form that layers are found in. Raises ModelError unless it computes the same."""
+    reference = runtime.session(original, optimize=False).run(sample)
+    graph = import_graph(original)
+    raise_graph(graph, LOWEST_OPSET)
+    raised = export_model(graph, original)
+    prove(runtime, raised, sample, reference, RAISED_DB, "raising its opset")
+    graph = import_graph(raised)
+    normalise(graph, integer=integer)
+    model = export_model(graph, original)
+    prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
+    return model
+
+
+def _float_outputs(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the outputs that are plain float tensors."""
+    found = {o.name: traced[o.name] for o in model.graph.output if o.name in traced}
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return {name: t.shape for name, t in found.items() if not t.containers and t.elem_type in floats}
+
+
+def raise_graph(graph: gs.Graph, opset: int) -> None:
+    """Raise to an opset in place; legacy operators that no newer opset has are replaced first."""
+    ReplaceLegacyOps()(graph)
+    if graph.opset < opset:
+        RaiseOpset(opset)(graph)
+
+
+def normalise(graph: gs.Graph, *, integer: bool) -> None:
+    """Run the preserving passes until none of them finds anything more to do."""
+    passes = (
+        LiftConstants(),
+        HoistSubgraphWeights(),
+        *((WidenHalf(),) if integer else ()),
+        FoldWeightViews(),
+        DropNoops(),
+        FoldBatchNorm(),
+        FoldAffine(),
+        JoinGemm(),
+        FoldGemmAlpha(),
+        OwnBias(),
+        MakePadsExplicit(),
+        FoldPad(),
+        PoolGlobalMeans(),
+    )
+    while sum(step(graph) for step in passes):  # every pass runs in every round
+        pass
+
+
+def prove(
+    runtime: Runtime,
+    model: onnx.ModelProto,
+    sample: Mapping[str, Array],
+    reference: Mapping[str, Array],
+    decibels: float,
+    what: str,
+) -> None:
+    """Raise ModelError unless the model gives the reference's outputs on the sample, to `decibels` of SQNR.
+
+    Integers must be equal, shapes too. Only where they are decided by what a layer computed (an ArgMax, the
+    indices of detections) may one in a hundred differ: rounding in another order parts what was nearly a tie.
+    """
+    outputs = runtime.session(model, optimize=False).run(sample)
+    for name, expected in reference.items():
+        if getattr(expected, "dtype", None) is None:  # a sequence or an optional
+            continue
+        wanted = min(decibels, _HALF_DB) if expected.dtype == np.float16 else decibels
+        found = signal_to_noise(expected, outputs[name])
+        if found < wanted and not (_nearly_equal(expected, outputs[name]) and _is_decided(model, name)):
+            raise ModelError(
+                f"{what} changed output {name!r} of the model ({found:.0f} dB, wanted {wanted:.0f}); "
+                "this is a fault of onnxmpq: please report it with the model"
+            )
+
+
+def _nearly_equal(expected: Array, found: Array) -> bool:
+    """True where integers or booleans of one shape differ in few elements."""
+    alike = expected.dtype == found.dtype and expected.shape == found.shape and expected.dtype.kind != "f"
+    return alike and float(np.mean(expected != found)) <= _PARTED
+
+
+def _is_decided(model: onnx.ModelProto, name: str) -> bool:
+    """True where the values of a layer's result, not its shape alone, reach this tensor."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    seen, waiting = set(), [name]
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen or tensor not in made or made[tensor].op_type in _SHAPE_READERS:
+            continue
+        if made[tensor].op_type in LAYER_OPS:
+            return True
+        seen.add(tensor)
+        waiting.extend(names_read(made[tensor]))
+    return False
+
+
+def check_float(model: onnx.ModelProto) -> None:
+    """Raise ModelError where activations are quantized already: a second pair around them would only add noise."""
+    pairs = sum(node.op_type in _QUANTIZERS for node in model.graph.node)
+    if pairs:
+        raise ModelError(
+            f"the model holds {pairs} QuantizeLinear nodes already; compile the float model it was made from, or "
+            "use --activations fp32 to quantize the weights that are still float"
+        )
+
+
+def check_layers(layers: tuple[Layer, ...]) -> None:
+    """Raise ModelError where no layer can be quantized, saying why."""
+    if any(layer.reason is None for layer in layers):
+        return
+    if not layers:
+        raise ModelError(
+            "the model has no weights to quantize: no Conv, ConvTranspose, Gemm or MatMul with a constant weight"
+        )
+    reasons = "; ".join(dict.fromkeys(f"{la.name}: {la.reason}" for la in layers[:3]))
+    raise ModelError(f"none of the model's {len(layers)} layers can be quantized ({reasons})")
+
+
+def _batch_size(traced: Mapping[str, Traced]) -> int:
+    """Samples a run, so that a batch's activations stay within a fixed size."""
+    bytes_ = sum(4 * math.prod(t.shape) for t in traced.values())
+    return max(1, min(_LARGEST_BATCH, _BATCH_BYTES // max(bytes_, 1)))

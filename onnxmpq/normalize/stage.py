@@ -1,0 +1,62 @@
+"""prepare: the model as a clean float graph, which the budgets and the data fit."""
+
+from __future__ import annotations
+
+from onnxmpq.budgets.budget import Budget, tightest_drop
+from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.prepared import Prepared
+from onnxmpq.errors import OptionError
+from onnxmpq.metrics.metric import classifier_output
+from onnxmpq.metrics.score import check_label_range, check_labels, check_numbers, sureness
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.sensitivity.methods import check_data, ignores_training, is_demanding
+
+_FAMILIAR = 0.99  # mean probability of the class taken; on test images of CIFAR-10 ResNets have 0.97
+
+
+def prepare_model(loaded: Loaded) -> Prepared:
+    """Normalise the model and find its layers.
+
+    Raises OptionError or DataError where a budget or the labels do not fit its function.
+    """
+    evidence, request = loaded.evidence, loaded.request
+    prepared = prepare(
+        loaded.runtime, loaded.model, evidence.sample,
+        integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.metric,
+        samples=evidence.samples_a_run,
+    )  # fmt: skip
+    check_function(loaded, prepared)
+    return prepared
+
+
+def check_function(loaded: Loaded, prepared: Prepared) -> None:
+    """Raise where a budget asks for what the model has not, or the data do not fit the model's classes."""
+    request, evidence = loaded.request, loaded.evidence
+    drop = tightest_drop(request.budgets)
+    if drop is not None and classifier_output(prepared.metric) is None:
+        raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
+    check_data(request.method, prepared.metric, evidence.calibration, evidence.training)
+    if evidence.training is not None and ignores_training(request.method):
+        loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
+    if not request.force:
+        check_numbers(loaded.session, evidence.calibration, prepared.metric, prepared.batch_size)
+    shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
+    for data in (evidence.evaluation, evidence.calibration, evidence.training):
+        if data is not None:
+            if not request.force or is_demanding(request.method):
+                check_label_range(data, shapes, prepared.metric)
+            if not request.force:
+                check_labels(loaded.session, data, prepared.metric, prepared.batch_size)
+    if drop is not None:
+        warn_of_familiar(loaded, prepared, drop)
+
+
+def warn_of_familiar(loaded: Loaded, prepared: Prepared, drop: Budget) -> None:
+    """Say where a loss budget is judged by samples that the network is too sure of to tell what others will lose."""
+    data = loaded.evidence.calibration
+    sure = sureness(loaded.session, data, prepared.metric, prepared.batch_size)
+    if sure > _FAMILIAR:
+        loaded.stages.note(
+            f"the fp32 model is {sure:.1%} sure of its classes in {data.description}, as models are of what they were trained on; "
+            f"if these are from the training, more classes may change on new samples than {drop} allows: give others (--data)"
+        )

@@ -1,0 +1,132 @@
+"""Cut a model between nodes: which tensors cross, and a model of some of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from onnxmpq.onnx_io.traced import Traced
+
+# What shapes are computed with. How many values come of it does not depend on values, but for a Slice's bounds.
+_OF_SIZES = frozenset({
+    "Add", "Cast", "Ceil", "Concat", "Constant", "Div", "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Slice",
+    "Squeeze", "Sub", "Unsqueeze",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model made of some nodes of another, in their order: what it reads and what it gives."""
+
+    model: onnx.ModelProto
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def extract(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    outputs: Iterable[str],
+    traced: Mapping[str, Traced],
+    *,
+    free: Iterable[str] = (),
+) -> Part:
+    """The nodes as a model of their own that gives `outputs`.
+
+    Its inputs are the tensors its nodes read and none of them makes; `free` are initializers that become
+    inputs too. Shapes of inputs are left free, so that a batch of any size runs, but for the lengths of vectors that
+    hold shapes: a Resize wants to know how many axes it is given sizes of.
+    """
+    freed = set(free)
+    initializers = {i.name: i for i in model.graph.initializer if i.name not in freed}
+    made = {name for node in nodes for name in node.output}
+    read = list(dict.fromkeys(name for node in nodes for name in names_read(node)))
+    inputs = tuple(name for name in read if name not in made and name not in initializers)
+    given = tuple(name for name in outputs if name in made)
+    fixed = _made_of_shapes(model)
+    graph = helper.make_graph(
+        list(nodes),
+        "part",
+        [_free_value(name, traced, is_fixed=name in fixed) for name in inputs],
+        [onnx.ValueInfoProto(name=name) for name in given],
+        [initializers[name] for name in read if name in initializers],
+    )
+    part = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    return Part(part, inputs, given)
+
+
+def names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Every tensor that a node reads, those its control-flow bodies capture included."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+            yield from _captured(body)
+
+
+def _captured(body: onnx.GraphProto) -> Iterator[str]:
+    own = {i.name for i in body.initializer} | {i.name for i in body.input}
+    own |= {name for node in body.node for name in node.output}
+    for node in body.node:
+        yield from (name for name in names_read(node) if name not in own)
+    yield from (o.name for o in body.output if o.name not in own)
+
+
+def crossing(
+    nodes: Sequence[onnx.NodeProto], cut: int, outputs: Iterable[str], inputs: Iterable[str]
+) -> list[str]:
+    """Tensors made before position `cut` (or fed) that are needed at or behind it, or are graph outputs."""
+    made = dict.fromkeys([*inputs, *(name for node in nodes[:cut] for name in node.output if name)])
+    needed = {name for node in nodes[cut:] for name in names_read(node)} | set(outputs)
+    return [name for name in made if name in needed]
+
+
+def descendants(nodes: Sequence[onnx.NodeProto], starts: Iterable[int], stop: int) -> list[onnx.NodeProto]:
+    """Nodes before `stop` whose result depends on that of a node at `starts`, those included, in order."""
+    first = set(starts)
+    touched: set[str] = set()
+    found = []
+    for index, node in enumerate(nodes[:stop]):
+        if index in first or touched.intersection(names_read(node)):
+            touched.update(node.output)
+            found.append(node)
+    return found
+
+
+def ancestors(nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> list[onnx.NodeProto]:
+    """Nodes that the named tensors depend on, in order."""
+    wanted = set(names)
+    found = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(names_read(node))
+            found.append(node)
+    return found[::-1]
+
+
+def _made_of_shapes(model: onnx.ModelProto) -> set[str]:
+    """Tensors made of the sizes of others, and constants, alone, as many for any batch."""
+    initializers = {i.name for i in model.graph.initializer}
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "Slice" and not initializers.issuperset(filter(None, node.input[1:])):
+            continue  # as long as the bounds have it
+        if node.op_type in {"Shape", "Size"} or (
+            node.op_type in _OF_SIZES and all(n in found or n in initializers for n in node.input if n)
+        ):
+            found.update(node.output)
+    return found
+
+
+def _free_value(name: str, traced: Mapping[str, Traced], *, is_fixed: bool) -> onnx.ValueInfoProto:
+    """An input of the traced dtype and rank, all dimensions free or as traced; those in a container may be of any rank."""
+    known = traced[name]
+    free = [f"{name}_{axis}" for axis in range(len(known.shape))]
+    shape = None if known.containers else list(known.shape) if is_fixed else free
+    kind = helper.make_tensor_type_proto(known.elem_type, shape)
+    for container in reversed(known.containers):
+        wrap = helper.make_sequence_type_proto if container == "seq" else helper.make_optional_type_proto
+        kind = wrap(kind)
+    return helper.make_value_info(name, kind)

@@ -1,0 +1,17 @@
+"""The placements of Q/DQ pairs that a target may ask for, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.place.inputs import place_inputs
+from onnxmpq.place.kernels import place_activations
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.placement import Placement
+from onnxmpq.values.target import Policy
+
+Place = Callable[[gs.Graph, Sequence[Layer], Collection[str]], Placement]
+
+POLICIES: Mapping[Policy, Place] = {"kernels": place_activations, "inputs": place_inputs}

@@ -1,0 +1,368 @@
+"""What the command prints: progress, tables, the verdict. Words only; the numbers come measured."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from onnxmpq.budgets.budget import Kind
+from onnxmpq.observer import Observer
+from onnxmpq.values.option import HALF_BITS, width_name
+
+if TYPE_CHECKING:
+    from onnxmpq.evaluation import Evaluation
+    from onnxmpq.inspection import Inspection
+    from onnxmpq.values.latency import Latency
+    from onnxmpq.values.report import BudgetReport, LayerReport, Report, SearchReport
+    from onnxmpq.values.score import Score
+
+_PIPED_WIDTH = 160  # of a table that no terminal limits
+_NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
+
+Rows = list[tuple[str, str]]
+
+
+class ConsoleObserver(Observer):
+    """Tells of stages on stderr: bars with the time left on a terminal, else a line a stage; notes in between."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = _console(stderr=True, quiet=quiet)
+        self._progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._start = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._finish()
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        _line(self._console, text)
+
+    def stage(self, name: str) -> None:
+        self._finish()
+        self._stage, self._start = name, time.perf_counter()
+        self._task = self._progress.add_task(name, total=1)
+
+    def progress(self, done: int, total: int) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def _finish(self) -> None:
+        if self._task is None:
+            return
+        total = self._progress.tasks[-1].total
+        self._progress.update(self._task, completed=total)
+        if not self._console.is_terminal:
+            _line(self._console, f"{self._stage:<12} {time.perf_counter() - self._start:.1f} s")
+
+
+def show_report(report: Report) -> None:
+    """The table per layer, and the verdict under it."""
+    console = _console()
+    console.print(_layer_table(report))
+    for reason, names in _by_reason(report).items():
+        _line(console, f"stays float: {', '.join(names)}: {reason}")
+    _show_rows(console, [("wrote", report.output), *_verdict(report)])
+    if report.is_faster is False:
+        _line(console, _size_only(report), "bold")
+    for budget in report.budgets:
+        if budget.met is False:
+            where = "on the data judged on" if budget.kind == Kind.DROP else "as measured on the written file"
+            _line(console, f"MISSED: budget {budget.asked} does not hold {where}", "bold red")
+    if report.is_broken:
+        _line(
+            console,
+            "LOST: this file no longer does what the model did; do not ship it. Allow more bits, and check the data",
+            "bold red",
+        )
+
+
+def show_inspection(found: Inspection) -> None:
+    """The layers of a file."""
+    table = _table("layer", "op", "shape", "bits", "acts", "bytes", "note")
+    for layer in found.layers:
+        shape = "x".join(map(str, layer.shape)) if layer.shape != (0,) else "-"
+        bits = width_name(layer.weight_bits) if layer.shape != (0,) else "-"
+        acts = "fp32" if layer.activation_bits is None else str(layer.activation_bits)
+        table.add_row(layer.name, layer.op, shape, bits, acts, f"{layer.stored_bytes:,}", layer.reason or "")
+    console = _console()
+    _line(console, f"{found.path}: opset {found.opset}, {found.file_bytes:,} bytes")
+    if found.requirements is not None:
+        needed = found.requirements
+        _line(console, f"written for {needed.target}, {needed.storage} weights; needs {needed}")
+    console.print(table)
+    _line(console, _summary(found))
+
+
+def show_evaluation(result: Evaluation) -> None:
+    """Scores of a model, beside its reference's where it was measured against one."""
+    console = _console()
+    _line(console, f"{result.model} on {result.data}")
+    latency = result.latency
+    if result.reference is None:
+        top1 = [("top-1", _percent(result.score.top1))] if result.score.top1 is not None else []
+        size = [("bytes", f"{result.file_bytes:,}"), ("latency, batch 1", _duration(latency.model))]
+        _show_rows(console, [*top1, *size])
+        return
+    _show_rows(
+        console,
+        [
+            ("reference", result.reference),
+            *_compared(result.reference_score, result.score),
+            ("bytes", _sizes(result.reference_bytes, result.file_bytes)),
+            ("latency, batch 1", _speed(latency)),
+        ],
+    )
+
+
+def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that prints names as they are: a layer may be called [/stem] or :smile:."""
+    console = Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    return console
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    """One line, however long: the terminal may break it, a pipe's reader finds it whole."""
+    console.print(text, style=style, soft_wrap=True)
+
+
+def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    for name, value in rows:
+        _line(console, f"{name:<16} {value}")
+
+
+def _table(*columns: str, numbers: AbstractSet[str] = _NUMBERS) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in columns:
+        justify: JustifyMethod = "right" if column in numbers else "left"
+        table.add_column(column, justify=justify, overflow="fold")
+    return table
+
+
+def _layer_table(report: Report) -> Table:
+    unit = report.sensitivity_unit
+    columns = ("layer", "op", "weights", "bits", "acts", "bytes", unit, "runs as")
+    table = _table(*columns, numbers=_NUMBERS | {unit})
+    for layer in report.layers:
+        table.add_row(
+            layer.name,
+            layer.op,
+            f"{layer.params:,}" if layer.params else "-",
+            _width(layer) if layer.params else "-",
+            "fp32" if layer.activation_bits is None else str(layer.activation_bits),
+            f"{layer.stored_bytes:,}",
+            "-" if layer.sensitivity is None else f"{layer.sensitivity:.1e}",
+            _runs_as(layer),
+        )
+    return table
+
+
+def _width(layer: LayerReport) -> str:
+    """`4`, or `4 in 8` where the file spends more bits than the codes have."""
+    bits = width_name(layer.weight_bits)
+    return bits if layer.container_bits is None else f"{bits} in {layer.container_bits}"
+
+
+def _runs_as(layer: LayerReport) -> str:
+    if layer.kernel is not None:
+        return layer.kernel
+    looked = layer.activation_bits is None or layer.reason is not None
+    return "float" if looked else "-"
+
+
+def _kernels(report: Report) -> str:
+    """How many layers run as which integer kernels."""
+    counts = Counter(layer.kernel for layer in report.layers if layer.kernel is not None)
+    kinds = ", ".join(f"{count} {kernel}" for kernel, count in counts.items())
+    found, layers = f" ({kinds})" if kinds else "", len(report.layers)
+    return (
+        f"{counts.total()} of {layers} layers as integer kernels{found}, {layers - counts.total()} in float"
+    )
+
+
+def _size_only(report: Report) -> str:
+    """The line that says that nothing but bytes was gained, if that, and why."""
+    speeds = ", ".join(
+        f"{1 / times.speedup:.2f}x fp32's time at batch {times.batch}" for times in report.latency
+    )
+    is_smaller = report.file_bytes < report.fp32_file_bytes
+    gained = (
+        "SIZE ONLY: this file is smaller but no faster" if is_smaller else "NO GAIN: this file is no faster"
+    )
+    return f"{gained} here ({speeds}): {_why_no_faster(report)}"
+
+
+def _why_no_faster(report: Report) -> str:
+    integer = sum(layer.kernel is not None for layer in report.layers)
+    every_run = f"{report.storage} weights are dequantized at every run"
+    if all(layer.activation_bits is None for layer in report.layers):
+        as_before = every_run if report.dequantizes else "layers compute as before"
+        return f"activations stay in fp32, so {as_before}; --activations int8 lets them run in integers"
+    bits = next(filter(None, (layer.activation_bits for layer in report.layers)))  # a file has one width
+    if bits != 8:
+        return f"ONNX Runtime has no integer kernels for {bits}-bit activations, and computes in float between them"
+    others = (
+        f", for the others {every_run}" if report.dequantizes else ", which gains nothing on this machine"
+    )
+    return f"{integer} of {len(report.layers)} layers run as integer kernels{others}"
+
+
+def _by_reason(report: Report) -> dict[str, list[str]]:
+    """What stays in float by the reason for it: layers first, then the operators between them."""
+    pairs = [(layer.name, layer.reason) for layer in report.layers if layer.reason is not None]
+    grouped: dict[str, list[str]] = {}
+    for name, reason in [*pairs, *report.float_ops.items()]:
+        grouped.setdefault(reason, []).append(name)
+    return grouped
+
+
+def _summary(found: Inspection) -> str:
+    able = [layer for layer in found.layers if layer.reason is None]
+    if not found.is_compiled:
+        return f"{len(able)} of {len(found.layers)} layers can be quantized"
+    params = sum(math.prod(layer.shape) for layer in found.layers)
+    bits = sum(layer.weight_bits * math.prod(layer.shape) for layer in found.layers) / max(params, 1)
+    stored = sum(layer.weight_bits < HALF_BITS for layer in found.layers)
+    return f"{stored} of {len(found.layers)} layers are quantized, {bits:.3f} bits a weight on average"
+
+
+def _verdict(report: Report) -> Rows:
+    ratio = report.fp32_weight_bytes / max(report.weight_bytes, 1)
+    bits = f"{report.average_weight_bits:.3f} bits on average"
+    rows = [
+        ("file", _sizes(report.fp32_file_bytes, report.file_bytes)),
+        ("weights", f"{bits}, {report.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"),
+        *(("budget", f"{budget.asked}: reached {_reached(budget)}") for budget in report.budgets),
+    ]
+    if report.metrics:
+        rows.append(("judged on", report.evaluated_on))
+        rows += _compared(report.metrics["fp32"], report.metrics["compiled"])
+    if report.latency and report.provider == "cpu":  # that the runtime's own graph was looked at
+        rows.append(("runs as", _kernels(report)))
+    rows.append(
+        (
+            "needs",
+            f"{_needed(report)} ({report.target}, {report.storage} weights)",
+        )
+    )
+    rows.append(("right on CPUs", report.cpus))
+    rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
+    rows += [("speeds hold on", report.processor)] if report.latency else []
+    rows.append(("sensitivity", _effort(report)))
+    if report.search is not None and (report.search.tried or report.search.rival):
+        rows.append(("search", _searched(report.search, report.metric)))
+    seconds = sum(report.seconds.values())
+    memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
+    return [*rows, ("compile", f"{seconds:.1f} s, {memory}{report.provider}")]
+
+
+def _needed(report: Report) -> str:
+    from onnxmpq.runtime.requirements import Requirements
+
+    needed = Requirements(
+        report.target, report.storage, report.opset, report.onnxruntime, report.optimizations
+    )
+    return str(needed)
+
+
+def _effort(report: Report) -> str:
+    """Which method found the sensitivities, and what that took."""
+    taken = [_counted(report.evaluations, "evaluation")] if report.evaluations else []
+    taken += [f"{report.sensitivity_samples:,} samples"] if report.sensitivity_samples else []
+    return ", ".join([report.method, *taken, f"{report.seconds.get('sensitivity', 0.0):.1f} s"])
+
+
+def _searched(search: SearchReport, metric: str) -> str:
+    """What became of plans around the first one, on samples held out."""
+    kept = [search.rival] if search.rival else []
+    kept += [f"{search.kept} of {_counted(search.tried, 'swap')} kept"] if search.tried else []
+    return f"{', '.join(kept)}: {metric} {search.before:.3g} -> {search.after:.3g} before settling"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
+def _compared(fp32: Score, compiled: Score) -> Rows:
+    rows = []
+    if fp32.top1 is not None and compiled.top1 is not None:
+        points = (compiled.top1 - fp32.top1) * 100
+        rows.append(("top-1", f"{_percent(fp32.top1)} -> {_percent(compiled.top1)} ({points:+.2f} points)"))
+    if compiled.agreement is not None:
+        agreement = f"{_percent(compiled.agreement)} same class as fp32, {compiled.samples} samples"
+        rows.append(("agreement", agreement))
+    if compiled.kl is not None:
+        rows.append(("KL to fp32", f"{compiled.kl:.3g} nats"))
+    elif compiled.sqnr is not None:
+        rows.append(("SQNR to fp32", _decibels(compiled.sqnr)))
+    return rows
+
+
+def _sizes(before: int, after: int) -> str:
+    ratio = before / max(after, 1)
+    change = f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
+    return f"{before:,} -> {after:,} bytes ({change})"
+
+
+def _speed(latency: Latency) -> str:
+    faster = "faster" if latency.speedup >= 1 else "slower"
+    ratio = max(latency.speedup, 1 / latency.speedup)
+    change = "as fast" if f"{ratio:.2f}" == "1.00" else f"{ratio:.2f}x {faster}"
+    return f"{_duration(latency.reference)} -> {_duration(latency.model)} ({change} here)"
+
+
+def _reached(budget: BudgetReport) -> str:
+    if budget.reached is None:
+        return "not measured"
+    if budget.kind == Kind.DROP:
+        beyond = ", more than on the data that chose it" if budget.reached > budget.limit else ""
+        return f"{budget.reached:.2%} on the data judged on{beyond}"
+    return {
+        Kind.BITS: f"{budget.reached:.3f} bits",
+        Kind.FILE: f"{budget.reached:,.0f} bytes",
+        Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / max(budget.reached, 1e-9):.2f}x)",
+        Kind.BOPS: f"{budget.reached / 1e9:.4g} GBOPs",
+        Kind.LATENCY: f"{budget.reached:.3f} of fp32's time, batch 1",
+        Kind.MILLISECONDS: f"{_duration(budget.reached / 1e3)}, batch 1",
+    }[Kind(budget.kind)]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+
+
+def _decibels(sqnr: float) -> str:
+    return f"{sqnr:.1f} dB" if math.isfinite(sqnr) else "equal" if sqnr > 0 else "not finite"

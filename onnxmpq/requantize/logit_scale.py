@@ -1,0 +1,86 @@
+"""temper: a quantized classifier is made as sure as the float one.
+
+What is rounded to the least squared error gives a little less than it should, layer by layer, and logits fitted
+to noisy inputs are drawn to their mean. The classes stay, but not how sure the network is of them. So the last layer's
+scales and bias take a factor, at no cost: a temperature (Guo et al. 2017, arXiv 1706.04599) fitted to the float network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnxmpq.lower.draft import Draft
+from onnxmpq.metrics.metric import Sums, classifier_output, sharpened
+from onnxmpq.metrics.score import losses_by_batch
+from onnxmpq.requantize.logit_layer import logit_layer
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import QUANTIZED_BITS
+
+_FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
+_FEWEST = 8  # samples that a factor is found on
+
+
+def best_factor(draft: Draft) -> float:
+    """The factor on the logits of least loss on the samples that judge settling; 1 where there is nothing to scale."""
+    output, layer = _logits(draft)
+    if output is None or layer is None or draft.setting.shares.judging.count < _FEWEST:
+        return 1.0
+    losses = _losses(draft, output)
+    factor = float(_FACTORS[np.argmin(losses)])
+    if factor == 1 or not np.isfinite(losses).all():
+        return 1.0
+    # What lies between the layer and the output may be quantized, and saturate.
+    return factor if file_loss(tempered(draft, factor)) < losses[0] else 1.0
+
+
+def tempered(draft: Draft, factor: float) -> Draft:
+    """The draft with the scales and the bias of the layer that makes its logits times the factor."""
+    _, layer = _logits(draft)
+    if factor == 1 or layer is None:
+        return draft
+    bits = draft.plan[layer.name].weight_bits
+    candidates = draft.candidates.copy()
+    rounded = candidates.quantized(layer, bits)
+    scaled = replace(rounded, scale=(factor * rounded.scale).astype(np.float32))
+    bias, own = candidates.bias(layer, bits), candidates.bias(layer, layer.float_bits)
+    shift = None if bias is None or own is None else (factor * bias - own).astype(np.float32)
+    candidates.settle(layer, scaled, shift)
+    return replace(draft, candidates=candidates)
+
+
+def file_loss(draft: Draft) -> float:
+    """The loss of the very file on the samples that judge settling."""
+    return float(file_losses(draft).sum())
+
+
+def file_losses(draft: Draft) -> Sums:
+    """What small groups of samples have in it: integer kernels add up in integers, which a simulation does not show."""
+    session = draft.setting.runtime.session(draft.lowered(), spin=False)
+    return losses_by_batch(draft.setting.expected, session, draft.prepared.metric)
+
+
+def _losses(draft: Draft, output: str) -> Sums:
+    """The loss with each factor, the first of them 1."""
+    metric = draft.prepared.metric
+    session = draft.setting.runtime.session(draft.lowered(), spin=False)
+    distances, weight = np.zeros(len(_FACTORS)), 0.0
+    for batch, expected in draft.setting.expected.batches():
+        found = session.run(batch.feeds)[output]
+        distances += [
+            metric.distance(expected, {output: sharpened(found, metric.kinds[output], factor)}).sum()
+            for factor in _FACTORS.tolist()
+        ]
+        weight += float(metric.weight(expected).sum())
+    losses: Sums = distances / max(weight, np.finfo(np.float64).tiny)
+    return losses
+
+
+def _logits(draft: Draft) -> tuple[str | None, Layer | None]:
+    """The output of a classifier and the quantized layer that makes it, as far as there are any."""
+    prepared = draft.prepared
+    output = classifier_output(prepared.metric)
+    layer = None if output is None else logit_layer(prepared.model, output, prepared.layers)
+    quantized = layer is not None and draft.plan[layer.name].weight_bits in QUANTIZED_BITS
+    return (output, layer) if quantized else (None, None)

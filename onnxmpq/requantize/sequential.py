@@ -1,0 +1,358 @@
+"""The last rounding: each layer in turn against what it really gets, once all widths are known.
+
+Behind quantized layers a layer's inputs x' are no longer those x that it was trained for. Its rows are first
+fitted to give what the float network gives there, from what the quantized one feeds it,
+
+    W' = argmin sum |t - W' x'|^2 + |(W' - W) R^1/2|^2 = (sum t x'^T + W R) (sum x' x'^T + R)^-1
+
+with R some damping and what the moments are drawn to their diagonal by (`onnxmpq.rounding.shrink`), and W' is
+rounded against x'. How much damping, each layer's two halves of the samples tell: what is fitted to one half should
+give the other half's targets. With t = W x that is GPTAQ (Li et al. 2025, arXiv 2504.02692); where the layer's output
+only goes into a sum with a shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
+
+Both networks run along with the layers (`onnxmpq.requantize.activation_cache`): a layer costs what lies between it and the last, but
+one that sees a single window a sample needs all samples, from the start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from threadpoolctl import threadpool_limits
+
+from onnxmpq.data import Dataset
+from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.observer import Progress
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.onnx_io.subgraph import names_read
+from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
+from onnxmpq.passes.expose.emit_map_gram import EmitMapGram, map_gram_name
+from onnxmpq.requantize.activation_cache import Front, Pair, State
+from onnxmpq.requantize.regression_target import Aim, find_aim
+from onnxmpq.rounding.blocks import block_count, columns
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.rounding.compensate import compensate
+from onnxmpq.rounding.moments import (
+    Doubles,
+    Moments,
+    add_to,
+    centred,
+    channel_major,
+    enough,
+    has_moments,
+    is_known,
+    map_grams,
+    map_windows,
+    scatter_of,
+    step,
+)
+from onnxmpq.rounding.rows import from_rows, to_rows
+from onnxmpq.rounding.shrink import shrinkage, shrunk
+from onnxmpq.runtime.cores import cores
+from onnxmpq.runtime.ordered_pool import in_turn
+from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import QUANTIZED_BITS
+from onnxmpq.values.plan import Plan
+from onnxmpq.values.quantized_weight import EVERY_GRID, Floats, Grids, QuantizedWeight
+
+_WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
+_PRODUCTS = 1 << 20  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
+_SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
+_FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
+_DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
+_ROWS_ASKED = 256  # for the damping
+_HALVES = 2
+_TARGET = "settle/target"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves.
+
+    `within` is the scatter within the maps that few x' are the means of (`onnxmpq.rounding.moments.Moments`).
+    """
+
+    gram: Doubles
+    cross: Doubles
+    inputs: Doubles  # [group, D]
+    targets: Doubles  # [group, rows]
+    count: float
+    within: Doubles | None = None
+
+    @property
+    def moments(self) -> Moments:
+        """Of x'."""
+        return Moments(self.gram, self.mean_input, self.count, self.within)
+
+    @property
+    def mean_input(self) -> Doubles:
+        return self.inputs / self.count
+
+    @property
+    def mean_target(self) -> Doubles:
+        return self.targets / self.count
+
+    def centred(self) -> Fit:
+        """Without the means, which a bias takes up."""
+        gram = centred(self.gram, self.mean_input, self.count)
+        varies = np.einsum("gii->gi", gram) > 0
+        mixed = self.targets[:, :, None] * self.mean_input[:, None, :]
+        return replace(self, gram=gram, cross=(self.cross - mixed) * varies[:, None, :])
+
+    def with_(self, other: Fit) -> Fit:
+        """Over the windows of both."""
+        return Fit(
+            self.gram + other.gram, self.cross + other.cross, self.inputs + other.inputs,
+            self.targets + other.targets, self.count + other.count,
+            None if self.within is None or other.within is None else self.within + other.within,
+        )  # fmt: skip
+
+
+def settled(
+    settler: Settler,
+    layers: Sequence[Layer],
+    plan: Plan,
+    candidates: Candidates,
+    progress: Progress,
+    *,
+    same_kind: bool = False,
+) -> Candidates:
+    """The candidates with every layer of the plan rounded once more, in execution order.
+
+    With `same_kind` codes of two bits stay odd, or others: their file then takes no more bytes.
+    """
+    after = candidates.copy()
+    for done, layer in enumerate(layers):
+        bits = plan[layer.name].weight_bits
+        odd = candidates.quantized(layer, bits).odd if same_kind and bits == 2 else None
+        found = settler.settle(layer, bits, odd) if is_fitted(layer, bits) else None
+        if found is not None:
+            after.settle(layer, *found)
+        if layer.reason is None:
+            settler.fix(after.constants(layer, bits))
+        progress(done + 1, len(layers))
+    return after
+
+
+def is_fitted(layer: Layer, bits: int) -> bool:
+    """True for a layer of two to eight bits whose columns are rounded together.
+
+    A block of columns alone cannot be fitted to what all of them give.
+    """
+    return 1 < bits <= QUANTIZED_BITS[-1] and has_moments(layer) and block_count(layer) == 1
+
+
+class Settler:
+    """The float network and the quantized one side by side, the latter's layers settled so far."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: onnx.ModelProto,
+        quantized: onnx.ModelProto,
+        layers: Sequence[Layer],
+        traced: Mapping[str, Traced],
+        data: Dataset,
+        batch_size: int,
+        samples: int = 256,
+        *,
+        grids: Grids = EVERY_GRID,
+        views: Views = AS_GIVEN,
+    ) -> None:
+        """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
+
+        A layer sees at most so many `samples`, in all `views`, but for one that has a window a sample, which sees all,
+        and one of large maps, which sees few as they are. `grids` are what the file may hold.
+        """
+        self._float, self._traced, self._grids = model, traced, grids
+        self._quantized = onnx.ModelProto()
+        self._quantized.CopyFrom(quantized)
+        self._constants = {i.name: i for i in self._quantized.graph.initializer}
+        self._changing = {
+            name for la in layers for name in (la.weight, la.bias) if name and la.reason is None
+        }
+        self._runtime, self._batch_size = runtime.on_one_thread(), batch_size
+        some = data.some(samples).remembered()
+        few = some.some(_SAMPLES_OF_LARGE_MAPS)
+        self._some = self._over(some, views)
+        self._few = self._some if few is some and views == AS_GIVEN else self._over(few, AS_GIVEN)
+        self._all = self._some if samples >= data.count else self._over(data, views)
+
+    def settle(
+        self, layer: Layer, bits: int, odd: bool | None = None
+    ) -> tuple[QuantizedWeight, Floats | None] | None:
+        """The layer's rounding at a width and what its bias gains; None where nothing can be fitted.
+
+        Codes of two bits are of the kind that is better, or as `odd` says.
+        """
+        aim = find_aim(layer, self._float, self._quantized, self._traced)
+        halves = self._fits(layer, aim) if aim is not None else []
+        if aim is None or not halves:
+            return None
+        fit = reduce(Fit.with_, halves)
+        rows = to_rows(self._value(layer.weight).astype(np.float32), layer)
+        with threadpool_limits(limits=1):
+            centre = layer.bias is not None
+            damping = _damping(rows, [half.centred() if centre else half for half in halves])
+            del halves
+            whole = fit.centred() if centre else fit
+            wanted = _wanted(rows, whole, damping)
+        gram = shrunk(whole.moments)
+        weight = from_rows(wanted, layer).astype(np.float32)
+        grids = self._grids if odd is None else replace(self._grids, odd=odd, even=not odd)
+        rounded = compensate(weight, layer, gram, [bits], grids)[bits]
+        if layer.bias is None:
+            return rounded, None
+        reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)
+        shift = (fit.mean_target - reached).reshape(-1)
+        if aim.includes_bias:
+            shift -= self._value(layer.bias)
+        return rounded, shift.astype(np.float32)
+
+    def fix(self, constants: Mapping[str, Array]) -> None:
+        """Let the quantized network compute with these constants from now on."""
+        for name, value in constants.items():
+            self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
+            self._changing.discard(name)
+
+    def _over(self, data: Dataset, views: Views) -> Pair:
+        """Both networks over the same samples, in two batches at least: each half tells of the other."""
+        size = min(self._batch_size, -(-data.count // _HALVES))
+        exact, quantized = (
+            Front(self._runtime, model, self._traced, data, size, views)
+            for model in (self._float, self._quantized)
+        )
+        return Pair(exact, quantized)
+
+    def _value(self, name: str) -> Array:
+        value: Array = numpy_helper.to_array(next(i for i in self._float.graph.initializer if i.name == name))
+        return value
+
+    def _fits(self, layer: Layer, aim: Aim) -> list[Fit]:
+        """The sums over each half of the samples (one where there is one batch).
+
+        Nothing where they cannot be gathered, or are few of what the first rounding saw.
+        """
+        pair = self._pair(layer)
+        exact, front = pair.exact, pair.quantized
+        if front.data.count < self._all.quantized.data.count and map_windows(
+            layer, front.data.count
+        ) < _fewest(layer):
+            return []
+        maps = map_grams(self._quantized, [layer], front.data)
+        if pair is not self._all or pair is self._some:
+            pair.advance(self._changing, maps.maps.values())
+        tapped = self._tapped(layer, aim, front, maps)
+        if tapped is None:
+            return []
+        expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)
+        found = self._loaded(tapped)
+        names = [gram_name(layer.weight), cross_name(layer.weight)]
+        names += [name for name in found.outputs if name == map_gram_name(layer.weight)]
+
+        def sums(states: tuple[State, State]) -> list[Array]:
+            target = expected.run(_fed(expected, states[0]))[aim.target]
+            outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
+            return [outputs[name] for name in names]
+
+        halves: dict[int, list[Doubles]] = {}
+        for number, part in enumerate(in_turn(sums, pair.states(), cores())):
+            half = halves.setdefault(number // front.views.count % _HALVES, [])
+            add_to(half, part)
+        fits = [_fit(layer, *(total / front.views.count for total in half)) for half in halves.values()]
+        return fits if _is_known(layer, front.data, fits) else []
+
+    def _pair(self, layer: Layer) -> Pair:
+        """The networks over the samples that the layer sees."""
+        if math.prod(layer.positions) == 1:
+            return self._all
+        spare = map_windows(layer, self._few.quantized.data.count) >= _TO_SPARE * _enough(layer)
+        return self._few if spare else self._some
+
+    def _tapped(self, layer: Layer, aim: Aim, front: Front, maps: EmitMapGram) -> onnx.ModelProto | None:
+        """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
+        less = [aim.less] if aim.less else []
+        reader = next(n for n in self._quantized.graph.node if layer.weight in names_read(n))
+        minus = helper.make_node("Sub" if less else "Identity", [_TARGET, *less], [f"{_TARGET}/left"])
+        nodes = [*front.behind([*reader.output, *less]), minus]
+        part = front.part(nodes, [minus.output[0]], {_TARGET: self._traced[aim.target]})
+        graph = import_graph(part.model)
+        every = step(layer, front.data.count, _enough(layer))
+        emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
+        if not emit(graph):
+            return None
+        maps(graph)
+        graph.outputs = graph.outputs[1:]
+        return export_model(graph, part.model)
+
+    def _loaded(self, model: onnx.ModelProto) -> Session:
+        return self._runtime.session(model, spin=False, simulated=True)
+
+
+def _fed(session: Session, values: State) -> dict[str, Array]:
+    return {spec.name: values[spec.name] for spec in session.inputs}
+
+
+def _enough(layer: Layer) -> int:
+    """How many windows a layer is settled on where there are as many."""
+    return enough(layer, _PRODUCTS, _WINDOWS_A_COLUMN)
+
+
+def _fewest(layer: Layer) -> int:
+    """How many windows a layer is settled on at least, where the first rounding saw more."""
+    return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
+
+
+def _fit(layer: Layer, gram: Doubles, cross: Doubles, scatter: Doubles | None = None) -> Fit:
+    """The sums as the graph gives them, with those of a one behind every window."""
+    order = channel_major(layer)
+    gram, cross = gram[:, order][:, :, order], cross[:, :, order]
+    return Fit(
+        gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1], cross[:, :, -1], float(gram[0, -1, -1]),
+        scatter_of(layer, scatter),
+    )  # fmt: skip
+
+
+def _is_known(layer: Layer, data: Dataset, halves: Sequence[Fit]) -> bool:
+    """False where the sums come from too few windows or are not finite."""
+    finite = all(np.isfinite(half.gram).all() and np.isfinite(half.cross).all() for half in halves)
+    return finite and is_known(layer, sum(half.count for half in halves), data)
+
+
+def _damping(rows: Floats, halves: Sequence[Fit]) -> float:
+    """The one with which the rows that are fitted to each half of the samples give the other half's targets best."""
+    if len(halves) < _HALVES:
+        return _DAMPINGS[0]
+    every = -(-rows.shape[1] // _ROWS_ASKED)
+    rows, halves = rows[:, ::every], [replace(half, cross=half.cross[:, ::every]) for half in halves]
+    pairs = (halves, halves[::-1])
+    return min(_DAMPINGS, key=lambda d: sum(_unseen(_wanted(rows, fit, d), other) for fit, other in pairs))
+
+
+def _unseen(rows: Doubles, fit: Fit) -> float:
+    """Squared error of the rows over these windows, less that of rows of zeros."""
+    return float(np.vdot(rows @ fit.gram - 2 * fit.cross, rows))
+
+
+def _wanted(rows: Floats, fit: Fit, damping: float) -> Doubles:
+    """The rows that give the target best; one of zeros, which only a bias stands behind, is not fitted to noise."""
+    found: Doubles = np.where(rows.any(axis=2, keepdims=True), _solved(rows, fit, damping), 0.0)
+    return found
+
+
+def _solved(rows: Floats, fit: Fit, share: float) -> Doubles:
+    """The rows that give the target best, held to those they come from by the damping, the more the fewer windows."""
+    diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
+    damping = share * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
+    part, target = shrinkage(replace(fit.moments, within=None))  # within maps no targets are known
+    held = damping * np.eye(fit.gram.shape[1]) + (part / (1 - part))[:, None, None] * target
+    solved = np.linalg.solve(fit.gram + held, (fit.cross + rows @ held).transpose(0, 2, 1))
+    return solved.transpose(0, 2, 1).astype(np.float64)

@@ -1,0 +1,170 @@
+"""settle: the plan's layers rounded once more, each against what it really gets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxmpq.allocate.choose import file_fits, single
+from onnxmpq.context.setting import Setting
+from onnxmpq.data import Dataset
+from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.lower.draft import Draft
+from onnxmpq.metrics.metric import Sums
+from onnxmpq.observer import Observer, Progress, Stages
+from onnxmpq.requantize.logit_scale import best_factor, file_losses, tempered
+from onnxmpq.requantize.sequential import is_fitted, settled
+from onnxmpq.rounding.stage import rounded_weights
+from onnxmpq.values.option import Options
+
+_SETTLED_BELOW = 7  # bits
+_BEYOND_CHANCE = 2.0  # standard errors
+_FEWEST_GROUPS = 8  # of samples that tell what is chance
+
+
+def is_settled(draft: Draft) -> bool:
+    """True where settling pays and layers are whole: groups of channels keep their codes."""
+    whole = all(layer.part_of is None for layer in draft.prepared.layers)
+    return whole and settling_pays(draft.setting, single(draft.plan))
+
+
+def settling_pays(setting: Setting, options: Options) -> bool:
+    """True where rounding looks at real inputs, a narrow option leaves something to make up for, and a layer can.
+
+    Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
+    """
+    if setting.request.rounding == "nearest" or setting.shares.rounding.synthetic:
+        return False
+    found = [(la, o.weight_bits) for la in setting.prepared.layers for o in options[la.name]]
+    return any(bits < _SETTLED_BELOW for _, bits in found) and any(is_fitted(la, bits) for la, bits in found)
+
+
+def settle(draft: Draft) -> Draft:
+    """The draft rounded again, unless the network is the worse for it; said."""
+    note, found = draft.setting.stages.note, settled_draft(draft)
+    note(f"rounded again behind quantized layers{_told(found, draft.setting)}")
+    if found.factor != 1:
+        note(
+            f"logits scaled by {found.factor:.2f}, so that the network is as sure of its classes as the float one"
+        )
+    return found.draft
+
+
+def _told(found: Settled, setting: Setting) -> str:
+    """What a trial came to, and what ships."""
+    kept = "" if found.helped else ", so the first rounding is kept"
+    if not setting.request.effort.tries:
+        return f", which broke the network{kept}" if kept else ""
+    shares, count = setting.shares, setting.shares.judging.count
+    others = "" if shares.judging is shares.settling else "other "
+    within_chance = ", within chance" if found.helped and found.behind > found.before else ""
+    return (
+        f": {setting.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} in a trial on {count} {others}calibration "
+        f"sample{'s' if count > 1 else ''}{within_chance}{kept}"
+    )
+
+
+def shipped(draft: Draft) -> Draft:
+    """The draft as its file would have it."""
+    return settled_draft(draft).draft if is_settled(draft) else draft
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A draft to be shipped, the losses of a trial before and behind settling, and the factor on its logits.
+
+    `doubt` is the standard error of the losses' difference, each sample's being held against its own.
+    """
+
+    draft: Draft
+    before: float
+    behind: float
+    doubt: float
+    factor: float = 1.0
+
+    @property
+    def helped(self) -> bool:
+        """False where settling raised the trial's loss, by two standard errors of the differences of its groups or more."""
+        if not math.isfinite(self.before):
+            return True
+        return self.behind < self.before or self.behind - self.before < _BEYOND_CHANCE * self.doubt
+
+
+def settled_draft(draft: Draft) -> Settled:
+    """The draft settled or as it is, and its logits scaled.
+
+    Whether settling helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
+    is settled on all, up to as many as the effort allows, in all their views.
+    """
+    if not draft.setting.request.effort.tries:
+        return _untried(draft)
+    shares, views = draft.setting.shares, draft.setting.views
+    first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
+    before = rounded_on(shares.settling, draft)
+    found = _compared(before, rounded_again(before, shares.settling, AS_GIVEN, first))
+    factor = best_factor(found.draft if found.helped else before)
+    final = rounded_again(draft, shares.rounding, views, second) if found.helped else draft
+    return replace(found, draft=tempered(final, factor), factor=factor)
+
+
+def _untried(draft: Draft) -> Settled:
+    """Settled at once on some samples; the others tell by how much to scale.
+
+    They do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
+    """
+    setting = draft.setting
+    after = rounded_again(draft, setting.shares.settling, setting.views, setting.stages.observer.progress)
+    found = replace(_compared(draft, after), doubt=math.inf)
+    final = found.draft if found.helped else draft
+    factor = best_factor(final)
+    return replace(found, draft=tempered(final, factor), factor=factor)
+
+
+def rounded_on(data: Dataset, draft: Draft) -> Draft:
+    """The plan's first rounding against such samples only: one that saw those that judge would be judged too well."""
+    setting = draft.setting
+    if data is setting.shares.rounding:
+        return draft
+    silent = Stages(Observer())
+    return replace(draft, candidates=rounded_weights(setting, data, AS_GIVEN, single(draft.plan), silent))
+
+
+def rounded_again(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
+    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it over such data.
+
+    Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
+    """
+    again = _again(draft, data, views, progress)
+    if file_fits(draft.setting.request.budgets, again.plan, lambda _: again.file_size()):
+        return again
+    return _again(draft, data, views, progress, same_kind=True)
+
+
+def _again(
+    draft: Draft, data: Dataset, views: Views, progress: Progress, *, same_kind: bool = False
+) -> Draft:
+    layers, settler = draft.prepared.layers, draft.settler(data, views)
+    after = settled(settler, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
+    return replace(draft, candidates=after)
+
+
+def _turn(progress: Progress, number: int) -> Progress:
+    """The progress of the first of two turns, or of the second."""
+    return lambda done, total: progress(number * total + done, 2 * total)
+
+
+def _compared(first: Draft, trial: Draft) -> Settled:
+    """The trial with the losses, of which each group of samples has its part."""
+    before, behind = file_losses(first), file_losses(trial)
+    with np.errstate(invalid="ignore"):  # both may be infinite
+        changes = behind - before
+    return Settled(trial, float(before.sum()), float(behind.sum()), standard_error(changes))
+
+
+def standard_error(parts: Sums) -> float:
+    """Of the sum of parts that differ by chance; 0 where they are too few to tell, or not finite."""
+    if len(parts) < _FEWEST_GROUPS or not np.isfinite(parts).all():
+        return 0.0
+    return float(np.std(parts, ddof=1)) * math.sqrt(len(parts))

@@ -1,0 +1,136 @@
+"""The constants that would ship: each layer's weight at each width, rounded and kept, and its bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxmpq.rounding.fitted import Fitted, Task
+from onnxmpq.rounding.half_scales import half_bias, half_scales
+from onnxmpq.rounding.moments import Moments
+from onnxmpq.rounding.quantizer import quantize
+from onnxmpq.rounding.squant import quantize_balanced
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import HALF_BITS, QUANTIZED_BITS
+from onnxmpq.values.plan import Plan
+from onnxmpq.values.quantized_weight import EVERY_GRID, Floats, Grids, QuantizedWeight
+
+ROUNDINGS = ("compensated", "nearest")
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Candidates:
+    """Rounded weights by layer and width; memory is a byte a weight and width.
+
+    With rounding "compensated", a layer that was given its inputs' moments is rounded against them and its bias
+    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel. `grids` are what
+    the file may hold.
+    """
+
+    model: onnx.ModelProto
+    rounding: str = ROUNDINGS[0]
+    grids: Grids = EVERY_GRID
+    _made: dict[tuple[str, int], QuantizedWeight] = field(default_factory=dict)
+    _shifts: dict[tuple[str, int], Floats] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in self.model.graph.initializer}
+        rounded = quantize if self.rounding == "nearest" else quantize_balanced
+        self._round = partial(rounded, grids=self.grids)
+
+    def copy(self) -> Candidates:
+        """The same roundings, to settle without losing these."""
+        return replace(self, _made=dict(self._made), _shifts=dict(self._shifts))
+
+    def task(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> Task:
+        """What it takes to round a layer at these widths against the moments of its inputs."""
+        return Task(layer, self._single(layer), moments, widths, self.grids)
+
+    def fit(self, found: Fitted) -> None:
+        """Let such roundings stand for their layer."""
+        for bits, rounded in found.rounded.items():
+            self._made[found.layer.name, bits] = _held(found.layer, rounded)
+        for bits, shift in found.shifts.items():
+            self._shifts[found.layer.name, bits] = shift
+
+    def settle(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
+        """Let a rounding and what its bias gains stand for the layer at that width."""
+        self._made[layer.name, rounded.bits] = _held(layer, rounded)
+        if shift is not None:
+            self._shifts[layer.name, rounded.bits] = shift
+
+    def of_parts(self, model: onnx.ModelProto, layers: Sequence[Layer]) -> Candidates:
+        """The same for a model whose constants were split as these layers say: every channel keeps its codes."""
+        made, shifts = dict(self._made), dict(self._shifts)
+        for layer in [layer for layer in layers if layer.part_of is not None]:
+            channels = list(layer.part)
+            for (name, bits), whole in self._made.items():
+                if name == layer.part_of:
+                    codes = np.ascontiguousarray(whole.codes.take(channels, whole.axis))
+                    made[layer.name, bits] = QuantizedWeight(
+                        codes, whole.scale[channels], whole.axis, bits, whole.odd
+                    )
+            for (name, bits), shift in self._shifts.items():
+                if name == layer.part_of:
+                    shifts[layer.name, bits] = shift[channels]
+        return Candidates(model, self.rounding, self.grids, made, shifts)
+
+    def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:
+        """The codes and scales of a layer at a width of 1 to 8 bits."""
+        key = (layer.name, bits)
+        if key not in self._made:
+            self._made[key] = _held(layer, self._round(self._single(layer), layer.axis, bits))
+        return self._made[key]
+
+    def bias(self, layer: Layer, bits: int) -> Array | None:
+        """The layer's own bias at a width, in the graph's dtype; None where it has none."""
+        if layer.bias is None:
+            return None
+        bias = self._constant(layer.bias)
+        shift = self._shifts.get((layer.name, bits))
+        moved = bias if shift is None else (bias + shift).astype(bias.dtype)
+        return half_bias(moved) if layer.scale_bytes == 2 and bits in QUANTIZED_BITS else moved
+
+    def constants(self, layer: Layer, bits: int) -> dict[str, Array]:
+        """What the layer computes with at a width, by name: dequantized weight and bias, in the graph's dtype."""
+        weight = self._constant(layer.weight)
+        if bits in QUANTIZED_BITS:
+            weight = self.quantized(layer, bits).dequantize().astype(weight.dtype)
+        elif bits == HALF_BITS:
+            weight = weight.astype(np.float16).astype(weight.dtype)
+        bias = self.bias(layer, bits)
+        return (
+            {layer.weight: weight}
+            if bias is None or layer.bias is None
+            else {layer.weight: weight, layer.bias: bias}
+        )
+
+    def under(self, layers: Sequence[Layer], plan: Plan) -> dict[str, Array]:
+        """What all layers that may be quantized compute with under a plan, by name."""
+        free = [layer for layer in layers if layer.reason is None]
+        return {
+            name: value
+            for la in free
+            for name, value in self.constants(la, plan[la.name].weight_bits).items()
+        }
+
+    def _single(self, layer: Layer) -> Floats:
+        return self._constant(layer.weight).astype(np.float32)
+
+    def _constant(self, name: str) -> Array:
+        values: Array = numpy_helper.to_array(self._initializers[name])
+        return values
+
+
+def _held(layer: Layer, rounded: QuantizedWeight) -> QuantizedWeight:
+    """The rounding with its scales as the file holds them."""
+    return replace(rounded, scale=half_scales(rounded.scale)) if layer.scale_bytes == 2 else rounded

@@ -1,0 +1,238 @@
+"""Second moments of layer inputs over the calibration data, in a stream and within a bound of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.data import Dataset
+from onnxmpq.data.augmentations import AS_GIVEN, Feeds, Views
+from onnxmpq.observer import Progress
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
+from onnxmpq.passes.expose.emit_map_gram import EmitMapGram, map_gram_name
+from onnxmpq.rounding.blocks import LARGEST, block_channels, block_columns, block_count, columns
+from onnxmpq.rounding.pooled_maps import pooled_maps
+from onnxmpq.runtime.cores import cores
+from onnxmpq.runtime.ordered_pool import in_turn
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.layer import Layer
+
+Doubles = NDArray[np.float64]
+
+_BYTES_A_PASS = 512 << 20
+_WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
+_PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small matrix sees more windows
+_SHARE_A_COLUMN = 1 / 16  # of a window: fewer tell less than that errors should cancel
+_FEWEST_SAMPLES = 4  # the windows of one sample are much alike
+_NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
+
+    Where the x are fewer than columns, and means over maps, `within` is how the maps' channels go together within
+    each sample: the scatter [group, D, D] of their positions about x.
+
+    A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
+    (`onnxmpq.rounding.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].
+    """
+
+    gram: Doubles
+    mean: Doubles
+    count: float
+    within: Doubles | None = None
+
+    def covariance(self) -> Doubles:
+        """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
+        return centred(self.gram, self.mean, self.count)
+
+    def centred(self) -> Moments:
+        """The same of x - mean."""
+        return replace(self, gram=self.covariance(), mean=np.zeros_like(self.mean))
+
+
+def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
+    """The moments [group, D, D] without the means [group, D] of `count` windows; a constant column is left with none.
+
+    What rounding leaves of a constant is of either sign, and would count as a column of its own correlations.
+    """
+    left = gram - count * mean[:, :, None] * mean[:, None, :]
+    varies = np.einsum("gii->gi", left) > _NOISE * np.einsum("gii->gi", gram)
+    kept: Doubles = left * varies[:, :, None] * varies[:, None, :]
+    return kept
+
+
+def has_moments(layer: Layer) -> bool:
+    """False for layers in control-flow bodies, left alone, or with more than 4,096 taps a channel.
+
+    And for a MatMul whose weight stands on the left, or is a stack of matrices.
+    """
+    free = layer.reason is None and not layer.weights_only
+    return free and block_columns(layer) <= LARGEST and (layer.op != "MatMul" or is_plain_matrix(layer))
+
+
+def is_plain_matrix(layer: Layer) -> bool:
+    """True where the layer's weight is one matrix that a MatMul multiplies from the right."""
+    return len(layer.shape) == 2 and layer.axis == 1
+
+
+def windows_of(layer: Layer, samples: int) -> float:
+    """How many windows the layer sees of so many samples; infinity where nobody knows."""
+    return samples * layer.macs / max(layer.params, 1) if layer.macs else math.inf
+
+
+def map_windows(layer: Layer, samples: int) -> int:
+    """How many windows lie in the layer's maps of so many samples; a matrix is taken to see one a sample."""
+    return math.prod(layer.positions) * samples
+
+
+def enough(layer: Layer, products: int = _PRODUCTS, a_column: int = _WINDOWS_A_COLUMN) -> int:
+    """How many windows a layer's matrix needs to be known by: so many a column, more where these products allow it."""
+    return max(products // columns(layer), a_column * block_columns(layer))
+
+
+def is_known(layer: Layer, count: float, data: Dataset) -> bool:
+    """Whether so many windows over the data tell anything of a layer's inputs, shrunk as they are to be.
+
+    Of noise in the place of data, and of a few samples, as many are wanted as there are columns: what is learned
+    from fewer holds on others of their kind only (`onnxmpq.rounding.shrink`).
+    """
+    few = data.synthetic or data.count < _FEWEST_SAMPLES
+    return count >= max(2, block_columns(layer) * (1 if few else _SHARE_A_COLUMN))
+
+
+def step(layer: Layer, samples: int, wanted: int) -> int:
+    """The stride along each axis at which windows are sampled, so that about as many as wanted remain."""
+    surplus = map_windows(layer, samples) / wanted
+    return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
+
+
+def input_moments(
+    runtime: Runtime,
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    data: Dataset,
+    batch_size: int,
+    progress: Progress,
+    views: Views = AS_GIVEN,
+) -> Iterator[tuple[Layer, Moments]]:
+    """(layer, moments) for every layer that has them, in passes over the data whose matrices fit in memory.
+
+    Of large maps only so many windows are taken, evenly spaced, as the matrix needs.
+    """
+    passes = list(_passes([layer for layer in layers if has_moments(layer)], data))
+    for number, some in enumerate(passes):
+
+        def report(done: int, number: int = number) -> None:
+            progress(number * data.count + done, len(passes) * data.count)
+
+        emit = EmitGram(
+            {la.weight: step(la, data.count, enough(la)) for la in some},
+            channels={la.weight: block_channels(la) for la in some},
+        )
+        session = _loaded(runtime, model, emit, map_grams(model, some, data))
+        sums = {} if session is None else _summed(session, data, batch_size, report, views)
+        for layer in some:
+            total = sums.pop(gram_name(layer.weight), None)
+            # No windows, or an overflow, tell nothing.
+            if total is not None and is_known(layer, total[0, -1, -1], data) and np.isfinite(total).all():
+                order = channel_major(layer)
+                within = scatter_of(layer, sums.pop(map_gram_name(layer.weight), None))
+                yield layer, replace(_moments(total[:, order][:, :, order]), within=within)
+
+
+def _loaded(runtime: Runtime, model: onnx.ModelProto, emit: EmitGram, maps: EmitMapGram) -> Session | None:
+    """The model with what is emitted as its only outputs; None where nothing is."""
+    graph = import_graph(model)
+    emit(graph)
+    maps(graph)
+    names = {gram_name(weight) for weight in emit.weights} | {map_gram_name(weight) for weight in maps.maps}
+    graph.outputs = [output for output in graph.outputs if output.name in names]
+    if not graph.outputs:
+        return None
+    return runtime.on_one_thread().session(export_model(graph, model), spin=False)
+
+
+def _summed(
+    session: Session, data: Dataset, batch_size: int, progress: Callable[[int], None], views: Views
+) -> dict[str, Doubles]:
+    """The session's outputs summed over the data, in double precision, the mean over their views."""
+
+    def run(fed: tuple[int, Feeds]) -> tuple[int, dict[str, Any]]:
+        return fed[0], session.run(fed[1])
+
+    order = list(session.outputs)
+    sums: list[Doubles] = []
+    done = 0
+    fed = ((b.count, feeds) for b in data.batches(batch_size) for feeds in views.of(b.feeds))
+    for count, outputs in in_turn(run, fed, cores()):
+        add_to(sums, [outputs[name] for name in order])
+        done += count
+        progress(done // views.count)
+    return {name: np.divide(total, views.count, out=total) for name, total in zip(order, sums, strict=True)}
+
+
+def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
+    """Add to each sum its value, in place: a batch's matrices are large, and often more than what makes them."""
+    if not sums:
+        sums.extend(value.astype(np.float64) for value in values)
+        return
+    for total, value in zip(sums, values, strict=True):
+        np.add(total, value, out=total)
+
+
+def is_short(layer: Layer, data: Dataset) -> bool:
+    """True for a layer of one matrix that sees fewer windows of the data than it has columns, and some at all."""
+    whole = layer.group == 1 and block_count(layer) == 1
+    windows = map_windows(layer, data.count)
+    return whole and windows < columns(layer) and is_known(layer, windows, data)
+
+
+def map_grams(model: onnx.ModelProto, layers: Sequence[Layer], data: Dataset) -> EmitMapGram:
+    """The pass for those maps that short ones of these layers see the means of; it takes positions enough for all."""
+    short = [layer for layer in layers if is_short(layer, data)]
+    wanted = _WINDOWS_A_COLUMN * max((columns(layer) for layer in short), default=1)
+    return EmitMapGram(pooled_maps(model, [layer.weight for layer in short]), -(-wanted // data.count))
+
+
+def scatter_of(layer: Layer, total: Doubles | None) -> Doubles | None:
+    """What `EmitMapGram` gives as [1, D, D]; None where it tells nothing of the layer."""
+    if total is None or len(total) != columns(layer) or not np.isfinite(total).all():
+        return None
+    return total[None]
+
+
+def _moments(total: Doubles) -> Moments:
+    count = float(total[0, -1, -1])
+    return Moments(total[:, :-1, :-1], total[:, -1, :-1] / count, count)
+
+
+def channel_major(layer: Layer) -> NDArray[np.intp]:
+    """Where the entries of a window are that was counted tap by tap, channel by channel, the 1 kept last."""
+    size = block_columns(layer)
+    windows = np.arange(size).reshape(-1, block_channels(layer)).T.ravel()
+    return np.append(windows, size)
+
+
+def _passes(layers: Sequence[Layer], data: Dataset) -> Iterator[list[Layer]]:
+    """Layers in runs whose matrices together stay within the bound."""
+    run: list[Layer] = []
+    size = 0
+    for layer in layers:
+        matrices = layer.group * block_count(layer) * (2 if is_short(layer, data) else 1)
+        bytes_ = 12 * matrices * block_columns(layer) ** 2  # the sum in float64 and a batch's in float32
+        if run and size + bytes_ > _BYTES_A_PASS:
+            yield run
+            run, size = [], 0
+        run.append(layer)
+        size += bytes_
+    if run:
+        yield run

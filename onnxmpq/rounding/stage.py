@@ -1,0 +1,96 @@
+"""round: every layer at every width it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from onnxmpq.context.setting import Setting
+from onnxmpq.data import Dataset
+from onnxmpq.data.augmentations import Views
+from onnxmpq.lower.draft import Lowering
+from onnxmpq.observer import Stages
+from onnxmpq.rounding.blocks import LARGEST, block_columns, block_count, columns
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.rounding.fitted import fitted
+from onnxmpq.rounding.moments import has_moments, input_moments, is_plain_matrix
+from onnxmpq.runtime.cores import cores
+from onnxmpq.runtime.ordered_pool import in_processes
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Options
+
+_MOST_PROCESSES = 8  # each holds a layer's moments
+_NAMED = 5  # layers in a note
+_FACTORED = 50  # products of factoring in the time of one of rounding
+_WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to start
+
+
+def round_weights(setting: Setting) -> Lowering:
+    """Every layer at every width that is left to choose from."""
+    data = setting.shares.rounding
+    return Lowering(setting, rounded_weights(setting, data, setting.views, setting.choices, setting.stages))
+
+
+def rounded_weights(
+    setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages
+) -> Candidates:
+    """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
+    request = setting.request
+    candidates = Candidates(setting.prepared.model, request.rounding, request.target.grids)
+    if request.rounding != "nearest":
+        fit(candidates, setting, data, views, options, stages)
+    return candidates
+
+
+def fit(
+    candidates: Candidates, setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages
+) -> None:
+    """Round each layer at the widths of its options against the moments of its inputs."""
+    prepared = setting.prepared
+    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in options.items()}
+    layers = [layer for layer in prepared.layers if widths[layer.name]]
+    found = input_moments(
+        setting.runtime, prepared.model, layers, data, prepared.batch_size, stages.observer.progress, views
+    )
+    tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
+    known = set()
+    fitting = [layer for layer in layers if has_moments(layer)]
+    for done in in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
+        candidates.fit(done)
+        known.add(done.layer.name)
+    note = stages.note
+    _tell_blocks([layer for layer in layers if layer.name in known], note)
+    if not data.synthetic:
+        _tell_unknown("too few windows to learn from", [la for la in fitting if la.name not in known], note)
+    matrices = [la for la in layers if la.op == "MatMul" and not la.weights_only and not is_plain_matrix(la)]
+    _tell_unknown("weights on the left or in a stack", matrices, note)
+
+
+def workers(products: int) -> int:
+    """Processes that so many products are divided among."""
+    return min(cores(), _MOST_PROCESSES) if products > _WORTH_PROCESSES else 1
+
+
+def work(layers: Sequence[Layer], widths: Mapping[str, Sequence[int]]) -> int:
+    """About how many products of two numbers the roundings of these layers at these widths take."""
+    return sum(la.params * columns(la) * len(widths[la.name]) for la in layers)
+
+
+def factoring(layers: Sequence[Layer]) -> int:
+    """About how many products it takes to factor the matrix of moments of each layer, which is done in large blocks."""
+    return sum(la.group * block_count(la) * block_columns(la) ** 3 for la in layers) // _FACTORED
+
+
+def _tell_blocks(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
+    """Say which layers' errors make up for each other within blocks of input channels only."""
+    wide = [layer for layer in layers if block_count(layer) > 1]
+    if wide:
+        named = ", ".join(f"{la.name} ({block_count(la)} of {block_columns(la):,} columns)" for la in wide)
+        note(f"wider than {LARGEST:,} columns, rounded in blocks of input channels: {named}")
+
+
+def _tell_unknown(why: str, layers: Sequence[Layer], note: Callable[[str], None]) -> None:
+    """Say which layers are not rounded against their inputs."""
+    if layers:
+        others = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+        named = ", ".join(layer.name for layer in layers[:_NAMED])
+        note(f"{why}, so the errors of each kernel cancel in {named}{others}")

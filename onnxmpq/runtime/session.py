@@ -1,0 +1,223 @@
+"""The only module that imports onnxruntime: providers, sessions, runs.
+
+A `Runtime` is a value (provider and threads); a `Session` holds one loaded model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxmpq.errors import EngineError, OptionError
+from onnxmpq.runtime.cores import cores, is_confined
+from onnxmpq.runtime.silence import silenced
+
+Array = NDArray[Any]
+Model = onnx.ModelProto | bytes | Path
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Floats of 24 bits, not the 11 that tensor cores make of them unasked; and kernels chosen by rule, where the default
+# times all of them for every session.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+_SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
+_FUSE_PAIRS = [
+    "ClipQuantRewrite",
+    "ReluQuantRewrite",
+]  # go on where pairs are to be kept, and fail over 4 bits
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
+    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32", "tensor(uint32)": "uint32", "tensor(int64)": "int64", "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A graph input as the runtime sees it; `shape` has None where a dimension is free."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+class Session:
+    """One model loaded into ONNX Runtime."""
+
+    def __init__(self, session: ort.InferenceSession, provider: str) -> None:
+        self._session = session
+        self.provider = provider
+        self.inputs = tuple(_tensor_info(i) for i in session.get_inputs())
+        self.defaults = frozenset(
+            i.name for i in session.get_overridable_initializers()
+        )  # listed as inputs too
+        self.outputs = tuple(o.name for o in session.get_outputs())
+        self.types = {
+            o.name: str(o.type) for o in session.get_outputs()
+        }  # `tensor(float)`, `seq(tensor(float))`
+
+    def end_profile(self) -> Path:
+        """Stop profiling (`Runtime.session(profile=...)`); the file that holds the events."""
+        return Path(self._session.end_profiling())
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once; feeds are contiguous arrays of the inputs' dtypes.
+
+        Raises EngineError with the runtime's message.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # the runtime's exceptions share no public root
+            raise EngineError(f"ONNX Runtime failed while running the model: {_reason(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where models run: `provider` "cpu" or "cuda", `threads` 0 for as many as there are cores for us.
+
+    `fuses` False leaves Q/DQ pairs as they are, where it would make integer kernels of them and of what lies between.
+    """
+
+    provider: str = "cpu"
+    threads: int = 0
+    fuses: bool = True
+
+    def on_one_thread(self) -> Runtime:
+        """The same with one thread a session: sums of products then come out the same on any machine of its kind.
+
+        ONNX Runtime divides a product of matrices among its threads, and where it cuts them decides the order
+        in which sums are added up.
+        """
+        return replace(self, threads=1)
+
+    def keeping_pairs(self) -> Runtime:
+        """The same with Q/DQ pairs as they are: of pairs of 4 bits it makes kernels that it then refuses."""
+        return replace(self, fuses=False)
+
+    def session(
+        self,
+        model: Model,
+        *,
+        optimize: bool = True,
+        save_optimized: Path | None = None,
+        profile: Path | None = None,
+        spin: bool = True,
+        simulated: bool = False,
+    ) -> Session:
+        """Load a model; `save_optimized` also writes the graph that the runtime really runs.
+
+        `profile` is where the names of files with the times of kernels begin (see `onnxmpq.timing.kernel_times`).
+
+        Threads of a session spin for a while after a run, ready for the next; where sessions take turns each
+        one's spinning threads hold up the others', so they should not (`spin`).
+
+        `simulated` is for Q/DQ pairs around float weights: ONNX Runtime would quantize such weights itself, to INT8 and
+        one scale a tensor, before it runs the layer in integers.
+
+        Raises EngineError with the runtime's message (which names the node) when it refuses the model.
+        """
+        options = self._options(spin=spin, keep_pairs=simulated or not self.fuses)
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if save_optimized is not None:
+            options.optimized_model_filepath = str(save_optimized)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        try:
+            source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+            session = ort.InferenceSession(
+                str(source) if isinstance(source, Path) else source, options, providers=self._providers(),
+                disabled_optimizers=[] if self.fuses else _FUSE_PAIRS,
+            )  # fmt: skip
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime refuses the model: {_reason(error)}") from error
+        got = session.get_providers()[0]
+        return Session(session, next(k for k, v in _PROVIDERS.items() if v == got))
+
+    def _options(self, *, spin: bool, keep_pairs: bool) -> ort.SessionOptions:
+        """What all sessions have, and whether threads wait spinning and Q/DQ pairs stay as they are."""
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        # Left to itself ONNX Runtime puts a thread on each core of the machine, also on those that are not ours.
+        # (Where a core counts as two, ours are as many threads: which of them share one is not known here.)
+        options.intra_op_num_threads = self.threads or (cores() if is_confined() else 0)
+        if keep_pairs:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
+        """Ours and, behind CUDA, the CPU for the operators that it lacks."""
+        if self.provider == "cpu":
+            return [_PROVIDERS["cpu"]]
+        return [(_PROVIDERS["cuda"], _CUDA_OPTIONS), _PROVIDERS["cpu"]]
+
+
+def resolve_runtime(provider: str = "auto") -> Runtime:
+    """The runtime for `--provider auto|cpu|cuda`: CUDA only where a session really gets it.
+
+    Raises OptionError when "cuda" was demanded and no session gets it.
+    """
+    if provider not in {"auto", *_PROVIDERS}:
+        raise OptionError(f"provider {provider!r} is not known; choose auto, cpu or cuda")
+    if provider == "cpu" or not _cuda_works():
+        if provider == "cuda":
+            raise OptionError(
+                "the CUDA execution provider was asked for but no session gets it; "
+                "install onnxruntime-gpu with its CUDA libraries, or use --provider cpu"
+            )
+        return Runtime("cpu")
+    return Runtime("cuda")
+
+
+def _cuda_works() -> bool:
+    """True when a session on a one-node model really lands on the GPU (the list of providers does not tell)."""
+    if _PROVIDERS["cuda"] not in ort.get_available_providers():
+        return False
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) { y = Relu (x) }'
+    )
+    # Where CUDA's libraries are missing the runtime says so at length, on both streams.
+    with silenced(2), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.suppress(Exception):
+            ort.preload_dlls()
+        try:
+            return Runtime("cuda").session(model).provider == "cuda"
+        except EngineError:
+            return False
+
+
+def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:
+    """(containers around the tensors, outermost first: "seq" or "optional"; their dtype) of a runtime's type.
+
+    The dtype is object for strings and for what holds no tensors, such as a map.
+    """
+    *containers, _tensor, element = text.rstrip(")").split("(") if "tensor(" in text else ("tensor", "")
+    known = f"tensor({element})"
+    return tuple(containers), np.dtype(_DTYPES.get(known, "object"))
+
+
+def _tensor_info(node: Any) -> TensorInfo:
+    dtype = np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else np.dtype(object)
+    shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape)
+    return TensorInfo(node.name, dtype, shape)
+
+
+def _reason(error: Exception) -> str:
+    """The runtime's message on one line, without its own prefix and source locations."""
+    text = " ".join(str(error).split())
+    _, _, tail = text.partition("[ONNXRuntimeError] : ")
+    return (tail or text)[:600]

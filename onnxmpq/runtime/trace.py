@@ -1,0 +1,54 @@
+"""Run a model once and see the type and shape of every tensor: no shape inference to trust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.runtime.session import Array, Runtime, read_type
+
+
+def trace(runtime: Runtime, model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Traced]:
+    """Element type and shape of every value of the main graph in a run on `feeds`.
+
+    Strings and maps are left out. Raises EngineError where the runtime cannot run the model.
+    """
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    known = {o.name for o in model.graph.output}
+    names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    session = runtime.session(tapped, optimize=False)
+    seen = {
+        name: _seen(value, session.types.get(name, ""))
+        for name, value in {**feeds, **session.run(feeds)}.items()
+    }
+    return {name: traced for name, traced in seen.items() if traced is not None}
+
+
+def _seen(value: Any, runtime_type: str) -> Traced | None:
+    containers, dtype = read_type(runtime_type)
+    if containers and dtype.kind in "fiub" and set(containers) <= {"seq", "optional"}:
+        return Traced(helper.np_dtype_to_tensor_dtype(dtype), (), containers)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and not containers:
+        return Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+    return None
+
+
+def common_shapes(runs: Sequence[Mapping[str, Traced]]) -> dict[str, tuple[int | None, ...]]:
+    """The shape of every tensor that all runs have with one rank; None for a size in which they differ."""
+    first, *others = runs
+    shapes = {name: traced.shape for name, traced in first.items()}
+    names = [n for n, s in shapes.items() if all(n in o and len(o[n].shape) == len(s) for o in others)]
+    return {
+        name: tuple(
+            size if all(o[name].shape[axis] == size for o in others) else None
+            for axis, size in enumerate(shapes[name])
+        )
+        for name in names
+    }

@@ -1,0 +1,99 @@
+"""Sensitivity measured: the loss of the network with one layer at one width and all others in float.
+
+    cost[layer][option] = loss(float outputs, outputs with that layer's weight replaced by its candidate)
+
+The weight is the one that would ship at that width, before it is settled behind other quantized layers. Forward
+runs only, no labels.
+
+A small error's loss grows with its square. Widths above four bits disturb the network so little that the loss is read off
+the weight's squared error, from that of the widest width that is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxmpq.sensitivity.alone import losses_alone
+from onnxmpq.sensitivity.chain import State, Step
+from onnxmpq.sensitivity.directional import changes_of, widths_of
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.tidy import tidy
+from onnxmpq.sensitivity.variant import require_count, titled
+from onnxmpq.values.costs import CostTable
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import FLOAT_BITS
+
+Losses = dict[tuple[str, int], float]  # by layer and width
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The loss of each layer that has a choice at its widths up to the first of `widest` bits or more; the rest is read off.
+
+    Costs, in the metric's own units, take about half a forward of the samples for each layer and width, since a
+    changed layer cannot change what comes before it.
+    """
+
+    widest: int = 4
+
+    adds_up: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_count("measured", "widest", self.widest, 1)
+
+    def __call__(self, probe: Probe) -> CostTable:
+        """Measure the table."""
+        asked = widths_of(probe)
+        narrow = {name: self.narrow(bits) for name, bits in asked.items()}
+        losses = _losses(probe, narrow)
+        finite = _without_nan(losses)
+        for layer in probe.chosen:
+            finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
+        costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
+        return tidy(
+            CostTable(costs, probe.metric.name, titled("measured", self), probe.data.count, len(losses))
+        )
+
+    def narrow(self, widths: Sequence[int]) -> list[int]:
+        """Those of a layer's widths, in order, whose loss is measured."""
+        last = next((bits for bits in widths if bits >= self.widest), widths[-1])
+        return [bits for bits in widths if bits <= last]
+
+
+measured = Measured()
+at_every_width = Measured(widest=FLOAT_BITS)
+
+
+def _losses(probe: Probe, widths: Mapping[str, Sequence[int]]) -> Losses:
+    """Those of every width, measured."""
+
+    def candidates(step: Step) -> Iterator[State]:
+        return (dict(probe.candidate(step.layer, bits)) for bits in widths[step.layer.name])
+
+    found = losses_alone(probe, probe.chosen, candidates)
+    return {(name, widths[name][place]): loss for (name, place), loss in found.items()}
+
+
+def _without_nan(losses: Losses) -> Losses:
+    """A width that makes the network give no numbers costs more than all that other layers may."""
+    worst: dict[str, float] = {}
+    for (layer, _), loss in losses.items():
+        worst[layer] = max(worst.get(layer, 0.0), loss if math.isfinite(loss) else 0.0)
+    never = 2 * sum(worst.values()) or 1.0
+    return {key: loss if math.isfinite(loss) else never for key, loss in losses.items()}
+
+
+def _read_off(probe: Probe, layer: Layer, widths: Sequence[int], last: int, losses: Losses) -> Losses:
+    """The losses at a layer's widths beyond the last one measured."""
+    wider = [bits for bits in widths if bits > last]
+    known, *errors = [
+        float(np.square(change[layer.weight], dtype=np.float64).sum())
+        for change in changes_of(probe, layer, [last, *wider])
+    ]
+    share = losses[layer.name, last] / known if known > 0 else 0.0
+    return {(layer.name, bits): share * error for bits, error in zip(wider, errors, strict=True)}

@@ -1,0 +1,275 @@
+"""Semilayers (Matsumoto et al. 2024, PMLR 222:882-894): the halves of a layer that gain and lose by rounding.
+
+For each width, falling: dL(c) = CE(only channel c at b bits) - CE(float) splits every layer in two by its sign.
+These semilayers are tried in the order of K' = KL(float || only this one at b bits) / weights saved, in the network
+as it then is, and kept where top-1 does not fall; what is never kept is taken to few bits at the end, in the same
+order and unasked. Ours, so that any budget can be met: what is not quantized yet, in a layer that may not stay in float,
+counts as being at its widest option, and behind the end of the paper's search everything goes on down, width by width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.data import Dataset
+from onnxmpq.lower.channel_groups import part_of
+from onnxmpq.metrics.metric import Metric
+from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.sensitivity.variant import require_count, titled
+from onnxmpq.values.costs import Trajectory
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import FLOAT_BITS, Option
+from onnxmpq.values.plan import Plan
+
+Array = NDArray[Any]
+Widths = NDArray[np.int64]  # of a layer's output channels
+
+# Evaluations of a layer's two halves at a width: alone, in the running network, on the way down.
+_OF_HALVES = 6
+_CHANNELS_AT_ONCE = 64  # candidates of one layer that are held together
+
+
+@dataclass(frozen=True, slots=True)
+class Semilayer:
+    """One half of a layer, and how soon it is to be quantized: `priority` is K', the least first."""
+
+    layer: Layer
+    channels: tuple[int, ...]
+    priority: float
+
+
+@dataclass(frozen=True, slots=True)
+class Semilayers:
+    """The search as a method. `postponed` is the width that what was never kept goes to (the paper: 6).
+
+    `images` are at most looked at, None for all that the probe has: there is an evaluation for every channel and width.
+    Weights are rounded from float at every width, and every measurement starts from a fresh network, where the
+    authors' code does neither.
+    """
+
+    postponed: int = 6
+    images: int | None = None
+
+    gives_path: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_count("semilayer", "postponed", self.postponed, 1)
+        if self.images is not None:
+            require_count("semilayer", "images", self.images, 1)
+
+    def __call__(self, probe: Probe) -> Trajectory:
+        """The path from everything as wide as it may be to everything at its narrowest.
+
+        Its plans are over groups of channels, its `layers`: those that have one width all along the path.
+        Costs an evaluation for every channel and width. Raises DataError without labels, OptionError for a model
+        that is no classifier.
+        """
+        self.check_data(probe.metric, probe.data, probe.training)
+        probe = probe.seeing(self.images)
+        search = _Search(replace(probe, metric=probe.metric.plain))
+        widths = sorted({bits for found in search.options.values() for bits in found}, reverse=True)
+        for bits in widths:
+            search.split(bits)
+            search.accept(bits)
+        search.postpone(min(widths, key=lambda bits: (abs(bits - self.postponed), bits)), FLOAT_BITS)
+        for bits in widths:
+            search.postpone(bits, bits + 1)
+        probe.progress(search.total, search.total)
+        return search.trajectory(titled("semilayer", self))
+
+    def evaluations(self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]) -> dict[str, int]:
+        """How often each layer is evaluated: in float, and at each width by channel and as halves alone, tried and postponed."""
+        chosen = [la for la in layers if len(options[la.name]) > 1]
+        return {
+            la.name: _evaluations(la, len({o.weight_bits for o in options[la.name]} - {la.float_bits}))
+            for la in chosen
+        }
+
+    def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
+        """Raise as `__call__` does for what it cannot judge by."""
+        require_labels(metric, data, "semilayer", "use another --method")
+
+
+semilayer = Semilayers()
+
+
+def _evaluations(layer: Layer, widths: int) -> int:
+    """Those of a layer at so many widths, at most; and one in float."""
+    return (layer.channels + _OF_HALVES) * widths + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """The width of every channel of every layer, and what the network then does."""
+
+    widths: dict[str, Widths]
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Search:
+    probe: Probe
+    layers: list[Layer] = field(init=False)
+    options: dict[str, dict[int, Option]] = field(init=False)
+    judge: Judge = field(init=False)
+    floats: dict[str, Outcome] = field(init=False)  # of the float network, as each layer's changes are run
+    path: list[_Point] = field(init=False)
+    halves: dict[int, list[Semilayer]] = field(init=False, default_factory=dict)
+    kept: list[float] = field(
+        init=False, default_factory=list
+    )  # top-1 at the start and after each acceptance
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        probe = self.probe
+        self.layers = probe.chosen
+        self.options = {name: probe.by_width(name) for name in probe.options}
+        self.judge = Judge(probe)
+        widths = {la.name: np.full(la.channels, FLOAT_BITS, np.int64) for la in self.layers}
+        unchanged = [self._change(la, widths[la.name]) for la in self.layers]
+        self.floats = dict(zip(widths, self.judge({}, unchanged), strict=True))
+        start = self.floats[self.layers[0].name]
+        self.path = [_Point(widths, start)]
+        self.kept = [start.top1 or 0.0]
+        self.total = sum(_evaluations(la, len(self.options[la.name])) for la in self.layers)
+
+    def split(self, bits: int) -> None:
+        """The semilayers of every layer that may have this width, in the order of their priorities."""
+        halves = []
+        for layer in self._with(bits):
+            gains = self._gains(layer, bits)
+            for channels in (np.flatnonzero(gains), np.flatnonzero(~gains)):
+                if len(channels):
+                    halves.append(Semilayer(layer, tuple(channels.tolist()), 0.0))
+        outcomes = self.judge({}, [self._half_alone(half, bits) for half in halves])
+        self._report()
+        saved = [
+            len(h.channels) * h.layer.params / h.layer.channels * (FLOAT_BITS - bits) / FLOAT_BITS
+            for h in halves
+        ]
+        ranked = [
+            replace(half, priority=outcome.loss / size)
+            for half, outcome, size in zip(halves, outcomes, saved, strict=True)
+        ]
+        self.halves[bits] = sorted(ranked, key=lambda half: (math.isnan(half.priority), half.priority))
+
+    def accept(self, bits: int) -> None:
+        """Try every semilayer in the running network; top-1 never falls, and what it rises to is the new bar.
+
+        A loss that is no number is refused, whatever classes it comes with.
+        """
+        for half in self.halves[bits]:
+            point = self._lowered(half.layer, half.channels, bits)
+            if (point.outcome.top1 or 0.0) >= self.kept[-1] and not math.isnan(point.outcome.loss):
+                self.kept.append(point.outcome.top1 or 0.0)
+                self.path.append(point)
+
+    def postpone(self, bits: int, above: int) -> None:
+        """Take all channels of `above` bits or more to this width, semilayer by semilayer."""
+        for half in self.halves[bits]:
+            widths = self.path[-1].widths[half.layer.name]
+            channels = [c for c in half.channels if widths[c] >= above]
+            if channels:
+                self.path.append(self._lowered(half.layer, channels, bits))
+        for layer in self.layers:  # those that may not have this width
+            wide = np.flatnonzero(self.path[-1].widths[layer.name] == FLOAT_BITS)
+            if len(wide) and above == FLOAT_BITS:
+                self.path.append(self._lowered(layer, wide.tolist(), max(self.options[layer.name])))
+
+    def trajectory(self, method: str) -> Trajectory:
+        """The points as plans over groups of channels with one history; a loss is told where the file could be so."""
+        units: list[tuple[Layer, str, int]] = []
+        for layer in self.layers:
+            history = np.stack([self._stored(layer, point) for point in self.path])
+            _, number = np.unique(history, axis=1, return_inverse=True)
+            groups = [np.flatnonzero(number.ravel() == i).tolist() for i in range(number.max() + 1)]
+            groups.sort()
+            whole = len(groups) == 1
+            units += [
+                (layer if whole else part_of(layer, i, g), layer.name, g[0]) for i, g in enumerate(groups)
+            ]
+        parents = {layer.name: layer for layer in self.layers}
+        plans = []
+        for point in self.path:
+            stored = {name: self._stored(layer, point) for name, layer in parents.items()}
+            plans.append(Plan({u.name: self._option(name, int(stored[name][c])) for u, name, c in units}))
+        losses = [point.outcome.loss if self._is_real(point) else None for point in self.path]
+        layers = tuple(unit for unit, _, _ in units)
+        return Trajectory(
+            tuple(plans), tuple(losses), self.probe.metric.name, method, self.probe.data.count,
+            self.judge.evaluations, layers,
+        )  # fmt: skip
+
+    def _stored(self, layer: Layer, point: _Point) -> Widths:
+        """What the channels would be stored at: as wide as they may be where they are float still."""
+        return np.minimum(point.widths[layer.name], self.probe.descent(layer.name)[0].weight_bits)
+
+    def _option(self, layer: str, bits: int) -> Option:
+        return self.options[layer].get(bits) or self.probe.untouched[layer]
+
+    def _is_real(self, point: _Point) -> bool:
+        """True where every channel that is float may stay so."""
+        floats = {name for name, widths in point.widths.items() if (widths == FLOAT_BITS).any()}
+        return floats <= self.probe.untouched.keys()
+
+    def _with(self, bits: int) -> list[Layer]:
+        return [layer for layer in self.layers if bits in self.options[layer.name]]
+
+    def _gains(self, layer: Layer, bits: int) -> NDArray[np.bool_]:
+        """Which channels lower the loss, rounded alone: all or none in control flow, where no file divides a layer.
+
+        A loss that is no number is none that gains.
+        """
+        # Cut behind another layer, the same float network differs in the last digits.
+        entropy = self.floats[layer.name].cross_entropy or 0.0
+        if layer.weights_only:
+            whole = Semilayer(layer, tuple(range(layer.channels)), 0.0)
+            losses = [outcome.cross_entropy for outcome in self.judge({}, [self._half_alone(whole, bits)])]
+            return np.repeat(np.array(losses) - entropy <= 0, layer.channels)
+        return np.array([o.cross_entropy for o in self._alone(layer, bits)]) - entropy <= 0
+
+    def _alone(self, layer: Layer, bits: int) -> Iterable[Outcome]:
+        """What each channel alone does to the float network."""
+        for first in range(0, layer.channels, _CHANNELS_AT_ONCE):
+            some = range(first, min(first + _CHANNELS_AT_ONCE, layer.channels))
+            yield from self.judge({}, [self._half_alone(Semilayer(layer, (c,), 0.0), bits) for c in some])
+            self._report()
+
+    def _half_alone(self, half: Semilayer, bits: int) -> Change:
+        widths = np.full(half.layer.channels, FLOAT_BITS, np.int64)
+        widths[list(half.channels)] = bits
+        return self._change(half.layer, widths)
+
+    def _lowered(self, layer: Layer, channels: Sequence[int], bits: int) -> _Point:
+        """The running network with some channels at a new width, and its outcome."""
+        now = self.path[-1].widths
+        widths = now[layer.name].copy()
+        widths[list(channels)] = bits
+        decided: dict[str, Array] = {}
+        for other in self.layers:
+            if (now[other.name] < FLOAT_BITS).any():
+                decided |= self._change(other, now[other.name]).constants
+        outcome = self.judge(decided, [self._change(layer, widths)])[0]
+        self._report()
+        return _Point({**now, layer.name: widths}, outcome)
+
+    def _change(self, layer: Layer, widths: Widths) -> Change:
+        """The layer's constants with every channel from the candidate of its own width."""
+        mixed: dict[str, Array] = {}
+        for bits in np.unique(widths).tolist():
+            chosen = widths == bits
+            for name, values in self.probe.candidate(layer, bits).items():
+                axis = layer.axis if name == layer.weight else 0
+                place = chosen.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+                mixed[name] = np.where(place, values, mixed[name]) if name in mixed else values
+        return Change(layer, mixed)
+
+    def _report(self) -> None:
+        self.probe.progress(min(self.judge.evaluations, self.total), self.total)

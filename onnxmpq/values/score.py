@@ -1,0 +1,21 @@
+"""How a model does on data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a model does on `samples` samples; None where the model or the data do not tell.
+
+    `top1` needs labels, `agreement` (share of equal top-1 classes) classes, `kl` (nats a sample) and `sqnr`
+    (dB over all float outputs) a reference. Where all outputs are integers, as behind an ArgMax, `agreement` is
+    the share of equal elements. NaN where there should be none counts as an SQNR of -inf.
+    """
+
+    samples: int
+    top1: float | None = None
+    agreement: float | None = None
+    kl: float | None = None
+    sqnr: float | None = None

@@ -1,0 +1,282 @@
+"""The last stage: is the written file what it should be, and what did it cost? -> Report."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxmpq.budgets.budget import Budget, Kind
+from onnxmpq.budgets.constrain import MEASURED, average_bits, reached, stored_bytes, weight_bytes
+from onnxmpq.budgets.row import SLACK
+from onnxmpq.context.prepared import Prepared
+from onnxmpq.data.evidence import Evidence
+from onnxmpq.errors import VerifyError
+from onnxmpq.metrics.latency import measure_latency
+from onnxmpq.metrics.score import compare
+from onnxmpq.observer import Stages
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.requirements import requirements
+from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.values.costs import UNMEASURED, CostTable, Sensitivity
+from onnxmpq.values.latency import Latency
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
+from onnxmpq.values.placement import Placement
+from onnxmpq.values.plan import Plan
+from onnxmpq.values.report import BudgetReport, LayerReport, Report, SearchReport
+from onnxmpq.values.score import Score
+from onnxmpq.values.target import ISAS, Target
+from onnxmpq.verify.kernels import integer_kernels
+from onnxmpq.verify.machine import processor
+from onnxmpq.verify.verify_file import verify_file
+
+_LEAST_AGREEMENT = 0.5
+_LEAST_SQNR = 10.0
+_LEAST_SPEEDUP = 1.02  # less is within what two measurements differ by
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A file that was written, and what led to it."""
+
+    source: Path
+    destination: Path
+    prepared: Prepared
+    placement: Placement
+    plan: Plan
+    target: Target
+    costs: Sensitivity
+    evidence: Evidence
+    file: Path  # where the bytes lie until they are checked
+    effort: str
+    search: SearchReport | None
+    source_bytes: int  # with external data
+
+
+def report_on(
+    compiled: Compiled,
+    budgets: Sequence[Budget],
+    candidates: Candidates,
+    runtime: Runtime,
+    reference: Session,
+    stages: Stages,
+    *,
+    verify: bool,
+) -> Report:
+    """Verify the file (unless told not to), score it, time it, and write down everything.
+
+    Raises VerifyError where the file is not what the plan says.
+    """
+    prepared, plan = compiled.prepared, compiled.plan
+    written = onnx.load(compiled.file)
+    seen = _verified(compiled, written, candidates, runtime, reference) if verify else _Seen()
+    size = compiled.file.stat().st_size
+    needed = requirements(written, compiled.target)
+    return Report(
+        model=str(compiled.source),
+        output=str(compiled.destination),
+        average_weight_bits=average_bits(prepared.layers, plan),
+        weight_bytes=weight_bytes(prepared.layers, plan),
+        fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
+        file_bytes=size,
+        fp32_file_bytes=compiled.source_bytes,
+        budgets=tuple(_budget(b, compiled, size, seen.scores, seen.latency) for b in budgets),
+        layers=tuple(_layer(layer, compiled, seen.kernels) for layer in prepared.layers),
+        metrics=seen.scores,
+        evaluated_on=compiled.evidence.judged_on,
+        latency=seen.latency,
+        is_faster=seen.is_faster,
+        provider=runtime.provider,
+        processor=processor(),
+        target=compiled.target.name,
+        storage=compiled.target.stored_as,
+        dequantizes=compiled.target.is_plain,
+        opset=needed.opset,
+        onnxruntime=needed.onnxruntime,
+        optimizations=needed.optimizations,
+        cpus=_cpus(compiled),
+        method=compiled.costs.method,
+        evaluations=compiled.costs.evaluations,
+        sensitivity_samples=compiled.costs.samples,
+        sensitivity_unit=compiled.costs.metric,
+        metric=prepared.metric.name,
+        calibration=compiled.evidence.calibration.description,
+        effort=compiled.effort,
+        search=compiled.search,
+        float_ops=dict(compiled.placement.float_ops),
+        notes=tuple(stages.notes),
+        seconds=stages.seconds,
+        peak_rss_bytes=_peak_rss(),
+        versions=_versions(),
+        is_broken=bool(seen.scores) and is_broken(seen.scores["compiled"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What running the file showed; nothing where it was not run."""
+
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    latency: tuple[Latency, ...] = ()
+    kernels: Mapping[str, str] | None = None
+
+    @property
+    def is_faster(self) -> bool | None:
+        """Than fp32 at some batch size."""
+        return any(times.speedup >= _LEAST_SPEEDUP for times in self.latency) if self.latency else None
+
+
+def _verified(
+    compiled: Compiled, written: onnx.ModelProto, candidates: Candidates, runtime: Runtime, reference: Session
+) -> _Seen:
+    """Check the file, then score it and time it."""
+    session = verify_file(
+        compiled.file, written, compiled.prepared, compiled.plan, candidates, compiled.target, runtime
+    )
+    return _Seen(
+        _scores(compiled, reference, session),
+        _latencies(compiled, reference, session),
+        _kernels(compiled, written, runtime),
+    )
+
+
+def is_broken(score: Score) -> bool:
+    """True where the compiled model lost the function of the original."""
+    if score.agreement is not None:
+        return score.agreement < _LEAST_AGREEMENT
+    return score.sqnr is not None and score.sqnr < _LEAST_SQNR
+
+
+def _scores(compiled: Compiled, reference: Session, session: Session) -> dict[str, Score]:
+    prepared = compiled.prepared
+    data = compiled.evidence.evaluation
+    before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
+    return {"fp32": before, "compiled": after}
+
+
+def _latencies(compiled: Compiled, reference: Session, session: Session) -> tuple[Latency, ...]:
+    sample = compiled.prepared.sample
+    sizes = dict.fromkeys([1, compiled.prepared.batch_size])
+    return tuple(measure_latency(reference, session, _repeat(sample, size), size) for size in sizes)
+
+
+def _repeat(sample: Mapping[str, Array], count: int) -> dict[str, Array]:
+    return dict(sample) if count == 1 else {n: np.concatenate([v] * count) for n, v in sample.items()}
+
+
+def _kernels(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime) -> dict[str, str] | None:
+    """The integer kernel of each layer that has one, off the graph that the CPU provider made of the file."""
+    if runtime.provider != "cpu":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        runtime.session(compiled.file, save_optimized=optimized)
+        return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
+
+
+def _cpus(compiled: Compiled) -> str:
+    """On which CPUs the accuracy that was measured here holds."""
+    plan = compiled.plan.options.values()
+    full = sum(o.activation_bits == 8 and o.weight_bits > ISAS["any"] for o in plan)
+    if not full or compiled.target.signed_activations:
+        return "any"
+    return (
+        f"those with VNNI, and ARM: on x86 without it the sums of {full} layers with 8-bit codes saturate; "
+        "a file for --target ort-cpu without --isa vnni is right everywhere"
+    )
+
+
+def _budget(
+    budget: Budget,
+    compiled: Compiled,
+    file_bytes: int,
+    scores: Mapping[str, Score],
+    latency: Sequence[Latency],
+) -> BudgetReport:
+    value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
+    if budget.kind is Kind.DROP and scores:
+        before, after = scores["fp32"], scores["compiled"]
+        labelled = before.top1 is not None and after.top1 is not None
+        value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
+    if latency and budget.kind is Kind.LATENCY:
+        value = 1 / latency[0].speedup
+    elif latency and budget.kind is Kind.MILLISECONDS:
+        value = 1e3 * latency[0].model
+    met = None if value is None else value <= budget.limit * (1 + SLACK)
+    if met is False and budget.kind not in MEASURED:
+        raise VerifyError(
+            f"the written file does not hold budget {budget}: it reached {value:,.6g}; this is a fault of onnxmpq: "
+            "please report it with the model, and ask for a little less meanwhile"
+        )
+    return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
+
+
+def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
+    option = compiled.plan[layer.name]
+    return LayerReport(
+        name=layer.name,
+        op=layer.op,
+        params=layer.params,
+        weight_bits=option.weight_bits,
+        activation_bits=option.activation_bits,
+        stored_bytes=stored_bytes(layer, option),
+        sensitivity=_cost(compiled.costs, layer, option),
+        kernel=None if kernels is None else kernels.get(layer.name),
+        reason=layer.reason or _why_float(layer, compiled, kernels),
+        container_bits=option.container_bits,
+    )
+
+
+def _cost(found: Sensitivity, layer: Layer, option: Option) -> float | None:
+    """What a layer's width costs alone; a path knows no such thing, and one option was not measured."""
+    if not isinstance(found, CostTable) or found.method == UNMEASURED or len(found.costs[layer.name]) == 1:
+        return None
+    return found.costs[layer.name][option]
+
+
+def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> str | None:
+    """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
+    if not compiled.placement.tensors or layer.name in (kernels or {}):
+        return None
+    offered = compiled.costs.costs.get(layer.name, {}) if isinstance(compiled.costs, CostTable) else {}
+    if compiled.plan[layer.name].activation_bits is None and any(o.activation_bits for o in offered):
+        return "the better choice under the budgets"
+    bits = compiled.plan[layer.name].activation_bits
+    unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
+    if bits not in (None, 8):
+        unseen = f"ONNX Runtime has no integer kernels for {bits}-bit activations"
+    return compiled.placement.float_layers.get(layer.name) or unseen
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what a compile's result hangs on, as installed."""
+    names = {name: name for name in ("onnxmpq", "onnx", "numpy", "cvxpy", "onnxruntime")}
+    names["onnxruntime"] = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
+    return {name: version for name in names.values() if (version := _installed(name))}
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # a bare checkout
+        return None
+
+
+def _peak_rss() -> int:
+    """Most memory this process ever held, in bytes; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent held before it became this process
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,227 @@
+"""Directional derivatives of a loss along changes of weights, sample by sample, from gradients of layer outputs.
+
+A layer is linear in its weight and bias, so a change D of them changes its output Y by the layer applied to D, and
+the loss of sample n by <dL/dY_n, layer(X_n, D)> to first order: no gradient of a weight is needed.
+
+Each change costs as much as the layer. Of a Conv with many positions and several changes it is cheaper to sum over
+positions first: with the patches U_n [inputs x kernel, positions] that the layer's window sees,
+
+    <dL/dY_n, layer(X_n, D)> = <U_n (dL/dY_n)^T, D>
+
+is one product for all changes, the gradient of the weight for one sample, and a small one for each change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxmpq.errors import ModelError
+from onnxmpq.passes.expose.emit_gradients import gradient_name
+from onnxmpq.passes.gradients.emitter import Emitter, Shapes
+from onnxmpq.passes.matching import is_standard
+from onnxmpq.passes.node_builder import builders
+from onnxmpq.values.layer import LAYER_OPS
+
+Array = NDArray[Any]
+Change = Mapping[str, Array]  # by name, what is added to a weight, and to a bias where that changes too
+
+_PAYS = 3  # changes from which on summing over positions first is faster
+_ROOM = 4  # times the memory of the moved outputs that it may take
+
+
+@dataclass(frozen=True, slots=True)
+class EmitDirectional:
+    """Add `directional_name(weight)`, [N, changes], for each weight of `directions`.
+
+    `directions` maps weights of the main graph to changes of them. The graph must have the gradients of the
+    outputs of the nodes that read them (`EmitGradients`, for `layer_outputs`). With `per_sample` the first axis of
+    every layer's output counts samples, and `shapes` hold the sizes of the others; without, N is 1.
+
+    With `fed` the changes of a weight are no constants but the graph input `changes_name(weight)`, where they are of no
+    other use than a product: `rows_of` gives it. To build and load the graph then takes less time.
+
+    Raises ModelError for a weight that no layer of the main graph reads. Exposing, but for the inputs.
+    """
+
+    directions: Mapping[str, Sequence[Change]]
+    shapes: Shapes
+    per_sample: bool = True
+    fed: bool = False
+
+    name: ClassVar[str] = "emit-directional"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        present = {output.name for output in graph.outputs}
+        wanted = [weight for weight in self.directions if directional_name(weight) not in present]
+        known = graph.tensors()
+        nodes = {weight: _differentiated(graph, known, weight) for weight in wanted}
+        emit = Emitter(builders(graph)[0], self.shapes, {})
+        for weight in wanted:
+            parts = [
+                self._of_node(emit, node, weight, known[gradient_name(node.outputs[0].name)])
+                for node in nodes[weight]
+            ]
+            total = emit("Identity", reduce(lambda a, b: emit("Add", a, b), parts))
+            total.name, total.shape = directional_name(weight), [None, len(self.directions[weight])]
+            graph.outputs.append(total)
+        if wanted:
+            graph.toposort()
+        return bool(wanted)
+
+    def _of_node(self, e: Emitter, node: gs.Node, weight: str, gradient: gs.Tensor) -> gs.Tensor:
+        """[N, changes] of one node."""
+        changes = self.directions[weight]
+        if self.per_sample and _sums_first(e, node, weight, len(changes)):
+            return _by_gradient(e, node, changes, gradient, fed=self.fed)
+        return self._by_outputs(e, node, changes, gradient)
+
+    def _by_outputs(
+        self, e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor
+    ) -> gs.Tensor:
+        """From how far each change moves the output."""
+        if node.op == "Conv" and node.attrs.get("group", 1) == 1:  # one wide Conv is faster than many
+            joined = {name: np.concatenate([c[name] for c in changes]) for name in changes[0]}
+            moved = [_moved(e, node, joined)]
+        else:
+            moved = [_moved(e, node, change) for change in changes]
+        rows = [self._rows(e, m, node.outputs[0], len(changes) // len(moved)) for m in moved]
+        stacked = rows[0] if len(rows) == 1 else e("Concat", *rows, axis=1)
+        # A Reshape to a column, and no Transpose: that one the runtime fuses into a product ten times as slow.
+        column = e("Reshape", gradient, e.ints([*self._sizes(e, node.outputs[0]), 1]))
+        return e("Squeeze", e("MatMul", stacked, column), e.ints([2]))
+
+    def _rows(self, e: Emitter, tensor: gs.Tensor, output: gs.Tensor, count: int) -> gs.Tensor:
+        """[N, count, values of a sample], from `count` values for each of the layer's output."""
+        samples, values = self._sizes(e, output)
+        return e("Reshape", tensor, e.ints([samples, count, values]))
+
+    def _sizes(self, e: Emitter, output: gs.Tensor) -> tuple[int, int]:
+        """How many samples, and values of each: one of the two is left to the run."""
+        if not self.per_sample:
+            return 1, -1
+        return -1, math.prod(e.sizes(output, range(1, e.rank(output))))
+
+
+def directional_name(weight: str) -> str:
+    """The name of the graph output that holds the derivatives along the changes of a weight."""
+    return f"{weight}/directional"
+
+
+def changes_name(weight: str) -> str:
+    """The name of the graph input that takes the changes of a weight (`fed`)."""
+    return f"{weight}/changes"
+
+
+def rows_of(changes: Sequence[Change], weight: str) -> Array:
+    """[changes, inputs x kernel x outputs]: each change as the gradient of a weight for one sample is laid out."""
+    found = [change[weight] for change in changes]
+    return np.stack([values.reshape(len(values), -1).T.ravel() for values in found])
+
+
+def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
+    """The layers of the main graph that multiply by a weight. Raises ModelError where there is none."""
+    found = [
+        n
+        for n in graph.nodes
+        if n.op in LAYER_OPS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
+    ]
+    if not found:
+        raise ModelError(
+            f"no layer of the main graph reads the weight {weight!r}: gradients do not reach into control-flow "
+            "bodies; use --method measured"
+        )
+    return found
+
+
+def _differentiated(graph: gs.Graph, known: Mapping[str, gs.Tensor], weight: str) -> list[gs.Node]:
+    """The layers of a weight whose outputs have gradients: not the nodes of the backward graph that read it too."""
+    found = [node for node in readers(graph, weight) if gradient_name(node.outputs[0].name) in known]
+    if not found:
+        raise ModelError(
+            f"no layer of the weight {weight!r} has a gradient of its output; run emit-gradients first"
+        )
+    return found
+
+
+def layer_outputs(graph: gs.Graph, weights: Sequence[str]) -> tuple[str, ...]:
+    """The outputs of all layers that read one of these weights. Raises ModelError as `readers` does."""
+    return tuple(dict.fromkeys(node.outputs[0].name for weight in weights for node in readers(graph, weight)))
+
+
+def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
+    """How far a change moves the node's output: the node applied to it, a bias only where that changes."""
+    operands = []
+    for tensor in node.inputs[:2]:
+        operands.append(e.constant(change[tensor.name]) if tensor.name in change else tensor)
+    bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
+    if bias in change and np.any(change[bias]):
+        operands.append(e.constant(change[bias]))
+    return e(node.op, *operands, **node.attrs)
+
+
+def _sums_first(e: Emitter, node: gs.Node, weight: str, changes: int) -> bool:
+    """Whether the sum over positions comes first: it pays, and a sample's patches and gradient take little room."""
+    if node.op != "Conv" or node.attrs.get("group", 1) != 1 or node.inputs[1].name != weight:
+        return False
+    outputs, positions = node.inputs[1].shape[0], math.prod(e.spatial(node.outputs[0]))
+    held = math.prod(node.inputs[1].shape[1:]) * (positions + outputs)
+    return changes >= _PAYS and held <= _ROOM * changes * outputs * positions
+
+
+def _by_gradient(
+    e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor, *, fed: bool
+) -> gs.Tensor:
+    """[N, changes] of a Conv without groups, from the gradient of its weight for each sample."""
+    weight = node.inputs[1]
+    outputs, patch = weight.shape[0], math.prod(weight.shape[1:])
+    positions = math.prod(e.spatial(node.outputs[0]))
+    patches = e("Reshape", _patches(e, node, changes[0][weight.name].dtype), e.ints([-1, patch, positions]))
+    rows = e("Reshape", gradient, e.ints([-1, outputs, positions]))
+    of_weight = e("MatMul", patches, e("Transpose", rows, perm=[0, 2, 1]))  # [N, patch, outputs]
+    flat = e("Reshape", of_weight, e.ints([-1, patch * outputs]))
+    along = rows_of(changes, weight.name)
+    found = e("Gemm", flat, _input(e, weight.name, along) if fed else e.constant(along), transB=1)
+    bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
+    if not any(bias in change and np.any(change[bias]) for change in changes):
+        return found
+    of_bias = e("MatMul", e.sum(rows, [2], keep=False), e.constant(np.stack([c[bias] for c in changes], 1)))
+    return e("Add", found, of_bias)
+
+
+def _input(e: Emitter, weight: str, values: Array) -> gs.Tensor:
+    """The graph input for the changes of a weight, of which all its readers make use."""
+    graph, name = e.builder.graph, changes_name(weight)
+    known = [tensor for tensor in graph.inputs if tensor.name == name]
+    if not known:
+        known = [gs.Variable(name, values.dtype, list(values.shape))]
+        graph.inputs.extend(known)
+    return known[0]
+
+
+def _patches(e: Emitter, node: gs.Node, dtype: np.dtype[Any]) -> gs.Tensor:
+    """What the window of a Conv without groups sees, [N, inputs x kernel, positions ...].
+
+    A Conv of one group a channel, whose kernels each pick one place.
+    """
+    inputs, *kernel = node.inputs[1].shape[1:]
+    attrs = {name: value for name, value in node.attrs.items() if name != "group"}
+    moves = [*attrs.get("strides", []), *(1 + pad for pad in attrs.get("pads", []))]
+    if math.prod(kernel) == 1 and all(m == 1 for m in moves) and "auto_pad" not in attrs:
+        return node.inputs[0]
+    places = np.eye(math.prod(kernel), dtype=dtype).reshape(-1, 1, *kernel)
+    return e(
+        "Conv",
+        node.inputs[0],
+        e.constant(np.tile(places, (inputs, *[1] * (places.ndim - 1)))),
+        **attrs,
+        group=inputs,
+    )

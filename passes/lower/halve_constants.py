@@ -1,0 +1,107 @@
+"""Scales and biases that half precision holds exactly are stored in it: two bytes a channel for four.
+
+All biases, and all scales of one trailing shape, become one FLOAT16 tensor, one Cast and one Split, with a Mul between
+for scales, whose halves are in units of 2^-12. ONNX Runtime folds these before it looks for integer kernels, so that
+what it runs is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxmpq.passes.matching import is_standard, read, redirect
+from onnxmpq.passes.node_builder import NodeBuilder, builders
+
+_LOWEST_OPSET = 13  # from here on the sizes of Split are an input
+_BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+
+
+@dataclass(frozen=True, slots=True)
+class HalveConstants:
+    """Store float32 constants as FLOAT16 where that is exact and they are nothing but scales and biases.
+
+    A scale is what a DequantizeLinear or a Mul of a Cast reads, a bias the third input of a Conv, ConvTranspose or Gemm, or
+    what an Add adds to a Gemm's product.
+    Preserving, bit for bit. A graph of an opset below 13 is left alone.
+    """
+
+    name: ClassVar[str] = "halve-constants"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        groups: dict[tuple[float, tuple[int, ...]], list[gs.Constant]] = {}
+        for constant, unit in _halves(graph) if graph.opset >= _LOWEST_OPSET else ():
+            groups.setdefault((unit, tuple(constant.shape[1:])), []).append(constant)
+        for (unit, _), some in groups.items():
+            _join(graph, some, unit)
+        return bool(groups)
+
+
+def _halves(graph: gs.Graph) -> Iterator[tuple[gs.Constant, float]]:
+    """The constants that can be stored so, each with the unit of its halves."""
+    outputs = {id(tensor) for tensor in graph.outputs}
+    for tensor in graph.tensors().values():
+        if not isinstance(tensor, gs.Constant) or tensor.dtype != np.float32 or id(tensor) in outputs:
+            continue
+        units = {_unit(node, tensor) for node in tensor.outputs}
+        unit = units.pop() if len(units) == 1 and tensor.shape else None
+        if unit is not None and _is_half(read(tensor) / np.float32(unit)):
+            yield tensor, unit
+
+
+def _unit(node: gs.Node, tensor: gs.Constant) -> float | None:
+    """Of the halves that the constant may be stored in: those of a scale or of a bias, None where it is neither."""
+    places = [place for place, other in enumerate(node.inputs) if other is tensor]
+    if not is_standard(node):
+        return None
+    casts = node.op == "Mul" and any(maker.op == "Cast" for maker in node.inputs[0].inputs)
+    if places == [1] and (casts or node.op == "DequantizeLinear"):
+        return SCALE_UNIT
+    if node.op == "Add":  # a Gemm whose bias was taken out
+        other = node.inputs[1 - places[0]]
+        return 1.0 if len(places) == 1 and any(maker.op == "Gemm" for maker in other.inputs) else None
+    return 1.0 if places == [2] and node.op in _BIASED else None
+
+
+def _is_half(values: NDArray[Any]) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(values.astype(np.float16), values))
+
+
+def _join(graph: gs.Graph, constants: Sequence[gs.Constant], unit: float) -> None:
+    """The constants become pieces of one tensor, under their own names."""
+    names = builders(graph)[0]
+    joined = np.concatenate([read(constant) for constant in constants]) / np.float32(unit)
+    pieces = [gs.Variable(constant.name) for constant in constants]  # without a type: that would be written
+    for constant, piece in zip(constants, pieces, strict=True):
+        redirect(constant.outputs, constant, piece)
+    whole = pieces[0]
+    if len(pieces) > 1:
+        sizes = _constant(graph, names, "mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
+        whole = gs.Variable(names.name("mpq_all"))
+        graph.nodes.insert(0, gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
+    if unit != 1:
+        factor = _constant(graph, names, "mpq_unit", np.array(unit, np.float32))
+        single = gs.Variable(names.name("mpq_single"))
+        graph.nodes.insert(0, gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
+        whole = single
+    stored = gs.Constant(names.name("mpq_halves"), joined.astype(np.float16))
+    cast = gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole])
+    graph.nodes.insert(0, cast)
+
+
+def _constant(graph: gs.Graph, names: NodeBuilder, stem: str, values: NDArray[Any]) -> gs.Constant:
+    """A constant that the graph has already, or a new one."""
+    known = (tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant))
+    alike = (c for c in known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
+    return next((c for c in alike if np.array_equal(read(c), values)), None) or names.constant(stem, values)
+
+
+SCALE_UNIT = 2.0**-12

@@ -1,0 +1,101 @@
+"""Fake quantization with step sizes that can be learned: what LSQ trains (Esser et al., arXiv 1902.08153)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.matching import is_standard, redirect
+from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.values.layer import LAYER_OPS
+
+Role = Literal["weight", "activation"]
+ROLES: tuple[Role, ...] = ("weight", "activation")
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSteps:
+    """Round each float32 weight of `weights`, and what its nodes multiply it with, to steps that are graph inputs.
+
+        x -> Round(Clip(x / step, low, high)) * step
+
+    with `step`, `low` and `high` float32 of shape [] named by `step_input`, one set for a weight and one for all
+    inputs of its nodes: any width, signed or not, is a matter of feeds. Where `trained`, the weights become graph
+    inputs as well. Names that no layer of the main graph has as its weight are left out. Lowering.
+    """
+
+    weights: tuple[str, ...]
+    trained: bool = False
+
+    name: ClassVar[str] = "learn-steps"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        builder = builders(graph)[0]
+        changed = False
+        for weight in self.weights:
+            readers = list(_readers(graph, weight))
+            if not readers:
+                _LOGGER.debug("%s has no steps: it is no float32 weight of a layer of the main graph", weight)
+                continue
+            _quantize(builder, weight, readers, trained=self.trained)
+            changed = True
+        if changed:
+            graph.toposort()
+        return changed
+
+
+def step_input(weight: str, role: Role, what: Literal["step", "low", "high"]) -> str:
+    """The name of the graph input that holds a layer's step, or the lowest or highest code."""
+    return f"{weight}/{role}_{what}"
+
+
+def _readers(graph: gs.Graph, weight: str) -> Iterator[tuple[gs.Node, int]]:
+    """The layer nodes that multiply by the weight, and where."""
+    for node in graph.nodes:
+        if node.op in LAYER_OPS and is_standard(node):
+            for index, tensor in enumerate(node.inputs[:2]):
+                if tensor.name == weight and isinstance(tensor, gs.Constant) and tensor.dtype == np.float32:
+                    yield node, index
+
+
+def _quantize(
+    builder: NodeBuilder, weight: str, readers: list[tuple[gs.Node, int]], *, trained: bool
+) -> None:
+    graph = builder.graph
+    steps = {role: _inputs(graph, weight, role) for role in ROLES}
+    values = readers[0][0].inputs[readers[0][1]]
+    if trained:
+        free = gs.Variable(weight, np.float32, values.shape)
+        redirect(values.outputs, values, free)
+        graph.inputs.append(free)
+        values = free
+    rounded = _rounded(builder, values, steps["weight"])
+    quantized: dict[str, gs.Variable] = {}
+    for node, index in readers:
+        other = node.inputs[1 - index]
+        if other.name not in quantized:
+            quantized[other.name] = _rounded(builder, other, steps["activation"])
+        node.inputs[index], node.inputs[1 - index] = rounded, quantized[other.name]
+
+
+def _inputs(graph: gs.Graph, weight: str, role: Role) -> list[gs.Variable]:
+    made = [gs.Variable(step_input(weight, role, what), np.float32, ()) for what in ("step", "low", "high")]
+    graph.inputs.extend(made)
+    return made
+
+
+def _rounded(builder: NodeBuilder, tensor: gs.Tensor, steps: list[gs.Variable]) -> gs.Variable:
+    step, low, high = steps
+    ratio = builder.node("Div", [tensor, step], "learned")
+    codes = builder.node("Round", [builder.node("Clip", [ratio, low, high], "learned")], "learned")
+    output = builder.node("Mul", [codes, step], "learned")
+    output.dtype, output.shape = np.float32, tensor.shape
+    return output

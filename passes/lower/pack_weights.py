@@ -1,0 +1,391 @@
+"""Lowering pass: float weights become packed low-bit codes and the standard nodes that unpack them.
+
+ONNX Runtime folds the unpacking when it makes a session, so a file pays for its bits only in bytes.
+
+    8, 4, 2 bits       one INT8, INT4 or INT2 tensor a weight
+    1, 3, 5, 6, 7      all weights of a width in one blob: UINT4 and UINT2 parts and one plane of single bits,
+    and odd codes      joined as sums of powers of two by one chain of nodes, then one Split and a Reshape a weight
+
+A weight may also be kept as one plain tensor under a DequantizeLinear, for runtimes that read it as it is.
+
+Codes in a blob count up from the lowest one and become signed by one Sub at the end, so that no step overflows:
+runtimes differ in what a shift or a cast does then (OpenVINO's left shift saturates).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from onnxmpq.errors import ModelError
+from onnxmpq.onnx_io.bitpack import (
+    PARTS,
+    Bytes,
+    cut,
+    offset_codes,
+    pack_interleaved,
+    pack_strided,
+    packed_size,
+)
+from onnxmpq.passes.matching import graphs, read, redirect
+from onnxmpq.values.option import HALF_BITS
+from onnxmpq.values.quantized_weight import Codes, Floats, QuantizedWeight, code_range
+
+Form = Literal["integer", "float", "plain"]
+
+_log = logging.getLogger(__name__)
+
+_SIGNED = {8: TensorProto.INT8, 4: TensorProto.INT4, 2: TensorProto.INT2}
+_UNSIGNED = {4: TensorProto.UINT4, 2: TensorProto.UINT2}
+_BLOB_UNIT = 8  # a plane holds whole bytes, and every part of a blob has as many elements
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A weight to be stored as codes.
+
+    `form` "integer" ends in a DequantizeLinear, which ONNX Runtime fuses with integer activations into
+    QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight; "plain"
+    is a DequantizeLinear that reads the tensor of the codes itself.
+
+    `container_bits` (8, 4 or 2) is the width of that tensor where it is wider than the codes, which are then
+    stored in it one by one; "plain" needs a width that has a tensor.
+    """
+
+    weight: QuantizedWeight
+    form: Form
+    container_bits: int | None = None
+
+    @property
+    def stored_bits(self) -> int:
+        return self.container_bits or self.weight.bits
+
+    @property
+    def is_cut_odd(self) -> bool:
+        """True where odd codes are stored in no more bits than they have."""
+        return self.weight.is_odd and self.stored_bits == self.weight.bits
+
+
+@dataclass(frozen=True, slots=True)
+class HalfWeight:
+    """A float32 weight to be stored as FLOAT16 and cast back."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackWeights:
+    """Store the named initializers as `weights` says; their names become the outputs of the unpacking nodes.
+
+    So every reader, in control-flow subgraphs too, finds the dequantized weight where the weight was.
+    All forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
+    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8. `wide` computes in
+    UINT32 what else is computed in UINT8: OpenVINO does not fold shifts, products and masks of bytes, would
+    unpack at every run, and rounds where a shift drops bits.
+
+    Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
+    """
+
+    name: ClassVar[str] = "pack-weights"
+
+    weights: Mapping[str, PackedLayer | HalfWeight]
+    native2: bool = True
+    wide: bool = False
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        matches = self._matches(graph)
+        packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
+        self._check_opset(graph, [layer.stored_bits for _, layer in packed])
+        writer = _Writer(_fresh_names(graph), _WIDE if self.wide else _NARROW)
+        codes = _store_codes(writer, {c.name: layer for c, layer in packed}, native2=self.native2)
+        for constant, layer in packed:
+            weight = _dequantize(writer, constant, layer, codes[constant.name])
+            redirect(constant.outputs, constant, weight)
+        for constant, how in matches:
+            if isinstance(how, HalfWeight):
+                redirect(constant.outputs, constant, _store_half(writer, constant))
+        graph.nodes[:0] = writer.nodes
+        return bool(matches)
+
+    def _matches(self, graph: gs.Graph) -> list[tuple[Any, PackedLayer | HalfWeight]]:
+        """The constants to be stored otherwise, in the graph's order (the plan's must not shape the file)."""
+        found = _constants_named(graph, self.weights.keys())
+        refusals = dict.fromkeys(self.weights.keys() - found.keys(), "no constant has that name alone")
+        for name, constant in found.items():
+            how = self.weights[name]
+            if refusal := _refusal(graph, constant, how):
+                refusals[name] = refusal
+            elif isinstance(how, PackedLayer):
+                _check_fit(constant, how.weight)
+                _check_container(constant, how)
+        for name, why in sorted(refusals.items()):
+            _log.debug("%s: %s is left alone: %s", self.name, name, why)
+        return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
+
+    def _check_opset(self, graph: gs.Graph, bits: Sequence[int]) -> None:
+        needed = required_opset(bits, native2=self.native2, wide=self.wide)
+        if graph.opset < needed:
+            widths = ", ".join(map(str, sorted(set(bits))))
+            raise ModelError(
+                f"weights of {widths} bits need opset {needed} and the graph has opset {graph.opset}; raise it first"
+            )
+
+
+def required_opset(bits: Iterable[int], native2: bool = True, wide: bool = False) -> int:
+    """Lowest opset whose operators and tensor types unpack all these widths (16 and 32: left in float)."""
+    opset = 6
+    for width in bits:
+        if width == 8:
+            opset = max(opset, 13)  # DequantizeLinear along an axis
+        elif width < 8:
+            parts = PARTS.get(width, (width,))
+            opset = max(opset, *(_part_opset(part, native2=native2, wide=wide) for part in parts))
+    return opset
+
+
+def _part_opset(part: int, *, native2: bool, wide: bool) -> int:
+    if part == 4:
+        return 21  # INT4 and UINT4
+    if part == 2 and native2:
+        return 25  # INT2 and UINT2
+    return 14 if wide else 18  # Sub of INT8; BitwiseAnd
+
+
+@dataclass(frozen=True, slots=True)
+class _Arithmetic:
+    """The integer type that unpacking computes in, and the operator that keeps the low bits of a number there."""
+
+    data_type: int
+    dtype: str
+    keep: str
+
+    def low(self, width: int) -> int:
+        """The operand with which `keep` leaves the low `width` bits."""
+        return (1 << width) - (self.keep == "BitwiseAnd")
+
+
+_NARROW = _Arithmetic(TensorProto.UINT8, "<u1", "BitwiseAnd")
+_WIDE = _Arithmetic(TensorProto.UINT32, "<u4", "Mod")
+
+
+@dataclass(slots=True)
+class _Writer:
+    """The nodes to be added, in order; equal constants are written once."""
+
+    fresh: Iterator[str]
+    arithmetic: _Arithmetic
+    nodes: list[Any] = field(default_factory=list)
+    constants: dict[tuple[int, tuple[int, ...], bytes], Any] = field(default_factory=dict)
+
+    def constant(self, data_type: int, dims: Sequence[int], raw: bytes) -> Any:
+        key = (data_type, tuple(dims), raw)
+        if key not in self.constants:
+            proto = TensorProto(name=next(self.fresh), data_type=data_type, dims=dims, raw_data=raw)
+            # Lazily: graphsurgeon would write 4-bit and 2-bit values one a byte.
+            self.constants[key] = gs.Constant(proto.name, LazyValues(proto))
+        return self.constants[key]
+
+    def numbers(self, dims: Sequence[int], values: Iterable[int]) -> Any:
+        """A constant of the type that unpacking computes in."""
+        raw = np.array([*values], self.arithmetic.dtype).tobytes()
+        return self.constant(self.arithmetic.data_type, dims, raw)
+
+    def number(self, value: int) -> Any:
+        return self.numbers((), [value])
+
+    def compute_in(self, tensor: Any, data_type: int) -> Any:
+        """The tensor in the type that unpacking computes in; it is of `data_type`."""
+        wanted = self.arithmetic.data_type
+        return tensor if data_type == wanted else self.node("Cast", tensor, to=wanted)
+
+    def zeros(self, bits: int, count: int) -> Any:
+        return self.constant(_SIGNED[bits], (count,), bytes(packed_size(count, bits)))
+
+    def integers(self, values: Sequence[int]) -> Any:
+        return self.constant(TensorProto.INT64, (len(values),), np.array(values, "<i8").tobytes())
+
+    def floats(self, values: Floats) -> Any:
+        return self.constant(TensorProto.FLOAT, values.shape, values.astype("<f4").tobytes())
+
+    def node(self, op: str, *inputs: Any, output: str | None = None, **attrs: Any) -> Any:
+        result = gs.Variable(output or next(self.fresh))
+        self.nodes.append(gs.Node(op, attrs=attrs, inputs=list(inputs), outputs=[result]))
+        return result
+
+    def split(self, tensor: Any, sizes: Sequence[int]) -> list[Any]:
+        pieces = [gs.Variable(next(self.fresh)) for _ in sizes]
+        self.nodes.append(gs.Node("Split", inputs=[tensor, self.integers(sizes)], outputs=pieces))
+        return pieces
+
+
+def _constants_named(graph: gs.Graph, names: Collection[str]) -> dict[str, Any]:
+    """Constants that the graph or a subgraph reads; a name that several tensors have (in branches) is left out."""
+    tensors = [t for part in graphs(graph) for name, t in part.tensors().items() if name in names]
+    holders: dict[str, set[int]] = {}
+    for tensor in tensors:
+        holders.setdefault(tensor.name, set()).add(id(tensor))
+    return {t.name: t for t in tensors if isinstance(t, gs.Constant) and len(holders[t.name]) == 1}
+
+
+def _fresh_names(graph: gs.Graph) -> Iterator[str]:
+    """Short names that no tensor has: they are most of what a packed file spends besides its weights."""
+    taken = {name for part in graphs(graph) for name in part.tensors()}
+    return (name for name in map("mpq_{}".format, itertools.count()) if name not in taken)
+
+
+def _refusal(graph: gs.Graph, constant: Any, how: PackedLayer | HalfWeight) -> str | None:
+    """Why this weight cannot be stored so, None when it can."""
+    if any(output is constant for output in graph.outputs):
+        return "it is a graph output"
+    if constant.dtype not in _FLOATS:
+        return f"its type is {constant.dtype}, not float32 or float16"
+    if isinstance(how, PackedLayer):
+        integer_half = how.form == "integer" and constant.dtype == np.float16
+        return "integer kernels take float32 weights, this one is float16" if integer_half else None
+    if constant.dtype == np.float16:
+        return f"it has {HALF_BITS} bits already"
+    beyond = np.abs(read(constant)).max(initial=0) > np.finfo(np.float16).max
+    return "it has values that half precision cannot hold" if beyond else None
+
+
+def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
+    shape, codes = tuple(constant.shape), weight.codes
+    if codes.shape != shape:
+        raise ModelError(
+            f"weight {constant.name!r} has shape {shape} and its codes {codes.shape}; "
+            "quantize the weights of this very model"
+        )
+    if weight.scale.shape != (shape[weight.axis],):
+        raise ModelError(
+            f"weight {constant.name!r} has {shape[weight.axis]} channels along axis {weight.axis} "
+            f"and scales of shape {weight.scale.shape}; one scale a channel is stored"
+        )
+    low, high = code_range(weight.bits, odd=weight.is_odd)
+    outside = (codes < low) | (codes > high) | ((codes % 2 == 0) & weight.is_odd)
+    if outside.any():
+        words = "odd, " if weight.is_odd else ""
+        raise ModelError(
+            f"weight {constant.name!r} has the code {codes[outside][0]}, which {weight.bits} bits "
+            f"({words}{low} to {high}) cannot hold; clip the codes to their width"
+        )
+
+
+def _check_container(constant: Any, layer: PackedLayer) -> None:
+    stored = layer.stored_bits
+    alone = layer.container_bits is not None or layer.form == "plain"
+    needed = layer.weight.bits + (layer.weight.is_odd and alone)
+    if stored < needed or (stored not in _SIGNED and alone):
+        raise ModelError(
+            f"weight {constant.name!r} has codes of {layer.weight.bits} bits, and there is no tensor of {stored} "
+            "bits that holds them one by one; tensors have 8, 4 or 2"
+        )
+
+
+def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], *, native2: bool) -> dict[str, Any]:
+    """The int8, int4 or int2 tensor of each weight's codes, in the weight's shape."""
+    tensors: dict[str, Any] = {}
+    kinds = {name: (layer.stored_bits, layer.is_cut_odd) for name, layer in layers.items()}
+    for bits, odd in sorted(set(kinds.values())):
+        codes = {name: layers[name].weight.codes for name, kind in kinds.items() if kind == (bits, odd)}
+        if bits in _SIGNED and not odd and (bits != 2 or native2):
+            for name, own in codes.items():
+                tensors[name] = writer.constant(_SIGNED[bits], own.shape, pack_interleaved(own, bits))
+        else:
+            flat = np.concatenate([own.reshape(-1) for own in codes.values()])
+            tensors |= _share_out(writer, _unpack_blob(writer, bits, flat, odd=odd, native2=native2), codes)
+    return tensors
+
+
+def _unpack_blob(writer: _Writer, bits: int, codes: Codes, *, odd: bool, native2: bool) -> Any:
+    """Flat INT8 codes, the blob's end filled with the lowest code to whole units."""
+    offsets = np.pad(offset_codes(codes, bits, odd=odd), (0, -codes.size % _BLOB_UNIT))
+    value = None
+    for width, part in zip(PARTS[bits], cut(offsets, PARTS[bits]), strict=True):
+        unpacked = _unpack_part(writer, part, width, native2)
+        if value is None:
+            value = unpacked
+        else:
+            above = writer.node("Mul", value, writer.number(1 << width))
+            value = writer.node("Add", above, unpacked)
+    if odd:  # the codes are two apart
+        value = writer.node("Mul", value, writer.number(2))
+    low, _ = code_range(bits, odd=odd)
+    lowest = writer.constant(TensorProto.INT8, (), bytes([-low]))
+    return writer.node("Sub", writer.node("Cast", value, to=TensorProto.INT8), lowest)
+
+
+def _unpack_part(writer: _Writer, part: Bytes, width: int, native2: bool) -> Any:
+    """Flat values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
+    if width == 4 or (width == 2 and native2):
+        raw = pack_interleaved(part, width)
+        return writer.compute_in(writer.constant(_UNSIGNED[width], part.shape, raw), _UNSIGNED[width])
+    raw, keep = pack_strided(part, width), writer.arithmetic.keep
+    stored = writer.compute_in(writer.constant(TensorProto.UINT8, (len(raw),), raw), TensorProto.UINT8)
+    shifts = writer.numbers((8 // width, 1), range(0, 8, width))
+    rows = writer.node("BitShift", stored, shifts, direction="RIGHT")
+    low = writer.node(keep, rows, writer.number(writer.arithmetic.low(width)))
+    return writer.node("Reshape", low, writer.integers([-1]))
+
+
+def _share_out(writer: _Writer, blob: Any, codes: Mapping[str, Codes]) -> dict[str, Any]:
+    """Each weight's own part of the flat `blob`, in the weight's shape; the fill at its end goes unread."""
+    sizes = [own.size for own in codes.values()]
+    sizes += [-sum(sizes) % _BLOB_UNIT] * (sum(sizes) % _BLOB_UNIT > 0)
+    pieces = writer.split(blob, sizes)
+    return {
+        name: writer.node("Reshape", piece, writer.integers(own.shape))
+        for (name, own), piece in zip(codes.items(), pieces, strict=False)
+    }
+
+
+def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) -> Any:
+    """Codes times scale, taken in float32, under the weight's name and in its type."""
+    weight, name = layer.weight, constant.name
+    axis = weight.axis % weight.codes.ndim
+    value = _scale_folded if layer.form == "float" else _scale_by_operator
+    if constant.dtype == np.float32:
+        return value(writer, constant, layer, codes, axis, name)
+    single = value(writer, constant, layer, codes, axis, None)
+    return writer.node("Cast", single, to=TensorProto.FLOAT16, output=name)
+
+
+def _scale_folded(
+    writer: _Writer, _constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
+) -> Any:
+    """Cast and Mul, which the runtime folds like any other nodes over constants."""
+    weight = layer.weight
+    scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
+    return writer.node("Mul", writer.node("Cast", codes, to=TensorProto.FLOAT), scales, output=name)
+
+
+def _scale_by_operator(
+    writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
+) -> Any:
+    """DequantizeLinear, which the runtime does not fold but fuses where there is an integer kernel."""
+    bits = layer.stored_bits
+    if layer.form == "integer" and bits < 8:
+        if isinstance(codes, gs.Constant):
+            # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
+            codes = writer.node("Cast", codes, to=TensorProto.INT8)
+        bits = 8
+    along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
+    # Integer kernels of matrices are found only where the zero points are written out, one a channel.
+    is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
+    zeros = [writer.zeros(bits, len(layer.weight.scale))] if is_matrix else []
+    return writer.node(
+        "DequantizeLinear", codes, writer.floats(layer.weight.scale), *zeros, output=name, **along
+    )
+
+
+def _store_half(writer: _Writer, constant: Any) -> Any:
+    half = read(constant).astype("<f2")
+    stored = writer.constant(TensorProto.FLOAT16, half.shape, half.tobytes())
+    return writer.node("Cast", stored, to=TensorProto.FLOAT, output=constant.name)

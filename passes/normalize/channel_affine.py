@@ -1,0 +1,194 @@
+"""Take `scale * y + shift`, one of each per output channel, into the weight and bias of the layer that makes y."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxmpq.passes.matching import (
+    Array,
+    absorb_into,
+    attribute,
+    is_constant,
+    is_float_constant,
+    is_standard,
+    optional_input,
+    own_name,
+    per_channel,
+    producer,
+    read,
+    require,
+    require_private,
+    set_input,
+    unique_name,
+)
+from onnxmpq.values.layer import LAYER_OPS
+
+Doubles = NDArray[np.float64]
+_SAME_SHAPE = {"BatchNormalization", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """`scale * y + shift` per output channel; both float64 [channels]."""
+
+    scale: Doubles
+    shift: Doubles
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayer:
+    """A layer whose result is read once, and what is needed to change it.
+
+    `tail` makes the result: the layer's own node, or for a MatMul the Add of a constant behind it, if there
+    is one. `bias_input` is the input of `tail` that is or would be the bias, None for a MatMul alone. The
+    result has `channels` on `axis` of `rank` dimensions; of a MatMul whose rank is not known only the last
+    axis counts.
+    """
+
+    node: gs.Node
+    tail: gs.Node
+    weight: gs.Constant
+    bias_input: int | None
+    rank: int
+    axis: int
+    channels: int
+
+
+def layer_before(graph: gs.Graph, tensor: gs.Tensor) -> LinearLayer:
+    """The layer that makes `tensor`, which is read once; NoMatch where there is none with a float constant weight."""
+    require_private(graph, tensor)
+    tail = producer(tensor)
+    node, bias_input = (tail, 2) if tail.op != "Add" else _biased_matmul(graph, tail)
+    require(node.op in LAYER_OPS, f"{tensor.name} is made by {node.op}, wanted one of {', '.join(LAYER_OPS)}")
+    weight = node.inputs[1]
+    require(is_float_constant(weight), f"the weight {weight.name} is not a floating-point constant")
+    is_bare = tail.op == "MatMul"
+    return LinearLayer(node, tail, weight, None if is_bare else bias_input, *output_layout(node, weight))
+
+
+def _biased_matmul(graph: gs.Graph, add: gs.Node) -> tuple[gs.Node, int]:
+    """The MatMul before an Add, and which of the Add's inputs is the bias."""
+    product, bias_input = split_operands(add)
+    require_private(graph, add.inputs[product])
+    node = producer(add.inputs[product])
+    require(node.op == "MatMul", f"{add.outputs[0].name} is made by an Add that is no MatMul's bias")
+    return node, bias_input
+
+
+def split_operands(node: gs.Node) -> tuple[int, int]:
+    """Indices of the computed and of the constant operand of a binary operator; NoMatch where it has none such."""
+    constants = [i for i, tensor in enumerate(node.inputs) if is_constant(tensor)]
+    require(len(node.inputs) == 2 and len(constants) == 1, "one of two operands should be constant")
+    return 1 - constants[0], constants[0]
+
+
+def output_layout(node: gs.Node, weight: gs.Constant) -> tuple[int, int, int]:
+    """Rank, channel axis and number of channels of a layer's result."""
+    rank = len(weight.shape)
+    if node.op == "Conv":
+        return rank, 1, weight.shape[0]
+    if node.op == "ConvTranspose":
+        return rank, 1, weight.shape[1] * attribute(node, "group", 1)
+    if node.op == "Gemm":
+        return 2, 1, weight.shape[0 if attribute(node, "transB", 0) else 1]
+    require(rank >= 2, f"the weight {weight.name} is a vector: it has no output channels")
+    known = known_rank(node.outputs[0]) or 1
+    return known, known - 1, weight.shape[-1]
+
+
+def known_rank(tensor: gs.Tensor) -> int | None:
+    """The number of dimensions, where the graph says it or the nodes before leave no choice; else None."""
+    if tensor.shape is not None:
+        return len(tensor.shape)
+    if len(tensor.inputs) != 1 or not is_standard(tensor.inputs[0]):
+        return None
+    node = tensor.inputs[0]
+    if node.op in {"Flatten", "Gemm"}:
+        return 2
+    if node.op in _SAME_SHAPE:
+        return known_rank(node.inputs[0])
+    if node.op not in {"Add", "MatMul"} or not is_constant(node.inputs[1]):
+        return None
+    rank, other = known_rank(node.inputs[0]), len(node.inputs[1].shape)
+    # MatMul drops a dimension when an operand is a vector.
+    return None if rank is None or (node.op == "MatMul" and min(rank, other) < 2) else max(rank, other)
+
+
+def absorb(graph: gs.Graph, layer: LinearLayer, affine: Affine) -> None:
+    """Change the layer's weight and bias so that it makes `scale * y + shift`.
+
+    Computed in float64 and stored in the weight's dtype. NoMatch, before any edit, where the weight is
+    shared, the layer has nowhere to put a shift, or a value does not fit the dtype.
+    """
+    with np.errstate(all="ignore"):  # what does not fit is refused
+        weight, bias = _new_weight(graph, layer, affine), _new_bias(layer, affine)
+    if weight is not None:
+        layer.node.inputs[1] = gs.Constant(layer.weight.name, weight)
+    if bias is not None and layer.bias_input is not None:
+        name = _bias_name(graph, layer)
+        set_input(layer.tail, layer.bias_input, gs.Constant(name, bias))
+        layer.tail.attrs.pop("beta", None)  # a Gemm's: the new bias holds it
+
+
+def absorb_and_drop(graph: gs.Graph, layer: LinearLayer, affine: Affine, node: gs.Node) -> None:
+    """Absorb the `affine` that `node` computes from the layer's result, and drop `node`."""
+    absorb(graph, layer, affine)
+    absorb_into(graph, layer.tail, node)
+
+
+def _new_weight(graph: gs.Graph, layer: LinearLayer, affine: Affine) -> Array | None:
+    if (affine.scale == 1).all():
+        return None
+    name = layer.weight.name
+    require(layer.weight not in graph.outputs, f"the weight {name} is a graph output")
+    require(len(layer.weight.outputs) == 1, f"the weight {name} is read by other nodes too")
+    weight = read(layer.weight).astype(np.float64)
+    return _stored(_scale_channels(layer.node, weight, affine.scale), layer.weight)
+
+
+def _scale_channels(node: gs.Node, weight: Doubles, scale: Doubles) -> Doubles:
+    if node.op == "ConvTranspose":  # [C, M / group, ...]: a channel's group is that of its rows
+        group = attribute(node, "group", 1)
+        rows = np.repeat(scale.reshape(group, -1), weight.shape[0] // group, axis=0)
+        return weight * rows.reshape(*rows.shape, *[1] * (weight.ndim - 2))
+    if node.op == "Conv" or (node.op == "Gemm" and attribute(node, "transB", 0)):
+        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return weight * scale
+
+
+def _new_bias(layer: LinearLayer, affine: Affine) -> Array | None:
+    if layer.bias_input is None:
+        require(not affine.shift.any(), "a MatMul has no bias to hold a shift")
+        return None
+    bias = optional_input(layer.tail, layer.bias_input)
+    if bias is None and not affine.shift.any():
+        return None
+    old = np.zeros(layer.channels)
+    if bias is not None:
+        old = channel_bias(bias, layer.node.op, layer.rank, layer.axis, layer.channels)
+        old = old * attribute(layer.tail, "beta", 1.0)
+    return _stored(old * affine.scale + affine.shift, layer.weight)
+
+
+def channel_bias(bias: gs.Tensor, op: str, rank: int, axis: int, channels: int) -> Doubles:
+    """A constant bias as one value a channel: a convolution's is a vector, any other broadcasts against the result."""
+    is_vector = op in {"Conv", "ConvTranspose"}
+    return per_channel(read(bias), *((1, 0) if is_vector else (rank, axis)), channels)
+
+
+def _bias_name(graph: gs.Graph, layer: LinearLayer) -> str:
+    bias = None if layer.bias_input is None else optional_input(layer.tail, layer.bias_input)
+    if bias is None:
+        return unique_name(graph, f"{layer.weight.name}_bias")
+    return own_name(graph, bias)
+
+
+def _stored(values: Doubles, weight: gs.Constant) -> Array:
+    """`values` in the weight's dtype; NoMatch where one of them does not fit."""
+    stored: Array = values.astype(weight.dtype)
+    require(bool(np.isfinite(stored).all()), f"a value of {weight.name} would overflow {weight.dtype}")
+    return stored

@@ -1,0 +1,40 @@
+"""A matrix product and a vector added to it are one Gemm, whose bias takes up what rounding does to its mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.matching import absorb_into, per_channel, read, require, rewrite_each, unique_name
+from onnxmpq.passes.normalize.channel_affine import known_rank, layer_before, split_operands
+
+
+@dataclass(frozen=True, slots=True)
+class JoinGemm:
+    """Replace MatMul(x, W) + b by Gemm(x, W, b), as TensorFlow's dense layers come.
+
+    Where x is known to have two dimensions, W is a constant with two, b one with a value for each column or one for
+    all, and the product goes nowhere else. Preserving: equal but for the order of the sums.
+    """
+
+    name: ClassVar[str] = "join-gemm"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        return rewrite_each(graph, ("Add",), _join)
+
+
+def _join(graph: gs.Graph, add: gs.Node) -> None:
+    require(not add.attrs, "it broadcasts as before opset 7")
+    product, bias = split_operands(add)
+    layer = layer_before(graph, add.inputs[product])
+    node = layer.tail
+    require(node.op == "MatMul", f"{add.inputs[product].name} is made by {node.op}, wanted a MatMul alone")
+    sizes = known_rank(node.inputs[0]), len(layer.weight.shape)
+    require(sizes == (2, 2), f"its operands have {sizes} dimensions, wanted two each")
+    values = per_channel(read(add.inputs[bias]), 2, 1, layer.channels).astype(layer.weight.dtype)
+    node.op = "Gemm"
+    node.inputs.append(gs.Constant(unique_name(graph, f"{layer.weight.name}_bias"), values))
+    absorb_into(graph, node, add)

@@ -1,0 +1,50 @@
+"""Each layer's bias becomes a vector of its own: rounding can then move it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.matching import (
+    attribute,
+    is_float_constant,
+    is_private,
+    optional_input,
+    own_name,
+    read,
+    require,
+    rewrite_each,
+    scaled,
+)
+from onnxmpq.passes.normalize.channel_affine import channel_bias, output_layout
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBias:
+    """Make the constant bias of a Conv or Gemm a vector [channels] that nothing else reads, a Gemm's beta in it.
+
+    A Gemm's may be a scalar or [1, channels], and exporters let layers share equal ones, which are copied then: a float
+    a channel. Layers whose weight is no constant of their own stay. Preserving: equal but for beta's rounding.
+    """
+
+    name: ClassVar[str] = "own-bias"
+
+    def __call__(self, graph: gs.Graph) -> bool:
+        """Edit `graph` in place; True if it changed."""
+        return rewrite_each(graph, ("Conv", "Gemm"), _own)
+
+
+def _own(graph: gs.Graph, node: gs.Node) -> None:
+    old = read(optional_input(node, 2))
+    weight, bias, beta = node.inputs[1], node.inputs[2], attribute(node, "beta", 1.0)
+    require(
+        is_float_constant(weight) and is_private(graph, weight), f"{weight.name} is no constant of its own"
+    )
+    rank, axis, channels = output_layout(node, weight)
+    is_own = old.shape == (channels,) and is_private(graph, bias)
+    require(not is_own or beta != 1, "its bias is its own")
+    values = scaled(channel_bias(bias, node.op, rank, axis, channels).astype(old.dtype), beta)
+    node.inputs[2] = gs.Constant(own_name(graph, bias), values)
+    node.attrs.pop("beta", None)

@@ -1,0 +1,137 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxmpq.data import Dataset, open_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.errors import DataError
+from onnxmpq.metrics.metric import Metric
+from onnxmpq.metrics.score import (
+    check_label_range,
+    check_labels,
+    check_numbers,
+    compare,
+    loss_of_function,
+    sureness,
+)
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.testing import model_of
+from onnxmpq.values.output_kind import OutputKind
+
+LOGITS = Metric("kl", {"y": OutputKind.LOGITS})
+SPECS = [InputSpec("x", np.dtype(np.float32), (None, 4))]
+X = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
+
+
+def session(body: str, output: str = "float[N, 4] y") -> Session:
+    text = f'<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4] x) => ({output}) {{ {body} }}'
+    return Runtime("cpu", 1).session(
+        model_of(text, c=np.array(0.5, np.float32), order=np.array([1, 0, 3, 2]))
+    )
+
+
+def data(**arrays: Any) -> Dataset:
+    return open_data({"x": X, **arrays}, SPECS, samples=None)
+
+
+SAME = session("y = Identity (x)")
+HALF = session("y = Mul (x, c)")
+SWAPPED = session("y = Gather <axis = 1> (x, order)")
+
+
+def test_a_model_against_itself() -> None:
+    before, after = compare(SAME, SAME, data(labels=X.argmax(axis=1)), LOGITS, 7)
+    assert before == after
+    assert (before.samples, before.top1, before.agreement, before.kl, before.sqnr) == (
+        100,
+        1.0,
+        1.0,
+        0.0,
+        math.inf,
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_scores_are_what_the_definitions_say(batch_size: int) -> None:
+    before, after = compare(SAME, HALF, data(labels=np.zeros(100, np.int64)), LOGITS, batch_size)
+    p, q = (np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) for z in (X.astype(np.float64), X / 2))
+    assert before.top1 == after.top1 == (X.argmax(axis=1) == 0).mean()
+    assert after.agreement == 1.0
+    assert after.kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-5)
+    assert after.sqnr == pytest.approx(10 * math.log10(4), rel=1e-5)
+
+
+def test_what_the_data_do_not_tell_is_none() -> None:
+    before, after = compare(SAME, SWAPPED, data(), LOGITS, 32)
+    assert before.top1 is after.top1 is None
+    assert after.agreement == 0.0
+    _, after = compare(SAME, SWAPPED, data(), Metric("nse", {"y": OutputKind.VALUES}), 32)
+    assert after.agreement is after.kl is None
+    assert after.sqnr is not None
+
+
+def test_nan_is_the_worst_score_not_the_best() -> None:
+    nan = session("l = Log (x) y = Sub (l, l)")  # NaN for every negative value
+    _, after = compare(SAME, nan, data(), LOGITS, 32)
+    assert after.sqnr == -math.inf
+
+
+def test_integer_outputs_agree_element_by_element() -> None:
+    first = session("y = ArgMax <axis = 1, keepdims = 0> (x)", "int64[N] y")
+    second = session("g = Gather <axis = 1> (x, order) y = ArgMax <axis = 1, keepdims = 0> (g)", "int64[N] y")
+    before, after = compare(first, second, data(), Metric("nse", {}), 32)
+    assert (before.agreement, after.agreement) == (1.0, 0.0)
+    assert before.sqnr is None
+
+
+def test_labels_that_match_by_chance_only() -> None:
+    right = X.argmax(axis=1)
+    check_labels(SAME, data(labels=right), LOGITS, 32)
+    with pytest.raises(DataError, match=r"0\.0% .* no better than chance \(25\.0%\).*--force"):
+        check_labels(SAME, data(labels=(right + 1) % 4), LOGITS, 32)
+    check_labels(SAME, data(), LOGITS, 32)  # no labels, nothing to check
+    few = open_data({"x": X[:10], "labels": (right[:10] + 1) % 4}, SPECS, samples=None)
+    check_labels(SAME, few, LOGITS, 32)  # too few to tell
+    better = np.where(np.arange(100) < 27, right, (right + 1) % 4)
+    with pytest.raises(DataError, match=r"27\.0% .* no better than chance"):  # within three standard errors
+        check_labels(SAME, data(labels=better), LOGITS, 32)
+
+
+def test_a_model_that_gives_no_number_is_refused() -> None:
+    lost = session("y = Sqrt (x)", "float[N, 4] y")
+    some = -np.ones((4, 4), np.float32)
+    with pytest.raises(DataError, match=r"nothing but NaN or Inf at output 'y' on 4 samples.*--force"):
+        check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2)
+    some[3, 2] = 1
+    check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2)
+    check_numbers(lost, open_data({"x": -some}, SPECS, samples=None), Metric("nse", {}), 2)
+
+
+def test_labels_are_below_the_number_of_classes() -> None:
+    labels = np.zeros(100, np.int64)
+    labels[7] = 5
+    check_label_range(data(labels=labels), {"y": (1, 6)}, LOGITS)
+    with pytest.raises(DataError, match=r"go up to 5, but output 'y' has 5 classes, 0 to 4"):
+        check_label_range(data(labels=labels), {"y": (1, 5)}, LOGITS)
+
+
+def test_how_sure_a_model_is_of_what_it_sees() -> None:
+    p = np.exp(X.astype(np.float64)) / np.exp(X.astype(np.float64)).sum(axis=1, keepdims=True)
+    assert sureness(SAME, data(), LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=1e-6)
+    assert sureness(HALF, data(), LOGITS, 32) < sureness(SAME, data(), LOGITS, 32)
+    joined = session("s = Constant <value_ints = [1, -1]> () y = Reshape (x, s)", "float[1, M] y")
+    assert 0 < sureness(joined, data(), LOGITS, 50) < 1
+    many = open_data({"x": np.tile(X, (20, 1))}, SPECS, samples=None)
+    assert sureness(SAME, many, LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=0.02)
+
+
+def test_loss_is_points_with_labels_and_disagreement_without() -> None:
+    labels = X.argmax(axis=1)
+    all_changed = math.sqrt(len(X) + 1) / len(X)  # one standard error
+    assert loss_of_function(SAME, SWAPPED, data(labels=labels), LOGITS, 32) == 1.0 + all_changed
+    # Better is no loss.
+    assert loss_of_function(SWAPPED, SAME, data(labels=labels), LOGITS, 32) == all_changed
+    assert loss_of_function(SAME, SWAPPED, data(), LOGITS, 32) == 1.0 + all_changed
+    assert loss_of_function(SAME, HALF, data(), LOGITS, 32) == 1 / len(X)

@@ -1,0 +1,50 @@
+"""What a file says that it needs, against the versions that were tried."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+import onnxmpq
+from onnxmpq.runtime.requirements import Requirements, described, requirements
+from onnxmpq.testing import model_of
+from onnxmpq.values.target import TARGETS, Target
+
+DIGITS = Path(__file__).parents[2] / "models" / "digits.onnx"
+
+
+# The oldest of 1.15 to 1.24 and 1.31 that loaded and ran the demo model so stored; its own opset is 17.
+@pytest.mark.parametrize(
+    ("storage", "bits", "version", "opset"),
+    [
+        ("packed", 1, "1.21", 18), ("packed", 2, "1.24", 25), ("packed", 3, "1.24", 25), ("packed", 4, "1.23", 21),
+        ("packed", 5, "1.23", 21), ("packed", 6, "1.24", 25), ("packed", 7, "1.24", 25), ("packed", 8, "1.15", 17),
+        ("native", 2, "1.24", 25), ("native", 4, "1.19", 21), ("native", 8, "1.15", 17), ("int8", 3, "1.15", 17),
+    ],
+)  # fmt: skip
+def test_the_floor_is_the_version_that_was_measured(
+    storage: str, bits: int, version: str, opset: int, tmp_path: Path
+) -> None:
+    report = onnxmpq.compile_model(
+        DIGITS, ["8bit-avg"], bits=(bits,), storage=storage, activations="fp32", rounding="nearest", samples=8,
+        verify=False, output=tmp_path / "m.onnx",
+    )  # fmt: skip
+    assert (report.onnxruntime, report.opset) == (version, opset)
+    assert described(onnx.load(tmp_path / "m.onnx")) == Requirements("ort-cpu", storage, opset, version)
+    found = onnxmpq.inspect_model(tmp_path / "m.onnx").requirements
+    assert str(found) == f"opset {opset}, ONNX Runtime {version}"
+
+
+@pytest.mark.parametrize(
+    ("opset", "version"), [(13, "1.15"), (20, "1.17"), (21, "1.18"), (22, "1.21"), (25, "1.24")]
+)
+def test_a_models_own_opset_counts(opset: int, version: str) -> None:
+    model = model_of(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1] x) => (float[1] y) {{ y = Relu (x) }}'
+    )
+    assert requirements(model, TARGETS["ort-cpu"]).onnxruntime == version
+    assert requirements(model, Target("late", "", onnxruntime="1.30")).onnxruntime == "1.30"
+
+
+def test_other_models_say_nothing() -> None:
+    assert described(onnx.load(DIGITS)) is None

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cifar_probe import cifar_probe
+
+from onnxmpq.data import open_data
+from onnxmpq.data.samples import InputSpec
+from onnxmpq.errors import OptionError
+from onnxmpq.metrics.metric import Metric, choose_metric
+from onnxmpq.normalize.prepare import prepare
+from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.sensitivity.methods import METHODS, Method
+from onnxmpq.sensitivity.methods.fisher import _lengths, _of_distributions
+from onnxmpq.sensitivity.methods.measured import at_every_width
+from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.testing import model_of, probe_of
+from onnxmpq.values.costs import CostTable
+from onnxmpq.values.option import Option
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared"
+DIGITS = ROOT / "models" / "digits.onnx"
+BITS = (2, 3, 4, 5, 6, 8)
+
+
+def digits(count: int, metric: str | None = None, batch_size: int = 32) -> Probe:
+    model, runtime = onnx.load(DIGITS), Runtime("cpu", threads=1)
+    (spec,) = runtime.session(model).inputs
+    specs = [InputSpec(spec.name, spec.dtype, (None, *spec.shape[1:]))]
+    data = open_data(DIGITS.with_suffix(".calib.npz"), specs, samples=count)
+    sample = next(data.batches(1)).feeds
+    prepared = prepare(runtime, model, sample, integer=False, batchable=True, metric=metric)
+    options = {
+        layer.name: tuple(Option(b) for b in BITS) for layer in prepared.layers if layer.reason is None
+    }
+    constants = Candidates(prepared.model, "nearest").constants
+    return Probe(
+        prepared.model, prepared.layers, options, constants, data, prepared.metric, runtime, prepared.traced, batch_size
+    )  # fmt: skip
+
+
+def costs(probe: Probe, method: Method) -> np.ndarray:
+    """[layers, widths]"""
+    table = method(probe)
+    assert isinstance(table, CostTable)
+    return np.array([[table.costs[name][o] for o in options] for name, options in probe.options.items()])
+
+
+def kendall(a: np.ndarray, b: np.ndarray) -> float:
+    rows = np.triu_indices(len(a), 1)
+    return float(np.mean(np.sign(a[:, None] - a)[rows] * np.sign(b[:, None] - b)[rows]))
+
+
+@pytest.mark.parametrize("metric", ["kl", "nse"])
+def test_costs_are_those_of_the_measured_loss(metric: str) -> None:
+    probe = digits(256, metric)
+    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, at_every_width)
+    ratio = np.median(cheap[:, 2:] / measured[:, 2:])  # from 4 bits up
+    assert 0.7 < ratio < 1.4
+    assert kendall(cheap[:, 2:].ravel(), measured[:, 2:].ravel()) > 0.8
+
+
+def two_outputs(second: float, metric: str) -> Probe:
+    """Three values twice, the second time multiplied by a number."""
+    model = model_of(
+        "g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z) { y = MatMul (x, w) z = MatMul (x, v) }",
+        w=np.eye(3, dtype=np.float32), v=second * np.eye(3, dtype=np.float32),
+    )  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    probe = probe_of(model, {"x": x})
+    return replace(probe, metric=choose_metric(model, {"y": (4, 3), "z": (4, 3)}, metric))
+
+
+def test_two_distributions_count_half_each() -> None:
+    probe = two_outputs(1.0, "kl")
+    signs = _of_distributions(probe).targets(next(probe.data.batches(4)))
+    assert signs.keys() == {"y", "z"}
+    for values in signs.values():
+        np.testing.assert_allclose(np.abs(values), math.sqrt(0.5 / (4 * 2)), rtol=1e-6)
+
+
+def test_an_output_of_zeros_is_not_counted() -> None:
+    both, one = (_lengths(two_outputs(second, "nse")) for second in (1.0, 0.0))
+    assert one == {"y": pytest.approx(math.sqrt(2) * both["y"])}
+    assert both["z"] == both["y"]
+
+
+def test_an_output_of_one_number_for_all() -> None:
+    model = model_of(
+        "g (float[N, 3] x) => (float y) { z = MatMul (x, w) y = ReduceMean <keepdims = 0> (z) }",
+        w=np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32),
+    )
+    probe = replace(probe_of(model, {"x": np.ones((4, 3), np.float32)}), batch_size=1)
+    assert probe.metric.name == "nse"
+    assert costs(probe, METHODS["fisher"]).min() > 0
+
+
+def test_a_model_without_numbers_to_differentiate_is_refused() -> None:
+    model = model_of(
+        "g (float[N, 3] x) => (bool[N, 3] y) { z = MatMul (x, w) y = Greater (z, x) }",
+        w=np.eye(3, dtype=np.float32),
+    )
+    with pytest.raises(
+        OptionError, match=r"differentiates outputs of floating-point numbers.*--method measured"
+    ):
+        METHODS["fisher"](
+            replace(probe_of(model, {"x": np.ones((4, 3), np.float32)}), metric=Metric("nse", {}))
+        )
+
+
+def test_one_sample_at_a_time_gives_the_same() -> None:
+    together, alone = (costs(digits(16, batch_size=size), METHODS["fisher"]) for size in (32, 1))
+    np.testing.assert_allclose(together.sum(), alone.sum(), rtol=1)  # other draws, the same expectation
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
+def test_ranks_the_layers_of_resnet56_as_measured() -> None:
+    probe = cifar_probe()
+    cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, at_every_width)
+    for column in range(2, len(BITS)):
+        assert kendall(cheap[:, column], measured[:, column]) > 0.8
+        assert 0.8 < np.median(cheap[:, column] / measured[:, column]) < 1.3

@@ -1,0 +1,67 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxmpq.errors import DataError
+from onnxmpq.values.costs import CostTable, Trajectory
+from onnxmpq.values.option import Option, parse_option
+from onnxmpq.values.plan import Plan
+
+ACTIVATIONS = st.sampled_from([None, 4, 8, 16])
+OPTIONS = st.builds(Option, st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16, 32]), ACTIVATIONS) | st.builds(
+    Option, st.integers(1, 3), ACTIVATIONS, st.sampled_from([4, 8])
+)
+COSTS = st.dictionaries(OPTIONS, st.floats(0, 1e30), min_size=1)
+
+
+@given(OPTIONS)
+def test_an_option_prints_back(option: Option) -> None:
+    assert parse_option(str(option)) == option
+
+
+@given(st.dictionaries(st.text(), COSTS))
+def test_a_cost_table_survives_json(costs: dict[str, dict[Option, float]]) -> None:
+    table = CostTable(costs, "kl", "measured", 3)
+    assert CostTable.from_json(table.to_json()) == table
+
+
+@given(st.lists(OPTIONS, min_size=1, max_size=5), st.floats(0) | st.none())
+def test_a_path_survives_json(options: list[Option], loss: float | None) -> None:
+    plans = tuple(Plan({"a": option, "b": Option(8)}) for option in options)
+    path = Trajectory(plans, (loss,) * len(plans), "kl", "greedy", 3, 55)
+    assert Trajectory.from_json(path.to_json()) == path
+
+
+@pytest.mark.parametrize(
+    ("plans", "losses", "message"),
+    [
+        ((), (), "0 plans"),
+        ((Plan({"a": Option(8)}),), (), "0 losses"),
+        ((Plan({"a": Option(8)}), Plan({"b": Option(4)})), (None, 0.1), "differ in their layers"),
+    ],
+)
+def test_a_path_decides_every_layer_in_every_plan(
+    plans: tuple[Plan, ...], losses: tuple[float | None, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Trajectory(plans, losses, "kl", "greedy", 1)
+
+
+@pytest.mark.parametrize("cost", [-1.0, math.nan, math.inf])
+def test_a_cost_is_finite_and_not_negative(cost: float) -> None:
+    with pytest.raises(DataError, match="finite and not negative"):
+        CostTable({"conv": {Option(4): cost}}, "kl", "measured", 1)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan"'])
+def test_other_files_are_no_path(text: str) -> None:
+    with pytest.raises(DataError, match="path of plans"):
+        Trajectory.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["0", "9", "4/7", "/8", "int8", "4in4", "8in4", "3in5", "fp16in8", "4in"])
+def test_other_words_are_no_option(text: str) -> None:
+    with pytest.raises(DataError, match="is not a width"):
+        parse_option(text)

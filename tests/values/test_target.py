@@ -1,0 +1,141 @@
+"""Targets: what each makes of an option, that every built-in passes its battery, and a third party's own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxmpq.errors import MissingFileError, OptionError
+from onnxmpq.testing import check_target
+from onnxmpq.values.option import Option
+from onnxmpq.values.target import STORAGES, TARGETS, Target, find_target
+
+ORT = TARGETS["ort-cpu"]
+FLOAT, INTEGER = None, 8
+
+
+def held(target: Target, storage: str, activation: int | None) -> list[str]:
+    """What becomes of the widths 1 to 8."""
+    return [str(target.storing(storage).hold(Option(bits, activation))) for bits in range(1, 9)]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_built_in_target_passes_the_battery(name: str) -> None:
+    check_target(TARGETS[name])
+
+
+def test_packed_weights_take_their_own_width() -> None:
+    assert held(ORT, "packed", FLOAT) == ["1", "2", "3", "4", "5", "6", "7", "8"]
+    assert held(ORT, "packed", INTEGER) == ["1/8", "2/8", "3/8", "4/8", "5/8", "6/8", "7/8", "7/8"]
+
+
+def test_native_weights_are_rounded_up_to_a_tensor() -> None:
+    assert held(ORT, "native", FLOAT) == ["2", "2", "4", "4", "8", "8", "8", "8"]
+    assert (
+        held(ORT, "native", INTEGER) == ["4/8"] * 4 + ["7in8/8"] * 4
+    )  # INT2 is refused beside int8 activations
+    assert held(TARGETS["openvino"], "native", FLOAT) == ["4"] * 4 + ["8"] * 4
+    assert held(TARGETS["tensorrt"], "native", INTEGER) == ["8/8"] * 8
+
+
+def test_bytes_hold_codes_of_every_width() -> None:
+    assert held(ORT, "int8", FLOAT) == [*(f"{bits}in8" for bits in range(1, 8)), "8"]
+    assert held(ORT, "int8", INTEGER)[-2:] == ["7in8/8", "7in8/8"]
+
+
+def test_vnni_lifts_the_limit_on_codes() -> None:
+    assert held(ORT.on("vnni"), "packed", INTEGER)[-1] == "8/8"
+    assert held(ORT.on("any"), "packed", INTEGER)[-1] == "7/8"
+    assert TARGETS["ort-cuda"].on("any").code_bits == 8  # never narrower than the target asks
+
+
+def test_seven_bits_are_what_saturating_kernels_sum_exactly() -> None:
+    """vpmaddubsw adds two products of uint8 and int8 in int16, saturating."""
+    limits = np.iinfo(np.int16)
+    for bits, exact in ((7, True), (8, False)):
+        low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+        assert (2 * 255 * low >= limits.min and 2 * 255 * high <= limits.max) == exact
+
+
+def test_layers_in_float_are_held_as_they_are_unless_told() -> None:
+    assert ORT.hold(Option(32)) == Option(32)
+    assert ORT.hold(Option(16)) == Option(16)
+    assert ORT.hold(Option(8), beside_integers=True) == Option(7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"storages": ()}, "storages"),
+        ({"storages": ("zipped",)}, "storages"),
+        ({"storage": "int8", "storages": ("native",)}, "one of its storages"),
+        ({"tensor_bits": (4, 2)}, "tensor_bits"),
+        ({"tensor_bits": (8, 3)}, "tensor_bits"),
+        ({"direct_bits": (4,)}, "direct_bits"),
+        ({"tensor_bits": (8,)}, "direct_bits"),
+        ({"folds": False}, "packed weights need"),
+        ({"code_bits": 6}, "code_bits"),
+        ({"highest_opset": 12}, "highest_opset"),
+        ({"highest_opset": 20, "activation_bits": (8, 16)}, "highest_opset of 21"),
+        ({"lowest_opset": 26}, "lowest_opset"),
+    ],
+)
+def test_fields_that_contradict_each_other(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        replace(ORT, **fields)  # type: ignore[arg-type]
+
+
+def test_choices_that_a_target_has_not() -> None:
+    with pytest.raises(OptionError, match="native or int8"):
+        TARGETS["tensorrt"].storing("packed")
+    with pytest.raises(OptionError, match="any or vnni"):
+        ORT.on("sse2")
+    assert ORT.storing(None) is ORT
+    assert [target.stored_as for target in TARGETS.values()] == [
+        "packed",
+        "packed",
+        "packed",
+        "native",
+        "native",
+    ]
+    assert set(STORAGES) == {"packed", "native", "int8"}
+
+
+DSP = """
+from onnxmpq.values.target import Target
+DSP = Target("dsp", "a signal processor", ("native",), tensor_bits=(8, 4), direct_bits=(8, 4), folds=False,
+             signed_activations=True, highest_opset=21, activation_bits=(8, 16, 4))
+NUMBER = 3
+"""
+
+
+def test_a_third_partys_target(tmp_path: Path) -> None:
+    path = tmp_path / "my_target.py"
+    path.write_text(DSP, encoding="utf-8")
+    found = find_target(f"{path}:DSP")
+    assert (found.name, found.stored_as) == ("dsp", "native")
+    check_target(found)
+    with pytest.raises(OptionError, match="is a int; wanted"):
+        find_target(f"{path}:NUMBER")
+    with pytest.raises(MissingFileError):
+        find_target(f"{tmp_path / 'other.py'}:DSP")
+    with pytest.raises(OptionError, match="ort-cpu, ort-cuda, openvino, tensorrt, portable"):
+        find_target("ort")
+
+
+def test_codes_beside_wide_activations_have_all_their_bits() -> None:
+    portable = TARGETS["portable"]
+    assert portable.computing(8).hold(Option(8, 8)) == Option(7, 8, 8)
+    assert portable.computing(16).hold(Option(8, 16)) == Option(8, 16)
+    assert portable.computing(16).activation_bits == (16,)
+    with pytest.raises(OptionError, match="tensorrt has no kernels for 16-bit activations"):
+        TARGETS["tensorrt"].computing(16)
+
+
+def test_the_battery_finds_a_target_that_does_not_hold_what_it_says() -> None:
+    wrong = Target("wrong", "says that it runs opset 13 only", ("native",), folds=False, highest_opset=13)
+    with pytest.raises(AssertionError, match=r"wrong, native, 1 bits, fp32 activations: .*opset"):
+        check_target(wrong)
+    with pytest.raises(AssertionError, match="agrees to"):
+        check_target(ORT, runs=lambda _, feeds: {"y": np.zeros((len(feeds["x"]), 7), np.float32)})

@@ -1,0 +1,257 @@
+"""What ONNX Runtime really runs: models placed, calibrated and quantized, then read off its optimized graph."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from onnxmpq.calibrate.measure_ranges import calibrate
+from onnxmpq.data import Dataset, InputSpec, synthetic_data
+from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.normalize.discover import discover
+from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.onnx_io.model_file import load_model
+from onnxmpq.passes.lower.clip_pools import ClipPools
+from onnxmpq.passes.lower.insert_qdq import InsertQdq
+from onnxmpq.passes.lower.pad_codes import PadCodes
+from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
+from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
+from onnxmpq.passes.matching import redirect
+from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
+from onnxmpq.passes.normalize.pool_global_means import PoolGlobalMeans
+from onnxmpq.place.kernels import place_activations
+from onnxmpq.rounding.quantizer import quantize
+from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.testing import model_of, random_feeds
+from onnxmpq.values.layer import Layer
+from onnxmpq.verify.kernels import integer_kernels
+
+RUNTIME = Runtime("cpu", threads=1)
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+def store_int8(graph: gs.Graph, layer: Layer) -> None:
+    """The weight as INT8 codes and a DequantizeLinear under its name; Gemm's kernel wants the zero points."""
+    weight = graph.tensors()[layer.weight]
+    quantized = quantize(weight.values, layer.axis, 8)
+    inputs = [
+        gs.Constant(f"{layer.weight}_codes", quantized.codes),
+        gs.Constant(f"{layer.weight}_scale", quantized.scale),
+        gs.Constant(f"{layer.weight}_zero", np.zeros(quantized.scale.shape, np.int8)),
+    ]
+    dequantized = gs.Variable(layer.weight, np.float32, weight.shape)
+    redirect(weight.outputs, weight, dequantized)
+    graph.nodes.insert(
+        0, gs.Node("DequantizeLinear", attrs={"axis": quantized.axis}, inputs=inputs, outputs=[dequantized])
+    )
+
+
+def samples_for(model: onnx.ModelProto) -> Dataset:
+    specs = [InputSpec(spec.name, spec.dtype, spec.shape) for spec in RUNTIME.session(model).inputs]
+    return synthetic_data(specs, samples=3, seed=0)
+
+
+def compile_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Layer, ...]]:
+    """The model with int8 activations around all layers that allow it, and its layers."""
+    graph = import_graph(model)
+    layers = discover(graph, {})
+    placement = place_activations(graph, layers, {layer.name for layer in layers})
+    ranges = calibrate(RUNTIME, model, placement, samples_for(model))
+    ZeroDeadChannels(ranges)(graph)
+    InsertQdq(placement.shared(ranges), placement.float_sources)(graph)
+    ClipPools()(graph)
+    PadCodes()(graph)
+    SplitGemmBias(placement.split_biases)(graph)
+    for layer in layers:
+        if layer.name in placement.integer_layers:
+            store_int8(graph, layer)
+    return export_model(graph, model), layers
+
+
+def optimize(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    RUNTIME.session(model, save_optimized=folder / "optimized.onnx")
+    return onnx.load(folder / "optimized.onnx")
+
+
+def weight(*shape: int) -> Array:
+    return np.asarray(np.random.default_rng(shape).standard_normal(shape), np.float32)
+
+
+CONSTANTS: dict[str, Array] = {
+    "c8": weight(8, 8, 3, 3), "d8": weight(8, 1, 3, 3), "g8": weight(8, 4, 3, 3), "p8": weight(8, 8, 1, 1),
+    "b8": weight(8), "w10": weight(8, 10), "u10": weight(10, 10), "b10": weight(10), "v4": weight(4, 1, 1, 1),
+    "zero": np.zeros((), np.float32), "six": np.full((), 6, np.float32), "slope": np.full((8, 1, 1), 0.1, np.float32),
+    "twice": np.array([1, 1, 2, 2], np.float32), "border": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
+}  # fmt: skip
+
+
+def parse(body: str, opset: int = 17, result: str = "n, ?, ?, ?") -> onnx.ModelProto:
+    """`x` goes in and `y` comes out; the constants named in the body are at hand."""
+    used = {name: value for name, value in CONSTANTS.items() if re.search(rf"\b{name}\b", body)}
+    header = f'<ir_version: 8, opset_import: ["": {opset}]>'
+    return model_of(f"{header} g (float[n, 8, 8, 8] x) => (float[{result}] y) {{ {body} }}", **used)
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def check(model: onnx.ModelProto, folder: Path, kernels: dict[str, str] | None = None) -> Counter[str]:
+    """Compile; all layers are integer, or just those given; the outputs agree; the optimized operators."""
+    written, layers = compile_int8(model)
+    optimized = optimize(written, folder)
+    found = integer_kernels(written, optimized, layers)
+    assert found.keys() == {layer.name for layer in layers} if kernels is None else found == kernels
+    feeds = next(samples_for(model).batches(3)).feeds
+    expected, outputs = RUNTIME.session(model).run(feeds), RUNTIME.session(written).run(feeds)
+    for name, values in expected.items():
+        assert signal_to_noise(values, outputs[name]) > 25
+    return operators(optimized)
+
+
+MIDDLES = {
+    "relu": "q = Relu (p)",
+    "relu6": "q = Clip (p, zero, six)",
+    "leaky relu": "q = LeakyRelu (p)",
+    "sigmoid": "q = Sigmoid (p)",
+    "silu": "s = Sigmoid (p) q = Mul (p, s)",
+    "residual": "s = Add (p, x) q = Relu (s)",
+    "sum with itself": "q = Add (p, p)",
+    "product": "q = Mul (p, x)",
+    "scaled": "q = Mul (p, six)",
+    "concat": "r = Relu (p) t = Conv (r, p8) s = Concat <axis = 1> (r, t) u, v = Split <axis = 1> (s) q = Mul (u, v)",
+    "max pool": "q = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (p)",
+    "max pool, then relu": "s = MaxPool <kernel_shape = [2, 2]> (p) q = Relu (s)",
+    "average pool": "q = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (p)",
+    "global pool": "q = GlobalAveragePool (p)",
+    "squeeze and excite": "s = GlobalAveragePool (p) t = Conv (s, p8) u = Sigmoid (t) q = Mul (p, u)",
+    "transpose": "q = Transpose <perm = [0, 1, 3, 2]> (p)",
+    "nearest": 'q = Resize <mode = "nearest"> (p, , twice)',
+    "shuffle": "s = DepthToSpace <blocksize = 2> (p) t = Concat <axis = 1> (s, s, s, s) q = MaxPool <kernel_shape = [1, 1]> (t)",
+}
+
+
+@pytest.mark.parametrize("middle", MIDDLES.values(), ids=MIDDLES)
+def test_nothing_is_float_between_two_convolutions(middle: str, tmp_path: Path) -> None:
+    model = parse(f"p = Conv <pads = [1, 1, 1, 1]> (x, c8, b8) {middle} y = Conv (q, p8)")
+    found = check(model, tmp_path)
+    assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 1)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 21, 25])
+def test_opsets(opset: int, tmp_path: Path) -> None:
+    model = parse("p = Conv (x, c8, b8) q = Relu (p) y = Conv (q, p8)", opset)
+    assert check(model, tmp_path)["QLinearConv"] == 2
+
+
+@pytest.mark.parametrize(
+    "layer",
+    ["Conv <group = 8> (x, d8, b8)", "Conv <group = 2> (x, g8, b8)", "Conv <dilations = [2, 2]> (x, c8)"],
+)
+def test_kinds_of_convolutions(layer: str, tmp_path: Path) -> None:
+    assert check(parse(f"y = {layer}"), tmp_path, {"y": "QLinearConv"})["Conv"] == 0
+
+
+@pytest.mark.parametrize("spatial", [1, 3])
+def test_convolutions_of_other_ranks(spatial: int, tmp_path: Path) -> None:
+    size, free = ", 6" * spatial, ", ?" * spatial
+    text = f"g (float[n, 4{size}] x) => (float[n, 5{free}] y) {{ a = Conv (x, w)  y = Relu (a) }}"
+    check(model_of(text, w=weight(5, 4, *[3] * spatial)), tmp_path, {"a": "QLinearConv"})
+
+
+@pytest.mark.parametrize(
+    ("tail", "kernels"),
+    [
+        ("y = Gemm (f, w10, b10)", ["QGemm"]),
+        ("y = Gemm <beta = 0.5> (f, w10, b10)", ["QGemm"]),
+        ("a = Gemm (f, w10, b10) r = Relu (a) y = Gemm (r, u10, b10)", ["QGemm", "QGemm"]),
+        ("y = MatMul (f, w10)", ["MatMulIntegerToFloat"]),
+        ("a = MatMul (f, w10) y = Add (a, b10)", ["QGemm"]),
+        ("a = MatMul (f, w10) s = Add (b10, a) r = Relu (s) y = MatMul (r, u10)", ["QGemm", "MatMulIntegerToFloat"]),
+        ("a = MatMul (f, w10) r = Relu (a) y = MatMul (r, u10)", ["QLinearMatMul", "MatMulIntegerToFloat"]),
+    ],
+)  # fmt: skip
+def test_linear_heads(tail: str, kernels: list[str], tmp_path: Path) -> None:
+    model = parse(f"p = Conv (x, c8, b8) q = GlobalAveragePool (p) f = Flatten (q) {tail}", result="n, 10")
+    written, layers = compile_int8(model)
+    found = integer_kernels(written, optimize(written, tmp_path), layers)
+    assert [found.get(layer.name) for layer in layers] == ["QLinearConv", *kernels]
+    check(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("op", "name"), [("HardSwish (p)", "Mul"), ("PRelu (p, slope)", "PRelu"), ("Tanh (p)", "Tanh")]
+)
+def test_an_operator_without_an_integer_kernel_costs_one_pair(op: str, name: str, tmp_path: Path) -> None:
+    found = check(parse(f"p = Conv (x, c8, b8) q = {op} y = Conv (q, p8)"), tmp_path)
+    assert found[name] == 1
+    assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (2, 2)
+
+
+def test_layers_that_stay_in_float_are_not_reported(tmp_path: Path) -> None:
+    check(parse("p = ConvTranspose (x, d8) y = Conv (p, v4)"), tmp_path, {"y": "QLinearConv"})
+
+
+@pytest.mark.parametrize(("second", "found"), [("d", {"c": "QLinearConv"}), ("x", {})])
+def test_a_shared_weight_needs_all_its_nodes(second: str, found: dict[str, str], tmp_path: Path) -> None:
+    written = model_of(
+        f"""g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y, float[1, 8, 4, 4] z) {{
+            w = DequantizeLinear <axis = 0> (codes, scales)
+            q = QuantizeLinear (x, s, o)  d = DequantizeLinear (q, s, o)
+            c = Conv (d, w)  p = QuantizeLinear (c, s, o)  y = DequantizeLinear (p, s, o)
+            e = Conv ({second}, w)  r = QuantizeLinear (e, s, o)  z = DequantizeLinear (r, s, o)
+        }}""",
+        codes=np.ones((8, 8, 1, 1), np.int8),
+        scales=np.ones(8, np.float32),
+        s=np.array(0.1, np.float32),
+        o=np.array(128, np.uint8),
+    )
+    layer = Layer("c", "Conv", ("c", "e"), "w", (8, 8, 1, 1), 0)
+    assert integer_kernels(written, optimize(written, tmp_path), [layer]) == found
+
+
+def test_a_dead_channel_keeps_its_bias(tmp_path: Path) -> None:
+    scaled = weight(2, 8, 1, 1) * np.array([1, 1e-12], np.float32).reshape(2, 1, 1, 1)
+    text = "g (float[n, 8, 8, 8] x) => (float[n, 2, 8, 8] y) { y = Conv (x, w, b) }"
+    model = model_of(text, w=scaled, b=np.array([0, 0.5], np.float32))
+    written, _ = compile_int8(model)
+    found = RUNTIME.session(written).run(random_feeds(model))["y"][:, 1]
+    np.testing.assert_allclose(found, 0.5, atol=0.05)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real models in ../shared are not here")
+@pytest.mark.parametrize(
+    ("name", "most_float"),
+    [("resnet20_cifar10", 5), ("resnet56_cifar10_bn", 5), ("squeezenet1_1", 2), ("mobilenetv2_1.0", 2)],
+)
+def test_every_layer_of_the_real_models_is_integer(name: str, most_float: int, tmp_path: Path) -> None:
+    model = load_model(SHARED / "models" / f"{name}.onnx")
+    graph = import_graph(model)
+    FoldBatchNorm()(graph)
+    PoolGlobalMeans()(graph)
+    written, layers = compile_int8(export_model(graph, model))
+    optimized = optimize(written, tmp_path)
+    assert integer_kernels(written, optimized, layers).keys() == {layer.name for layer in layers}
+    found = operators(optimized)
+    assert found["QuantizeLinear"] + found["DequantizeLinear"] <= most_float
+
+
+def test_zeros_are_padded_as_codes(tmp_path: Path) -> None:
+    found = check(parse("a = Conv (x, c8) p = Pad (a, border) y = Conv (p, p8)"), tmp_path)
+    assert found["Pad"] == 1
+    assert found["QuantizeLinear"] == found["DequantizeLinear"] == 1  # the graph's ends
+
+
+def test_a_pool_behind_a_float_layer_stays_in_float(tmp_path: Path) -> None:
+    text = "a = ConvTranspose (x, c8) p = MaxPool <kernel_shape = [2, 2]> (a) y = Conv (p, p8)"
+    model = parse(text)
+    written, layers = compile_int8(model)
+    optimized = optimize(written, tmp_path)
+    pool = next(node for node in optimized.graph.node if node.op_type == "MaxPool")
+    makers = {name: node.op_type for node in optimized.graph.node for name in node.output}
+    assert makers.get(pool.input[0]) != "QuantizeLinear"
+    assert set(integer_kernels(written, optimized, layers).values()) == {"QLinearConv"}
