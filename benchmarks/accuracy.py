@@ -229,7 +229,7 @@ class Bench:
         if setting.forced is not None:
             return measure(lowering), 0.0
         request = setting.request
-        key = request.method, request.rounding, request.effort.mirrors, setting.shares.sensitivity.count
+        key = request.method, request.rounding, request.effort.mirrors, setting.splits.sensitivity.count
         if key not in self.costs:
             start = time.perf_counter()
             self.costs[key] = measure(lowering), time.perf_counter() - start
@@ -244,7 +244,7 @@ def asked(loaded: Loaded, base: Lowering, stages: Stages, recipe: str, budget: f
         effort=_effort(recipe),
     )  # fmt: skip
     setting = replace(
-        base.setting, request=request, stages=stages, shares=divide(loaded.evidence, request),
+        base.setting, request=request, stages=stages, splits=divide(loaded.evidence, request),
         options=uniform(base.setting.options, recipe, budget), forced=None,
     )  # fmt: skip
     return replace(base, setting=forced_by(setting))

@@ -24,14 +24,14 @@ from onnxmpq.data import Dataset
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.rounding import blocks
 from onnxmpq.rounding.compensate import compensate
-from onnxmpq.rounding.moments import Doubles, Moments, input_moments
+from onnxmpq.rounding.moments import Moments, input_moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.rows import to_rows
 from onnxmpq.rounding.shrink import shrunk
 from onnxmpq.rounding.squant import quantize_balanced
 from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Doubles, Floats
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.quantized_weight import Floats
 
 _BITS = (2, 3, 4)
 _BLOCKS = (1, 2, 4, 8, 16, 32)

@@ -47,7 +47,7 @@ _COLUMNS = ["model", "activations", "calibrator", "KL", "least", "largest", "agr
 _NOTES = (
     "Weights of 8 bits, rounded to nearest, and activations of 8 or 4; ranges from {samples} calibration images, or half of "
     "those there are, and KL to fp32 in nats on as many others of them, never on a test set. Mean over the seeds (least "
-    "and largest beside it); seconds are those of one calibration. The last table takes KL in units of `typical`'s on "
+    "and largest beside it); seconds are those of one calibration. The last table takes KL in units of `mean_minmax_3sigma`'s on "
     "the same model, activations and seed, as geometric means over all."
 )
 
@@ -165,7 +165,7 @@ def report(results: Sequence[Result], samples: int) -> str:
     ]
     parts = ["# Calibrators", _NOTES.format(samples=samples), header(), table(_COLUMNS, rows)]
     return "\n".join(f"{part}\n" for part in parts) + table(
-        ["calibrator", *(f"KL at {bits} bits, typical's = 1" for bits in widths)], ratios
+        ["calibrator", *(f"KL at {bits} bits, mean_minmax_3sigma's = 1" for bits in widths)], ratios
     )
 
 
@@ -184,10 +184,10 @@ def _row(some: Sequence[Result]) -> list[str]:
 
 
 def _ratio(results: Sequence[Result], name: str) -> str:
-    """Geometric mean of KL in units of `typical`'s."""
+    """Geometric mean of KL in units of `mean_minmax_3sigma`'s."""
     losses = {(r.key, r.calibrator): r.kl for r in results}
     keys = {result.key for result in results}
-    return f"{np.exp(np.mean([np.log(losses[key, name] / losses[key, 'typical']) for key in keys])):.3f}"
+    return f"{np.exp(np.mean([np.log(losses[key, name] / losses[key, 'mean_minmax_3sigma']) for key in keys])):.3f}"
 
 
 if __name__ == "__main__":

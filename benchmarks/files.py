@@ -21,7 +21,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import onnxmpq
-from onnxmpq.runtime.session import Array
+from onnxmpq.values.arrays import Array
 from onnxmpq.verify.machine import has_vnni
 
 FP32, STATIC = "fp32", "ORT int8"

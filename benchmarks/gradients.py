@@ -24,10 +24,11 @@ from onnxmpq.passes.expose.emit_directional import layer_outputs
 from onnxmpq.passes.expose.emit_gradients import EmitGradients
 from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.sensitivity.methods.fisher import fisher
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
 

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from networks import Network, evaluation, open_samples
 
-from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.arrays import Array
 
 _BATCH = 50
 

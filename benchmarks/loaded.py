@@ -40,7 +40,7 @@ def load(
     )  # fmt: skip
     request = Request(
         budgets=(Budget.parse("999999MB"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
-        activations=activations, calibrator=CALIBRATORS["typical"], rounding=ROUNDINGS[0], method=METHODS["measured"],
+        activations=activations, calibrator=CALIBRATORS["mean_minmax_3sigma"], rounding=ROUNDINGS[0], method=METHODS["measured"],
         effort=EFFORTS["balanced"], metric=None, provider=runtime.provider, seed=seed, verify=False, force=True,
     )  # fmt: skip
     return Loaded(request, stages, runtime, original, session, evidence, 0)

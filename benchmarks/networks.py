@@ -13,7 +13,8 @@ from machine import ROOT, SHARED
 from onnxmpq import Preprocess
 from onnxmpq.data import Dataset, DataSource, open_data
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 _CHUNK = 500  # test images that are normalised at a time
 

@@ -43,12 +43,13 @@ from networks import Network, calibration, networks, open_samples
 
 import onnxmpq
 from onnxmpq.metrics.latency import interleaved, medians, ratio, seconds_a_run
-from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.sensitivity import chain
 from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.sensitivity.methods.measured import at_every_width
 from onnxmpq.sensitivity.methods.size import size
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.effort import EFFORTS, Effort
 
@@ -172,7 +173,7 @@ def captured_probe(network: Network, samples: int, scratch: Path) -> Probe:
         return size(probe)
 
     METHODS["capture"] = capture
-    EFFORTS["capture"] = Effort("capture", sensitivity=samples, trials=0, judge=samples, settle=1)
+    EFFORTS["capture"] = Effort("capture", sensitivity=samples, trials=0, judge=samples, requantize=1)
     onnxmpq.compile_model(
         network.model, [_BUDGET], calibration(network, scratch), output=scratch / "compiled.onnx",
         preprocess=network.decoding, samples=2 * samples, provider="cpu", method="capture", effort="capture",

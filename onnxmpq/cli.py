@@ -124,8 +124,8 @@ def cli() -> None:
 )
 @click.option(
     "--calibrator",
-    help="Ranges of activations: typical, minmax, percentile, entropy, mse, file.py:function.  "
-    "[default: typical, mse at int4]",
+    help="Ranges of activations: mean_minmax_3sigma, minmax, percentile, entropy, mse, file.py:function.  "
+    "[default: mean_minmax_3sigma, mse at int4]",
 )
 @click.option(
     "--rounding",

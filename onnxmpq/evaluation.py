@@ -21,7 +21,8 @@ from onnxmpq.metrics.score import check_label_range, compare
 from onnxmpq.normalize.prepare import runnable
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.runtime.requirements import suited
-from onnxmpq.runtime.session import Array, Runtime, Session, TensorInfo, resolve_runtime
+from onnxmpq.runtime.session import Runtime, Session, TensorInfo, resolve_runtime
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.score import Score

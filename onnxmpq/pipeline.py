@@ -1,6 +1,6 @@
 """The compile, stage by stage: the page to read first.
 
-load -> prepare -> place -> calibrate -> round -> sensitivity -> (time) -> allocate -> (search) -> (settle) -> write
+load -> prepare -> place -> calibrate -> round -> sensitivity -> (time) -> allocate -> (search) -> (requantize) -> write
 -> verify. Each arrow is one frozen value: `Loaded`, `Prepared`, `Placed`, `Setting` (what all later stages look at),
 `Lowering` (the rounded weights, and what makes a file of any plan), `CostTable` or `Trajectory`, `Plan`, `Draft` (the
 plan and its weights), the model, `Report`. The stages are the files of `onnxmpq.stages`.
@@ -21,7 +21,6 @@ from onnxmpq.check.forced import narrowed
 from onnxmpq.check.stage import check
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.data import DataSource
-from onnxmpq.data.input_shapes import Shape
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Draft, Lowering
@@ -29,7 +28,7 @@ from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.onnx_io.model_file import written_model
 from onnxmpq.place.stage import place
-from onnxmpq.requantize.stage import is_settled, settle
+from onnxmpq.requantize.stage import is_requantized, requantize
 from onnxmpq.request import (
     DEFAULT_BITS,
     Request,
@@ -48,6 +47,7 @@ from onnxmpq.search.swaps import Search
 from onnxmpq.sensitivity.methods import find_method
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.timing.stage import time_layers
+from onnxmpq.values.arrays import Shape
 from onnxmpq.values.costs import CostTable, Sensitivity
 from onnxmpq.values.effort import find_effort
 from onnxmpq.values.keep import Keep
@@ -88,7 +88,7 @@ def compile_model(
 
     `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
     those of `data` that weights are rounded against. `activations` is "int8", "int16", "int4" or "fp32" (default with real data: the target's first, int8 of
-    ours; fp32 without), `calibrator` chooses their ranges: "typical", "minmax", "percentile", "entropy", "mse" or
+    ours; fp32 without), `calibrator` chooses their ranges: "mean_minmax_3sigma", "minmax", "percentile", "entropy", "mse" or
     `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model. What the
     method finds is saved to `save_sensitivity` as soon as it is known; `method` takes that file's name, ending in .json.
 
@@ -160,7 +160,7 @@ def drafted(lowering: Lowering, costs: Sensitivity) -> tuple[Draft, Search | Non
             found = search(lowering, plan, costs)
             plan = found.plan
     draft = lowering.draft(plan)
-    if is_settled(draft):
-        with stages("settle"):
-            draft = settle(draft)
+    if is_requantized(draft):
+        with stages("requantize"):
+            draft = requantize(draft)
     return draft, found

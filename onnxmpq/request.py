@@ -12,12 +12,12 @@ from onnxmpq.budgets.budget import Budget, Kind
 from onnxmpq.budgets.constrain import MEASURED
 from onnxmpq.calibrate.calibrators import Calibrator, default_calibrator
 from onnxmpq.data import DataSource, require_seed
-from onnxmpq.data.input_shapes import Shape
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.errors import OptionError
 from onnxmpq.rounding.candidates import ROUNDINGS
 from onnxmpq.sensitivity.methods import Method, gives_path, name_of
 from onnxmpq.values.activation_range import CodeType
+from onnxmpq.values.arrays import Shape
 from onnxmpq.values.effort import Effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS

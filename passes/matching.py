@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-Array = NDArray[Any]
+from onnxmpq.values.arrays import Array
+
 Rewrite = Callable[[gs.Graph, gs.Node], None]
 Attribute = TypeVar("Attribute")
 

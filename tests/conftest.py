@@ -39,7 +39,7 @@ def asked() -> Callable[..., Request]:
     """A request with the plainest answer to every question; changes may say otherwise."""
     plain = {
         "budgets": (Budget.parse("6bit-avg"),), "keeps": (), "target": find_target("ort-cpu"), "widths": (4, 8),
-        "activations": "fp32", "calibrator": CALIBRATORS["typical"], "rounding": "nearest", "method": METHODS["size"],
+        "activations": "fp32", "calibrator": CALIBRATORS["mean_minmax_3sigma"], "rounding": "nearest", "method": METHODS["size"],
         "effort": EFFORTS["fast"], "metric": None, "provider": "cpu", "seed": 0, "verify": False, "force": False,
     }  # fmt: skip
 

@@ -279,7 +279,11 @@ def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: P
         (
             "calibrators.py",
             ["--seeds", "0", "--results", "results.jsonl"],
-            ["| digits | int8 | typical |", "| digits | int4 | entropy |", "| typical | 1.000 | 1.000 |"],
+            [
+                "| digits | int8 | mean_minmax_3sigma |",
+                "| digits | int4 | entropy |",
+                "| mean_minmax_3sigma | 1.000 | 1.000 |",
+            ],
         ),
         ("drops.py", ["--limits", "5", "--seeds", "0"], ["| digits | 5 % | 64 | no | 0 |", "1 of 1"]),
         ("speed.py", [], ["## Peak memory", "## Making a session", "## The sensitivity stage", "## Latency"]),

@@ -12,8 +12,9 @@ import pytest
 
 import onnxmpq
 from onnxmpq.metrics.metric import signal_to_noise
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_target
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.target import TARGETS
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install '.[test]')")

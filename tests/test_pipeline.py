@@ -168,7 +168,7 @@ def test_every_calibrator_gives_ranges_of_its_own(small: Compile) -> None:
         report = small("6bit-avg", activations="int8", calibrator=name)
         assert (report.metrics["compiled"].agreement or 0) > 0.95
         scales[name] = activation_scales(report.output)
-    assert scales.pop("typical") == scales["minmax"]  # as long as no sample of so few lies far out
+    assert scales.pop("mean_minmax_3sigma") == scales["minmax"]  # as long as no sample of so few lies far out
     assert len(set(scales.values())) == len(scales)
     assert all(max(found) <= max(scales["minmax"]) for found in scales.values())
 
@@ -200,7 +200,7 @@ def test_activations_of_16_bits_are_close_to_float(small: Compile) -> None:
     assert found["int16"].opset == 21
 
 
-def test_settled_and_searched_with_activations_of_16_bits(small: Compile) -> None:
+def test_requantized_and_searched_with_activations_of_16_bits(small: Compile) -> None:
     report = small("5bit-avg", activations="int16", target="portable", rounding="compensated")
     assert (report.metrics["compiled"].agreement or 0) > 0.97
     assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
@@ -390,7 +390,7 @@ def test_options_that_make_no_sense(small: Compile) -> None:
         ({"bits": ()}, "widths"),
         ({"bits": (9,)}, "widths"),
         ({"activations": "int2"}, "int8, int16, int4, fp32"),
-        ({"calibrator": "guess"}, "typical"),
+        ({"calibrator": "guess"}, "mean_minmax_3sigma"),
         ({"target": "toaster"}, "ort-cpu"),
         ({"method": "guess"}, "measured"),
         ({"shapes": {"picture": (1, 1, 8, 8)}}, "image"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import onnxmpq
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
 

@@ -9,7 +9,7 @@ import numpy as np
 from onnxmpq.allocate.choose import plans_tried
 from onnxmpq.context.setting import Setting
 from onnxmpq.requantize.sequential import is_fitted
-from onnxmpq.requantize.stage import settling_pays
+from onnxmpq.requantize.stage import requantizing_pays
 from onnxmpq.rounding.moments import has_moments, is_known, windows_of
 from onnxmpq.rounding.stage import factoring, work, workers
 from onnxmpq.sensitivity.methods import CountsEvaluations, counts_evaluations, is_saved
@@ -17,8 +17,8 @@ from onnxmpq.sensitivity.methods.measured import Measured
 from onnxmpq.values.effort import spoken
 
 _WORTH_SAYING = 10.0  # seconds
-_PRODUCTS = 1.2e8  # of rounding, a second and process
-_SETTLED = 4  # settling a layer takes as long as rounding it at so many widths, by one process
+_PRODUCTS_A_SECOND = 1.2e8  # of rounding, a second and process
+_REQUANTIZED = 4  # requantizing a layer takes as long as rounding it at so many widths, by one process
 _SOLVED = 3  # and factors its matrix as often
 
 
@@ -37,21 +37,21 @@ def announce(setting: Setting) -> None:
 
 
 def estimate(setting: Setting) -> float:
-    """Seconds that measuring, rounding and settling take."""
+    """Seconds that measuring, rounding and requantizing take."""
     forwards = forwards_ahead(setting)
     return (forwards * seconds_a_sample(setting) if forwards else 0.0) + rounding_seconds(setting)
 
 
 def forwards_ahead(setting: Setting) -> float:
-    """Forward runs of one sample that the method, calibration and settling take together."""
-    effort, samples = setting.request.effort, setting.shares.rounding.count
+    """Forward runs of one sample that the method, calibration and requantizing take together."""
+    effort, samples = setting.request.effort, setting.splits.rounding.count
     method, forwards = setting.request.method, 0.0
     if setting.forced is None and isinstance(method, Measured):
         forwards = effort.measuring(samples, _widths_measured(setting, method))
     elif setting.forced is None and counts_evaluations(method):
         forwards = forwards_evaluated(setting, method)
     if setting.request.rounding != "nearest":
-        forwards += effort.learning(samples, plans_settled(setting), setting.views.count)
+        forwards += effort.learning(samples, plans_requantized(setting), setting.augmentations.count)
     return forwards
 
 
@@ -62,7 +62,7 @@ def forwards_evaluated(setting: Setting, method: CountsEvaluations) -> float:
     behind = np.cumsum([layer.macs for layer in reversed(layers)])[::-1]
     shares = behind / behind[0] if behind[0] else np.ones(len(layers))
     runs = sum(counts.get(la.name, 0.0) * share for la, share in zip(layers, shares, strict=True))
-    samples = setting.shares.sensitivity.count
+    samples = setting.splits.sensitivity.count
     return float(runs) * min(method.images or samples, samples)
 
 
@@ -76,11 +76,11 @@ def _widths_measured(setting: Setting, measured: Measured) -> int:
 
 
 def rounding_seconds(setting: Setting) -> float:
-    """What rounding at all widths and settling take of a processor, whatever a forward takes."""
+    """What rounding at all widths and requantizing take of a processor, whatever a forward takes."""
     if setting.request.rounding == "nearest":
         return 0.0
     widths = {n: [o.weight_bits for o in some if o.is_quantized] for n, some in setting.choices.items()}
-    data = setting.shares.rounding
+    data = setting.splits.rounding
     known = [
         la
         for la in setting.prepared.layers
@@ -88,21 +88,23 @@ def rounding_seconds(setting: Setting) -> float:
     ]
     products = work(known, widths) + factoring(known)
     again = [la for la in known if any(is_fitted(la, bits) for bits in widths[la.name])]
-    turn = _SETTLED * work(again, {la.name: widths[la.name][:1] for la in again}) + _SOLVED * factoring(again)
-    turns = (1 + setting.request.effort.tries) * plans_settled(setting)
-    return (products / workers(products) + turns * turn) / _PRODUCTS
+    turn = _REQUANTIZED * work(again, {la.name: widths[la.name][:1] for la in again}) + _SOLVED * factoring(
+        again
+    )
+    turns = (1 + setting.request.effort.tries) * plans_requantized(setting)
+    return (products / workers(products) + turns * turn) / _PRODUCTS_A_SECOND
 
 
-def plans_settled(setting: Setting) -> int:
+def plans_requantized(setting: Setting) -> int:
     """How many plans are; 0 where that does not pay. A budget on loss judges plans as they would ship."""
-    if not settling_pays(setting, setting.choices):
+    if not requantizing_pays(setting, setting.choices):
         return 0
     return 1 + setting.request.limits_loss * plans_tried(setting.prepared.layers, setting.choices)
 
 
 def seconds_a_sample(setting: Setting) -> float:
     """Of one forward in a full batch, once warm."""
-    batch = next(iter(setting.shares.rounding.batches(setting.prepared.batch_size)))
+    batch = next(iter(setting.splits.rounding.batches(setting.prepared.batch_size)))
     setting.reference.run(batch.feeds)
     start = time.perf_counter()
     setting.reference.run(batch.feeds)

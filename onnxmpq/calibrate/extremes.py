@@ -12,8 +12,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError
 from onnxmpq.passes.expose.tap_tensors import tap_name
 from onnxmpq.runtime.session import Session
-
-Doubles = NDArray[np.float64]
+from onnxmpq.values.arrays import Doubles
 
 REDUCTIONS = ("ReduceMin", "ReduceMax")
 

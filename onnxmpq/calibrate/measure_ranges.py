@@ -31,7 +31,7 @@ def calibrate(
     model: onnx.ModelProto,
     placement: Placement,
     dataset: Dataset,
-    calibrator: Calibrator = CALIBRATORS["typical"],
+    calibrator: Calibrator = CALIBRATORS["mean_minmax_3sigma"],
     *,
     codes: CodeType = UINT8,
     progress: Progress = lambda _done, _total: None,

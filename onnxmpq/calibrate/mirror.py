@@ -1,6 +1,6 @@
 """mirror: calibration images the other way round, too, where the network sees the same in them.
 
-Rounding and settling learn from windows, and mirror images are more of them: what is learned holds better on others. A
+Rounding and requantizing learn from windows, and mirror images are more of them: what is learned holds better on others. A
 network that was trained on images either way round, as most are, gives nearly the same output for both. One that reads
 text or signs, or that says where things are, does not, and is left alone.
 """
@@ -14,9 +14,10 @@ import numpy as np
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import AS_GIVEN, Views, turned, width_axis
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, turned, width_axis
 from onnxmpq.metrics.metric import Metric, Sums
-from onnxmpq.runtime.session import Array, Session
+from onnxmpq.runtime.session import Session
+from onnxmpq.values.arrays import Array
 
 _ALIKE = 0.1  # of the distance to another sample: networks for CIFAR and ImageNet 0.006 to 0.05, upside down 0.16 to 0.35
 _SAMPLES, _BATCH = 64, 16
@@ -25,17 +26,17 @@ _FEWEST = 4  # comparisons that tell anything
 Outputs = Mapping[str, Array]
 
 
-def views_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Views:
+def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augmentations:
     """What samples are rounded against: their mirror images, too, if the effort is for it and the network."""
     request = loaded.request
     axis = width_axis([np.shape(values) for values in loaded.evidence.sample.values()])
     learns = request.effort.mirrors and request.rounding == "compensated" and not data.synthetic
     if axis is None or not learns:
-        return AS_GIVEN
+        return NO_AUGMENTATION
     if not sees_the_same(loaded.session, prepared.metric, data, axis, prepared.batch_size):
-        return AS_GIVEN
+        return NO_AUGMENTATION
     loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
-    return Views(axis)
+    return Augmentations(axis)
 
 
 def sees_the_same(session: Session, metric: Metric, data: Dataset, axis: int, batch_size: int) -> bool:

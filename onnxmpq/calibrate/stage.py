@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
-from onnxmpq.calibrate.mirror import views_of
+from onnxmpq.calibrate.mirror import augmentations_of
 from onnxmpq.check.forced import forced_by
 from onnxmpq.context.activations import Activations
 from onnxmpq.context.loaded import Loaded
@@ -24,13 +24,13 @@ from onnxmpq.values.activation_range import ActivationRange
 
 def calibrate(loaded: Loaded, found: Placed) -> Setting:
     """Everything that the later stages look at. Raises DataError where a range cannot be had, nor spared."""
-    shares = divide(loaded.evidence, loaded.request)
-    found, ranges = calibrated(loaded, found, shares.rounding)
+    splits = divide(loaded.evidence, loaded.request)
+    found, ranges = calibrated(loaded, found, splits.rounding)
     quantized = Activations(found.placement, ranges, loaded.request.target.placement)
     setting = Setting(
-        loaded.request, loaded.stages, loaded.runtime, loaded.session, shares,
+        loaded.request, loaded.stages, loaded.runtime, loaded.session, splits,
         without_dead_channels(found.prepared, quantized), found.options, quantized,
-        views=views_of(shares.rounding, found.prepared, loaded),
+        augmentations=augmentations_of(splits.rounding, found.prepared, loaded),
     )  # fmt: skip
     return forced_by(setting)
 

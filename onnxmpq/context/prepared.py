@@ -9,7 +9,7 @@ import onnx
 
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.runtime.session import Array
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 
 

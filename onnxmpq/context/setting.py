@@ -7,8 +7,8 @@ from functools import cached_property
 
 from onnxmpq.context.activations import Activations
 from onnxmpq.context.prepared import Prepared
-from onnxmpq.context.splits import Shares
-from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.context.splits import Splits
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.observer import Stages
 from onnxmpq.request import Request
@@ -23,24 +23,24 @@ class Setting:
     """A network ready to be compressed: its layers and their options, its quantized activations, its data.
 
     `reference` runs the model as it was given. `forced` are the options of the only sensible plan, None where the
-    budgets leave a choice. Weights are rounded against `views` of the samples.
+    budgets leave a choice. Weights are rounded against `augmentations` of the samples.
     """
 
     request: Request
     stages: Stages
     runtime: Runtime
     reference: Session
-    shares: Shares
+    splits: Splits
     prepared: Prepared
     options: Options
     quantized: Activations
     forced: Options | None = None
-    views: Views = AS_GIVEN
+    augmentations: Augmentations = NO_AUGMENTATION
 
     @cached_property
     def expected(self) -> Expected:
-        """What the reference gives for the samples that judge settling, in groups that tell what is chance."""
-        data = self.shares.judging
+        """What the reference gives for the samples that judge requantizing, in groups that tell what is chance."""
+        data = self.splits.judging
         return Expected(self.reference, data, min(self.prepared.batch_size, -(-data.count // _GROUPS)))
 
     @property

@@ -17,10 +17,10 @@ JUDGED = 0.5  # of the samples at most say whether rounding again helped, tried 
 
 
 @dataclass(frozen=True)
-class Shares:
+class Splits:
     """Calibration samples by use: all but `selection` are rounded against; `held` never saw a sensitivity.
 
-    Rounding again is tried on `settling` and judged on `judging`: others, where there are enough, though sensitivities may
+    Rounding again is tried on `requantizing` and judged on `judging`: others, where there are enough, though sensitivities may
     have seen them. `training` is for methods that train.
     """
 
@@ -29,11 +29,11 @@ class Shares:
     held: Dataset | None  # None: too few samples to hold any out
     selection: Dataset
     training: Dataset
-    settling: Dataset
+    requantizing: Dataset
     judging: Dataset
 
 
-def divide(evidence: Evidence, request: Request) -> Shares:
+def divide(evidence: Evidence, request: Request) -> Splits:
     """A budget on loss is judged on samples of its own, and few samples serve all uses.
 
     Raises InfeasibleError where these are too few to tell so small a loss.
@@ -43,11 +43,11 @@ def divide(evidence: Evidence, request: Request) -> Shares:
     check_limits(request, selection)
     training = evidence.training or rounding
     if not rounding.divides:
-        return Shares(rounding, rounding, None, selection, training, rounding, rounding)
+        return Splits(rounding, rounding, None, selection, training, rounding, rounding)
     share = min(most / rounding.count, LARGEST_SHARE)
     held, sensitivity = rounding.split(share, seed)
-    settling, judging = rounding.split(min(request.effort.judge / rounding.count, JUDGED), seed)
-    return Shares(rounding, sensitivity, held, selection, training, settling, judging.remembered())
+    requantizing, judging = rounding.split(min(request.effort.judge / rounding.count, JUDGED), seed)
+    return Splits(rounding, sensitivity, held, selection, training, requantizing, judging.remembered())
 
 
 def check_limits(request: Request, selection: Dataset) -> None:

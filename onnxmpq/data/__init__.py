@@ -20,7 +20,6 @@ from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.remember import REMEMBERED_BYTES, remembered
 from onnxmpq.data.samples import (
     LABELS,
-    Array,
     ArrayInfo,
     InputSpec,
     Labels,
@@ -35,6 +34,7 @@ from onnxmpq.data.samples import (
 from onnxmpq.data.synthetic import open_noise
 from onnxmpq.errors import DataError, MissingFileError, OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.values.arrays import Array
 
 __all__ = ["Batch", "Dataset", "InputSpec", "holds_images", "open_data", "synthetic_data"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmpq.data.samples import Array
+from onnxmpq.values.arrays import Array
 
 Feeds = Mapping[str, Array]
 
@@ -15,10 +15,10 @@ _CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
+class Augmentations:
     """Every batch as it is and, where there is an `axis` (counted from the end), the other way round along it.
 
-    What is summed over views is divided by their `count`: a sample counts once.
+    What is summed over augmentations is divided by their `count`: a sample counts once.
     """
 
     axis: int | None = None
@@ -28,11 +28,11 @@ class Views:
         return 1 if self.axis is None else 2
 
     def of(self, feeds: Feeds) -> tuple[Feeds, ...]:
-        """The batch in all its views."""
+        """The batch in all its augmentations."""
         return (feeds,) if self.axis is None else (feeds, turned(feeds, self.axis))
 
 
-AS_GIVEN = Views()
+NO_AUGMENTATION = Augmentations()
 
 
 def turned(feeds: Feeds, axis: int) -> Feeds:

@@ -9,7 +9,6 @@ import numpy as np
 
 from onnxmpq.data.samples import (
     LABELS,
-    Array,
     ArrayInfo,
     Binding,
     InputSpec,
@@ -22,6 +21,7 @@ from onnxmpq.data.samples import (
     pick,
 )
 from onnxmpq.errors import DataError, OnnxmpqError
+from onnxmpq.values.arrays import Array
 
 Generate = Callable[[], Iterable[Mapping[str, Array]]]
 _Chunk = tuple[dict[str, Array], Binding]

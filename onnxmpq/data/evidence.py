@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
-from onnxmpq.data.input_shapes import Shape, apply_shapes, guess_shapes, is_batchable
+from onnxmpq.data.input_shapes import apply_shapes, guess_shapes, is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.runtime.session import Array, Session
+from onnxmpq.runtime.session import Session
+from onnxmpq.values.arrays import Array, Shape
 
 SYNTHETIC_SAMPLES = 16
 HELD_BACK = 0.2  # of --data, where there is no --eval

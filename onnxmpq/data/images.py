@@ -17,7 +17,6 @@ from PIL import Image
 from onnxmpq.data.archive import open_zip
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import (
-    Array,
     ArrayInfo,
     InputSpec,
     Labels,
@@ -28,6 +27,7 @@ from onnxmpq.data.samples import (
     check_fit,
 )
 from onnxmpq.errors import DataError
+from onnxmpq.values.arrays import Array
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _SHOWN = 8  # suffixes of files that are no images

@@ -12,7 +12,8 @@ import numpy as np
 
 from onnxmpq.data import InputSpec, synthetic_data
 from onnxmpq.errors import EngineError, ModelError, OptionError, nearest
-from onnxmpq.runtime.session import Array, Session, TensorInfo
+from onnxmpq.runtime.session import Session, TensorInfo
+from onnxmpq.values.arrays import Array, Shape
 
 # Tried in this order: what image networks are trained at; lengths of signals.
 _IMAGE_SIZES = (224, 256, 320, 416, 512, 640, 299, 192, 128, 96, 64, 48, 32, 28, 16, 8, 1)
@@ -20,8 +21,6 @@ _VOLUME_SIZES = (32, 64, 16, 112, 96, 128, 224, 8, 1)  # of scans and videos: cu
 _SIGNAL_SIZES = (512, 256, 128, 1024, 2048, 4096, 16000, 100, 80, 64, 40, 32, 16, 8, 4, 2, 1)
 _IMAGE_CHANNELS = (1, 3, 4)
 _NUMBERS = "fiub"  # NumPy's kinds; there are strings, too
-
-Shape = tuple[int, ...]
 
 
 def parse_shape(text: str) -> tuple[str, Shape]:
@@ -74,7 +73,7 @@ def guess_shapes(session: Session, specs: Sequence[InputSpec]) -> tuple[InputSpe
         except EngineError as error:
             reason = str(error)
             continue
-        return _settled(candidate)
+        return _with_batches_of_one(candidate)
     free = ", ".join(f"{s.name}={'x'.join(map(_dim, s.shape))}" for s in specs)
     raise ModelError(
         f"no input size that was tried runs this model ({free}); give one with --shape NAME=DIMS. Last: {reason}"
@@ -133,7 +132,7 @@ def _filled(shape: tuple[int | None, ...], size: int, other: int | None) -> tupl
     return (shape[0], *rest[1:]) if shape else ()
 
 
-def _settled(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+def _with_batches_of_one(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     """Batches of 1 where the inputs share no batch axis: some first dimensions are free, others are not."""
     if len({s.shape[:1] == (None,) for s in specs}) < 2:
         return specs

@@ -18,7 +18,6 @@ import numpy as np
 from onnxmpq.data.archive import open_zip
 from onnxmpq.data.samples import (
     LABELS,
-    Array,
     ArrayInfo,
     InputSpec,
     Labels,
@@ -30,6 +29,7 @@ from onnxmpq.data.samples import (
     pick,
 )
 from onnxmpq.errors import DataError
+from onnxmpq.values.arrays import Array
 
 _CHUNK_BYTES = 1 << 20  # of all members together
 

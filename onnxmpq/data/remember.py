@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmpq.data.samples import Array, Positions, Sample, Source
+from onnxmpq.data.samples import Positions, Sample, Source
+from onnxmpq.values.arrays import Array
 
 REMEMBERED_BYTES = 128 << 20
 

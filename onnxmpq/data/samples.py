@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import DataError
+from onnxmpq.values.arrays import Array, Shape
 
-Array = NDArray[Any]
 Labels = NDArray[np.int64]
 Positions = NDArray[np.int64]  # of samples in their source, ascending
 Sample = Mapping[str, Array]  # one sample: its array for each graph input, without the samples' axis
-Shape = tuple[int, ...]
 
 LABELS = "labels"
 _REMEDY = "convert, reshape or resize the samples before saving them"

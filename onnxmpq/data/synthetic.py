@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.data.samples import Array, InputSpec, Positions, Sample, Shape, Source, batch_step
+from onnxmpq.data.samples import InputSpec, Positions, Sample, Source, batch_step
 from onnxmpq.errors import DataError
+from onnxmpq.values.arrays import Array, Shape
 
 _NAME = "synthetic noise"
 _SPEECH = 0.05  # root mean square of speech at its nominal level, -26 dBov (ITU-T P.56)

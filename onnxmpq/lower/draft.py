@@ -9,14 +9,14 @@ import onnx
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import Views
+from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.lower.channel_groups import grouped, with_units
 from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset, simulate
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
-from onnxmpq.requantize.sequential import Settler
+from onnxmpq.requantize.sequential import SequentialRequantizer
 from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.runtime.session import Array
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Sensitivity, Trajectory
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.placement import Placement
@@ -54,21 +54,21 @@ class Draft:
         """Bytes of its file."""
         return int(self.lowered().ByteSize())
 
-    def settler(self, data: Dataset, views: Views) -> Settler:
-        """The float network, and the one with the plan's Q/DQ pairs on activations, to settle layers on such data."""
+    def requantizer(self, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
+        """The float network, and the one with the plan's Q/DQ pairs on activations, to requantize layers on such data."""
         setting, prepared = self.setting, self.prepared
-        samples = setting.request.effort.settle
+        samples = setting.request.effort.requantize
         network = simulate(prepared, self.plan, setting.quantized)
-        return Settler(
+        return SequentialRequantizer(
             setting.runtime, prepared.model, network, prepared.layers, prepared.traced, data, prepared.batch_size, samples,
-            grids=setting.request.target.grids, views=views,
+            grids=setting.request.target.grids, augmentations=augmentations,
         )  # fmt: skip
 
     def loss(self) -> float:
         """Its loss of function in [0, 1] on the samples that judge it."""
         setting, metric = self.setting, self.prepared.metric
         model = setting.runtime.session(self.lowered())
-        selection, batch_size = setting.shares.selection, self.prepared.batch_size
+        selection, batch_size = setting.splits.selection, self.prepared.batch_size
         return loss_of_function(setting.reference, model, selection, metric, batch_size)
 
     def written(self) -> onnx.ModelProto:

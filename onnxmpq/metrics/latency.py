@@ -6,7 +6,8 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
-from onnxmpq.runtime.session import Array, Session
+from onnxmpq.runtime.session import Session
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.latency import Latency
 
 _FEWEST, _ROUNDS = 5, 30

@@ -22,9 +22,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.output_kind import OutputKind
 
-Array = NDArray[Any]
 Sums = NDArray[np.float64]
 
 METRICS = ("kl", "soft-kl", "nse")

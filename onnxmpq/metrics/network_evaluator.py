@@ -11,10 +11,11 @@ from onnxmpq.data import Dataset
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.metrics.score import mean_loss
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 
-class Joint:
+class NetworkEvaluator:
     """A network whose constants are replaced, compared with the float one."""
 
     def __init__(

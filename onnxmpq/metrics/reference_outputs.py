@@ -11,7 +11,8 @@ import numpy as np
 
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.data.augmentations import Feeds
-from onnxmpq.runtime.session import Array, Session
+from onnxmpq.runtime.session import Session
+from onnxmpq.values.arrays import Array
 
 _HELD_BYTES = 64 << 20
 

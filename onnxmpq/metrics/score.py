@@ -11,7 +11,8 @@ from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.metric import Metric, Sums, classes, classifier_output, probabilities
 from onnxmpq.metrics.reference_outputs import Expected, Outputs
-from onnxmpq.runtime.session import Array, Session
+from onnxmpq.runtime.session import Session
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.score import Score
 
 _LOOKED_AT = 500  # samples at most, where all would tell no more

@@ -31,8 +31,9 @@ from onnxmpq.passes.normalize.pool_global_means import PoolGlobalMeans
 from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.passes.normalize.widen_half import WidenHalf
-from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import LAYER_OPS, Layer
 
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")

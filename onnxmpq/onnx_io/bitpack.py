@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.values.quantized_weight import Codes
+from onnxmpq.values.arrays import Codes
 
 Bytes = NDArray[np.uint8]
 

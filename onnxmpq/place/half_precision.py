@@ -14,12 +14,12 @@ from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.values.layer import Layer
 
-LARGEST = float(np.finfo(np.float16).max)  # 65,504
+LARGEST_HALF = float(np.finfo(np.float16).max)  # 65,504
 _FAIR_DB = 40.0  # 8 bits a weight do as well; half precision reaches 73 dB where no weight is subnormal
 
 
 def largest_of(weight: NDArray[Any]) -> float:
-    """The largest magnitude; beyond LARGEST half precision cannot hold the weight."""
+    """The largest magnitude; beyond LARGEST_HALF half precision cannot hold the weight."""
     return float(np.abs(weight).max(initial=0))
 
 
@@ -32,10 +32,10 @@ def check_halves(model: onnx.ModelProto, layers: Sequence[Layer]) -> Iterator[st
     for layer in layers:
         weight = numpy_helper.to_array(initializers[layer.weight])
         largest = largest_of(weight)
-        if largest > LARGEST:
+        if largest > LARGEST_HALF:
             raise OptionError(
                 f"layer {layer.name!r} cannot be kept in fp16: its largest weight is {largest:,.6g}, and half precision "
-                f"ends at {LARGEST:,.0f}; keep it in fp32, or at 8 bits, which are scaled"
+                f"ends at {LARGEST_HALF:,.0f}; keep it in fp32, or at 8 bits, which are scaled"
             )
         held = signal_to_noise(weight, weight.astype(np.float16).astype(weight.dtype))
         if held < _FAIR_DB:

@@ -8,15 +8,15 @@ from onnxmpq.values.option import Option, Options
 from onnxmpq.values.target import Target
 
 
-def hold(
+def legalize(
     options: Options, target: Target, *, beside_integers: bool = False
 ) -> tuple[dict[str, tuple[Option, ...]], tuple[str, ...]]:
-    """Every layer's options as `target.hold` makes them, each once and still most frugal first; what it changed.
+    """Every layer's options as `target.legalize` makes them, each once and still most frugal first; what it changed.
 
     Two options that come to the same codes in the same tensor are one: 3 and 4 bits where only INT4 is read.
     """
     distinct = {option for choices in options.values() for option in choices}
-    found = {option: target.hold(option, beside_integers=beside_integers) for option in distinct}
+    found = {option: target.legalize(option, beside_integers=beside_integers) for option in distinct}
     held = {name: tuple(dict.fromkeys(found[o] for o in choices)) for name, choices in options.items()}
     return held, tuple(_changes({a: b for a, b in found.items() if a.is_quantized}, target))
 

@@ -11,8 +11,8 @@ from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.placed import Placed
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.place.half_precision import LARGEST, largest_of
-from onnxmpq.place.legalize import hold
+from onnxmpq.place.half_precision import LARGEST_HALF, largest_of
+from onnxmpq.place.legalize import legalize
 from onnxmpq.place.policies import POLICIES
 from onnxmpq.rounding.half_scales import has_half_scales
 from onnxmpq.values.keep import options_of
@@ -34,7 +34,7 @@ def within_half(prepared: Prepared, options: Options, note: Callable[[str], None
     weights = {i.name: i for i in prepared.model.graph.initializer}
     half = Option(HALF_BITS)
     free = [la for la in prepared.layers if half in options[la.name] and len(options[la.name]) > 1]
-    beyond = [la.name for la in free if largest_of(numpy_helper.to_array(weights[la.weight])) > LARGEST]
+    beyond = [la.name for la in free if largest_of(numpy_helper.to_array(weights[la.weight])) > LARGEST_HALF]
     if beyond:
         note(f"fp16 cannot hold the largest weights of {', '.join(beyond)}, which get another width")
     return {
@@ -56,7 +56,7 @@ def placed(
     integer = set(placement.integer_layers)
     computed = {name: choices if name in integer else in_float(choices) for name, choices in options.items()}
     # A plain file does not tell a float layer beside quantized activations from an integer one.
-    held, changes = hold(computed, target, beside_integers=target.is_plain and bool(placement.tensors))
+    held, changes = legalize(computed, target, beside_integers=target.is_plain and bool(placement.tensors))
     for change in changes:
         note(change)
     return Placed(with_scales(prepared) if target.halves else prepared, placement, held)

@@ -305,7 +305,7 @@ def _searched(search: SearchReport, metric: str) -> str:
     """What became of plans around the first one, on samples held out."""
     kept = [search.rival] if search.rival else []
     kept += [f"{search.kept} of {_counted(search.tried, 'swap')} kept"] if search.tried else []
-    return f"{', '.join(kept)}: {metric} {search.before:.3g} -> {search.after:.3g} before settling"
+    return f"{', '.join(kept)}: {metric} {search.before:.3g} -> {search.after:.3g} before requantizing"
 
 
 def _counted(count: int, thing: str) -> str:

@@ -2,7 +2,7 @@
 
 Layers that are rounded one after the other, each against what the ones before feed it, would otherwise run all
 of the network up to them again and again. No more is held than so many bytes (twice that on the way from one place to
-the next): where more crosses, the front stops before, and what is asked for runs from there.
+the next): where more crosses, the cache stops before, and what is asked for runs from there.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.onnx_io.subgraph import Part, ancestors, crossing, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import in_turn
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 State = Mapping[str, Any]  # tensors by name, of one batch
 
@@ -31,7 +32,7 @@ _HELD_BYTES = 256 << 20
 _UNKNOWN = 1 << 40  # bytes: too many
 
 
-class Front:
+class ActivationCache:
     """A network whose constants may still change, except those that what has run already reads."""
 
     def __init__(
@@ -41,13 +42,13 @@ class Front:
         traced: Mapping[str, Traced],
         data: Dataset,
         batch_size: int,
-        views: Views = AS_GIVEN,
+        augmentations: Augmentations = NO_AUGMENTATION,
         most: int = _HELD_BYTES,
     ) -> None:
         """`traced` is of one sample, or of the batch that the graph demands; `most` bytes are held over all
-        `views` of `data`.
+        `augmentations` of `data`.
         """
-        self.data, self.views = data, views
+        self.data, self.augmentations = data, augmentations
         self._runtime, self._model, self._batch_size = runtime, model, batch_size
         self._types, self._most = dict(traced), most
         self._inputs = [i.name for i in model.graph.input]
@@ -56,7 +57,7 @@ class Front:
         self._position = 0
         self._held: list[State] | None = None
         self._samples = data.source.step or batch_size  # of a batch
-        allowed = most * (data.source.step or 1) // max(1, data.count * views.count)
+        allowed = most * (data.source.step or 1) // max(1, data.count * augmentations.count)
         self._may_stop = _crossing_sizes(self._nodes, self._reads, _sizes(model, traced)) <= allowed
 
     @property
@@ -65,11 +66,11 @@ class Front:
         return self._held is None
 
     def states(self) -> Iterator[State]:
-        """What the rest of the network reads, batch by batch in all its views, always in the same order."""
+        """What the rest of the network reads, batch by batch in all its augmentations, always in the same order."""
         if self._held is not None:
             return iter(self._held)
         batches = self.data.batches(self._batch_size)
-        return (feeds for batch in batches for feeds in self.views.of(batch.feeds))
+        return (feeds for batch in batches for feeds in self.augmentations.of(batch.feeds))
 
     def behind(self, wanted: Collection[str]) -> list[onnx.NodeProto]:
         """The nodes still to run for these tensors, in order."""
@@ -109,24 +110,24 @@ class Front:
 
         held: list[State] = []
         size = 0
-        for state in in_turn(run, self.states(), cores()):
+        for state in map_in_threads(run, self.states(), cores()):
             if not all(isinstance(value, np.ndarray) for value in state.values()):
                 return None
             size += sum(value.nbytes for value in state.values())
             held.append(state)
             # The first batch tells how large all will be.
-            fed = self.data.count * self.views.count
+            fed = self.data.count * self.augmentations.count
             if size > self._most or size * fed > self._most * len(held) * self._samples:
                 return None
         return held or None
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CachedPair:
     """The float network and the quantized one over the same samples."""
 
-    exact: Front
-    quantized: Front
+    exact: ActivationCache
+    quantized: ActivationCache
 
     def states(self) -> Iterator[tuple[State, State]]:
         """What the rest of both reads, batch by batch."""
@@ -138,8 +139,8 @@ class Pair:
         self.quantized.advance(changing, asked)
 
 
-def in_step(first: Front, second: Front) -> Iterator[tuple[State, State]]:
-    """The states of two fronts over the same samples. Data are read once at a time: their source may not like two."""
+def in_step(first: ActivationCache, second: ActivationCache) -> Iterator[tuple[State, State]]:
+    """The states of two caches over the same samples. Data are read once at a time: their source may not like two."""
     if first.at_start and second.at_start:
         return ((state, state) for state in first.states())
     return zip(first.states(), second.states(), strict=True)

@@ -1,4 +1,4 @@
-"""temper: a quantized classifier is made as sure as the float one.
+"""logit scale: a quantized classifier is made as sure as the float one.
 
 What is rounded to the least squared error gives a little less than it should, layer by layer, and logits fitted
 to noisy inputs are drawn to their mean. The classes stay, but not how sure the network is of them. So the last layer's
@@ -22,20 +22,20 @@ _FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; whe
 _FEWEST = 8  # samples that a factor is found on
 
 
-def best_factor(draft: Draft) -> float:
-    """The factor on the logits of least loss on the samples that judge settling; 1 where there is nothing to scale."""
+def best_logit_scale(draft: Draft) -> float:
+    """The factor on the logits of least loss on the samples that judge requantizing; 1 where there is nothing to scale."""
     output, layer = _logits(draft)
-    if output is None or layer is None or draft.setting.shares.judging.count < _FEWEST:
+    if output is None or layer is None or draft.setting.splits.judging.count < _FEWEST:
         return 1.0
     losses = _losses(draft, output)
     factor = float(_FACTORS[np.argmin(losses)])
     if factor == 1 or not np.isfinite(losses).all():
         return 1.0
     # What lies between the layer and the output may be quantized, and saturate.
-    return factor if file_loss(tempered(draft, factor)) < losses[0] else 1.0
+    return factor if file_loss(with_logit_scale(draft, factor)) < losses[0] else 1.0
 
 
-def tempered(draft: Draft, factor: float) -> Draft:
+def with_logit_scale(draft: Draft, factor: float) -> Draft:
     """The draft with the scales and the bias of the layer that makes its logits times the factor."""
     _, layer = _logits(draft)
     if factor == 1 or layer is None:
@@ -46,12 +46,12 @@ def tempered(draft: Draft, factor: float) -> Draft:
     scaled = replace(rounded, scale=(factor * rounded.scale).astype(np.float32))
     bias, own = candidates.bias(layer, bits), candidates.bias(layer, layer.float_bits)
     shift = None if bias is None or own is None else (factor * bias - own).astype(np.float32)
-    candidates.settle(layer, scaled, shift)
+    candidates.replace(layer, scaled, shift)
     return replace(draft, candidates=candidates)
 
 
 def file_loss(draft: Draft) -> float:
-    """The loss of the very file on the samples that judge settling."""
+    """The loss of the very file on the samples that judge requantizing."""
     return float(file_losses(draft).sum())
 
 

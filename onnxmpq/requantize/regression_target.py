@@ -16,23 +16,23 @@ _SIZED_BY_DATA = frozenset({"Compress", "Loop", "NonMaxSuppression", "NonZero", 
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """`target` is a tensor of the float network, `less` one of the quantized network (None: nothing).
+class RegressionTarget:
+    """`tensor` is one of the float network, `less` one of the quantized network (None: nothing).
 
     `includes_bias` is True where the layer's node adds the bias itself.
     """
 
-    target: str
+    tensor: str
     less: str | None
     includes_bias: bool
 
 
-def find_aim(
+def find_regression_target(
     layer: Layer, model: onnx.ModelProto, quantized: onnx.ModelProto, traced: Mapping[str, Traced]
-) -> Aim | None:
-    """The aim of a layer that one node of the main graph computes; None where there is no such node, or no data reach it.
+) -> RegressionTarget | None:
+    """The regression target of a layer that one node of the main graph computes; None where there is no such node, or no data reach it.
 
-    Where its output only goes into an Add with a shortcut, the aim is the float network's sum less the quantized
+    Where its output only goes into an Add with a shortcut, the target is the float network's sum less the quantized
     network's shortcut: the layer then makes up for what the shortcut lost.
     """
     node = _only(n for n in model.graph.node if layer.weight in names_read(n))
@@ -52,7 +52,7 @@ def find_aim(
     sum_, less = (
         _shortcut(node.output[0], model.graph.node, quantized.graph.node, traced) if alone else (None, None)
     )
-    return Aim(sum_ or node.output[0], less, bool(bias))
+    return RegressionTarget(sum_ or node.output[0], less, bool(bias))
 
 
 def _shortcut(

@@ -27,20 +27,19 @@ from onnx import helper, numpy_helper
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
 from onnxmpq.passes.expose.emit_map_gram import EmitMapGram, map_gram_name
-from onnxmpq.requantize.activation_cache import Front, Pair, State
-from onnxmpq.requantize.regression_target import Aim, find_aim
+from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair, State
+from onnxmpq.requantize.regression_target import RegressionTarget, find_regression_target
 from onnxmpq.rounding.blocks import block_count, columns
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.compensate import compensate
 from onnxmpq.rounding.moments import (
-    Doubles,
     Moments,
     add_to,
     centred,
@@ -56,21 +55,24 @@ from onnxmpq.rounding.moments import (
 from onnxmpq.rounding.rows import from_rows, to_rows
 from onnxmpq.rounding.shrink import shrinkage, shrunk
 from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import in_turn
-from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.arrays import Array, Doubles, Floats
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import QUANTIZED_BITS
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.quantized_weight import EVERY_GRID, Floats, Grids, QuantizedWeight
+from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
-_WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
-_PRODUCTS = 1 << 20  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
+_MOST_WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
+_CHEAP_PRODUCTS = (
+    1 << 20
+)  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
 _SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
 _FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
 _DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
 _HALVES = 2
-_TARGET = "settle/target"
+_TARGET = "requantize/target"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,8 +118,8 @@ class Fit:
         )  # fmt: skip
 
 
-def settled(
-    settler: Settler,
+def requantized(
+    requantizer: SequentialRequantizer,
     layers: Sequence[Layer],
     plan: Plan,
     candidates: Candidates,
@@ -133,11 +135,11 @@ def settled(
     for done, layer in enumerate(layers):
         bits = plan[layer.name].weight_bits
         odd = candidates.quantized(layer, bits).odd if same_kind and bits == 2 else None
-        found = settler.settle(layer, bits, odd) if is_fitted(layer, bits) else None
+        found = requantizer.requantize(layer, bits, odd) if is_fitted(layer, bits) else None
         if found is not None:
-            after.settle(layer, *found)
+            after.replace(layer, *found)
         if layer.reason is None:
-            settler.fix(after.constants(layer, bits))
+            requantizer.fix(after.constants(layer, bits))
         progress(done + 1, len(layers))
     return after
 
@@ -150,8 +152,8 @@ def is_fitted(layer: Layer, bits: int) -> bool:
     return 1 < bits <= QUANTIZED_BITS[-1] and has_moments(layer) and block_count(layer) == 1
 
 
-class Settler:
-    """The float network and the quantized one side by side, the latter's layers settled so far."""
+class SequentialRequantizer:
+    """The float network and the quantized one side by side, the latter's layers requantized so far."""
 
     def __init__(
         self,
@@ -165,11 +167,11 @@ class Settler:
         samples: int = 256,
         *,
         grids: Grids = EVERY_GRID,
-        views: Views = AS_GIVEN,
+        augmentations: Augmentations = NO_AUGMENTATION,
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at most so many `samples`, in all `views`, but for one that has a window a sample, which sees all,
+        A layer sees at most so many `samples`, in all `augmentations`, but for one that has a window a sample, which sees all,
         and one of large maps, which sees few as they are. `grids` are what the file may hold.
         """
         self._float, self._traced, self._grids = model, traced, grids
@@ -182,20 +184,24 @@ class Settler:
         self._runtime, self._batch_size = runtime.on_one_thread(), batch_size
         some = data.some(samples).remembered()
         few = some.some(_SAMPLES_OF_LARGE_MAPS)
-        self._some = self._over(some, views)
-        self._few = self._some if few is some and views == AS_GIVEN else self._over(few, AS_GIVEN)
-        self._all = self._some if samples >= data.count else self._over(data, views)
+        self._some = self._over(some, augmentations)
+        self._few = (
+            self._some
+            if few is some and augmentations == NO_AUGMENTATION
+            else self._over(few, NO_AUGMENTATION)
+        )
+        self._all = self._some if samples >= data.count else self._over(data, augmentations)
 
-    def settle(
+    def requantize(
         self, layer: Layer, bits: int, odd: bool | None = None
     ) -> tuple[QuantizedWeight, Floats | None] | None:
         """The layer's rounding at a width and what its bias gains; None where nothing can be fitted.
 
         Codes of two bits are of the kind that is better, or as `odd` says.
         """
-        aim = find_aim(layer, self._float, self._quantized, self._traced)
-        halves = self._fits(layer, aim) if aim is not None else []
-        if aim is None or not halves:
+        regression = find_regression_target(layer, self._float, self._quantized, self._traced)
+        halves = self._fits(layer, regression) if regression is not None else []
+        if regression is None or not halves:
             return None
         fit = reduce(Fit.with_, halves)
         rows = to_rows(self._value(layer.weight).astype(np.float32), layer)
@@ -213,7 +219,7 @@ class Settler:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)
         shift = (fit.mean_target - reached).reshape(-1)
-        if aim.includes_bias:
+        if regression.includes_bias:
             shift -= self._value(layer.bias)
         return rounded, shift.astype(np.float32)
 
@@ -223,69 +229,73 @@ class Settler:
             self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
             self._changing.discard(name)
 
-    def _over(self, data: Dataset, views: Views) -> Pair:
+    def _over(self, data: Dataset, augmentations: Augmentations) -> CachedPair:
         """Both networks over the same samples, in two batches at least: each half tells of the other."""
         size = min(self._batch_size, -(-data.count // _HALVES))
         exact, quantized = (
-            Front(self._runtime, model, self._traced, data, size, views)
+            ActivationCache(self._runtime, model, self._traced, data, size, augmentations)
             for model in (self._float, self._quantized)
         )
-        return Pair(exact, quantized)
+        return CachedPair(exact, quantized)
 
     def _value(self, name: str) -> Array:
         value: Array = numpy_helper.to_array(next(i for i in self._float.graph.initializer if i.name == name))
         return value
 
-    def _fits(self, layer: Layer, aim: Aim) -> list[Fit]:
+    def _fits(self, layer: Layer, regression: RegressionTarget) -> list[Fit]:
         """The sums over each half of the samples (one where there is one batch).
 
         Nothing where they cannot be gathered, or are few of what the first rounding saw.
         """
         pair = self._pair(layer)
-        exact, front = pair.exact, pair.quantized
-        if front.data.count < self._all.quantized.data.count and map_windows(
-            layer, front.data.count
+        exact, cache = pair.exact, pair.quantized
+        if cache.data.count < self._all.quantized.data.count and map_windows(
+            layer, cache.data.count
         ) < _fewest(layer):
             return []
-        maps = map_grams(self._quantized, [layer], front.data)
+        maps = map_grams(self._quantized, [layer], cache.data)
         if pair is not self._all or pair is self._some:
             pair.advance(self._changing, maps.maps.values())
-        tapped = self._tapped(layer, aim, front, maps)
+        tapped = self._tapped(layer, regression, cache, maps)
         if tapped is None:
             return []
-        expected = self._loaded(exact.part(exact.behind([aim.target]), [aim.target]).model)
+        expected = self._loaded(exact.part(exact.behind([regression.tensor]), [regression.tensor]).model)
         found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
         names += [name for name in found.outputs if name == map_gram_name(layer.weight)]
 
         def sums(states: tuple[State, State]) -> list[Array]:
-            target = expected.run(_fed(expected, states[0]))[aim.target]
+            target = expected.run(_fed(expected, states[0]))[regression.tensor]
             outputs = found.run(_fed(found, {**states[1], _TARGET: target}), names)
             return [outputs[name] for name in names]
 
         halves: dict[int, list[Doubles]] = {}
-        for number, part in enumerate(in_turn(sums, pair.states(), cores())):
-            half = halves.setdefault(number // front.views.count % _HALVES, [])
+        for number, part in enumerate(map_in_threads(sums, pair.states(), cores())):
+            half = halves.setdefault(number // cache.augmentations.count % _HALVES, [])
             add_to(half, part)
-        fits = [_fit(layer, *(total / front.views.count for total in half)) for half in halves.values()]
-        return fits if _is_known(layer, front.data, fits) else []
+        fits = [
+            _fit(layer, *(total / cache.augmentations.count for total in half)) for half in halves.values()
+        ]
+        return fits if _is_known(layer, cache.data, fits) else []
 
-    def _pair(self, layer: Layer) -> Pair:
+    def _pair(self, layer: Layer) -> CachedPair:
         """The networks over the samples that the layer sees."""
         if math.prod(layer.positions) == 1:
             return self._all
         spare = map_windows(layer, self._few.quantized.data.count) >= _TO_SPARE * _enough(layer)
         return self._few if spare else self._some
 
-    def _tapped(self, layer: Layer, aim: Aim, front: Front, maps: EmitMapGram) -> onnx.ModelProto | None:
+    def _tapped(
+        self, layer: Layer, regression: RegressionTarget, cache: ActivationCache, maps: EmitMapGram
+    ) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
-        less = [aim.less] if aim.less else []
+        less = [regression.less] if regression.less else []
         reader = next(n for n in self._quantized.graph.node if layer.weight in names_read(n))
         minus = helper.make_node("Sub" if less else "Identity", [_TARGET, *less], [f"{_TARGET}/left"])
-        nodes = [*front.behind([*reader.output, *less]), minus]
-        part = front.part(nodes, [minus.output[0]], {_TARGET: self._traced[aim.target]})
+        nodes = [*cache.behind([*reader.output, *less]), minus]
+        part = cache.part(nodes, [minus.output[0]], {_TARGET: self._traced[regression.tensor]})
         graph = import_graph(part.model)
-        every = step(layer, front.data.count, _enough(layer))
+        every = step(layer, cache.data.count, _enough(layer))
         emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None
@@ -302,12 +312,12 @@ def _fed(session: Session, values: State) -> dict[str, Array]:
 
 
 def _enough(layer: Layer) -> int:
-    """How many windows a layer is settled on where there are as many."""
-    return enough(layer, _PRODUCTS, _WINDOWS_A_COLUMN)
+    """How many windows a layer is requantized on where there are as many."""
+    return enough(layer, _CHEAP_PRODUCTS, _MOST_WINDOWS_A_COLUMN)
 
 
 def _fewest(layer: Layer) -> int:
-    """How many windows a layer is settled on at least, where the first rounding saw more."""
+    """How many windows a layer is requantized on at least, where the first rounding saw more."""
     return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
 
 

@@ -1,4 +1,4 @@
-"""settle: the plan's layers rounded once more, each against what it really gets."""
+"""requantize: the plan's layers rounded once more, each against what it really gets."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ import numpy as np
 from onnxmpq.allocate.choose import file_fits, single
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.lower.draft import Draft
 from onnxmpq.metrics.metric import Sums
 from onnxmpq.observer import Observer, Progress, Stages
-from onnxmpq.requantize.logit_scale import best_factor, file_losses, tempered
-from onnxmpq.requantize.sequential import is_fitted, settled
+from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_logit_scale
+from onnxmpq.requantize.sequential import is_fitted, requantized
 from onnxmpq.rounding.stage import rounded_weights
 from onnxmpq.values.option import Options
 
-_SETTLED_BELOW = 7  # bits
+_REQUANTIZED_BELOW = 7  # bits
 _BEYOND_CHANCE = 2.0  # standard errors
 _FEWEST_GROUPS = 8  # of samples that tell what is chance
 
 
-def is_settled(draft: Draft) -> bool:
-    """True where settling pays and layers are whole: groups of channels keep their codes."""
+def is_requantized(draft: Draft) -> bool:
+    """True where requantizing pays and layers are whole: groups of channels keep their codes."""
     whole = all(layer.part_of is None for layer in draft.prepared.layers)
-    return whole and settling_pays(draft.setting, single(draft.plan))
+    return whole and requantizing_pays(draft.setting, single(draft.plan))
 
 
-def settling_pays(setting: Setting, options: Options) -> bool:
+def requantizing_pays(setting: Setting, options: Options) -> bool:
     """True where rounding looks at real inputs, a narrow option leaves something to make up for, and a layer can.
 
     Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
     """
-    if setting.request.rounding == "nearest" or setting.shares.rounding.synthetic:
+    if setting.request.rounding == "nearest" or setting.splits.rounding.synthetic:
         return False
     found = [(la, o.weight_bits) for la in setting.prepared.layers for o in options[la.name]]
-    return any(bits < _SETTLED_BELOW for _, bits in found) and any(is_fitted(la, bits) for la, bits in found)
+    return any(bits < _REQUANTIZED_BELOW for _, bits in found) and any(
+        is_fitted(la, bits) for la, bits in found
+    )
 
 
-def settle(draft: Draft) -> Draft:
+def requantize(draft: Draft) -> Draft:
     """The draft rounded again, unless the network is the worse for it; said."""
-    note, found = draft.setting.stages.note, settled_draft(draft)
+    note, found = draft.setting.stages.note, requantized_draft(draft)
     note(f"rounded again behind quantized layers{_told(found, draft.setting)}")
     if found.factor != 1:
         note(
@@ -52,13 +54,13 @@ def settle(draft: Draft) -> Draft:
     return found.draft
 
 
-def _told(found: Settled, setting: Setting) -> str:
+def _told(found: Requantized, setting: Setting) -> str:
     """What a trial came to, and what ships."""
     kept = "" if found.helped else ", so the first rounding is kept"
     if not setting.request.effort.tries:
         return f", which broke the network{kept}" if kept else ""
-    shares, count = setting.shares, setting.shares.judging.count
-    others = "" if shares.judging is shares.settling else "other "
+    splits, count = setting.splits, setting.splits.judging.count
+    others = "" if splits.judging is splits.requantizing else "other "
     within_chance = ", within chance" if found.helped and found.behind > found.before else ""
     return (
         f": {setting.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} in a trial on {count} {others}calibration "
@@ -68,12 +70,12 @@ def _told(found: Settled, setting: Setting) -> str:
 
 def shipped(draft: Draft) -> Draft:
     """The draft as its file would have it."""
-    return settled_draft(draft).draft if is_settled(draft) else draft
+    return requantized_draft(draft).draft if is_requantized(draft) else draft
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A draft to be shipped, the losses of a trial before and behind settling, and the factor on its logits.
+class Requantized:
+    """A draft to be shipped, the losses of a trial before and behind requantizing, and the factor on its logits.
 
     `doubt` is the standard error of the losses' difference, each sample's being held against its own.
     """
@@ -86,67 +88,71 @@ class Settled:
 
     @property
     def helped(self) -> bool:
-        """False where settling raised the trial's loss, by two standard errors of the differences of its groups or more."""
+        """False where requantizing raised the trial's loss, by two standard errors of the differences of its groups or more."""
         if not math.isfinite(self.before):
             return True
         return self.behind < self.before or self.behind - self.before < _BEYOND_CHANCE * self.doubt
 
 
-def settled_draft(draft: Draft) -> Settled:
-    """The draft settled or as it is, and its logits scaled.
+def requantized_draft(draft: Draft) -> Requantized:
+    """The draft requantized or as it is, and its logits scaled.
 
-    Whether settling helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
-    is settled on all, up to as many as the effort allows, in all their views.
+    Whether requantizing helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
+    is requantized on all, up to as many as the effort allows, in all their augmentations.
     """
     if not draft.setting.request.effort.tries:
         return _untried(draft)
-    shares, views = draft.setting.shares, draft.setting.views
+    splits, augmentations = draft.setting.splits, draft.setting.augmentations
     first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
-    before = rounded_on(shares.settling, draft)
-    found = _compared(before, rounded_again(before, shares.settling, AS_GIVEN, first))
-    factor = best_factor(found.draft if found.helped else before)
-    final = rounded_again(draft, shares.rounding, views, second) if found.helped else draft
-    return replace(found, draft=tempered(final, factor), factor=factor)
+    before = rounded_on(splits.requantizing, draft)
+    found = _compared(before, rounded_again(before, splits.requantizing, NO_AUGMENTATION, first))
+    factor = best_logit_scale(found.draft if found.helped else before)
+    final = rounded_again(draft, splits.rounding, augmentations, second) if found.helped else draft
+    return replace(found, draft=with_logit_scale(final, factor), factor=factor)
 
 
-def _untried(draft: Draft) -> Settled:
-    """Settled at once on some samples; the others tell by how much to scale.
+def _untried(draft: Draft) -> Requantized:
+    """Requantized at once on some samples; the others tell by how much to scale.
 
     They do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
     """
     setting = draft.setting
-    after = rounded_again(draft, setting.shares.settling, setting.views, setting.stages.observer.progress)
+    after = rounded_again(
+        draft, setting.splits.requantizing, setting.augmentations, setting.stages.observer.progress
+    )
     found = replace(_compared(draft, after), doubt=math.inf)
     final = found.draft if found.helped else draft
-    factor = best_factor(final)
-    return replace(found, draft=tempered(final, factor), factor=factor)
+    factor = best_logit_scale(final)
+    return replace(found, draft=with_logit_scale(final, factor), factor=factor)
 
 
 def rounded_on(data: Dataset, draft: Draft) -> Draft:
     """The plan's first rounding against such samples only: one that saw those that judge would be judged too well."""
     setting = draft.setting
-    if data is setting.shares.rounding:
+    if data is setting.splits.rounding:
         return draft
     silent = Stages(Observer())
-    return replace(draft, candidates=rounded_weights(setting, data, AS_GIVEN, single(draft.plan), silent))
+    return replace(
+        draft, candidates=rounded_weights(setting, data, NO_AUGMENTATION, single(draft.plan), silent)
+    )
 
 
-def rounded_again(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
+def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress) -> Draft:
     """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it over such data.
 
     Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
     """
-    again = _again(draft, data, views, progress)
+    again = _again(draft, data, augmentations, progress)
     if file_fits(draft.setting.request.budgets, again.plan, lambda _: again.file_size()):
         return again
-    return _again(draft, data, views, progress, same_kind=True)
+    return _again(draft, data, augmentations, progress, same_kind=True)
 
 
 def _again(
-    draft: Draft, data: Dataset, views: Views, progress: Progress, *, same_kind: bool = False
+    draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress, *, same_kind: bool = False
 ) -> Draft:
-    layers, settler = draft.prepared.layers, draft.settler(data, views)
-    after = settled(settler, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
+    layers, requantizer = draft.prepared.layers, draft.requantizer(data, augmentations)
+    after = requantized(requantizer, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
     return replace(draft, candidates=after)
 
 
@@ -155,12 +161,12 @@ def _turn(progress: Progress, number: int) -> Progress:
     return lambda done, total: progress(number * total + done, 2 * total)
 
 
-def _compared(first: Draft, trial: Draft) -> Settled:
+def _compared(first: Draft, trial: Draft) -> Requantized:
     """The trial with the losses, of which each group of samples has its part."""
     before, behind = file_losses(first), file_losses(trial)
     with np.errstate(invalid="ignore"):  # both may be infinite
         changes = behind - before
-    return Settled(trial, float(before.sum()), float(behind.sum()), standard_error(changes))
+    return Requantized(trial, float(before.sum()), float(behind.sum()), standard_error(changes))
 
 
 def standard_error(parts: Sums) -> float:

@@ -10,7 +10,7 @@ import math
 
 from onnxmpq.values.layer import Layer
 
-LARGEST = 4096  # columns; a larger matrix takes longer to factor than it can repay
+MOST_COLUMNS = 4096  # columns; a larger matrix takes longer to factor than it can repay
 
 
 def columns(layer: Layer) -> int:
@@ -23,10 +23,10 @@ def columns(layer: Layer) -> int:
 def block_channels(layer: Layer) -> int:
     """How many input channels of a group a block holds at most, at least one: all of them up to 4,096 columns."""
     size, taps = columns(layer), _taps(layer)
-    if size <= LARGEST:
+    if size <= MOST_COLUMNS:
         return size // taps
     channels = size // taps
-    blocks = math.ceil(channels / max(LARGEST**2 // size // taps, 1))
+    blocks = math.ceil(channels / max(MOST_COLUMNS**2 // size // taps, 1))
     return math.ceil(channels / blocks)
 
 

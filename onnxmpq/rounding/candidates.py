@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.rounding.fitted import Fitted, Task
@@ -17,14 +15,13 @@ from onnxmpq.rounding.half_scales import half_bias, half_scales
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.squant import quantize_balanced
+from onnxmpq.values.arrays import Array, Floats
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import HALF_BITS, QUANTIZED_BITS
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.quantized_weight import EVERY_GRID, Floats, Grids, QuantizedWeight
+from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
 ROUNDINGS = ("compensated", "nearest")
-
-Array = NDArray[Any]
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Candidates:
         self._round = partial(rounded, grids=self.grids)
 
     def copy(self) -> Candidates:
-        """The same roundings, to settle without losing these."""
+        """The same roundings, to change without losing these."""
         return replace(self, _made=dict(self._made), _shifts=dict(self._shifts))
 
     def task(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> Task:
@@ -62,7 +59,7 @@ class Candidates:
         for bits, shift in found.shifts.items():
             self._shifts[found.layer.name, bits] = shift
 
-    def settle(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
+    def replace(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
         """Let a rounding and what its bias gains stand for the layer at that width."""
         self._made[layer.name, rounded.bits] = _held(layer, rounded)
         if shift is not None:

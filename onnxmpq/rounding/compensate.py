@@ -1,6 +1,6 @@
 """Rounding a layer against what it sees: scales, codes and bias that disturb its output least.
 
-Each channel is walked (GPTQ) at a few scales around that of least squared error, the best one is kept, and
+Each channel is rounded by GPTQ at a few scales around that of least squared error, the best one is kept, and
 coordinate descent over codes and scales takes it further. Where the layer has a bias, the bias takes up the
 mean of the error (Nagel et al. 2019, arXiv 1906.04721, section 4.2) and the moments are centred. Rows that share
 a scale (of a ConvTranspose, or of several blocks of input channels) are tried and fitted together.
@@ -13,18 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxmpq.rounding.coordinate_descent import descend
-from onnxmpq.rounding.gptq import Curvature, curvature, walk
-from onnxmpq.rounding.moments import Doubles, Moments
+from onnxmpq.rounding.coordinate_descent import coordinate_descent
+from onnxmpq.rounding.gptq import Curvature, curvature, gptq
+from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import Nearest, fit_scale, kinds_of_codes, nearest_codes
 from onnxmpq.rounding.rows import Columns, Stack, channel_scales, from_rows, pooled, row_scales, taps, to_rows
+from onnxmpq.values.arrays import Doubles, Floats
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.quantized_weight import EVERY_GRID, Floats, Grids, QuantizedWeight, code_range
+from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight, code_range
 
 # Of the scale of least squared error, which few codes want wider than that: 0.5 to 1.6. 1 comes first, so that it wins
 # where nothing tells them apart.
 _TRIALS = np.concatenate([[1], np.arange(10, 20) / 20, np.arange(21, 33) / 20]).astype(np.float32)
-_STACK_BYTES = 16 << 20  # of rows that are walked at once
+_STACK_BYTES = 16 << 20  # of rows that are rounded at once
 
 
 def compensate(
@@ -111,10 +112,12 @@ def _rounded(
     by_trial = (widths, len(_TRIALS), count)
     tried = scales[:, :, None, :] * _TRIALS[:, None]
     many, nearest = stacked(widths * len(_TRIALS))
-    codes, cost = walk(many, tried.reshape(group, -1), nearest, curved)
+    codes, cost = gptq(many, tried.reshape(group, -1), nearest, curved)
     best = pool(cost).reshape(group, *by_trial).argmin(axis=2, keepdims=True)
     chosen = np.take_along_axis(codes.reshape(group, size, *by_trial), best[:, None], 3)
     steps = np.take_along_axis(tried, best, 2)
     few, nearest = stacked(widths)
-    codes, steps = descend(few, chosen.reshape(few.shape), steps.reshape(group, -1), nearest, curved, pool)
+    codes, steps = coordinate_descent(
+        few, chosen.reshape(few.shape), steps.reshape(group, -1), nearest, curved, pool
+    )
     return codes.reshape(group, size, widths, count), steps.reshape(group, widths, count)

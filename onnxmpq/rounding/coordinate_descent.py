@@ -24,10 +24,10 @@ _TURNS = 4  # further ones change little
 Pool = Callable[[Stack], Stack]
 
 
-def descend(
+def coordinate_descent(
     columns: Columns, codes: Columns, steps: Stack, nearest: Nearest, curved: Curvature, pool: Pool
 ) -> tuple[Columns, Stack]:
-    """Better codes [group, D, n] and scales [group, n] for columns in the walk's order.
+    """Better codes [group, D, n] and scales [group, n] for columns in GPTQ's order.
 
     `nearest` gives a column in steps [group, n] its codes; `pool` sums values [group, n] over the rows that share a scale.
     """

@@ -9,8 +9,9 @@ from onnxmpq.rounding.compensate import bias_shift, compensate
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.shrink import shrunk
 from onnxmpq.rounding.squant import quantize_balanced
+from onnxmpq.values.arrays import Floats
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.quantized_weight import Floats, Grids, QuantizedWeight
+from onnxmpq.values.quantized_weight import Grids, QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Error-compensated rounding: each column's rounding error is made up for by the columns not yet rounded.
 
 GPTQ (Frantar et al. 2022, arXiv 2210.17323), the fixed-order form of optimal brain quantization (Frantar and
-Alistarh 2022, arXiv 2208.11580). For the rows w of a layer and H = sum x x^T of its inputs it walks the columns
+Alistarh 2022, arXiv 2208.11580). For the rows w of a layer and H = sum x x^T of its inputs it takes the columns
 j in order of falling H[j,j] and, with U the upper Cholesky factor of H^-1,
 
     q_j = round(w_j / s) s,     e_j = (w_j - q_j) / U[j,j],     w_k -= e_j U[j,k]   for all k > j
@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.moments import Doubles
 from onnxmpq.rounding.quantizer import Nearest
 from onnxmpq.rounding.rows import Columns, Stack
-from onnxmpq.values.quantized_weight import Floats
+from onnxmpq.values.arrays import Doubles, Floats
 
 _DAMPING = (0.01, 0.1, 1.0)  # of the mean diagonal of H: the first that leaves it positive definite
 _LEAST_ENERGY = 1e-6  # of the largest: where no group sees anything, the weights decide
@@ -28,7 +27,7 @@ _BLOCK = 32  # columns that the errors of those before reach at once
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curvature:
-    """What rounding a group's rows costs: `gram` damped and of mean diagonal 1, in the walk's order of columns.
+    """What rounding a group's rows costs: `gram` damped and of mean diagonal 1, in GPTQ's order of columns.
 
     `order` and its inverse `back` are [group, D], `gram` and `factor`, the upper Cholesky factor of its
     inverse, float32 [group, D, D]. `energy`, float32 [group], is the mean diagonal that each had, of the largest one:
@@ -42,7 +41,7 @@ class Curvature:
     energy: Floats
 
     def ordered(self, rows: Stack) -> Columns:
-        """The columns of rows [group, n, D] in the walk's order."""
+        """The columns of rows [group, n, D] in GPTQ's order."""
         return np.ascontiguousarray(np.take_along_axis(rows.transpose(0, 2, 1), self.order[:, :, None], 1))
 
     def restored(self, columns: Columns) -> Stack:
@@ -50,7 +49,7 @@ class Curvature:
         return np.take_along_axis(columns, self.back[:, :, None], 1).transpose(0, 2, 1)
 
     def cost(self, errors: Columns) -> float:
-        """What errors in the walk's order cost all groups together."""
+        """What errors in GPTQ's order cost all groups together."""
         return float(np.einsum("gdn,gdn,g->", self.gram @ errors, errors, self.energy))
 
 
@@ -91,8 +90,8 @@ def _factor(gram: Doubles) -> tuple[Doubles, Doubles]:
     return plain, plain
 
 
-def walk(columns: Columns, steps: Stack, nearest: Nearest, curved: Curvature) -> tuple[Columns, Stack]:
-    """Codes [group, D, n] of columns in the walk's order, and each row's cost [group, n].
+def gptq(columns: Columns, steps: Stack, nearest: Nearest, curved: Curvature) -> tuple[Columns, Stack]:
+    """Codes [group, D, n] of columns in GPTQ's order, and each row's cost [group, n].
 
     `steps` [group, n] are the scales, `nearest` gives a column in steps [group, n] its codes.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.passes.lower.halve_constants import SCALE_UNIT
-from onnxmpq.values.quantized_weight import Floats
+from onnxmpq.values.arrays import Floats
 
 _LEAST_WEIGHT, _MOST_WEIGHT = 2.0**-19, 8.0  # between them the scales of any width are of full precision
 _LEAST_HALF = float(np.finfo(np.float16).smallest_subnormal)

@@ -12,19 +12,18 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import AS_GIVEN, Feeds, Views
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, Feeds
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
 from onnxmpq.passes.expose.emit_map_gram import EmitMapGram, map_gram_name
-from onnxmpq.rounding.blocks import LARGEST, block_channels, block_columns, block_count, columns
+from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
 from onnxmpq.rounding.pooled_maps import pooled_maps
 from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import in_turn
+from onnxmpq.runtime.ordered_pool import map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.arrays import Doubles
 from onnxmpq.values.layer import Layer
-
-Doubles = NDArray[np.float64]
 
 _BYTES_A_PASS = 512 << 20
 _WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
@@ -76,7 +75,7 @@ def has_moments(layer: Layer) -> bool:
     And for a MatMul whose weight stands on the left, or is a stack of matrices.
     """
     free = layer.reason is None and not layer.weights_only
-    return free and block_columns(layer) <= LARGEST and (layer.op != "MatMul" or is_plain_matrix(layer))
+    return free and block_columns(layer) <= MOST_COLUMNS and (layer.op != "MatMul" or is_plain_matrix(layer))
 
 
 def is_plain_matrix(layer: Layer) -> bool:
@@ -122,7 +121,7 @@ def input_moments(
     data: Dataset,
     batch_size: int,
     progress: Progress,
-    views: Views = AS_GIVEN,
+    augmentations: Augmentations = NO_AUGMENTATION,
 ) -> Iterator[tuple[Layer, Moments]]:
     """(layer, moments) for every layer that has them, in passes over the data whose matrices fit in memory.
 
@@ -139,7 +138,7 @@ def input_moments(
             channels={la.weight: block_channels(la) for la in some},
         )
         session = _loaded(runtime, model, emit, map_grams(model, some, data))
-        sums = {} if session is None else _summed(session, data, batch_size, report, views)
+        sums = {} if session is None else _summed(session, data, batch_size, report, augmentations)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
@@ -162,9 +161,13 @@ def _loaded(runtime: Runtime, model: onnx.ModelProto, emit: EmitGram, maps: Emit
 
 
 def _summed(
-    session: Session, data: Dataset, batch_size: int, progress: Callable[[int], None], views: Views
+    session: Session,
+    data: Dataset,
+    batch_size: int,
+    progress: Callable[[int], None],
+    augmentations: Augmentations,
 ) -> dict[str, Doubles]:
-    """The session's outputs summed over the data, in double precision, the mean over their views."""
+    """The session's outputs summed over the data, in double precision, the mean over their augmentations."""
 
     def run(fed: tuple[int, Feeds]) -> tuple[int, dict[str, Any]]:
         return fed[0], session.run(fed[1])
@@ -172,12 +175,15 @@ def _summed(
     order = list(session.outputs)
     sums: list[Doubles] = []
     done = 0
-    fed = ((b.count, feeds) for b in data.batches(batch_size) for feeds in views.of(b.feeds))
-    for count, outputs in in_turn(run, fed, cores()):
+    fed = ((b.count, feeds) for b in data.batches(batch_size) for feeds in augmentations.of(b.feeds))
+    for count, outputs in map_in_threads(run, fed, cores()):
         add_to(sums, [outputs[name] for name in order])
         done += count
-        progress(done // views.count)
-    return {name: np.divide(total, views.count, out=total) for name, total in zip(order, sums, strict=True)}
+        progress(done // augmentations.count)
+    return {
+        name: np.divide(total, augmentations.count, out=total)
+        for name, total in zip(order, sums, strict=True)
+    }
 
 
 def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:

@@ -17,15 +17,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxmpq.values.quantized_weight import (
-    EVERY_GRID,
-    Codes,
-    Floats,
-    Grids,
-    QuantizedWeight,
-    along,
-    code_range,
-)
+from onnxmpq.values.arrays import Codes, Floats
+from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight, along, code_range
 
 Nearest = Callable[[Floats], Floats]
 

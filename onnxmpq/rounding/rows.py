@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.rounding.blocks import block_columns, block_count, columns
+from onnxmpq.values.arrays import Floats
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.quantized_weight import Floats
 
 Stack = NDArray[np.float32]  # [group * blocks, rows, D_b]
 # What is done column by column runs along the rows.

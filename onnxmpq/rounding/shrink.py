@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxmpq.rounding.moments import Doubles, Moments
+from onnxmpq.rounding.moments import Moments
+from onnxmpq.values.arrays import Doubles
 
 _MOST = 0.99  # some of what was seen always counts
 _NOTHING = 1e-12

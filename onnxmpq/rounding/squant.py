@@ -11,20 +11,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.rounding.quantizer import fit_scale, round_to_codes
-from onnxmpq.values.quantized_weight import (
-    EVERY_GRID,
-    Codes,
-    Floats,
-    Grids,
-    QuantizedWeight,
-    along,
-    code_range,
-)
-
-Array32 = NDArray[np.float32]
+from onnxmpq.values.arrays import Codes, Floats
+from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight, along, code_range
 
 
 def quantize_balanced(weight: Floats, axis: int, bits: int, grids: Grids = EVERY_GRID) -> QuantizedWeight:
@@ -55,7 +45,7 @@ def balance(codes: Codes, exact: Floats, axis: int, bits: int) -> Codes:
     return np.ascontiguousarray(np.moveaxis(flat, 0, axis)).astype(np.int8)
 
 
-def _keep_sums(rows: Array32, exact: Array32, bits: int) -> Array32:
+def _keep_sums(rows: Floats, exact: Floats, bits: int) -> Floats:
     """Flip in each row as many codes as its errors' sum is steps, those that are nearest to the other side."""
     low, high = code_range(bits)
     error = rows - exact

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import Views
+from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.observer import Stages
-from onnxmpq.rounding.blocks import LARGEST, block_columns, block_count, columns
+from onnxmpq.rounding.blocks import MOST_COLUMNS, block_columns, block_count, columns
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import fitted
 from onnxmpq.rounding.moments import has_moments, input_moments, is_plain_matrix
 from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import in_processes
+from onnxmpq.runtime.ordered_pool import map_in_processes
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Options
 
@@ -26,35 +26,48 @@ _WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to
 
 def round_weights(setting: Setting) -> Lowering:
     """Every layer at every width that is left to choose from."""
-    data = setting.shares.rounding
-    return Lowering(setting, rounded_weights(setting, data, setting.views, setting.choices, setting.stages))
+    data = setting.splits.rounding
+    return Lowering(
+        setting, rounded_weights(setting, data, setting.augmentations, setting.choices, setting.stages)
+    )
 
 
 def rounded_weights(
-    setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages
+    setting: Setting, data: Dataset, augmentations: Augmentations, options: Options, stages: Stages
 ) -> Candidates:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
     request = setting.request
     candidates = Candidates(setting.prepared.model, request.rounding, request.target.grids)
     if request.rounding != "nearest":
-        fit(candidates, setting, data, views, options, stages)
+        fit(candidates, setting, data, augmentations, options, stages)
     return candidates
 
 
 def fit(
-    candidates: Candidates, setting: Setting, data: Dataset, views: Views, options: Options, stages: Stages
+    candidates: Candidates,
+    setting: Setting,
+    data: Dataset,
+    augmentations: Augmentations,
+    options: Options,
+    stages: Stages,
 ) -> None:
     """Round each layer at the widths of its options against the moments of its inputs."""
     prepared = setting.prepared
     widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in options.items()}
     layers = [layer for layer in prepared.layers if widths[layer.name]]
     found = input_moments(
-        setting.runtime, prepared.model, layers, data, prepared.batch_size, stages.observer.progress, views
+        setting.runtime,
+        prepared.model,
+        layers,
+        data,
+        prepared.batch_size,
+        stages.observer.progress,
+        augmentations,
     )
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
     known = set()
     fitting = [layer for layer in layers if has_moments(layer)]
-    for done in in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
+    for done in map_in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
         candidates.fit(done)
         known.add(done.layer.name)
     note = stages.note
@@ -85,7 +98,7 @@ def _tell_blocks(layers: Sequence[Layer], note: Callable[[str], None]) -> None:
     wide = [layer for layer in layers if block_count(layer) > 1]
     if wide:
         named = ", ".join(f"{la.name} ({block_count(la)} of {block_columns(la):,} columns)" for la in wide)
-        note(f"wider than {LARGEST:,} columns, rounded in blocks of input channels: {named}")
+        note(f"wider than {MOST_COLUMNS:,} columns, rounded in blocks of input channels: {named}")
 
 
 def _tell_unknown(why: str, layers: Sequence[Layer], note: Callable[[str], None]) -> None:

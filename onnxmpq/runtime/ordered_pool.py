@@ -18,7 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_turn(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def map_in_threads(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
     """`work` of every item, `workers` of them at a time, yielded in order; no more than that are held.
 
     What is added up in this order is the same whatever the number of workers.
@@ -27,7 +27,7 @@ def in_turn(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterato
         yield from _ordered(pool, work, items, workers)
 
 
-def in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
+def map_in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
     """The same in processes, for a function that can be sent to one; they start before the first item is asked for.
 
     A process that may have none of its own, and a single worker, do the work themselves. Whatever goes wrong ends

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from onnxmpq.errors import EngineError, OptionError
 from onnxmpq.runtime.cores import cores, is_confined
 from onnxmpq.runtime.silence import silenced
+from onnxmpq.values.arrays import Array
 
-Array = NDArray[Any]
 Model = onnx.ModelProto | bytes | Path
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

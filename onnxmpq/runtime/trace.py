@@ -10,7 +10,8 @@ import onnx
 from onnx import helper
 
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.runtime.session import Array, Runtime, read_type
+from onnxmpq.runtime.session import Runtime, read_type
+from onnxmpq.values.arrays import Array
 
 
 def trace(runtime: Runtime, model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Traced]:

@@ -1,4 +1,4 @@
-"""search: plans near the chosen one, judged by the joint network on samples that it was not made from."""
+"""search: plans near the chosen one, judged by the network as a whole on samples that it was not made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxmpq.budgets.constrain import weight_bytes
 from onnxmpq.context.setting import Setting
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.lower_plan import simulate
-from onnxmpq.metrics.network_evaluator import Joint
+from onnxmpq.metrics.network_evaluator import NetworkEvaluator
 from onnxmpq.search.swaps import Losses, Meets, Search, as_computed, improve, uniform_plan
 from onnxmpq.sensitivity.methods import adds_up
 from onnxmpq.sensitivity.methods.size import size
@@ -24,7 +24,7 @@ def is_searched(setting: Setting) -> bool:
     """True where the plan was chosen by measured costs that add up nearly, under budgets that are counted."""
     request = setting.request
     ours = adds_up(request.method) and not request.is_measured
-    return setting.forced is None and ours and setting.shares.held is not None
+    return setting.forced is None and ours and setting.splits.held is not None
 
 
 LEAST_HELD = 32  # samples; fewer tell a uniform plan from a mixed one, but not one swap from another
@@ -63,21 +63,23 @@ def is_within(plan: Plan, options: Options) -> bool:
 
 def trials(setting: Setting) -> int:
     """How many swaps are tried."""
-    held = setting.shares.held
+    held = setting.splits.held
     return setting.request.effort.trials if held is not None and held.count >= LEAST_HELD else 0
 
 
 def judge(lowering: Lowering, plan: Plan) -> Losses:
     """Losses of plans on each half of the samples held out, activations quantized as under this plan."""
     setting = lowering.setting
-    prepared, shares = setting.prepared, setting.shares
-    held = (shares.held or shares.rounding).some(setting.request.effort.judge).remembered()
+    prepared, splits = setting.prepared, setting.splits
+    held = (splits.held or splits.rounding).some(setting.request.effort.judge).remembered()
     network = simulate(prepared, plan, setting.quantized)
-    joint = Joint(setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size)
-    halves = [joint.expected(half) for half in (held.split(0.5, 0) if held.divides else (held, held))]
+    evaluator = NetworkEvaluator(
+        setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size
+    )
+    halves = [evaluator.expected(half) for half in (held.split(0.5, 0) if held.divides else (held, held))]
 
     def losses(some: Plan) -> tuple[float, float]:
-        first, second = joint.losses(lowering.candidates.under(prepared.layers, some), halves)
+        first, second = evaluator.losses(lowering.candidates.under(prepared.layers, some), halves)
         return first, second
 
     return losses

@@ -1,4 +1,4 @@
-"""The last word on a plan has the joint network: costs of layers add up nearly, not quite.
+"""The last word on a plan has the network as a whole: costs of layers add up nearly, not quite.
 
 On samples that the costs were not measured on, the plan is compared with rivals that look at no costs (the uniform
 one, say), and swaps are tried: one layer a width down, another one up. What is kept must better the loss on each half
@@ -22,7 +22,7 @@ _SAME = 0.95  # of a plan's bits: a smaller plan leaves some of the budget unuse
 
 Move = tuple[str, Option, str, Option]  # a layer, its narrower option, another layer, its wider one
 Meets = Callable[[Plan], bool]
-Losses = Callable[[Plan], tuple[float, float]]  # of the joint network on each half of the samples
+Losses = Callable[[Plan], tuple[float, float]]  # of the network as a whole on each half of the samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _size(plan: Plan, layers: Sequence[Layer]) -> float:
 
 
 def as_computed(plan: Plan, options: Options) -> Options:
-    """Each layer's options that compute as the plan has it: the joint network's Q/DQ pairs stay where they are."""
+    """Each layer's options that compute as the plan has it: the network as a whole's Q/DQ pairs stay where they are."""
     return {
         name: [o for o in choices if o.activation_bits == plan[name].activation_bits]
         for name, choices in options.items()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -35,10 +34,10 @@ from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.runtime.session import Session
 from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.output_kind import OutputKind
 
-Array = NDArray[Any]
 Targets = Mapping[str, Array]  # by output
 Shapes = Mapping[str, tuple[int | None, ...]]
 

@@ -13,11 +13,9 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
-
-Doubles = NDArray[np.float64]
+from onnxmpq.values.arrays import Doubles
 
 _MOST_BETWEEN = 40  # layers
 _DIGITS = 6  # of a width that tell: what the solver leaves beside a bound is no fraction

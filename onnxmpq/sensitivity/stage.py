@@ -53,14 +53,14 @@ def measure(lowering: Lowering, save: Path | None = None) -> Sensitivity:
 
 def probe_of(setting: Setting, candidates: Candidates) -> Probe:
     """What the method may look at."""
-    prepared, shares = setting.prepared, setting.shares
+    prepared, splits = setting.prepared, setting.splits
     own = {layer.name: layer.float_bits for layer in prepared.layers}
     chosen = {name: choices for name, choices in setting.options.items() if len(choices) > 1}
     options = {name: tuple(o for o in some if o.weight_bits < own[name]) for name, some in chosen.items()}
     untouched = {name: o for name, some in chosen.items() for o in some if o.weight_bits == own[name]}
     return Probe(
-        prepared.model, prepared.layers, options, candidates.constants, shares.sensitivity, prepared.metric,
-        setting.runtime, prepared.traced, prepared.batch_size, setting.request.seed, shares.training,
+        prepared.model, prepared.layers, options, candidates.constants, splits.sensitivity, prepared.metric,
+        setting.runtime, prepared.traced, prepared.batch_size, setting.request.seed, splits.training,
         setting.stages.observer.progress, setting.stages.note, untouched,
     )  # fmt: skip
 

@@ -10,11 +10,10 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.data import Batch, Dataset
@@ -28,11 +27,11 @@ from onnxmpq.passes.lower.learn_steps import ROLES, LearnSteps, Role, step_input
 from onnxmpq.sensitivity.directional import Shapes, batch_shapes, check_sizes, differentiable, emit_gradients
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, require_known, require_number
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
 
-Array = NDArray[Any]
 Trains = Literal["steps", "all"]
 TargetKind = Literal["labels", "float"]
 Learned = dict[str, dict[int, float]]  # layer -> width -> step size

@@ -13,11 +13,11 @@ import onnx
 from onnxmpq.data import InputSpec, open_data
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.runtime.session import Array
 from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.methods import Method
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing.models import RUNTIME, check, model_of, run, serialized
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 Kind = Literal["preserving", "exposing", "lowering"]
 RUNTIME = Runtime("cpu", threads=1)

@@ -13,8 +13,8 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing.models import Kind, check, check_interface, random_feeds, run, serialized
+from onnxmpq.values.arrays import Array
 
 _KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 

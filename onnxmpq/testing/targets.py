@@ -19,9 +19,9 @@ from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.policies import POLICIES
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import described
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing.models import RUNTIME, check, check_interface, model_of, run, serialized
 from onnxmpq.values.activation_range import CodeType
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import QUANTIZED_BITS, Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.target import Target
@@ -107,7 +107,9 @@ class _Lowerer:
         options = {
             la.name: Option(bits, self.acts if la.name in integer else None) for la in self.prepared.layers
         }
-        return Plan({name: self.target.hold(o, beside_integers=bool(integer)) for name, o in options.items()})
+        return Plan(
+            {name: self.target.legalize(o, beside_integers=bool(integer)) for name, o in options.items()}
+        )
 
     def _lowered(self, plan: Plan, target: Target) -> onnx.ModelProto:
         if target is _PLAIN:  # the same codes, each in a byte

@@ -12,7 +12,8 @@ from typing import Any
 import onnx
 
 from onnxmpq.errors import EngineError
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 _KERNEL_EVENT = "_kernel_time"
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})

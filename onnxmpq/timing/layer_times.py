@@ -18,8 +18,9 @@ import onnx
 
 from onnxmpq.metrics.latency import interleaved, medians
 from onnxmpq.onnx_io.subgraph import names_read
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.timing.kernel_times import KernelTime, kernel_times
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 
 _RUNS = 30
@@ -131,18 +132,18 @@ def _layer_kernels(
 ) -> dict[int, str]:
     """The layer of each kernel that computes one, by the kernel's place.
 
-    A kernel that took in a sum may stand for the layer on either side of it: the clear cases are settled first,
+    A kernel that took in a sum may stand for the layer on either side of it: the clear cases are decided first,
     and of what they leave, a kernel is the latest.
     """
     behind = _nodes_behind(model, layers)
-    unsettled = {
+    undecided = {
         place: behind[known]
         for place, time in enumerate(times)
         if time.op in _KERNELS and (known := _known_name(time, behind))
     }
     taken: set[int] = set()
     found: dict[int, str] = {}
-    for place, candidates in sorted(unsettled.items(), key=lambda item: len(item[1])):
+    for place, candidates in sorted(undecided.items(), key=lambda item: len(item[1])):
         free = [node for node in candidates if node not in taken]
         if free:
             taken.add(max(free))

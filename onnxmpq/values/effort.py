@@ -12,17 +12,17 @@ _MINUTES_SAID = 119
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """`sensitivity`, `settle` and `judge` are samples, `trials` joint plans that are tried around the first one.
+    """`sensitivity`, `requantize` and `judge` are samples, `trials` whole plans that are tried around the first one.
 
-    Ranks among layers settle long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it, and as many whether settling helps, which is tried first if the effort
+    Ranks among layers are known long before calibration does, so sensitivity sees a part of the samples only; of the
+    others so many judge what was chosen by it, and as many whether requantizing helps, which is tried first if the effort
     `tries`. With `mirrors`, weights are rounded against mirror images, too, where these are the same to the network.
     """
 
     name: str
     sensitivity: int
     trials: int
-    settle: int
+    requantize: int
     judge: int
     tries: bool = True
     mirrors: bool = False
@@ -35,22 +35,22 @@ class Effort:
         sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
         return sensing * widths / 2 + (self.trials + 4) * judging
 
-    def learning(self, samples: int, settled: int = 1, views: int = 1) -> float:
-        """About how many forwards of a sample calibration, moments and settling take, each as long as some forwards.
+    def learning(self, samples: int, requantized: int = 1, augmentations: int = 1) -> float:
+        """About how many forwards of a sample calibration, moments and requantizing take, each as long as some forwards.
 
-        So many plans are settled on so many views of each sample.
+        So many plans are requantized on so many augmentations of each sample.
         """
-        settling = min(self.settle, samples)
-        trial = min(self.settle, samples / 2) + samples / 2 if self.tries else 0.0
-        return 8 * (trial * settled + views * (settling * settled + samples))
+        requantizing = min(self.requantize, samples)
+        trial = min(self.requantize, samples / 2) + samples / 2 if self.tries else 0.0
+        return 8 * (trial * requantized + augmentations * (requantizing * requantized + samples))
 
 
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("fast", sensitivity=32, trials=0, settle=64, judge=128, tries=False),
-        Effort("balanced", sensitivity=256, trials=12, settle=512, judge=512, mirrors=True),
-        Effort("max", sensitivity=1024, trials=64, settle=1024, judge=1024, mirrors=True),
+        Effort("fast", sensitivity=32, trials=0, requantize=64, judge=128, tries=False),
+        Effort("balanced", sensitivity=256, trials=12, requantize=512, judge=512, mirrors=True),
+        Effort("max", sensitivity=1024, trials=64, requantize=1024, judge=1024, mirrors=True),
     )
 }
 

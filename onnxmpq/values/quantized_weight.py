@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
-
-Floats = NDArray[np.float32]
-
-
-Codes = NDArray[np.int8]
+from onnxmpq.values.arrays import Codes, Floats
 
 
 @dataclass(frozen=True, slots=True)

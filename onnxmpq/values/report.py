@@ -42,7 +42,7 @@ class BudgetReport:
 
 @dataclass(frozen=True, slots=True)
 class SearchReport:
-    """What the joint network said of the plan: its loss before and after in `Report.metric`, other plans tried and kept."""
+    """What the network as a whole said of the plan: its loss before and after in `Report.metric`, other plans tried and kept."""
 
     before: float
     after: float

@@ -140,7 +140,7 @@ class Target:
         code_bits = self.code_bits if bits == _LONGEST_CODE else _LONGEST_CODE
         return replace(self, activation_bits=(bits,), code_bits=code_bits)
 
-    def hold(self, option: Option, *, beside_integers: bool = False) -> Option:
+    def legalize(self, option: Option, *, beside_integers: bool = False) -> Option:
         """The option as a file for this target really holds it: how wide its codes, and the tensor of them.
 
         `beside_integers` holds a layer in float to the rules of integer ones as well.

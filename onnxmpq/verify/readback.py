@@ -19,9 +19,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from onnxmpq.errors import VerifyError
 from onnxmpq.onnx_io.bitpack import packed_size, sign_extend, unpack_interleaved
-from onnxmpq.values.quantized_weight import Codes, Floats
-
-Array = NDArray[Any]
+from onnxmpq.values.arrays import Array, Codes, Floats
 
 _STORED_BITS: dict[int, int] = {
     TensorProto.INT8: 8, TensorProto.INT4: 4, TensorProto.INT2: 2,

@@ -23,7 +23,8 @@ from onnxmpq.metrics.score import compare
 from onnxmpq.observer import Stages
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import requirements
-from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import UNMEASURED, CostTable, Sensitivity
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.layer import Layer

@@ -11,7 +11,8 @@ import onnx
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.errors import EngineError, VerifyError
 from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.runtime.session import Array, Runtime, Session
+from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import HALF_BITS
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.target import Target

@@ -21,16 +21,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError
 from onnxmpq.passes.expose.emit_gradients import gradient_name
 from onnxmpq.passes.gradients.emitter import Emitter, Shapes
 from onnxmpq.passes.matching import is_standard
 from onnxmpq.passes.node_builder import builders
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import LAYER_OPS
 
-Array = NDArray[Any]
 Change = Mapping[str, Array]  # by name, what is added to a weight, and to a bias where that changes too
 
 _PAYS = 3  # changes from which on summing over positions first is faster

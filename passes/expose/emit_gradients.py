@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.gradients.emitter import Emitter, Shape, Shapes
+from onnxmpq.passes.gradients.emitter import Emitter, Shapes, Sizes
 from onnxmpq.passes.gradients.rules import find_rule, is_parameter
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, graphs, is_constant, label, remove
@@ -185,7 +185,7 @@ def _check_rules(graph: gs.Graph, path: Path, loss: str) -> None:
             )
 
 
-def _shape(emit: Emitter, tensor: gs.Tensor) -> Shape:
+def _shape(emit: Emitter, tensor: gs.Tensor) -> Sizes:
     try:
         return emit.shape(tensor)
     except NoMatch as reason:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxmpq.passes.matching import NoMatch, is_constant, read, require
 from onnxmpq.passes.node_builder import NodeBuilder
 
-Shape = tuple[int | None, ...]
+Sizes = tuple[int | None, ...]
 Shapes = Mapping[str, Sequence[int | None]]
 
 _PREDICATES = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Not"})
@@ -59,7 +59,7 @@ class Emitter:
         """A constant int64 vector: axes, bounds, shapes."""
         return self.constant(np.array(values, np.int64))
 
-    def known(self, tensor: gs.Tensor) -> Shape | None:
+    def known(self, tensor: gs.Tensor) -> Sizes | None:
         """The shape of a tensor as far as it is known, None where not even its rank is."""
         if is_constant(tensor):
             return tuple(int(size) for size in tensor.shape)
@@ -69,7 +69,7 @@ class Emitter:
             return None
         return tuple(size if isinstance(size, int) and size >= 0 else None for size in tensor.shape)
 
-    def shape(self, tensor: gs.Tensor) -> Shape:
+    def shape(self, tensor: gs.Tensor) -> Sizes:
         """The shape of a tensor; NoMatch where its rank is not known."""
         known = self.known(tensor)
         if known is None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnxmpq.passes.gradients.products import along
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
+from onnxmpq.values.arrays import Doubles
 
-Doubles = NDArray[np.float64]
 Places = NDArray[np.floating[Any]]
 
 _HALFWAY = 1e-6  # what ONNX Runtime takes for half of the way

@@ -36,8 +36,9 @@ from onnxmpq.onnx_io.bitpack import (
     packed_size,
 )
 from onnxmpq.passes.matching import graphs, read, redirect
+from onnxmpq.values.arrays import Codes, Floats
 from onnxmpq.values.option import HALF_BITS
-from onnxmpq.values.quantized_weight import Codes, Floats, QuantizedWeight, code_range
+from onnxmpq.values.quantized_weight import QuantizedWeight, code_range
 
 Form = Literal["integer", "float", "plain"]
 

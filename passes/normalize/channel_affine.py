@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from onnxmpq.passes.matching import (
-    Array,
     absorb_into,
     attribute,
     is_constant,
@@ -25,9 +23,9 @@ from onnxmpq.passes.matching import (
     set_input,
     unique_name,
 )
+from onnxmpq.values.arrays import Array, Doubles
 from onnxmpq.values.layer import LAYER_OPS
 
-Doubles = NDArray[np.float64]
 _SAME_SHAPE = {"BatchNormalization", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 
 

@@ -13,7 +13,6 @@ from onnx import TensorProto
 
 from onnxmpq.passes.matching import (
     WEIGHT_INPUTS,
-    Array,
     NoMatch,
     attribute,
     is_captured,
@@ -24,6 +23,7 @@ from onnxmpq.passes.matching import (
     require,
     rewrite_each,
 )
+from onnxmpq.values.arrays import Array
 
 # Operators that keep the number of elements, and those that may make much out of little.
 _VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})

@@ -13,7 +13,7 @@ from onnxmpq.allocate.estimate import (
     announce,
     estimate,
     forwards_ahead,
-    plans_settled,
+    plans_requantized,
     rounding_seconds,
     seconds_a_sample,
 )
@@ -32,7 +32,7 @@ def test_an_estimate_is_forwards_and_rounding(
     lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = lower_classifier(rounding="compensated").setting
-    assert forwards_ahead(setting) > setting.shares.rounding.count
+    assert forwards_ahead(setting) > setting.splits.rounding.count
     assert rounding_seconds(setting) > 0
     assert seconds_a_sample(setting) > 0
     monkeypatch.setattr(stage, "seconds_a_sample", lambda _: 2.0)
@@ -48,13 +48,13 @@ def test_a_sample_takes_its_share_of_a_batch(
     assert seconds_a_sample(four) == 2
 
 
-def test_a_budget_on_loss_settles_many_plans(lower_classifier: Lower) -> None:
+def test_a_budget_on_loss_requantizes_many_plans(lower_classifier: Lower) -> None:
     once, often = (
         lower_classifier(rounding="compensated", budgets=parse_budgets([budget])).setting
         for budget in ("5bit-avg", "drop=20%")
     )
-    assert plans_settled(once) == 1
-    assert plans_settled(often) == 1 + 2 + 7  # from 8 bits to 4, until within half a percent
+    assert plans_requantized(once) == 1
+    assert plans_requantized(often) == 1 + 2 + 7  # from 8 bits to 4, until within half a percent
     assert forwards_ahead(often) > 2 * forwards_ahead(once)
 
 
@@ -68,15 +68,15 @@ def test_what_is_not_done_is_not_in_the_estimate(lower_classifier: Lower) -> Non
     layers = forced.prepared.layers
     once = work(layers, {name: [8] for name in forced.options}) + factoring(layers)
     assert rounding_seconds(forced) * stage._PRODUCTS == pytest.approx(once)
-    effort, samples = forced.request.effort, forced.shares.rounding.count
+    effort, samples = forced.request.effort, forced.splits.rounding.count
     assert forwards_ahead(forced) == effort.learning(
-        samples, 0, forced.views.count
-    )  # nothing measured, nothing settled
-    settles = lower_classifier(rounding="compensated", budgets=parse_budgets(["4bit-avg"])).setting
-    assert forwards_ahead(settles) == effort.learning(
-        samples, 1, settles.views.count
-    )  # one plan is left, but it is settled
-    assert rounding_seconds(settles) > rounding_seconds(forced)
+        samples, 0, forced.augmentations.count
+    )  # nothing measured, nothing requantized
+    requantizes = lower_classifier(rounding="compensated", budgets=parse_budgets(["4bit-avg"])).setting
+    assert forwards_ahead(requantizes) == effort.learning(
+        samples, 1, requantizes.augmentations.count
+    )  # one plan is left, but it is requantized
+    assert rounding_seconds(requantizes) > rounding_seconds(forced)
     assert rounding_seconds(compensated) * stage._PRODUCTS > 4 * once
 
 
@@ -100,7 +100,7 @@ def test_layers_that_too_few_windows_are_known_of_take_no_time(lower_classifier:
     assert seconds[0] == seconds[1] < seconds[2]
 
 
-def test_settling_that_is_tried_first_takes_two_turns(lower_classifier: Lower) -> None:
+def test_requantizing_that_is_tried_first_takes_two_turns(lower_classifier: Lower) -> None:
     setting = lower_classifier(rounding="compensated").setting
     layers = setting.prepared.layers
     widths = {n: [o.weight_bits for o in c] for n, c in setting.choices.items()}
@@ -143,12 +143,12 @@ def test_what_evaluating_takes_is_known(
     assert counts_evaluations(method)
     some = lower_classifier(method=method, rounding="nearest").setting
     counts = method.evaluations(some.prepared.layers, some.options)
-    assert 0 < forwards_ahead(some) < sum(counts.values()) * some.shares.sensitivity.count
+    assert 0 < forwards_ahead(some) < sum(counts.values()) * some.splits.sensitivity.count
     announce(some)
     assert any("ahead" in note and "besides" not in note for note in some.stages.notes)
     fewer = replace(method, images=4)  # type: ignore[type-var]
     assert forwards_ahead(lower_classifier(method=fewer, rounding="nearest").setting) == pytest.approx(
-        forwards_ahead(some) * 4 / some.shares.sensitivity.count
+        forwards_ahead(some) * 4 / some.splits.sensitivity.count
     )
 
 

@@ -15,16 +15,16 @@ from onnxmpq.calibrate.calibrators import (
     find_calibrator,
 )
 from onnxmpq.calibrate.calibrators.entropy import divergence, entropy
+from onnxmpq.calibrate.calibrators.mean_minmax_3sigma import mean_minmax_3sigma
 from onnxmpq.calibrate.calibrators.minmax import minmax
 from onnxmpq.calibrate.calibrators.mse import mse, squared_error
 from onnxmpq.calibrate.calibrators.percentile import percentile
-from onnxmpq.calibrate.calibrators.typical import typical
 from onnxmpq.calibrate.histograms import empty_histogram
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.errors import OptionError
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_calibrator
 from onnxmpq.values.activation_range import INT8, UINT8, ActivationRange, CodeType, range_of
+from onnxmpq.values.arrays import Array
 
 OWN = """
 from onnxmpq.calibrate.calibrators import Calibrator
@@ -57,8 +57,8 @@ def test_built_in_calibrators_keep_the_contract(name: str) -> None:
 
 def test_typical_extremes_are_means_and_deviations_within_what_was_seen() -> None:
     seen = Statistics(-9.0, 5.0, -2.0, 3.0, 1.0, 0.5, empty_histogram(-9.0, 5.0, 0))
-    assert typical(seen, UINT8) == (-5.0, 4.5)
-    assert typical(seen, UINT8, deviations=100.0) == (-9.0, 5.0) == minmax(seen, UINT8)
+    assert mean_minmax_3sigma(seen, UINT8) == (-5.0, 4.5)
+    assert mean_minmax_3sigma(seen, UINT8, deviations=100.0) == (-9.0, 5.0) == minmax(seen, UINT8)
 
 
 @pytest.mark.parametrize("percent", [99.0, 99.9, 99.99])
@@ -118,7 +118,12 @@ def test_a_calibrator_is_found_by_name_or_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text(OWN)
     assert find_calibrator("mse") is CALIBRATORS["mse"] is default_calibrator(4)
-    assert find_calibrator("typical") is default_calibrator(8) is default_calibrator(16)
+    assert (
+        find_calibrator("typical")
+        is find_calibrator("mean_minmax_3sigma")
+        is default_calibrator(8)
+        is default_calibrator(16)
+    )
     assert find_calibrator(f"{path}:most").bins > 0
     assert find_calibrator(f"{path}:WIDE").bins == 0
     check_calibrator(find_calibrator(f"{path}:most"))

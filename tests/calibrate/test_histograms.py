@@ -7,8 +7,9 @@ from onnxmpq.calibrate.histograms import PICKED, empty_histogram
 from onnxmpq.calibrate.measure_ranges import gather_statistics
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.data import InputSpec, open_data
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
+from onnxmpq.values.arrays import Array
 
 MODEL = model_of("g (float[N, M] x) => (float[N, M] y) { y = Relu (x) }")
 

@@ -8,13 +8,14 @@ import onnx
 import pytest
 
 from onnxmpq.calibrate.calibrators import CALIBRATORS, Calibrator
-from onnxmpq.calibrate.calibrators.typical import typical
+from onnxmpq.calibrate.calibrators.mean_minmax_3sigma import mean_minmax_3sigma
 from onnxmpq.calibrate.measure_ranges import calibrate
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
 from onnxmpq.values.activation_range import ActivationRange, range_of
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.placement import Placement
 
 RUNTIME = Runtime("cpu", threads=1)
@@ -46,7 +47,7 @@ def place(*tensors: str, same_scale: tuple[tuple[str, ...], ...] = ()) -> Placem
 
 
 def ranges(rows: Array, placement: Placement, deviations: float = 3.0) -> dict[str, ActivationRange]:
-    calibrator = Calibrator(partial(typical, deviations=deviations), bins=0)
+    calibrator = Calibrator(partial(mean_minmax_3sigma, deviations=deviations), bins=0)
     return calibrate(RUNTIME, MODEL, placement, cast("Dataset", Stream(rows)), calibrator)
 
 

@@ -16,7 +16,7 @@ from onnxmpq.calibrate.mirror import sees_the_same
 from onnxmpq.calibrate.stage import calibrate
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.data import Dataset, open_data
-from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.load.stage import load
 from onnxmpq.metrics.metric import Metric
@@ -25,8 +25,9 @@ from onnxmpq.observer import Observer, Stages
 from onnxmpq.pipeline import compile_model, compiled
 from onnxmpq.place.stage import place
 from onnxmpq.request import Request, Sources
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.effort import EFFORTS
 from onnxmpq.values.output_kind import OutputKind
 
@@ -81,34 +82,41 @@ def loads(tmp_path: Path, asked: Callable[..., Request]) -> Callable[..., Loaded
     return loaded
 
 
-def found(loaded: Loaded) -> Views:
-    return calibrate(loaded, place(loaded, prepare_model(loaded))).views
+def found(loaded: Loaded) -> Augmentations:
+    return calibrate(loaded, place(loaded, prepare_model(loaded))).augmentations
 
 
 @pytest.mark.parametrize("effort", ["balanced", "max"])
 def test_all_efforts_but_fast_mirror(loads: Callable[..., Loaded], effort: str) -> None:
-    assert found(loads(effort=EFFORTS[effort])) == Views(-1)
+    assert found(loads(effort=EFFORTS[effort])) == Augmentations(-1)
 
 
-@pytest.mark.parametrize(("symmetric", "views"), [(True, Views(-1)), (False, AS_GIVEN)])
+@pytest.mark.parametrize(
+    ("symmetric", "augmentations"), [(True, Augmentations(-1)), (False, NO_AUGMENTATION)]
+)
 def test_images_are_mirrored_where_the_network_sees_the_same(
-    loads: Callable[..., Loaded], symmetric: bool, views: Views
+    loads: Callable[..., Loaded], symmetric: bool, augmentations: Augmentations
 ) -> None:
-    assert found(loads(symmetric=symmetric)) == views
+    assert found(loads(symmetric=symmetric)) == augmentations
 
 
 @pytest.mark.parametrize("change", [{"effort": EFFORTS["fast"]}, {"rounding": "nearest"}])
 def test_fast_does_not_mirror_nor_what_looks_at_no_inputs(
     loads: Callable[..., Loaded], change: dict[str, object]
 ) -> None:
-    assert found(loads(**change)) == AS_GIVEN
+    assert found(loads(**change)) == NO_AUGMENTATION
 
 
-@pytest.mark.parametrize(("count", "views"), [(1, AS_GIVEN), (7, AS_GIVEN), (8, Views(-1)), (20, Views(-1))])
-def test_few_samples_tell_nothing(loads: Callable[..., Loaded], count: int, views: Views) -> None:
+@pytest.mark.parametrize(
+    ("count", "augmentations"),
+    [(1, NO_AUGMENTATION), (7, NO_AUGMENTATION), (8, Augmentations(-1)), (20, Augmentations(-1))],
+)
+def test_few_samples_tell_nothing(
+    loads: Callable[..., Loaded], count: int, augmentations: Augmentations
+) -> None:
     loaded = loads()
     few = replace(loaded.evidence, calibration=loaded.evidence.calibration.take(range(count)))
-    assert found(replace(loaded, evidence=few)) == views
+    assert found(replace(loaded, evidence=few)) == augmentations
 
 
 @pytest.mark.parametrize("step", [1, 3, 32])

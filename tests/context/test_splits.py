@@ -19,7 +19,7 @@ from onnxmpq.values.effort import Effort
 
 Ask = Callable[..., Request]
 
-EFFORT = Effort("some", sensitivity=40, trials=0, settle=40, judge=40)
+EFFORT = Effort("some", sensitivity=40, trials=0, requantize=40, judge=40)
 
 
 def evidence(count: int, training: Dataset | None = None) -> Evidence:
@@ -33,18 +33,18 @@ def places(data: Dataset) -> set[int]:
 
 def test_one_sample_serves_all_uses_and_nothing_is_held_out(asked: Ask) -> None:
     found = evidence(1)
-    shares = divide(found, asked(effort=EFFORT))
+    splits = divide(found, asked(effort=EFFORT))
     data = found.calibration
-    all_ = (shares.rounding, shares.sensitivity, shares.selection, shares.settling, shares.judging)
+    all_ = (splits.rounding, splits.sensitivity, splits.selection, splits.requantizing, splits.judging)
     assert all(s is data for s in all_)
-    assert shares.held is None
+    assert splits.held is None
 
 
 def test_what_judges_a_search_never_saw_a_sensitivity(asked: Ask) -> None:
-    shares = divide(evidence(100), asked(effort=EFFORT))
-    assert shares.held is not None
-    assert (shares.sensitivity.count, shares.held.count, shares.rounding.count) == (40, 60, 100)
-    assert not places(shares.sensitivity) & places(shares.held)
+    splits = divide(evidence(100), asked(effort=EFFORT))
+    assert splits.held is not None
+    assert (splits.sensitivity.count, splits.held.count, splits.rounding.count) == (40, 60, 100)
+    assert not places(splits.sensitivity) & places(splits.held)
     few = divide(evidence(60), asked(effort=EFFORT))  # no more than half are measured on
     assert few.held is not None
     assert (few.sensitivity.count, few.held.count) == (30, 30)
@@ -52,31 +52,31 @@ def test_what_judges_a_search_never_saw_a_sensitivity(asked: Ask) -> None:
 
 
 @pytest.mark.parametrize(("count", "judge"), [(2, 1), (9, 4), (60, 30), (100, 40)])
-def test_settling_is_judged_on_samples_that_it_does_not_see(asked: Ask, count: int, judge: int) -> None:
-    shares = divide(evidence(count), asked(effort=EFFORT))
-    assert shares.judging.count == judge
-    assert places(shares.settling) == places(shares.rounding) - places(shares.judging)
+def test_requantizing_is_judged_on_samples_that_it_does_not_see(asked: Ask, count: int, judge: int) -> None:
+    splits = divide(evidence(count), asked(effort=EFFORT))
+    assert splits.judging.count == judge
+    assert places(splits.requantizing) == places(splits.rounding) - places(splits.judging)
 
 
 def test_one_batch_of_a_fixed_size_is_not_divided(asked: Ask) -> None:
     found = evidence(16)
     data = found.calibration
     whole = replace(data, source=replace(data.source, step=data.count))
-    shares = divide(replace(found, calibration=whole), asked(effort=EFFORT))
-    assert shares.settling is shares.judging is whole
+    splits = divide(replace(found, calibration=whole), asked(effort=EFFORT))
+    assert splits.requantizing is splits.judging is whole
 
 
 def test_a_loss_is_judged_on_samples_of_its_own(asked: Ask) -> None:
-    shares = divide(evidence(100), asked(effort=EFFORT, budgets=parse_budgets(["drop=5%"])))
-    assert (shares.selection.count, shares.rounding.count, shares.sensitivity.count) == (50, 50, 25)
-    assert not places(shares.selection) & places(shares.rounding)
+    splits = divide(evidence(100), asked(effort=EFFORT, budgets=parse_budgets(["drop=5%"])))
+    assert (splits.selection.count, splits.rounding.count, splits.sensitivity.count) == (50, 50, 25)
+    assert not places(splits.selection) & places(splits.rounding)
 
 
 def test_training_is_on_what_was_given_for_it(asked: Ask) -> None:
     given = evidence(7).calibration
     assert divide(evidence(100, given), asked()).training is given
-    shares = divide(evidence(100), asked())
-    assert shares.training is shares.rounding
+    splits = divide(evidence(100), asked())
+    assert splits.training is splits.rounding
     limited = divide(evidence(100), asked(effort=EFFORT, budgets=parse_budgets(["drop=5%"])))
     assert not places(limited.training) & places(limited.selection)
 

@@ -1,11 +1,11 @@
-"""Views of a batch: as it is, and its mirror image."""
+"""Augmentations of a batch: as it is, and its mirror image."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from onnxmpq.data.augmentations import AS_GIVEN, Feeds, Views, width_axis
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, Feeds, width_axis
 
 
 @pytest.mark.parametrize(
@@ -23,15 +23,15 @@ def test_the_width_of_an_image(shapes: list[tuple[int, ...]], axis: int | None) 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_a_mirror_image_is_the_other_way_round(dtype: type) -> None:
     batch: Feeds = {"x": np.arange(24).reshape(2, 1, 3, 4).astype(dtype)}
-    plain, mirrored = Views(-1).of(batch)
+    plain, mirrored = Augmentations(-1).of(batch)
     assert plain is batch
     assert mirrored["x"].dtype == dtype
     assert mirrored["x"].flags.c_contiguous
     assert np.array_equal(mirrored["x"], batch["x"][..., ::-1])
-    assert np.array_equal(Views(-2).of(batch)[1]["x"], batch["x"][:, :, ::-1])
+    assert np.array_equal(Augmentations(-2).of(batch)[1]["x"], batch["x"][:, :, ::-1])
 
 
 def test_there_is_one_view_of_what_is_left_as_given() -> None:
     batch = {"x": np.zeros((1, 2), np.float32)}
-    assert AS_GIVEN.of(batch) == (batch,)
-    assert (AS_GIVEN.count, Views(-1).count) == (1, 2)
+    assert NO_AUGMENTATION.of(batch) == (batch,)
+    assert (NO_AUGMENTATION.count, Augmentations(-1).count) == (1, 2)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from onnxmpq.data import Dataset, InputSpec, open_data, synthetic_data
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import Array
 from onnxmpq.errors import DataError, MissingFileError, OptionError
+from onnxmpq.values.arrays import Array
 
 F32 = np.dtype(np.float32)
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from onnxmpq.data import Dataset, InputSpec, holds_images, open_data
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import Array
 from onnxmpq.errors import DataError, OptionError
+from onnxmpq.values.arrays import Array
 
 SPEC = InputSpec("x", np.dtype(np.float32), (None, 3, 6, 6))
 PREPROCESS = Preprocess.parse("crop=6,scale=1/255")

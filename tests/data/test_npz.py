@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.data import Dataset, InputSpec, npz, open_data
-from onnxmpq.data.samples import Array
 from onnxmpq.errors import DataError
+from onnxmpq.values.arrays import Array
 
 SPEC = InputSpec("x", np.dtype(np.float32), (None, 3, 8, 8))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.data import InputSpec, open_data
-from onnxmpq.data.samples import Array
 from onnxmpq.errors import DataError
+from onnxmpq.values.arrays import Array
 
 F32 = np.dtype(np.float32)
 IMAGE = InputSpec("x", F32, (None, 3, 4, 4))

@@ -14,7 +14,7 @@ from onnxmpq.metrics.metric import (
     classifier_output,
     kl_divergence,
 )
-from onnxmpq.runtime.session import Array
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.output_kind import OutputKind
 
 

@@ -1,4 +1,4 @@
-"""The joint network: float weights between Q/DQ pairs stay what they are."""
+"""The network as a whole: float weights between Q/DQ pairs stay what they are."""
 
 import numpy as np
 import onnx
@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.metrics.metric import Metric
-from onnxmpq.metrics.network_evaluator import Joint
+from onnxmpq.metrics.network_evaluator import NetworkEvaluator
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.output_kind import OutputKind
 
@@ -42,8 +42,8 @@ def test_the_runtime_does_not_quantize_weights_of_its_own_accord() -> None:
     x = np.random.default_rng(1).standard_normal((16, 8, 6, 6)).astype(np.float32)
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 8, 6, 6))], samples=None)
     metric = Metric("nse", {"y": OutputKind.VALUES})
-    joint = Joint(CPU, model, quantized, metric, 8)
-    (found,) = joint.losses({}, [joint.expected(data)])
+    evaluator = NetworkEvaluator(CPU, model, quantized, metric, 8)
+    (found,) = evaluator.losses({}, [evaluator.expected(data)])
     expected = CPU.session(model).run({"x": x})["y"]
     plain = CPU.session(quantized, optimize=False).run({"x": x})["y"]
     noise = np.square(plain - expected).sum() / np.square(expected).sum()
@@ -54,8 +54,8 @@ def test_constants_are_put_in_place_and_stay() -> None:
     model = network(FLOAT)
     x = np.random.default_rng(2).standard_normal((4, 8, 6, 6)).astype(np.float32)
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 8, 6, 6))], samples=None)
-    joint = Joint(CPU, model, model, Metric("nse", {"y": OutputKind.VALUES}), 4)
-    wanted = joint.expected(data)
-    assert joint.losses({}, [wanted]) == [0]
-    assert joint.losses({"w": np.zeros((8, 1, 3, 3), np.float32)}, [wanted, wanted]) == [1, 1]
-    assert joint.losses({}, [wanted]) == [1]
+    evaluator = NetworkEvaluator(CPU, model, model, Metric("nse", {"y": OutputKind.VALUES}), 4)
+    wanted = evaluator.expected(data)
+    assert evaluator.losses({}, [wanted]) == [0]
+    assert evaluator.losses({"w": np.zeros((8, 1, 3, 3), np.float32)}, [wanted, wanted]) == [1, 1]
+    assert evaluator.losses({}, [wanted]) == [1]

@@ -8,7 +8,8 @@ from onnx import numpy_helper
 from onnxmpq.data.input_shapes import apply_shapes, one_sample
 from onnxmpq.errors import EngineError, ModelError
 from onnxmpq.normalize.prepare import prepare, prove, runnable
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 CPU = Runtime("cpu", threads=1)
 

@@ -15,8 +15,8 @@ from onnxmpq.passes.normalize.fold_pad import FoldPad
 from onnxmpq.passes.normalize.fold_weight_views import FoldWeightViews
 from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
 from onnxmpq.passes.normalize.lift_constants import LiftConstants
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import random_feeds, run
+from onnxmpq.values.arrays import Array
 
 SHARED = Path(__file__).parents[3] / "shared"
 MODELS = sorted([*SHARED.glob("models/*.onnx"), *SHARED.glob("robustness/*.onnx")])

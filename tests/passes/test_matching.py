@@ -16,8 +16,8 @@ from onnxmpq.passes.matching import (
     rewrite_each,
     unique_name,
 )
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import model_of
+from onnxmpq.values.arrays import Array
 
 
 def graph_of(text: str, **constants: Array) -> gs.Graph:

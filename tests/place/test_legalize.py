@@ -1,6 +1,6 @@
 """Options as a target holds them, and what is said of the change."""
 
-from onnxmpq.place.legalize import hold
+from onnxmpq.place.legalize import legalize
 from onnxmpq.values.option import Option
 from onnxmpq.values.target import TARGETS
 
@@ -13,7 +13,7 @@ OPTIONS = {
 
 
 def test_equal_options_are_one_and_their_order_stays() -> None:
-    held, notes = hold(OPTIONS, ORT.storing("native"))
+    held, notes = legalize(OPTIONS, ORT.storing("native"))
     assert held["a"] == (Option(4, 8), Option(7, 8, 8))
     assert held["b"] == OPTIONS["b"]
     assert held["c"] == OPTIONS["c"]
@@ -26,27 +26,27 @@ def test_equal_options_are_one_and_their_order_stays() -> None:
 
 
 def test_what_plain_weights_cost_is_said_of_every_target() -> None:
-    _, notes = hold({"b": OPTIONS["b"]}, TARGETS["portable"])
+    _, notes = legalize({"b": OPTIONS["b"]}, TARGETS["portable"])
     (said,) = notes
     assert said.startswith(
         "in ONNX Runtime native weights are dequantized at every run where no integer kernel"
     )
     assert "packed" not in said
-    assert "packed ones when the file is loaded" in hold(OPTIONS, ORT.storing("native"))[1][1]
-    assert hold({"c": OPTIONS["c"]}, ORT.storing("native"))[1] == ()
+    assert "packed ones when the file is loaded" in legalize(OPTIONS, ORT.storing("native"))[1][1]
+    assert legalize({"c": OPTIONS["c"]}, ORT.storing("native"))[1] == ()
 
 
 def test_bytes_say_that_they_are_bytes() -> None:
-    held, notes = hold(OPTIONS, ORT.storing("int8").on("vnni"))
+    held, notes = legalize(OPTIONS, ORT.storing("int8").on("vnni"))
     assert [option.weight_bits for option in held["a"]] == [2, 3, 4, 6, 8]
     assert {option.stored_bits for option in held["a"]} == {8}
     assert notes == ("int8 storage spends 8 bits on every weight, whatever the width of its codes",)
 
 
 def test_what_changes_nothing_says_nothing() -> None:
-    assert hold(OPTIONS, ORT.on("vnni")) == (OPTIONS, ())
+    assert legalize(OPTIONS, ORT.on("vnni")) == (OPTIONS, ())
 
 
 def test_float_layers_beside_integer_ones_may_be_held_to_their_rules() -> None:
-    held, _ = hold(OPTIONS, TARGETS["portable"], beside_integers=True)
+    held, _ = legalize(OPTIONS, TARGETS["portable"], beside_integers=True)
     assert held["b"] == (Option(4), Option(7, None, 8))

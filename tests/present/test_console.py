@@ -97,18 +97,18 @@ def test_a_report(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("search", "said"),
     [
-        (SearchReport(0.5, 0.25, 12, 1, None), "1 of 12 swaps kept: kl 0.5 -> 0.25 before settling"),
-        (SearchReport(0.5, 0.5, 1, 0, None), "0 of 1 swap kept: kl 0.5 -> 0.5 before settling"),
-        (SearchReport(2.0, 1.0, 0, 0, "the uniform plan"), "the uniform plan: kl 2 -> 1 before settling"),
+        (SearchReport(0.5, 0.25, 12, 1, None), "1 of 12 swaps kept: kl 0.5 -> 0.25 before requantizing"),
+        (SearchReport(0.5, 0.5, 1, 0, None), "0 of 1 swap kept: kl 0.5 -> 0.5 before requantizing"),
+        (SearchReport(2.0, 1.0, 0, 0, "the uniform plan"), "the uniform plan: kl 2 -> 1 before requantizing"),
     ],
 )
 def test_a_search_says_what_was_tried_and_kept(search: SearchReport, said: str, capsys: Capture) -> None:
     line = next(
-        text for text in shown(replace(REPORT, search=search), capsys).splitlines() if "settling" in text
+        text for text in shown(replace(REPORT, search=search), capsys).splitlines() if "requantizing" in text
     )
     assert line.split(maxsplit=1) == ["search", said]
     nothing = SearchReport(0.5, 0.5, 0, 0, None)
-    assert "settling" not in shown(replace(REPORT, search=nothing), capsys)
+    assert "requantizing" not in shown(replace(REPORT, search=nothing), capsys)
 
 
 def test_every_layer_is_a_line(capsys: Capture) -> None:

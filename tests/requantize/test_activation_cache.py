@@ -1,4 +1,4 @@
-"""The front: what is asked of it comes out as if the whole network had run, whatever it holds."""
+"""The cache: what is asked of it comes out as if the whole network had run, whatever it holds."""
 
 import numpy as np
 import onnx
@@ -6,11 +6,11 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.data import Dataset, open_data
-from onnxmpq.data.augmentations import Views
+from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.onnx_io.subgraph import crossing
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.requantize.activation_cache import Front, _crossing_sizes, _sizes, in_step
+from onnxmpq.requantize.activation_cache import ActivationCache, _crossing_sizes, _sizes, in_step
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 
@@ -42,88 +42,90 @@ def data() -> Dataset:
     return open_data({"x": values}, [InputSpec("x", np.dtype(np.float32), (None, 6))], samples=20)
 
 
-def front_of(model: onnx.ModelProto, data: Dataset, most: int = 1 << 20) -> Front:
-    return Front(CPU, model, trace(CPU, model, next(iter(data.batches(1))).feeds), data, 8, most=most)
+def cache_of(model: onnx.ModelProto, data: Dataset, most: int = 1 << 20) -> ActivationCache:
+    return ActivationCache(
+        CPU, model, trace(CPU, model, next(iter(data.batches(1))).feeds), data, 8, most=most
+    )
 
 
-def outputs(front: Front, name: str) -> np.ndarray:
-    part = front.part(front.behind([name]), [name])
+def outputs(cache: ActivationCache, name: str) -> np.ndarray:
+    part = cache.part(cache.behind([name]), [name])
     session = CPU.session(part.model)
-    runs = [session.run({n: state[n] for n in part.inputs})[name] for state in front.states()]
+    runs = [session.run({n: state[n] for n in part.inputs})[name] for state in cache.states()]
     return np.concatenate(runs)
 
 
 def test_it_runs_up_to_the_first_constant_that_may_change(model: onnx.ModelProto, data: Dataset) -> None:
-    front = front_of(model, data)
-    expected = outputs(front, "y")
-    front.advance({"w2", "w3"})
-    assert {name for state in front.states() for name in state} == {"a", "r"}
-    assert [node.output[0] for node in front.behind(["y"])] == ["b", "s", "y"]
-    assert np.allclose(outputs(front, "y"), expected, atol=1e-5)
+    cache = cache_of(model, data)
+    expected = outputs(cache, "y")
+    cache.advance({"w2", "w3"})
+    assert {name for state in cache.states() for name in state} == {"a", "r"}
+    assert [node.output[0] for node in cache.behind(["y"])] == ["b", "s", "y"]
+    assert np.allclose(outputs(cache, "y"), expected, atol=1e-5)
 
 
 def test_what_has_run_reads_the_constants_of_its_time(model: onnx.ModelProto, data: Dataset) -> None:
-    front = front_of(model, data)
-    front.advance({"w2", "w3"})
+    cache = cache_of(model, data)
+    cache.advance({"w2", "w3"})
     changed = next(i for i in model.graph.initializer if i.name == "w2")
     changed.CopyFrom(numpy_helper.from_array(np.zeros((6, 6), np.float32), "w2"))
-    front.advance({"w3"})
+    cache.advance({"w3"})
     x = np.concatenate([batch.feeds["x"] for batch in data.batches(8)])
     w1 = numpy_helper.to_array(model.graph.initializer[0])
-    held = np.concatenate([state["s"] for state in front.states()])
+    held = np.concatenate([state["s"] for state in cache.states()])
     assert np.allclose(held, x @ w1, atol=1e-4)
 
 
 def test_it_never_goes_back(model: onnx.ModelProto, data: Dataset) -> None:
-    front = front_of(model, data)
-    front.advance({"w3"})
-    front.advance({"w1"})
-    assert {name for state in front.states() for name in state} == {"s"}
+    cache = cache_of(model, data)
+    cache.advance({"w3"})
+    cache.advance({"w1"})
+    assert {name for state in cache.states() for name in state} == {"s"}
 
 
 @pytest.mark.parametrize("most", [0, 100, 20 * 6 * 4 - 1])
 def test_it_stays_where_more_crosses_than_it_may_hold(
     model: onnx.ModelProto, data: Dataset, most: int
 ) -> None:
-    front = front_of(model, data, most)
-    expected = outputs(front, "y")
-    front.advance({"w2"})
-    assert {name for state in front.states() for name in state} == {"x"}
-    assert np.array_equal(outputs(front, "y"), expected)
+    cache = cache_of(model, data, most)
+    expected = outputs(cache, "y")
+    cache.advance({"w2"})
+    assert {name for state in cache.states() for name in state} == {"x"}
+    assert np.array_equal(outputs(cache, "y"), expected)
 
 
 def test_it_stops_before_where_less_crosses(model: onnx.ModelProto, data: Dataset) -> None:
     """Behind the first product, not behind its Relu: that needs both."""
-    front = front_of(model, data, 20 * 6 * 4 * 2 - 1)
-    expected = outputs(front, "y")
-    front.advance({"w2"})
-    assert {name for state in front.states() for name in state} == {"a"}
-    assert np.allclose(outputs(front, "y"), expected, atol=1e-5)
-    front.advance({"w3"})  # a and b, or s: the nearer place
-    assert {name for state in front.states() for name in state} == {"s"}
+    cache = cache_of(model, data, 20 * 6 * 4 * 2 - 1)
+    expected = outputs(cache, "y")
+    cache.advance({"w2"})
+    assert {name for state in cache.states() for name in state} == {"a"}
+    assert np.allclose(outputs(cache, "y"), expected, atol=1e-5)
+    cache.advance({"w3"})  # a and b, or s: the nearer place
+    assert {name for state in cache.states() for name in state} == {"s"}
 
 
 def test_what_crosses_counts_in_every_view(model: onnx.ModelProto, data: Dataset) -> None:
-    """Two views of the first product may be held, but not of its Relu too."""
+    """Two augmentations of the first product may be held, but not of its Relu too."""
     traced = trace(CPU, model, next(iter(data.batches(1))).feeds)
-    front = Front(CPU, model, traced, data, 8, Views(-1), most=2 * 20 * 6 * 4 * 2 - 1)
-    front.advance({"w2"})
-    assert {name for state in front.states() for name in state} == {"a"}
+    cache = ActivationCache(CPU, model, traced, data, 8, Augmentations(-1), most=2 * 20 * 6 * 4 * 2 - 1)
+    cache.advance({"w2"})
+    assert {name for state in cache.states() for name in state} == {"a"}
 
 
 def test_it_stays_where_a_trace_was_wrong(model: onnx.ModelProto, data: Dataset) -> None:
     """The first batch tells."""
-    front = front_of(model, data, 20 * 6 * 4 - 1)
-    front._may_stop[:] = True
-    front.advance({"w2"})
-    assert {name for state in front.states() for name in state} == {"x"}
+    cache = cache_of(model, data, 20 * 6 * 4 - 1)
+    cache._may_stop[:] = True
+    cache.advance({"w2"})
+    assert {name for state in cache.states() for name in state} == {"x"}
 
 
 def test_what_crosses_each_place_is_counted(model: onnx.ModelProto, data: Dataset) -> None:
-    front = front_of(model, data)
+    cache = cache_of(model, data)
     sizes = {"x": 1, "a": 10, "r": 100, "b": 1000, "s": 10_000, "y": 100_000}
-    found = _crossing_sizes(front._nodes, front._reads, sizes)
-    expected = [sum(sizes[n] for n in crossing(front._nodes, place, (), ["x"])) for place in range(6)]
+    found = _crossing_sizes(cache._nodes, cache._reads, sizes)
+    expected = [sum(sizes[n] for n in crossing(cache._nodes, place, (), ["x"])) for place in range(6)]
     assert found.tolist() == expected == [1, 10, 110, 1010, 10_000, 0]
 
 
@@ -140,10 +142,10 @@ def test_a_graph_that_demands_its_batch_is_counted_by_the_batch(model: onnx.Mode
     values = np.random.default_rng(2).standard_normal((64, 6)).astype(np.float32)
     data = open_data({"x": values}, [InputSpec("x", np.dtype(np.float32), (8, 6))], samples=64)
     traced = trace(CPU, model, next(iter(data.batches(1))).feeds)
-    front = Front(CPU, model, traced, data, 1, most=2 * 64 * 6 * 4)
-    front.advance({"w2"})
-    assert {name for state in front.states() for name in state} == {"a", "r"}
-    less = Front(CPU, model, traced, data, 1, most=2 * 64 * 6 * 4 - 1)
+    cache = ActivationCache(CPU, model, traced, data, 1, most=2 * 64 * 6 * 4)
+    cache.advance({"w2"})
+    assert {name for state in cache.states() for name in state} == {"a", "r"}
+    less = ActivationCache(CPU, model, traced, data, 1, most=2 * 64 * 6 * 4 - 1)
     less.advance({"w2"})
     assert {name for state in less.states() for name in state} == {"a"}
 
@@ -151,9 +153,9 @@ def test_a_graph_that_demands_its_batch_is_counted_by_the_batch(model: onnx.Mode
 def test_a_network_that_has_run_whole_gives_nothing_more_to_run(
     model: onnx.ModelProto, data: Dataset
 ) -> None:
-    front = front_of(model, data)
-    front.advance(())
-    assert front.behind(["y"]) == []
+    cache = cache_of(model, data)
+    cache.advance(())
+    assert cache.behind(["y"]) == []
 
 
 def test_a_source_is_read_by_one_at_a_time(model: onnx.ModelProto) -> None:
@@ -172,7 +174,7 @@ def test_a_source_is_read_by_one_at_a_time(model: onnx.ModelProto) -> None:
 
     loader = Loader()
     data = open_data(lambda: loader, [InputSpec("x", np.dtype(np.float32), (None, 6))], samples=24)
-    first, second = front_of(model, data), front_of(model, data)
+    first, second = cache_of(model, data), cache_of(model, data)
     assert sum(len(a["x"]) for a, b in in_step(first, second) if np.array_equal(a["x"], b["x"])) == 24
     first.advance({"w2"})
     assert sum(len(b["x"]) for a, b in in_step(first, second) if len(a["r"]) == len(b["x"])) == 24

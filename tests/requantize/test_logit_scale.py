@@ -10,12 +10,12 @@ import pytest
 
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.metrics.metric import kl_divergence, sharpened
-from onnxmpq.requantize import logit_scale as temper
-from onnxmpq.requantize.logit_scale import best_factor, file_loss, tempered
+from onnxmpq.requantize import logit_scale
+from onnxmpq.requantize.logit_scale import best_logit_scale, file_loss, with_logit_scale
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.quantizer import quantize
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import model_of
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
@@ -33,29 +33,29 @@ def shrunk(draft: Draft, factor: float) -> Draft:
     candidates, layer = draft.candidates.copy(), draft.prepared.layers[-1]
     rounded, bias = candidates.quantized(layer, 8), candidates.bias(layer, 8)
     shift = None if bias is None else (factor * bias - bias).astype(np.float32)
-    candidates.settle(layer, replace(rounded, scale=np.float32(factor) * rounded.scale), shift)
+    candidates.replace(layer, replace(rounded, scale=np.float32(factor) * rounded.scale), shift)
     return replace(draft, candidates=candidates)
 
 
 def test_logits_that_were_shrunk_are_as_large_as_before(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(), 8)
     small = shrunk(draft, 1 / 1.2)
-    factor = best_factor(small)
+    factor = best_logit_scale(small)
     assert factor == pytest.approx(1.2, rel=0.02)
-    assert file_loss(tempered(small, factor)) < 0.1 * file_loss(small)
+    assert file_loss(with_logit_scale(small, factor)) < 0.1 * file_loss(small)
 
 
 def test_losses_are_those_of_the_metric(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(metric="nse"), 8)
     (output,) = draft.prepared.metric.kinds
-    losses = temper._losses(draft, output)
+    losses = logit_scale._losses(draft, output)
     assert losses[0] == pytest.approx(file_loss(draft))
 
 
 def test_the_first_roundings_stay(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(), 3)
     scale = draft.candidates.quantized(draft.prepared.layers[-1], 3).scale.copy()
-    after = tempered(draft, 1.2)
+    after = with_logit_scale(draft, 1.2)
     np.testing.assert_array_equal(draft.candidates.quantized(draft.prepared.layers[-1], 3).scale, scale)
     found = after.candidates.quantized(draft.prepared.layers[-1], 3).scale
     np.testing.assert_array_equal(found, (1.2 * scale).astype(np.float32))
@@ -69,10 +69,10 @@ def test_a_bias_that_was_shifted_is_scaled_with_its_shift(
     model = model_of("g (float[N, 3] x) => (float[N, 4] y) { y = Gemm (x, w, b) }", w=weight, b=bias)
     layer = Layer("y", "Gemm", ("y",), "w", (3, 4), 1, bias="b")
     candidates = Candidates(model, "nearest")
-    candidates.settle(layer, quantize(weight, 1, 4), np.full(4, 0.5, np.float32))
-    monkeypatch.setattr(temper, "_logits", lambda _: ("y", layer))
+    candidates.replace(layer, quantize(weight, 1, 4), np.full(4, 0.5, np.float32))
+    monkeypatch.setattr(logit_scale, "_logits", lambda _: ("y", layer))
     draft = replace(draft_of(lower_classifier(), 8), candidates=candidates, plan=Plan({"y": Option(4)}))
-    found = tempered(draft, 1.2).candidates.bias(layer, 4)
+    found = with_logit_scale(draft, 1.2).candidates.bias(layer, 4)
     assert found is not None
     np.testing.assert_allclose(found, 1.2 * (bias + 0.5), rtol=1e-6)
 
@@ -80,27 +80,27 @@ def test_a_bias_that_was_shifted_is_scaled_with_its_shift(
 def test_a_factor_that_the_file_is_not_better_for_is_not_taken(
     lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draft, losses = draft_of(lower_classifier(), 8), np.linspace(1, 0, len(temper._FACTORS))
-    monkeypatch.setattr(temper, "_losses", lambda *_: losses)
-    monkeypatch.setattr(temper, "file_loss", lambda _: 0.5)
-    assert best_factor(draft) == temper._FACTORS[-1]
-    monkeypatch.setattr(temper, "file_loss", lambda _: 2.0)
-    assert best_factor(draft) == 1
+    draft, losses = draft_of(lower_classifier(), 8), np.linspace(1, 0, len(logit_scale._FACTORS))
+    monkeypatch.setattr(logit_scale, "_losses", lambda *_: losses)
+    monkeypatch.setattr(logit_scale, "file_loss", lambda _: 0.5)
+    assert best_logit_scale(draft) == logit_scale._FACTORS[-1]
+    monkeypatch.setattr(logit_scale, "file_loss", lambda _: 2.0)
+    assert best_logit_scale(draft) == 1
 
 
 def test_few_samples_tell_no_factor(lower_classifier: Lower) -> None:
     small = shrunk(draft_of(lower_classifier(), 8), 1 / 1.2)
-    setting, judging = small.setting, small.setting.shares.judging
-    few = replace(setting, shares=replace(setting.shares, judging=judging.take(range(7))))
+    setting, judging = small.setting, small.setting.splits.judging
+    few = replace(setting, splits=replace(setting.splits, judging=judging.take(range(7))))
     assert judging.count == 8
-    assert best_factor(small) > 1
-    assert best_factor(replace(small, setting=few)) == 1
+    assert best_logit_scale(small) > 1
+    assert best_logit_scale(replace(small, setting=few)) == 1
 
 
 def test_a_layer_in_float_keeps_its_logits(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(), 32)
-    assert best_factor(draft) == 1
-    assert tempered(draft, 1.2) is draft
+    assert best_logit_scale(draft) == 1
+    assert with_logit_scale(draft, 1.2) is draft
 
 
 @pytest.mark.parametrize("kind", [OutputKind.LOGITS, OutputKind.PROBABILITIES, OutputKind.LOG_PROBABILITIES])

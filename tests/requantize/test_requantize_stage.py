@@ -1,4 +1,4 @@
-"""Whether to settle, a trial tells on samples that it did not see; what ships has learned from all."""
+"""Whether to requantize, a trial tells on samples that it did not see; what ships has learned from all."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ import pytest
 
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import AS_GIVEN, Views
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.observer import Observer, Progress, Stages
 from onnxmpq.requantize import stage
-from onnxmpq.requantize.logit_scale import file_loss, tempered
-from onnxmpq.requantize.sequential import settled
-from onnxmpq.requantize.stage import Settled, is_settled, rounded_on, settled_draft, shipped, standard_error
+from onnxmpq.requantize.logit_scale import file_loss, with_logit_scale
+from onnxmpq.requantize.sequential import requantized
+from onnxmpq.requantize.stage import (
+    Requantized,
+    is_requantized,
+    requantized_draft,
+    rounded_on,
+    shipped,
+    standard_error,
+)
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.stage import round_weights
 from onnxmpq.values.option import Option
@@ -33,34 +40,34 @@ def draft(lower_classifier: Lower) -> Draft:
 
 
 def trying(draft: Draft, *, tries: bool) -> Draft:
-    """Under an effort that tries settling first, or that settles at once."""
+    """Under an effort that tries requantizing first, or that requantizes at once."""
     effort = replace(draft.setting.request.effort, tries=tries)
     request = replace(draft.setting.request, effort=effort)
     return replace(draft, setting=replace(draft.setting, request=request))
 
 
-def settlings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Dataset, Views]]:
-    """What each settling will have seen."""
+def settlings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Dataset, Augmentations]]:
+    """What each requantizing will have seen."""
     seen, own = [], stage.rounded_again
 
-    def noted(draft: Draft, data: Dataset, views: Views, progress: Progress) -> Draft:
-        seen.append((data, views))
-        return own(draft, data, views, progress)
+    def noted(draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress) -> Draft:
+        seen.append((data, augmentations))
+        return own(draft, data, augmentations, progress)
 
     monkeypatch.setattr(stage, "rounded_again", noted)
     return seen
 
 
 def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, shares = settlings(monkeypatch), draft.setting.shares
-    settled_draft(replace(draft, setting=replace(draft.setting, views=Views(-1))))
-    assert [views for _, views in seen] == [AS_GIVEN, Views(-1)]
-    assert seen[0][0] is shares.settling
-    assert seen[1][0] is shares.rounding
+    seen, splits = settlings(monkeypatch), draft.setting.splits
+    requantized_draft(replace(draft, setting=replace(draft.setting, augmentations=Augmentations(-1))))
+    assert [augmentations for _, augmentations in seen] == [NO_AUGMENTATION, Augmentations(-1)]
+    assert seen[0][0] is splits.requantizing
+    assert seen[1][0] is splits.rounding
 
 
 @pytest.mark.parametrize(
-    ("widths", "settles"),
+    ("widths", "requantizes"),
     [
         ((3, 8, 8, 8), True),
         ((1, 8, 8, 8), True),  # those of 8 bits make up for the one of 1, which is not fitted itself
@@ -71,11 +78,11 @@ def test_a_trial_on_one_half_and_then_all_samples(draft: Draft, monkeypatch: pyt
     ],
 )
 def test_it_pays_where_some_layer_loses_and_some_layer_can_make_up_for_it(
-    draft: Draft, widths: tuple[int, ...], settles: bool
+    draft: Draft, widths: tuple[int, ...], requantizes: bool
 ) -> None:
     layers = draft.prepared.layers
     plan = Plan({la.name: Option(bits) for la, bits in zip(layers, widths, strict=True)})
-    assert is_settled(replace(draft, plan=plan)) is settles
+    assert is_requantized(replace(draft, plan=plan)) is requantizes
 
 
 @pytest.mark.parametrize(("limit", "kept"), [("1MB", [False]), ("100B", [False, True])])
@@ -86,28 +93,30 @@ def test_codes_keep_their_kind_where_the_file_would_break_a_budget(
 
     def noted(*args: Any, same_kind: bool) -> Candidates:
         asked.append(same_kind)
-        return settled(*args, same_kind=same_kind)
+        return requantized(*args, same_kind=same_kind)
 
-    monkeypatch.setattr(stage, "settled", noted)
+    monkeypatch.setattr(stage, "requantized", noted)
     request = replace(draft.setting.request, budgets=(Budget.parse(limit),))
     draft = replace(draft, setting=replace(draft.setting, request=request))
-    stage.rounded_again(draft, draft.setting.shares.settling, AS_GIVEN, lambda _done, _total: None)
+    stage.rounded_again(draft, draft.setting.splits.requantizing, NO_AUGMENTATION, lambda _done, _total: None)
     assert asked == kept
 
 
 def test_the_losses_are_those_of_the_trial(draft: Draft) -> None:
-    found, data = settled_draft(draft), draft.setting.shares.settling
+    found, data = requantized_draft(draft), draft.setting.splits.requantizing
     first = rounded_on(data, draft)
-    trial = stage.rounded_again(first, data, AS_GIVEN, lambda _done, _total: None)
+    trial = stage.rounded_again(first, data, NO_AUGMENTATION, lambda _done, _total: None)
     assert (found.before, found.behind) == pytest.approx((file_loss(first), file_loss(trial)))
 
 
 def test_the_first_rounding_in_a_trial_saw_no_sample_that_judges(draft: Draft) -> None:
     """Changing these changes nothing of it."""
-    shares = draft.setting.shares
-    first = rounded_on(shares.settling, draft)
-    assert shares.settling.count < shares.rounding.count
-    alone = replace(draft, setting=replace(draft.setting, shares=replace(shares, rounding=shares.settling)))
+    splits = draft.setting.splits
+    first = rounded_on(splits.requantizing, draft)
+    assert splits.requantizing.count < splits.rounding.count
+    alone = replace(
+        draft, setting=replace(draft.setting, splits=replace(splits, rounding=splits.requantizing))
+    )
     again = round_weights(alone.setting).draft(draft.plan)
     for name, value in first.constants.items():
         np.testing.assert_allclose(value, again.constants[name], rtol=1e-5)
@@ -115,7 +124,7 @@ def test_the_first_rounding_in_a_trial_saw_no_sample_that_judges(draft: Draft) -
 
 
 def test_undivided_samples_round_once(draft: Draft) -> None:
-    assert rounded_on(draft.setting.shares.rounding, draft) is draft
+    assert rounded_on(draft.setting.splits.rounding, draft) is draft
 
 
 @pytest.mark.parametrize(
@@ -132,10 +141,10 @@ def test_undivided_samples_round_once(draft: Draft) -> None:
         (1.0, np.inf, 0.0, False),
     ],
 )
-def test_settling_helps_unless_it_is_worse_beyond_chance(
+def test_requantizing_helps_unless_it_is_worse_beyond_chance(
     draft: Draft, before: float, behind: float, doubt: float, helped: bool
 ) -> None:
-    assert Settled(draft, before, behind, doubt).helped is helped
+    assert Requantized(draft, before, behind, doubt).helped is helped
 
 
 @pytest.mark.parametrize(
@@ -165,8 +174,8 @@ def test_few_parts_and_infinite_ones_tell_no_chance(parts: list[float]) -> None:
 def test_where_the_trial_does_harm_the_first_rounding_is_kept(
     draft: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "rounded_again", lambda draft, *_: tempered(draft, 5.0))
-    found = settled_draft(draft)
+    monkeypatch.setattr(stage, "rounded_again", lambda draft, *_: with_logit_scale(draft, 5.0))
+    found = requantized_draft(draft)
     assert not found.helped
     assert found.before < found.behind
     for layer in draft.prepared.layers:
@@ -174,29 +183,29 @@ def test_where_the_trial_does_harm_the_first_rounding_is_kept(
         np.testing.assert_array_equal(before, after)
 
 
-def test_an_effort_that_tries_nothing_settles_once(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_effort_that_tries_nothing_requantizes_once(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = settlings(monkeypatch)
-    found = settled_draft(trying(draft, tries=False))
-    assert [data is draft.setting.shares.settling for data, _ in seen] == [True]
+    found = requantized_draft(trying(draft, tries=False))
+    assert [data is draft.setting.splits.requantizing for data, _ in seen] == [True]
     assert found.helped
     changed = (not np.array_equal(v, found.draft.constants[n]) for n, v in draft.constants.items())
     assert any(changed)
 
 
-def test_samples_that_the_first_rounding_saw_do_not_tell_whether_settling_helps(
+def test_samples_that_the_first_rounding_saw_do_not_tell_whether_requantizing_helps(
     draft: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([np.full(16, 1.0), np.full(16, 1.5)])
     monkeypatch.setattr(stage, "file_losses", lambda _: next(losses))
-    monkeypatch.setattr(stage, "best_factor", lambda _: 1.0)
-    assert settled_draft(trying(draft, tries=False)).helped
+    monkeypatch.setattr(stage, "best_logit_scale", lambda _: 1.0)
+    assert requantized_draft(trying(draft, tries=False)).helped
 
 
 def test_what_broke_is_not_shipped_untried_either(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     given = trying(draft, tries=False)
     losses = {True: np.ones(4), False: np.full(4, np.nan)}
     monkeypatch.setattr(stage, "file_losses", lambda some: losses[some is given])
-    found = settled_draft(given)
+    found = requantized_draft(given)
     assert not found.helped
     for name, layer in ((la.name, la) for la in draft.prepared.layers):
         codes = found.draft.candidates.quantized(layer, 3).codes
@@ -209,8 +218,8 @@ def test_progress_goes_on_over_both_turns(draft: Draft, monkeypatch: pytest.Monk
     observer = Observer()
     monkeypatch.setattr(observer, "progress", lambda done, total: told.append(done / total))
     if harm:
-        monkeypatch.setattr(Settled, "helped", False)
-    settled_draft(replace(draft, setting=replace(draft.setting, stages=Stages(observer))))
+        monkeypatch.setattr(Requantized, "helped", False)
+    requantized_draft(replace(draft, setting=replace(draft.setting, stages=Stages(observer))))
     assert told == sorted(told)
     assert told[-1] == (0.5 if harm else 1)
 
@@ -235,5 +244,5 @@ def test_a_plan_of_wide_weights_ships_as_it_is(draft: Draft) -> None:
 )  # fmt: skip
 def test_what_is_said(draft: Draft, tries: bool, behind: float, doubt: float, told: str) -> None:
     setting = trying(draft, tries=tries).setting
-    assert setting.shares.judging.count == 8
-    assert stage._told(Settled(draft, 2.0, behind, doubt), setting) == told
+    assert setting.splits.judging.count == 8
+    assert stage._told(Requantized(draft, 2.0, behind, doubt), setting) == told

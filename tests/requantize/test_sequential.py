@@ -8,21 +8,29 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.data import Dataset, open_data
-from onnxmpq.data.augmentations import Views
+from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.requantize import sequential as settle
-from onnxmpq.requantize.regression_target import find_aim
-from onnxmpq.requantize.sequential import _DAMPINGS, Fit, Settler, _damping, _solved, settled
+from onnxmpq.requantize import sequential as requantize
+from onnxmpq.requantize.regression_target import find_regression_target
+from onnxmpq.requantize.sequential import (
+    _DAMPINGS,
+    Fit,
+    SequentialRequantizer,
+    _damping,
+    _solved,
+    requantized,
+)
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import fitted
 from onnxmpq.rounding.moments import input_moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.shrink import shrinkage
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
@@ -85,15 +93,15 @@ def outputs(model: onnx.ModelProto, data: Dataset, constants: dict[str, Array]) 
 def rounded(
     model: onnx.ModelProto, data: Dataset, bits: int
 ) -> tuple[tuple[Layer, ...], Candidates, Candidates]:
-    """The layers, their candidates rounded one by one, and the same settled."""
+    """The layers, their candidates rounded one by one, and the same requantized."""
     traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
     layers = layers_of(model, traced)
     candidates = Candidates(model)
     for layer, moments in input_moments(CPU, model, layers, data, 16, lambda _a, _b: None):
         candidates.fit(fitted(candidates.task(layer, moments, [bits])))
-    settler = Settler(CPU, model, model, layers, traced, data, 16)
+    requantizer = SequentialRequantizer(CPU, model, model, layers, traced, data, 16)
     plan = Plan({layer.name: Option(bits) for layer in layers})
-    return layers, candidates, settled(settler, layers, plan, candidates, lambda _a, _b: None)
+    return layers, candidates, requantized(requantizer, layers, plan, candidates, lambda _a, _b: None)
 
 
 def odd_or_not(some: Candidates, layers: tuple[Layer, ...], odd: Sequence[bool]) -> Candidates:
@@ -101,7 +109,7 @@ def odd_or_not(some: Candidates, layers: tuple[Layer, ...], odd: Sequence[bool])
     changed = some.copy()
     for layer, is_odd in zip(layers, odd, strict=True):
         weight = some.quantized(layer, 2).dequantize()
-        changed.settle(layer, quantize(weight, layer.axis, 2, Grids(odd=is_odd, even=not is_odd)), None)
+        changed.replace(layer, quantize(weight, layer.axis, 2, Grids(odd=is_odd, even=not is_odd)), None)
     return changed
 
 
@@ -112,11 +120,11 @@ def test_codes_may_stay_of_their_kind(odd: tuple[bool, ...]) -> None:
     layers, first, _ = rounded(model, data, 2)
     given = odd_or_not(first, layers, odd[: len(layers)])
     traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
-    settler, plan = (
-        Settler(CPU, model, model, layers, traced, data, 16),
+    requantizer, plan = (
+        SequentialRequantizer(CPU, model, model, layers, traced, data, 16),
         Plan({la.name: Option(2) for la in layers}),
     )
-    after = settled(settler, layers, plan, given, lambda _a, _b: None, same_kind=True)
+    after = requantized(requantizer, layers, plan, given, lambda _a, _b: None, same_kind=True)
     for layer, is_odd in zip(layers, odd, strict=False):
         found = after.quantized(layer, 2)
         assert found.odd is is_odd
@@ -163,11 +171,11 @@ def test_what_is_fitted_to_few_windows_holds_on_others(bits: int) -> None:
     layers, before, after = rounded(model, correlated(32, 96, 1), bits)
     other = correlated(2000, 96, 2)
     reference = outputs(model, other, {})
-    unsettled, settled_ = (
+    unrequantized, requantized_ = (
         np.square(outputs(model, other, constants(layers, some, bits)) - reference).sum()
         for some in (before, after)
     )
-    assert settled_ < 1.15 * unsettled  # 1.27 and 1.50 times where they are trusted
+    assert requantized_ < 1.15 * unrequantized  # 1.27 and 1.50 times where they are trusted
 
 
 def test_few_windows_are_known_by_what_varies_within_maps_too() -> None:
@@ -184,19 +192,19 @@ def test_few_windows_are_known_by_what_varies_within_maps_too() -> None:
     traced = trace(CPU, model, {"x": np.ones((1, 24, 3, 3), np.float32)})
     layers = layers_of(model, traced)
     data = samples(24, 3, 3).some(16)
-    settler = Settler(CPU, model, quantized, layers, traced, data, 8)
+    requantizer = SequentialRequantizer(CPU, model, quantized, layers, traced, data, 8)
     first, second = layers
-    settler.fix({first.weight: settler._value(first.weight)})
-    aim = find_aim(second, model, quantized, traced)
-    assert aim is not None
-    halves = settler._fits(second, aim)
+    requantizer.fix({first.weight: requantizer._value(first.weight)})
+    regression = find_regression_target(second, model, quantized, traced)
+    assert regression is not None
+    halves = requantizer._fits(second, regression)
     assert [half.count for half in halves] == [8, 8]
     maps = [CPU.session(quantized_maps).run(batch.feeds)["m"] for batch in data.batches(8)]
     for half, some in zip(halves, maps, strict=True):
         left = (some - some.mean(axis=(2, 3), keepdims=True)).transpose(1, 0, 2, 3).reshape(24, -1)
         assert half.within is not None
         np.testing.assert_allclose(half.within[0], left @ left.T, rtol=1e-3, atol=1e-2)
-    assert settler.settle(second, 3) is not None
+    assert requantizer.requantize(second, 3) is not None
 
 
 def pointwise(size: int) -> tuple[onnx.ModelProto, Dataset, dict[str, Traced], Layer]:
@@ -212,58 +220,62 @@ def pointwise(size: int) -> tuple[onnx.ModelProto, Dataset, dict[str, Traced], L
 def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> None:
     model, data, traced, layer = pointwise(1)
     assert layer.positions == (1, 1)
-    settler, aim = (
-        Settler(CPU, model, model, [layer], traced, data, 16, samples=8),
-        find_aim(layer, model, model, traced),
+    requantizer, regression = (
+        SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, samples=8),
+        find_regression_target(layer, model, model, traced),
     )
-    assert aim is not None
-    halves = settler._fits(layer, aim)
+    assert regression is not None
+    halves = requantizer._fits(layer, regression)
     assert sum(half.count for half in halves) == data.count
     assert len(halves) == 2
 
 
 def test_a_layer_of_few_columns_sees_as_many_windows_as_the_first_rounding_does() -> None:
     model, data, traced, layer = pointwise(16)
-    aim = find_aim(layer, model, model, traced)
-    assert aim is not None
-    halves = Settler(CPU, model, model, [layer], traced, data, 16)._fits(layer, aim)
+    regression = find_regression_target(layer, model, model, traced)
+    assert regression is not None
+    halves = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16)._fits(layer, regression)
     assert sum(half.count for half in halves) == data.count * 16 * 16
 
 
 def test_large_maps_are_seen_of_few_samples_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data, traced, layer = pointwise(16)
-    aim = find_aim(layer, model, model, traced)
-    assert aim is not None
-    monkeypatch.setattr(settle, "_SAMPLES_OF_LARGE_MAPS", 12)
+    regression = find_regression_target(layer, model, model, traced)
+    assert regression is not None
+    monkeypatch.setattr(requantize, "_SAMPLES_OF_LARGE_MAPS", 12)
     for products, samples in (
         (12 * 12 * 256 // 2, 12),
         (12 * 12 * 256, 64),
     ):  # twice as many as it needs, or fewer
-        monkeypatch.setattr(settle, "_PRODUCTS", products)
-        settler = Settler(CPU, model, model, [layer], traced, data, 16, views=Views(-1))
-        assert settler._pair(layer).quantized.data.count == samples
-        halves = settler._fits(layer, aim)
+        monkeypatch.setattr(requantize, "_PRODUCTS", products)
+        requantizer = SequentialRequantizer(
+            CPU, model, model, [layer], traced, data, 16, augmentations=Augmentations(-1)
+        )
+        assert requantizer._pair(layer).quantized.data.count == samples
+        halves = requantizer._fits(layer, regression)
         windows = sum(half.count for half in halves)
         assert len(halves) == 2
-        assert settle._enough(layer) <= windows <= samples * 256
+        assert requantize._enough(layer) <= windows <= samples * 256
 
 
 @pytest.mark.parametrize(("count", "halves"), [(1, 1), (2, 2), (7, 2), (16, 2)])
 def test_few_samples_are_in_two_halves_too(count: int, halves: int) -> None:
     model, data, traced, layer = pointwise(16)
-    aim = find_aim(layer, model, model, traced)
-    assert aim is not None
-    settler = Settler(CPU, model, model, [layer], traced, data.some(count), 16)
-    assert len(settler._fits(layer, aim)) == halves
+    regression = find_regression_target(layer, model, model, traced)
+    assert regression is not None
+    requantizer = SequentialRequantizer(CPU, model, model, [layer], traced, data.some(count), 16)
+    assert len(requantizer._fits(layer, regression)) == halves
 
 
-def test_views_of_one_sample_are_in_one_half_and_count_once() -> None:
+def test_augmentations_of_one_sample_are_in_one_half_and_count_once() -> None:
     model, data, traced, layer = pointwise(2)
-    aim = find_aim(layer, model, model, traced)
-    assert aim is not None
-    settler = Settler(CPU, model, model, [layer], traced, data, 16, views=Views(-1))
-    both = settler._fits(layer, aim)
-    plain = Settler(CPU, model, model, [layer], traced, data, 16)._fits(layer, aim)
+    regression = find_regression_target(layer, model, model, traced)
+    assert regression is not None
+    requantizer = SequentialRequantizer(
+        CPU, model, model, [layer], traced, data, 16, augmentations=Augmentations(-1)
+    )
+    both = requantizer._fits(layer, regression)
+    plain = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16)._fits(layer, regression)
     # A map of 1 x 1 kernels has the same windows whichever way it is turned.
     for some, other in zip(both, plain, strict=True):
         assert some.count == other.count
@@ -349,11 +361,13 @@ def test_a_constant_input_goes_with_no_target_where_a_bias_takes_up_the_means() 
 
 def test_maps_are_left_as_they_are_where_few_of_their_windows_are_seen() -> None:
     model, data, traced, layer = pointwise(2)
-    for few, settles in ((47, False), (48, True), (64, True)):
-        settler = Settler(CPU, model, model, [layer], traced, data, 16, samples=few)
-        assert (settler.settle(layer, 3) is not None) is settles
+    for few, requantizes in ((47, False), (48, True), (64, True)):
+        requantizer = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, samples=few)
+        assert (requantizer.requantize(layer, 3) is not None) is requantizes
     part = data.some(20)
-    assert Settler(CPU, model, model, [layer], traced, part, 16).settle(layer, 3) is not None  # all there are
+    assert (
+        SequentialRequantizer(CPU, model, model, [layer], traced, part, 16).requantize(layer, 3) is not None
+    )  # all there are
 
 
 def test_the_first_roundings_stay() -> None:
@@ -364,35 +378,35 @@ def test_the_first_roundings_stay() -> None:
     assert all(np.array_equal(kept[la.name], before.quantized(la, 3).codes) for la in layers)
 
 
-def test_the_aim_of_a_layer_before_a_sum() -> None:
+def test_the_regression_target_of_a_layer_before_a_sum() -> None:
     model, data = network(RESIDUAL, SHAPES), samples(4, 8, 8)
     traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
-    aims = {la.weight: find_aim(la, model, model, traced) for la in layers_of(model, traced)}
-    found = {weight: (a.target, a.less, a.includes_bias) for weight, a in aims.items() if a is not None}
+    targets = {la.weight: find_regression_target(la, model, model, traced) for la in layers_of(model, traced)}
+    found = {weight: (a.tensor, a.less, a.includes_bias) for weight, a in targets.items() if a is not None}
     assert found == {"wa": ("a", None, True), "wb": ("y", "s", True), "ws": ("y", "b", False)}
 
 
-def test_no_aim_where_a_gemm_scales_or_a_weight_is_shared() -> None:
+def test_no_regression_target_where_a_gemm_scales_or_a_weight_is_shared() -> None:
     scaled = GEMM.replace("<transB = 1>", "<transB = 1, alpha = 2.0>")
     model = network(scaled, GEMM_SHAPES)
     traced = trace(CPU, model, {"x": np.ones((1, 12), np.float32)})
     first = next(la for la in layers_of(model, traced) if la.weight == "w1")
-    assert find_aim(first, model, model, traced) is None
+    assert find_regression_target(first, model, model, traced) is None
     shared = network(RESIDUAL.replace("Conv (r, ws)", "Conv <pads = [1, 1, 1, 1]> (r, wb)"), SHAPES)
     traced = trace(CPU, shared, {"x": np.ones((1, 4, 8, 8), np.float32)})
     layer = next(la for la in layers_of(shared, traced) if la.weight == "wb")
-    assert find_aim(layer, shared, shared, traced) is None
+    assert find_regression_target(layer, shared, shared, traced) is None
 
 
-def test_no_aim_where_no_data_reach_the_layer() -> None:
+def test_no_regression_target_where_no_data_reach_the_layer() -> None:
     """Its one row would be held against the sum's, one a sample."""
     text = """<ir_version: 8, opset_import: ["" : 13]> net (float[n, 4, 8, 8] x) => (float[n, 6, 8, 8] y) {
         a = Conv (k, wa)  b = Conv (x, wb)  y = Add (a, b) }"""
     model = network(text, {"k": (1, 4, 8, 8), "wa": (6, 4, 1, 1), "wb": (6, 4, 1, 1)})
     traced = trace(CPU, model, {"x": np.ones((1, 4, 8, 8), np.float32)})
-    aims = {la.weight: find_aim(la, model, model, traced) for la in layers_of(model, traced)}
-    assert aims["wa"] is None
-    assert aims["wb"] is not None
+    targets = {la.weight: find_regression_target(la, model, model, traced) for la in layers_of(model, traced)}
+    assert targets["wa"] is None
+    assert targets["wb"] is not None
     rounded(model, samples(4, 8, 8), 3)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.rounding.blocks import LARGEST, block_channels, block_columns, block_count, columns
+from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
 from onnxmpq.values.layer import Layer
 
 
@@ -33,9 +33,9 @@ def test_blocks_of_known_layers(layer: Layer, blocks: int, size: int) -> None:
 def test_every_column_is_in_one_block(channels: int, kernel: int) -> None:
     layer = convolution(channels, kernel)
     blocks, size = block_count(layer), block_columns(layer)
-    assert size == block_channels(layer) * kernel**2 <= LARGEST
+    assert size == block_channels(layer) * kernel**2 <= MOST_COLUMNS
     assert (blocks - 1) * size < columns(layer) <= blocks * size
-    if columns(layer) <= LARGEST:
+    if columns(layer) <= MOST_COLUMNS:
         assert blocks == 1
     elif block_channels(layer) > 1:
-        assert blocks * size**2 <= LARGEST**2 + size**2  # the last block may be filled up
+        assert blocks * size**2 <= MOST_COLUMNS**2 + size**2  # the last block may be filled up

@@ -11,8 +11,8 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import Fitted
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.testing import model_of
+from onnxmpq.values.arrays import Floats
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.quantized_weight import Floats
 
 LAYER = Layer("y", "Conv", ("y",), "w", (4, 2, 1, 1), 0, bias="b")
 WEIGHT = np.random.default_rng(0).standard_normal(LAYER.shape).astype(np.float32)
@@ -31,7 +31,7 @@ def candidates() -> Candidates:
 
 
 def test_a_group_of_channels_has_its_part_of_what_the_bias_gains(candidates: Candidates) -> None:
-    candidates.settle(LAYER, quantize(WEIGHT, 0, 4), np.arange(4, dtype=np.float32))
+    candidates.replace(LAYER, quantize(WEIGHT, 0, 4), np.arange(4, dtype=np.float32))
     part = replace(LAYER, name="y/1", shape=(2, 2, 1, 1), part=(1, 3), part_of="y")
     parts = candidates.of_parts(convolution(WEIGHT[[1, 3]], BIAS[[1, 3]]), [part])
     np.testing.assert_array_equal(parts.bias(part, 4), BIAS[[1, 3]] + np.array([1, 3], np.float32))
@@ -55,7 +55,7 @@ def test_weights_of_sixteen_bits_are_halves(candidates: Candidates) -> None:
 def test_every_rounding_has_the_scales_that_the_file_holds(candidates: Candidates) -> None:
     half = replace(LAYER, scale_bytes=2)
     candidates.fit(Fitted(half, {4: quantize(WEIGHT, 0, 4)}, {}))
-    candidates.settle(half, quantize(WEIGHT, 0, 3), None)
+    candidates.replace(half, quantize(WEIGHT, 0, 3), None)
     for bits in (2, 3, 4):
         scale = candidates.quantized(half, bits).scale / SCALE_UNIT
         np.testing.assert_array_equal(scale, scale.astype(np.float16))

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from onnxmpq.rounding.blocks import block_columns, block_count, columns
 from onnxmpq.rounding.compensate import bias_shift, compensate
-from onnxmpq.rounding.moments import Doubles, Moments
+from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.rows import channel_scales, from_rows, row_scales, to_rows
+from onnxmpq.values.arrays import Doubles, Floats
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.quantized_weight import EVERY_GRID, Floats, Grids, code_range
+from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, code_range
 
 SHAPES = {
     "Conv": ((6, 4, 3, 3), 0, 1),
@@ -156,7 +157,7 @@ def test_blocks_round_as_the_whole_without_what_lies_between_them(
     layer = layer_of(kind, bias="b" if kind == "Conv" else None)
     weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
     moments, _ = moments_of(layer, 2)
-    monkeypatch.setattr("onnxmpq.rounding.blocks.LARGEST", largest)
+    monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", largest)
     blocks, size = block_count(layer), block_columns(layer)
     assert blocks > 1
     assert np.array_equal(from_rows(to_rows(weight, layer), layer), weight)
@@ -188,7 +189,7 @@ def test_the_bias_takes_up_the_mean_of_every_block(monkeypatch: pytest.MonkeyPat
     rounded = quantize(weight, 0, 3).dequantize()
     moments, _ = moments_of(layer, 6, mean=3.0)
     whole = bias_shift(weight, rounded, layer, moments)
-    monkeypatch.setattr("onnxmpq.rounding.blocks.LARGEST", 10)
+    monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", 10)
     parts = Moments(moments.gram, moments.mean.reshape(6, 9), moments.count)
     np.testing.assert_allclose(bias_shift(weight, rounded, layer, parts), whole, rtol=1e-4)
 

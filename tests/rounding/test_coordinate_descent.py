@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.rounding.coordinate_descent import _refit, descend
-from onnxmpq.rounding.gptq import Curvature, curvature, walk
+from onnxmpq.rounding.coordinate_descent import _refit, coordinate_descent
+from onnxmpq.rounding.gptq import Curvature, curvature, gptq
 from onnxmpq.rounding.quantizer import nearest_codes
 from onnxmpq.rounding.rows import Columns, Stack
 
@@ -32,7 +32,7 @@ def test_never_worse_than_where_it_began(size: int, seed: int, highest: int) -> 
     steps = np.abs(columns).max(axis=1) / highest
     bound = np.full(3, highest, np.float32)
     codes = np.clip(np.rint(columns / steps[:, None]), -highest, highest)
-    better, scales = descend(
+    better, scales = coordinate_descent(
         columns, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values
     )
     assert np.abs(better).max() <= highest
@@ -47,8 +47,8 @@ def test_close_to_the_best_of_all_roundings() -> None:
     for seed in range(20):
         columns, curved = setting(7, seed)
         columns, steps, bound = columns[:, :, :1], np.full((1, 1), 0.5, np.float32), np.full(1, 3, np.float32)
-        codes, _ = walk(columns, steps, nearest_codes(-bound, bound), curved)
-        found, scales = descend(
+        codes, _ = gptq(columns, steps, nearest_codes(-bound, bound), curved)
+        found, scales = coordinate_descent(
             columns, codes, steps, nearest_codes(-bound, bound), curved, lambda values: values
         )
         every = np.array(list(itertools.product(range(-3, 4), repeat=7)), np.float32)

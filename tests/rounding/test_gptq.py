@@ -1,9 +1,9 @@
-"""The walk over columns: its cost is the quadratic form, and a matrix it cannot factor does no harm."""
+"""GPTQ over columns: its cost is the quadratic form, and a matrix it cannot factor does no harm."""
 
 import numpy as np
 import pytest
 
-from onnxmpq.rounding.gptq import curvature, walk
+from onnxmpq.rounding.gptq import curvature, gptq
 from onnxmpq.rounding.quantizer import nearest_codes
 
 
@@ -19,7 +19,7 @@ def test_the_cost_is_that_of_the_damped_matrix(size: int) -> None:
     columns = curved.ordered(rng.standard_normal((2, 5, size)).astype(np.float32))
     steps = np.full((2, 5), 0.3, np.float32)
     bound = np.full(5, 3, np.float32)
-    codes, cost = walk(columns, steps, nearest_codes(-bound, bound), curved)
+    codes, cost = gptq(columns, steps, nearest_codes(-bound, bound), curved)
     error = columns - codes * steps[:, None]
     form = np.einsum("gin,gij,gjn->gn", error, curved.gram, error)
     assert np.allclose(cost, form, rtol=1e-3)
@@ -43,5 +43,5 @@ def test_a_matrix_that_is_not_definite_means_nearest_rounding() -> None:
     curved = curvature(-np.eye(3)[None] * 9)
     rows = np.array([[[0.9, 0.4, -0.7]]], np.float32)
     bound = np.full(1, 3, np.float32)
-    codes, _ = walk(curved.ordered(rows), np.ones((1, 1), np.float32), nearest_codes(-bound, bound), curved)
+    codes, _ = gptq(curved.ordered(rows), np.ones((1, 1), np.float32), nearest_codes(-bound, bound), curved)
     assert curved.restored(codes).ravel().tolist() == [1, 0, -1]

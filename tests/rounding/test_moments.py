@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.data import open_data, synthetic_data
-from onnxmpq.data.augmentations import Views
+from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.data.evidence import gather
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
@@ -195,7 +195,7 @@ def test_blocks_are_the_diagonal_of_the_whole(
     (layer,) = discover(gs.import_onnx(model), {})
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, *x.shape[1:]))], samples=None)
     ((_, whole),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
-    monkeypatch.setattr("onnxmpq.rounding.blocks.LARGEST", largest)
+    monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", largest)
     ((_, parts),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
     blocks, size = block_count(layer), block_columns(layer)
     assert blocks > 1
@@ -227,7 +227,9 @@ def test_what_varies_within_maps_is_known_where_windows_are_fewer_than_columns(c
     x = rng.standard_normal((count, 12, 3, 3)).astype(np.float32)
     (layer,) = discover(gs.import_onnx(model), {"x": x.shape})
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 12, 3, 3))], samples=None)
-    ((_, moments),) = input_moments(CPU, model, [layer], data, 2, lambda _done, _total: None, Views(axis=-1))
+    ((_, moments),) = input_moments(
+        CPU, model, [layer], data, 2, lambda _done, _total: None, Augmentations(axis=-1)
+    )
     assert moments.count == count
     if count == 12:
         assert moments.within is None

@@ -6,7 +6,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from onnxmpq.errors import OptionError
 from onnxmpq.rounding.quantizer import fit_scale, kinds_of_codes, quantize, round_to_codes
-from onnxmpq.values.quantized_weight import Floats, Grids, code_range
+from onnxmpq.values.arrays import Floats
+from onnxmpq.values.quantized_weight import Grids, code_range
 
 WEIGHTS = arrays(
     np.float32, array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-8, 8, width=32)

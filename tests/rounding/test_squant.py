@@ -5,7 +5,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.squant import quantize_balanced
-from onnxmpq.values.quantized_weight import Floats, Grids, along, code_range
+from onnxmpq.values.arrays import Floats
+from onnxmpq.values.quantized_weight import Grids, along, code_range
 
 WEIGHTS = arrays(
     np.float32, array_shapes(min_dims=2, max_dims=4, max_side=4), elements=st.floats(-4, 4, width=32)

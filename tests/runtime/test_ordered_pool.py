@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxmpq.runtime.ordered_pool import in_processes, in_turn
+from onnxmpq.runtime.ordered_pool import map_in_processes, map_in_threads
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -17,7 +17,7 @@ def test_results_come_in_order(workers: int) -> None:
         time.sleep(0.001 * (item % 3))
         return item * item
 
-    assert list(in_turn(work, range(20), workers)) == [i * i for i in range(20)]
+    assert list(map_in_threads(work, range(20), workers)) == [i * i for i in range(20)]
 
 
 def test_items_are_taken_only_a_few_ahead() -> None:
@@ -28,7 +28,7 @@ def test_items_are_taken_only_a_few_ahead() -> None:
             taken.append(i)
             yield i
 
-    results = in_turn(lambda item: item, items(), 2)
+    results = map_in_threads(lambda item: item, items(), 2)
     next(results)
     assert len(taken) <= 3
 
@@ -40,20 +40,20 @@ def test_an_error_is_raised() -> None:
         return item
 
     with pytest.raises(ValueError, match="two"):
-        list(in_turn(work, range(5), 2))
+        list(map_in_threads(work, range(5), 2))
 
 
 def test_processes_give_results_in_order() -> None:
-    assert list(in_processes(math.sqrt, [4.0, 9.0, 16.0, 25.0, 36.0], 2)) == [2, 3, 4, 5, 6]
+    assert list(map_in_processes(math.sqrt, [4.0, 9.0, 16.0, 25.0, 36.0], 2)) == [2, 3, 4, 5, 6]
 
 
 def test_what_a_process_raises_comes_back() -> None:
     with pytest.raises(ValueError, match=r"domain|nonnegative"):
-        list(in_processes(math.sqrt, [4.0, -1.0], 2))
+        list(map_in_processes(math.sqrt, [4.0, -1.0], 2))
 
 
 def in_a_daemon(items: list[float]) -> list[float]:
-    return list(in_processes(math.sqrt, items, 2))
+    return list(map_in_processes(math.sqrt, items, 2))
 
 
 def test_a_process_that_may_have_no_children_does_the_work_itself() -> None:
@@ -68,7 +68,7 @@ def touch_later(path: Path) -> None:
 
 
 def test_who_stops_asking_ends_what_is_under_way(tmp_path: Path) -> None:
-    found = in_processes(touch_later, [tmp_path / name for name in ("first", "second", "third")], 2)
+    found = map_in_processes(touch_later, [tmp_path / name for name in ("first", "second", "third")], 2)
     next(found)
     found.close()
     assert not (tmp_path / "second").exists()

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from onnxmpq.lower.draft import Lowering
-from onnxmpq.metrics.network_evaluator import Joint
+from onnxmpq.metrics.network_evaluator import NetworkEvaluator
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.request import parse_budgets
-from onnxmpq.runtime.session import Array
 from onnxmpq.search import stage
 from onnxmpq.search.stage import is_searched, judge, rivals, told, within
 from onnxmpq.search.swaps import Search
 from onnxmpq.sensitivity.methods import METHODS
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 
@@ -71,11 +71,11 @@ def test_each_half_of_the_samples_judges_a_plan(
     seen: list[list[Any]] = []
     lowering = lower_classifier()
 
-    def losses(_joint: Joint, _: Mapping[str, Array], expected: Iterable[Expected]) -> list[float]:
+    def losses(_joint: NetworkEvaluator, _: Mapping[str, Array], expected: Iterable[Expected]) -> list[float]:
         seen.extend([batch.feeds["x"] for batch, _ in half.batches()] for half in expected)
         return [1.0, 2.0]
 
-    monkeypatch.setattr(Joint, "losses", losses)
+    monkeypatch.setattr(NetworkEvaluator, "losses", losses)
     plan = plan_of(lowering, 4)
     assert judge(lowering, plan)(plan) == (1.0, 2.0)
     first, second = ({row.tobytes() for some in half for row in some} for half in seen)

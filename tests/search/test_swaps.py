@@ -1,4 +1,4 @@
-"""Swaps and the uniform plan: kept where the joint network is really better, and only within the budget."""
+"""Swaps and the uniform plan: kept where the network as a whole is really better, and only within the budget."""
 
 from collections.abc import Callable
 from functools import partial

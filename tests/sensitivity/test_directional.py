@@ -17,13 +17,14 @@ from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import DataError
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.passes.expose.emit_loss import Loss
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity import directional
 from onnxmpq.sensitivity.directional import Objective, _counts_samples, slopes
 from onnxmpq.sensitivity.methods.first_order import FirstOrder
 from onnxmpq.sensitivity.methods.fisher import fisher
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import classifier, labelled, model_of
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind

@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxmpq.errors import ModelError
-from onnxmpq.runtime.session import Array
 from onnxmpq.sensitivity.methods import METHODS, Method
 from onnxmpq.sensitivity.methods.first_order import FirstOrder
 from onnxmpq.sensitivity.methods.limpq import Limpq
 from onnxmpq.sensitivity.step_sizes import StepTraining
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import CostTable
 
 GRADIENTS: Mapping[str, Method] = {

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
 from onnxmpq.values.activation_range import INT8, ActivationRange, range_of, rounded
+from onnxmpq.values.arrays import Array
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 

@@ -17,12 +17,12 @@ def test_more_effort_is_more_work() -> None:
 
 
 def test_forwards_are_those_of_the_trial_and_of_every_view() -> None:
-    effort = Effort("some", sensitivity=20, trials=6, settle=100, judge=30)
+    effort = Effort("some", sensitivity=20, trials=6, requantize=100, judge=30)
     assert effort.measuring(400, 9) == 20 * 9 / 2 + (6 + 4) * 30
     assert effort.learning(400) == 8 * ((100 + 200) + 100 + 400)
     assert effort.learning(100) == 8 * ((50 + 50) + 100 + 100)
-    assert effort.learning(100, settled=3, views=2) == 8 * (3 * (50 + 50) + 2 * (3 * 100 + 100))
-    assert effort.learning(100, settled=0) == 8 * 100
+    assert effort.learning(100, requantized=3, augmentations=2) == 8 * (3 * (50 + 50) + 2 * (3 * 100 + 100))
+    assert effort.learning(100, requantized=0) == 8 * 100
 
 
 def test_an_unknown_effort_names_the_nearest() -> None:

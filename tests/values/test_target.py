@@ -17,7 +17,7 @@ FLOAT, INTEGER = None, 8
 
 def held(target: Target, storage: str, activation: int | None) -> list[str]:
     """What becomes of the widths 1 to 8."""
-    return [str(target.storing(storage).hold(Option(bits, activation))) for bits in range(1, 9)]
+    return [str(target.storing(storage).legalize(Option(bits, activation))) for bits in range(1, 9)]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -59,9 +59,9 @@ def test_seven_bits_are_what_saturating_kernels_sum_exactly() -> None:
 
 
 def test_layers_in_float_are_held_as_they_are_unless_told() -> None:
-    assert ORT.hold(Option(32)) == Option(32)
-    assert ORT.hold(Option(16)) == Option(16)
-    assert ORT.hold(Option(8), beside_integers=True) == Option(7)
+    assert ORT.legalize(Option(32)) == Option(32)
+    assert ORT.legalize(Option(16)) == Option(16)
+    assert ORT.legalize(Option(8), beside_integers=True) == Option(7)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_a_third_partys_target(tmp_path: Path) -> None:
 
 def test_codes_beside_wide_activations_have_all_their_bits() -> None:
     portable = TARGETS["portable"]
-    assert portable.computing(8).hold(Option(8, 8)) == Option(7, 8, 8)
-    assert portable.computing(16).hold(Option(8, 16)) == Option(8, 16)
+    assert portable.computing(8).legalize(Option(8, 8)) == Option(7, 8, 8)
+    assert portable.computing(16).legalize(Option(8, 16)) == Option(8, 16)
     assert portable.computing(16).activation_bits == (16,)
     with pytest.raises(OptionError, match="tensorrt has no kernels for 16-bit activations"):
         TARGETS["tensorrt"].computing(16)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxmpq
 from onnxmpq.errors import VerifyError
-from onnxmpq.runtime.session import Array
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.target import TARGETS
 from onnxmpq.verify import verify_file as verify
 from onnxmpq.verify.rules import _channel_axis, broken_rules

@@ -25,8 +25,9 @@ from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
 from onnxmpq.passes.normalize.pool_global_means import PoolGlobalMeans
 from onnxmpq.place.kernels import place_activations
 from onnxmpq.rounding.quantizer import quantize
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of, random_feeds
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.verify.kernels import integer_kernels
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnxmpq.calibrate.calibrators.entropy import entropy
+from onnxmpq.calibrate.calibrators.mean_minmax_3sigma import mean_minmax_3sigma
 from onnxmpq.calibrate.calibrators.minmax import minmax
 from onnxmpq.calibrate.calibrators.mse import mse
 from onnxmpq.calibrate.calibrators.percentile import percentile
-from onnxmpq.calibrate.calibrators.typical import typical
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
@@ -33,7 +33,7 @@ class Calibrator:
 
 
 CALIBRATORS: dict[str, Calibrator] = {
-    "typical": Calibrator(typical, bins=0),
+    "mean_minmax_3sigma": Calibrator(mean_minmax_3sigma, bins=0),
     "minmax": Calibrator(minmax, bins=0),
     "percentile": Calibrator(percentile),
     "entropy": Calibrator(entropy),
@@ -41,9 +41,12 @@ CALIBRATORS: dict[str, Calibrator] = {
 }
 
 
+_RENAMED = {"typical": "mean_minmax_3sigma"}  # earlier names go on working
+
+
 def default_calibrator(bits: int) -> Calibrator:
     """What is best for codes of that width (docs/calibrators_table.md): few codes are better spent on what is common."""
-    return CALIBRATORS["typical" if bits >= _FINE else "mse"]
+    return CALIBRATORS["mean_minmax_3sigma" if bits >= _FINE else "mse"]
 
 
 def find_calibrator(name: str) -> Calibrator:
@@ -51,6 +54,7 @@ def find_calibrator(name: str) -> Calibrator:
 
     Raises OptionError with the nearest names for anything else.
     """
+    name = _RENAMED.get(name, name)
     if name in CALIBRATORS:
         return CALIBRATORS[name]
     if not is_reference(name):

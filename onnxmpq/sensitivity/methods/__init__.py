@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeGuard, runtime_checkable
@@ -55,6 +56,10 @@ METHODS: dict[str, Method] = {
 }
 
 
+# Where variants of our methods stood before, as in onnxmpq.sensitivity.ompq:as_published, goes on working.
+_MOVED = re.compile(rf"^onnxmpq\.sensitivity\.({'|'.join(name.replace('-', '_') for name in METHODS)}):")
+
+
 def find_method(name: str) -> Method:
     """A built-in method by name, `file.py:function` or `module:function`, or `file.json`: what a compile saved.
 
@@ -70,7 +75,7 @@ def find_method(name: str) -> Method:
             f"method {name!r} is not known; {nearest(name, METHODS) or 'built in: ' + ', '.join(METHODS)}. "
             "One of your own is named file.py:function, and what was saved FILE.json"
         )
-    method: Method = load_attribute(name)
+    method: Method = load_attribute(_MOVED.sub(r"onnxmpq.sensitivity.methods.\1:", name))
     if isinstance(method, type) or not callable(method):
         kind = "class" if isinstance(method, type) else type(method).__name__
         raise OptionError(

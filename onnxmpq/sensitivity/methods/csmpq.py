@@ -26,7 +26,6 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, require_known, require_number, titled
 from onnxmpq.values.costs import Sensitivity
 
-Doubles = NDArray[np.float64]
 Pooled = NDArray[np.float32]  # [samples, channels]
 
 Direction = Literal["separable", "inverse"]

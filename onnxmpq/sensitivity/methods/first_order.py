@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import DataError, OptionError
@@ -50,11 +49,10 @@ from onnxmpq.sensitivity.directional import (
 )
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_known, titled
+from onnxmpq.values.arrays import Doubles
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.output_kind import OutputKind
-
-Doubles = NDArray[np.float64]
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
     cost[layer][option] = loss(float outputs, outputs with that layer's weight replaced by its candidate)
 
-The weight is the one that would ship at that width, before it is settled behind other quantized layers. Forward
+The weight is the one that would ship at that width, before it is requantized behind other quantized layers. Forward
 runs only, no labels.
 
 A small error's loss grows with its square. Widths above four bits disturb the network so little that the loss is read off

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
 from onnxmpq.onnx_io.graph import export_model, import_graph
@@ -22,9 +21,8 @@ from onnxmpq.sensitivity.features import layer_features
 from onnxmpq.sensitivity.linear import PROGRAMS, Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, require_known, require_number, titled
+from onnxmpq.values.arrays import Doubles
 from onnxmpq.values.costs import Sensitivity
-
-Doubles = NDArray[np.float64]
 
 _CONTRAST = 10.0
 

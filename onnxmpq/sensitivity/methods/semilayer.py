@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,12 @@ from onnxmpq.metrics.metric import Metric
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, titled
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Trajectory
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, Option
 from onnxmpq.values.plan import Plan
 
-Array = NDArray[Any]
 Widths = NDArray[np.int64]  # of a layer's output channels
 
 # Evaluations of a layer's two halves at a width: alone, in the running network, on the way down.

@@ -10,9 +10,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxmpq.passes.expose.emit_gradients import EmitGradients, gradient_name
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 from onnxmpq.testing import check_pass, random_feeds, run
+from onnxmpq.values.arrays import Array
 
 RUNTIME = Runtime("cpu", threads=1)
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from onnxmpq.passes.expose.emit_loss import Loss
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import model_of
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.output_kind import OutputKind
 
 GOLDEN = Path(__file__).with_name("golden.npz")

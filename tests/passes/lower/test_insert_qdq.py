@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of, random_feeds, run
 from onnxmpq.values.activation_range import INT8, ActivationRange, CodeType, range_of
+from onnxmpq.values.arrays import Array
 
 CHAIN = model_of("""
 g (float[1, 4] x) => (float[1, 4] y, float[1, 4] z) {

@@ -4,9 +4,9 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
 from onnxmpq.values.activation_range import ActivationRange, CodeType
+from onnxmpq.values.arrays import Array
 
 RANGES = {"x": ActivationRange(0.02, 128)}
 CONV = "g (float[1, 2, 4, 4] x) => (float[1, 3, 4, 4] y) { y = Conv (x, w, b) }"

@@ -3,8 +3,8 @@ import onnx
 import pytest
 
 from onnxmpq.passes.normalize.drop_noops import DropNoops
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.arrays import Array
 
 BETWEEN = "g (float[2, 3, 4] x) => (float[2, 3, 4] y) {{ a = Relu (x)  b = {node}  y = Neg (b) }}"
 LAST = "g (float[2, 3, 4] x) => (float[2, 3, 4] y) {{ a = Relu (x)  y = {node} }}"

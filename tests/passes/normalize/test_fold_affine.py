@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.passes.normalize.fold_affine import FoldAffine
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.arrays import Array
 
 CONV = "g (float[2, 4, 5, 5] x) => (float[2, 8, 5, 5] y) {{ c = Conv (x, w)  {} }}"
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.arrays import Array
 
 NORM = "y = BatchNormalization (c, gamma, beta, mean, var)"
 

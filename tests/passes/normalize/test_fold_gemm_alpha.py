@@ -8,8 +8,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxmpq.passes.normalize.fold_gemm_alpha import FoldGemmAlpha
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.arrays import Array
 
 RNG = np.random.default_rng(0)
 CONSTANTS: dict[str, Array] = {

@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from onnxmpq.passes.normalize.fold_weight_views import FoldWeightViews
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.arrays import Array
 
 MATMUL = "g (float[3, 4] x) => (float[3, 6] y) {{ {views}  y = MatMul (x, v) }}"
 

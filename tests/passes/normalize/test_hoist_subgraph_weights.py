@@ -8,8 +8,8 @@ import pytest
 
 from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
 from onnxmpq.passes.normalize.lift_constants import LiftConstants
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of, run
+from onnxmpq.values.arrays import Array
 
 SHARED = Path(__file__).parents[3] / "shared"
 

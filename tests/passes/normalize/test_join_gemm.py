@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from onnxmpq.passes.normalize.join_gemm import JoinGemm
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.arrays import Array
 
 RNG = np.random.default_rng(0)
 

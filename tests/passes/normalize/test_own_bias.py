@@ -8,8 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.passes.normalize.own_bias import OwnBias
-from onnxmpq.runtime.session import Array
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.arrays import Array
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,8 @@ from onnx.parser import parse_model
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.normalize.widen_half import WidenHalf
-from onnxmpq.runtime.session import Array, Runtime
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 
 SHARED = Path(__file__).parents[3] / "shared"
 RUNTIME = Runtime("cpu", threads=1)

@@ -6,7 +6,7 @@ from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.values.activation_range import CodeType
 
 
-def typical(seen: Statistics, _codes: CodeType, deviations: float = 3.0) -> tuple[float, float]:
+def mean_minmax_3sigma(seen: Statistics, _codes: CodeType, deviations: float = 3.0) -> tuple[float, float]:
     """From the mean of the samples' lowest values less `deviations` standard deviations, to the highest likewise.
 
     Never beyond what was seen.
