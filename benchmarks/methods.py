@@ -40,10 +40,11 @@ from onnxmpq.pipeline import rounded
 from onnxmpq.rounding.candidates import ROUNDINGS
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.search.stage import search
-from onnxmpq.sensitivity.methods import METHODS, Method, counts_evaluations
+from onnxmpq.sensitivity.methods import METHODS, Method
 from onnxmpq.sensitivity.methods.csmpq import as_published as csmpq_as_published
-from onnxmpq.sensitivity.methods.greedy import greedy
+from onnxmpq.sensitivity.methods.greedy import Greedy, greedy
 from onnxmpq.sensitivity.methods.ompq import as_published as ompq_as_published
+from onnxmpq.sensitivity.methods.semilayer import Semilayers
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.values.costs import CostTable, Sensitivity
 
@@ -63,7 +64,7 @@ class Contender:
     @property
     def dear(self) -> bool:
         """It evaluates at every step, on as many images as --search-samples says."""
-        return counts_evaluations(self.method)
+        return isinstance(self.method, Greedy | Semilayers)
 
     def seeing(self, images: int | None) -> Method:
         """The method, if dear on so many images at most."""

@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onnxmpq.allocate.estimate import announce
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.calibrators import find_calibrator
@@ -140,7 +139,6 @@ def rounded(loaded: Loaded) -> Lowering:
         check(loaded, placed)
     with stages("calibrate"):
         setting = calibrate(loaded, placed)
-        announce(setting)
     with stages("round"):
         return round_weights(setting)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from onnxmpq.errors import OptionError, nearest
-
-_MINUTES_SAID = 119
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +24,6 @@ class Effort:
     tries: bool = True
     mirrors: bool = False
 
-    def measuring(self, samples: int, widths: int) -> float:
-        """About how many forwards of a sample measuring takes, of so many widths of layers, and the search behind it.
-
-        Half of the network runs again for each width.
-        """
-        sensing, judging = (min(count, samples / 2) for count in (self.sensitivity, self.judge))
-        return sensing * widths / 2 + (self.trials + 4) * judging
-
-    def learning(self, samples: int, requantized: int = 1, augmentations: int = 1) -> float:
-        """About how many forwards of a sample calibration, moments and requantizing take, each as long as some forwards.
-
-        So many plans are requantized on so many augmentations of each sample.
-        """
-        requantizing = min(self.requantize, samples)
-        trial = min(self.requantize, samples / 2) + samples / 2 if self.tries else 0.0
-        return 8 * (trial * requantized + augmentations * (requantizing * requantized + samples))
-
 
 EFFORTS = {
     effort.name: effort
@@ -60,12 +40,3 @@ def find_effort(name: str) -> Effort:
     if name not in EFFORTS:
         raise OptionError(f"effort {name!r} is not known; {nearest(name, EFFORTS) or ', '.join(EFFORTS)}")
     return EFFORTS[name]
-
-
-def spoken(seconds: float) -> str:
-    """A duration as an estimate may be said: `20 s`, `3 min`, `2 h`."""
-    if seconds > _MINUTES_SAID * 60:
-        return f"{round(seconds / 3600)} h"
-    if seconds < 90:
-        return f"{max(1, math.ceil(seconds / 5) * 5 if seconds > 10 else math.ceil(seconds))} s"
-    return f"{round(seconds / 60)} min"

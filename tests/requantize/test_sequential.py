@@ -247,7 +247,7 @@ def test_large_maps_are_seen_of_few_samples_as_they_are(monkeypatch: pytest.Monk
         (12 * 12 * 256 // 2, 12),
         (12 * 12 * 256, 64),
     ):  # twice as many as it needs, or fewer
-        monkeypatch.setattr(requantize, "_PRODUCTS", products)
+        monkeypatch.setattr(requantize, "_CHEAP_PRODUCTS", products)
         requantizer = SequentialRequantizer(
             CPU, model, model, [layer], traced, data, 16, augmentations=Augmentations(-1)
         )

@@ -29,20 +29,6 @@ from onnxmpq.values.option import Option
 Method = Callable[[Probe], Sensitivity]
 
 
-@runtime_checkable
-class CountsEvaluations(Protocol):
-    """A method that evaluates changed networks, and knows how often before it starts."""
-
-    @property
-    def images(self) -> int | None:
-        """How many it looks at, None for all."""
-
-    def evaluations(
-        self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]
-    ) -> Mapping[str, float]:
-        """How often each layer that has a choice is evaluated, changed, on all images."""
-
-
 METHODS: dict[str, Method] = {
     "measured": measured,
     "fisher": fisher,
@@ -103,11 +89,6 @@ def gives_path(method: Method) -> bool:
 def is_saved(method: Method) -> bool:
     """True where nothing need be looked at: an earlier compile did."""
     return isinstance(method, Saved)
-
-
-def counts_evaluations(method: Method) -> TypeGuard[CountsEvaluations]:
-    """True for one of our methods whose evaluations are known beforehand."""
-    return is_ours(method) and isinstance(method, CountsEvaluations)
 
 
 def is_ours(method: Method) -> bool:

@@ -10,8 +10,7 @@ others start at their widest option, as the order in which they get there tells 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -79,18 +78,6 @@ class Greedy:
             evaluations,
         )  # fmt: skip
 
-    def evaluations(
-        self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]
-    ) -> dict[str, float]:
-        """How often each layer is evaluated ("steps": at most): half as often as there are layers, at each width."""
-        below = {la.name: _below(options[la.name]) for la in layers if len(options[la.name]) > 1}
-        rivals = Counter(bits for some in below.values() for bits in some)
-        if self.moves == "steps":
-            return {name: len(some) * len(below) for name, some in below.items()}
-        if not self.updated:
-            return {name: 2.0 * len(some) for name, some in below.items()}
-        return {name: sum((rivals[bits] + 1) / 2 for bits in some) for name, some in below.items()}
-
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
         """Raise as `__call__` does for what it cannot judge by."""
         if self.judged_by == "top-1":
@@ -100,12 +87,6 @@ class Greedy:
 greedy = Greedy()
 by_loss = Greedy(judged_by="loss")
 by_steps = Greedy(moves="steps")
-
-
-def _below(options: Sequence[Option]) -> list[int]:
-    """The widths below a layer's widest."""
-    widths = {option.weight_bits for option in options}
-    return sorted(widths - {max(widths)})
 
 
 class _Search:

@@ -10,7 +10,7 @@ counts as being at its widest option, and behind the end of the paper's search e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -83,14 +83,6 @@ class Semilayers:
             search.postpone(bits, bits + 1)
         probe.progress(search.total, search.total)
         return search.trajectory(titled("semilayer", self))
-
-    def evaluations(self, layers: Sequence[Layer], options: Mapping[str, Sequence[Option]]) -> dict[str, int]:
-        """How often each layer is evaluated: in float, and at each width by channel and as halves alone, tried and postponed."""
-        chosen = [la for la in layers if len(options[la.name]) > 1]
-        return {
-            la.name: _evaluations(la, len({o.weight_bits for o in options[la.name]} - {la.float_bits}))
-            for la in chosen
-        }
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
         """Raise as `__call__` does for what it cannot judge by."""

@@ -229,13 +229,6 @@ def test_a_step_to_what_gives_no_numbers_is_the_last(probe: Probe) -> None:
     assert [plan[bad] for plan in found.plans[-2:]] == [Option(4), Option(2)]
 
 
-def test_evaluations_are_known_beforehand(probe: Probe) -> None:
-    for method in (greedy, Greedy(updated=False)):
-        assert sum(method.evaluations(probe.layers, probe.options).values()) == method(probe).evaluations
-    steps = Greedy(moves="steps")
-    assert sum(steps.evaluations(probe.layers, probe.options).values()) >= steps(probe).evaluations
-
-
 def test_it_looks_at_as_many_images_as_it_may(probe: Probe) -> None:
     assert Greedy(images=9)(probe).samples == 9
     assert Greedy(images=99)(probe).samples == 64
