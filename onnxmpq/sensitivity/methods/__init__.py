@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeGuard, runtime_checkable
 
 from onnxmpq.data import Dataset
 from onnxmpq.errors import OnnxmpqError, OptionError, nearest
@@ -23,8 +22,6 @@ from onnxmpq.sensitivity.methods.size import size
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.saved import Saved, read_saved
 from onnxmpq.values.costs import Sensitivity
-from onnxmpq.values.layer import Layer
-from onnxmpq.values.option import Option
 
 Method = Callable[[Probe], Sensitivity]
 
