@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from shared import SHARED, needs_shared
 
 from onnxmpq.calibrate.measure_ranges import calibrate
 from onnxmpq.data import Dataset, InputSpec, synthetic_data
@@ -32,7 +33,6 @@ from onnxmpq.values.layer import Layer
 from onnxmpq.verify.kernels import integer_kernels
 
 RUNTIME = Runtime("cpu", threads=1)
-SHARED = Path(__file__).parents[3] / "shared"
 
 
 def store_int8(graph: gs.Graph, layer: Layer) -> None:
@@ -224,7 +224,7 @@ def test_a_dead_channel_keeps_its_bias(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, 0.5, atol=0.05)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real models in ../shared are not here")
+@needs_shared
 @pytest.mark.parametrize(
     ("name", "most_float"),
     [("resnet20_cifar10", 5), ("resnet56_cifar10_bn", 5), ("squeezenet1_1", 2), ("mobilenetv2_1.0", 2)],
