@@ -33,13 +33,15 @@ def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augme
     learns = request.effort.mirrors and request.rounding == "compensated" and not data.synthetic
     if axis is None or not learns:
         return NO_AUGMENTATION
-    if not sees_the_same(loaded.session, prepared.metric, data, axis, prepared.batch_size):
+    if not sees_the_same(loaded.session, prepared.metric, data, axis, prepared.batch_size, request.seed):
         return NO_AUGMENTATION
     loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
     return Augmentations(axis)
 
 
-def sees_the_same(session: Session, metric: Metric, data: Dataset, axis: int, batch_size: int) -> bool:
+def sees_the_same(
+    session: Session, metric: Metric, data: Dataset, axis: int, batch_size: int, seed: int
+) -> bool:
     """True where mirror images' outputs are nearly those of the images, as far as images differ.
 
     Each batch but the first is held against its mirror image and against the batch before.
@@ -47,7 +49,7 @@ def sees_the_same(session: Session, metric: Metric, data: Dataset, axis: int, ba
     size = data.source.step or max(1, min(batch_size, _BATCH, data.count // 2))
     mirror, other, compared = np.zeros(len(metric.kinds)), np.zeros(len(metric.kinds)), 0
     before: Outputs | None = None
-    for batch in data.some(max(_SAMPLES, 2 * size)).batches(size):
+    for batch in data.some(max(_SAMPLES, 2 * size), seed).batches(size):
         expected = session.run(batch.feeds)
         if before is not None and _shapes(before) == _shapes(expected):
             mirror += _distance(metric, expected, session.run(turned(batch.feeds, axis)))

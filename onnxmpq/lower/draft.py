@@ -61,7 +61,7 @@ class Draft:
         network = simulate(prepared, self.plan, setting.quantized)
         return SequentialRequantizer(
             setting.runtime, prepared.model, network, prepared.layers, prepared.traced, data, prepared.batch_size, samples,
-            grids=setting.request.target.grids, augmentations=augmentations,
+            seed=setting.request.seed, grids=setting.request.target.grids, augmentations=augmentations,
         )  # fmt: skip
 
     def loss(self) -> float:
