@@ -156,7 +156,7 @@ def _keep_highs_quiet() -> None:
     """
     import highspy
 
-    class Quiet(highspy.Highs):
+    class Quiet(highspy.Highs):  # type: ignore[misc]
         def enableCallbacks(self) -> None:  # noqa: N802 - HiGHS's name
             self.setOptionValue("log_to_console", False)
             super().enableCallbacks()

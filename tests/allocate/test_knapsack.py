@@ -161,7 +161,7 @@ def test_a_process_s_first_solve_prints_nothing() -> None:
 
 
 def test_what_other_threads_print_meanwhile_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
-    solved, lines = Event(), []
+    solved, lines = Event(), list[str]()
 
     def speak() -> None:
         while not solved.is_set():
