@@ -122,6 +122,12 @@ def _check(model: onnx.ModelProto, file: Path) -> None:
         reason = " ".join(str(error).partition("==> Context:")[0].split())
         if not any(harmless in reason for harmless in _HARMLESS):
             raise ModelError(f"{file} is not valid ONNX, export it again: {reason[:300]}") from error
+    for tensor in tensors(model):  # the checker of onnx before 1.23 does not count
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != _stored_bytes(tensor):
+            raise ModelError(
+                f"{file}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, its type and shape want "
+                f"{_stored_bytes(tensor)}; export it again"
+            )
 
 
 def _load_external_data(model: onnx.ModelProto, file: Path) -> None:

@@ -60,7 +60,8 @@ class ConsoleObserver(Observer):
     ) -> None:
         if error is None:
             self._finish()
-        self._progress.stop()
+        if self._console.is_terminal:  # rich before 14.3 prints an empty line where it is none
+            self._progress.stop()
 
     def note(self, text: str) -> None:
         _line(self._console, text)

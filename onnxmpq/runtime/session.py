@@ -43,6 +43,8 @@ _FUSE_PAIRS = [
     "ClipQuantRewrite",
     "ReluQuantRewrite",
 ]  # go on where pairs are to be kept, and fail over 4 bits
+# Before 1.31 it loses a tensor that gradients of networks with free sizes read.
+_BROKEN = ["ReshapeFusion"] if tuple(map(int, ort.__version__.split(".")[:2])) < (1, 31) else []
 _DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
     "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(uint16)": "uint16",
@@ -149,7 +151,7 @@ class Runtime:
             source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
             session = ort.InferenceSession(
                 str(source) if isinstance(source, Path) else source, options, providers=self._providers(),
-                disabled_optimizers=[] if self.fuses else _FUSE_PAIRS,
+                disabled_optimizers=_BROKEN if self.fuses else [*_BROKEN, *_FUSE_PAIRS],
             )  # fmt: skip
         except Exception as error:
             raise EngineError(f"ONNX Runtime refuses the model: {_reason(error)}") from error
