@@ -70,17 +70,9 @@ def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
 
 
 def has_moments(layer: Layer) -> bool:
-    """False for layers in control-flow bodies, left alone, or with more than 4,096 taps a channel.
-
-    And for a MatMul whose weight stands on the left, or is a stack of matrices.
-    """
+    """False for layers in control-flow bodies, left alone, without windows, or with more than 4,096 taps a channel."""
     free = layer.reason is None and not layer.weights_only
-    return free and block_columns(layer) <= MOST_COLUMNS and (layer.op != "MatMul" or is_plain_matrix(layer))
-
-
-def is_plain_matrix(layer: Layer) -> bool:
-    """True where the layer's weight is one matrix that a MatMul multiplies from the right."""
-    return len(layer.shape) == 2 and layer.axis == 1
+    return free and layer.layout.blind is None and block_columns(layer) <= MOST_COLUMNS
 
 
 def windows_of(layer: Layer, samples: int) -> float:

@@ -18,6 +18,7 @@ import onnx
 
 from onnxmpq.metrics.latency import interleaved, medians
 from onnxmpq.onnx_io.subgraph import names_read
+from onnxmpq.operators import OPERATORS
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.timing.kernel_times import KernelTime, kernel_times
 from onnxmpq.values.arrays import Array
@@ -25,10 +26,7 @@ from onnxmpq.values.layer import Layer
 
 _RUNS = 30
 _SECONDS = 0.5  # at least, for what the whole files take
-_KERNELS = frozenset({
-    "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger",
-    "MatMulIntegerToFloat", "NhwcFusedConv", "QGemm", "QLinearConv", "QLinearMatMul",
-})  # fmt: skip
+_KERNELS = frozenset[str]().union(*(operator.profiled for operator in OPERATORS.values()))
 
 Lowered = Callable[[Collection[str]], onnx.ModelProto]
 

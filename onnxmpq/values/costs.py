@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxmpq.errors import DataError
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.layout import Layout
 from onnxmpq.values.option import Option, parse_option
 from onnxmpq.values.plan import Plan
 
@@ -115,7 +116,8 @@ Sensitivity = CostTable | Trajectory  # what a method finds out
 
 def _layer(fields: dict[str, Any]) -> Layer:
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Layer(**values)
+    layout: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["layout"].items()}
+    return Layer(**{**values, "layout": Layout(**layout)})
 
 
 def _origin(found: CostTable | Trajectory) -> dict[str, Any]:

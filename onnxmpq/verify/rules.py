@@ -12,7 +12,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.values.activation_range import CodeType
-from onnxmpq.values.layer import LAYER_OPS
 from onnxmpq.values.target import Target
 from onnxmpq.verify.readback import StoredWeight, read_weights
 
@@ -21,6 +20,7 @@ _WIDTHS = {
     TensorProto.INT2: 2, TensorProto.UINT2: 2,
 }  # fmt: skip
 _SIGNED = (TensorProto.INT8, TensorProto.INT4, TensorProto.INT2)
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose output channels are known here
 _BITWISE = frozenset({"BitShift", "BitwiseAnd"})  # TensorRT's parser has no BitShift
 
 
@@ -124,7 +124,7 @@ def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeigh
         yield "has scales below zero"
     for layer in graph.readers.get(name, ()):
         axis = _channel_axis(layer, name, stored.codes.ndim)
-        if layer.op_type in LAYER_OPS and axis is not None and axis != stored.axis:
+        if layer.op_type in _LAYERS and axis is not None and axis != stored.axis:
             yield f"has scales along axis {stored.axis}, wanted {axis}, that of the output channels"
     if maker.op_type == "DequantizeLinear" and _is_integer(graph, name):  # Cast and Mul stay in float
         low, high = -(1 << (target.code_bits - 1)), (1 << (target.code_bits - 1)) - 1

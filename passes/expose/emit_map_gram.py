@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.expose.emit_gram import as_float
+from onnxmpq.operators.windows import as_float
 from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 

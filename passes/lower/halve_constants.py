@@ -16,11 +16,12 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import is_standard, read, redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 _LOWEST_OPSET = 13  # from here on the sizes of Split are an input
-_BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_BIASES = {op.name: op.bias.place for op in OPERATORS.values() if op.bias is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def _unit(node: gs.Node, tensor: gs.Constant) -> float | None:
     if node.op == "Add":  # a Gemm whose bias was taken out
         other = node.inputs[1 - places[0]]
         return 1.0 if len(places) == 1 and any(maker.op == "Gemm" for maker in other.inputs) else None
-    return 1.0 if places == [2] and node.op in _BIASED else None
+    return 1.0 if places == [_BIASES.get(node.op)] else None
 
 
 def _is_half(values: NDArray[Any]) -> bool:

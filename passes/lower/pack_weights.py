@@ -35,6 +35,7 @@ from onnxmpq.onnx_io.bitpack import (
     pack_strided,
     packed_size,
 )
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import graphs, read, redirect
 from onnxmpq.values.arrays import Codes, Floats
 from onnxmpq.values.option import HALF_BITS
@@ -378,12 +379,16 @@ def _scale_by_operator(
             codes = writer.node("Cast", codes, to=TensorProto.INT8)
         bits = 8
     along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
-    # Integer kernels of matrices are found only where the zero points are written out, one a channel.
-    is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
-    zeros = [writer.zeros(bits, len(layer.weight.scale))] if is_matrix else []
+    zeros = [writer.zeros(bits, len(layer.weight.scale))] if _wants_zero_points(constant) else []
     return writer.node(
         "DequantizeLinear", codes, writer.floats(layer.weight.scale), *zeros, output=name, **along
     )
+
+
+def _wants_zero_points(constant: gs.Constant) -> bool:
+    """True where a reader has an integer kernel that is found only where the zero points are written out, one a channel."""
+    kernels = [OPERATORS[node.op].integer for node in constant.outputs if node.op in OPERATORS]
+    return any(kernel is not None and kernel.wants_zero_points for kernel in kernels)
 
 
 def _store_half(writer: _Writer, constant: Any) -> Any:

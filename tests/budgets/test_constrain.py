@@ -2,12 +2,12 @@ import pytest
 
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.budgets.constrain import average_bits, bops, constraint, reached, stored_bytes, weight_bytes
-from onnxmpq.values.layer import Layer
+from onnxmpq.testing.models import layer_of
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
 
-A = Layer("a", "Conv", ("a",), "wa", (4, 5), 0, macs=100)  # 20 weights, 4 channels
-B = Layer("b", "Gemm", ("b", "c"), "wb", (10, 8), 1, macs=80)  # 80 weights, 8 channels
+A = layer_of("a", "Conv", ("a",), "wa", (4, 5), 0, macs=100)  # 20 weights, 4 channels
+B = layer_of("b", "Gemm", ("b", "c"), "wb", (10, 8), 1, macs=80)  # 80 weights, 8 channels
 LAYERS = (A, B)
 PLAN = Plan({"a": Option(8, 8), "b": Option(3, None)})
 

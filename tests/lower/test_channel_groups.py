@@ -12,7 +12,7 @@ from onnxmpq.passes.lower.split_channels import place_type
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import classifier, labelled
-from onnxmpq.values.layer import Layer
+from onnxmpq.testing.models import layer_of
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 
@@ -58,7 +58,7 @@ def test_without_groups_nothing_changes() -> None:
 
 @pytest.mark.parametrize(("channels", "bytes_"), [(256, 1), (257, 2)])
 def test_places_take_the_bytes_that_the_file_spends_on_them(channels: int, bytes_: int) -> None:
-    whole = Layer("a", "MatMul", ("a",), "w", (3, channels), 1)
+    whole = layer_of("a", "MatMul", ("a",), "w", (3, channels), 1)
     few, most = (part_of(whole, i, some) for i, some in enumerate((range(9), range(9, channels))))
     spent = sum(stored_bytes(part, Option(4)) for part in (few, most)) - stored_bytes(whole, Option(4))
     index = place_type(channels)

@@ -11,10 +11,10 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import Fitted
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.testing import model_of
+from onnxmpq.testing.models import layer_of
 from onnxmpq.values.arrays import Floats
-from onnxmpq.values.layer import Layer
 
-LAYER = Layer("y", "Conv", ("y",), "w", (4, 2, 1, 1), 0, bias="b")
+LAYER = layer_of("y", "Conv", ("y",), "w", (4, 2, 1, 1), 0, bias="b")
 WEIGHT = np.random.default_rng(0).standard_normal(LAYER.shape).astype(np.float32)
 BIAS = np.array([1.0003, -0.3, 0.7, 0.1], np.float32)  # none of them a half
 

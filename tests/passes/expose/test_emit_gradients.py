@@ -16,7 +16,7 @@ from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.testing import check_pass, model_of, run
 from onnxmpq.values.output_kind import OutputKind
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 RNG = np.random.default_rng(0)
 RUNTIME = Runtime("cpu", threads=1)
 

@@ -392,7 +392,7 @@ def test_the_required_opset_is_enough(bits: int, form: Form, native2: bool) -> N
     assert_equal_outputs(packed, store_plainly(model, {"w": weight}) if form == "integer" else model)
 
 
-REAL = Path(__file__).parents[3] / "shared" / "models"
+REAL = Path(__file__).parents[4] / "shared" / "models"
 
 
 @pytest.mark.parametrize("bits", [3, 5])

@@ -11,7 +11,7 @@ from onnxmpq.passes.normalize.lift_constants import LiftConstants
 from onnxmpq.testing import check_pass, model_of, run
 from onnxmpq.values.arrays import Array
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 
 # Both branches call their weight w.
 EQUAL_NAMES = """g (bool p, float[1, 2] x) => (float[1, 2] y) {

@@ -20,7 +20,7 @@ from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.runtime.session import Runtime
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 TARGETS = (13, 21, 25)
 

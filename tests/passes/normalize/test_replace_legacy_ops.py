@@ -13,7 +13,7 @@ from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.runtime.session import Runtime
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 LEGACY = {
     "affine": "Affine <alpha = 2.0, beta = -1.0>",

@@ -15,7 +15,7 @@ from onnxmpq.passes.normalize.widen_half import WidenHalf
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 
 

@@ -16,7 +16,7 @@ from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.option import Option
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import model_of, probe_of
 from onnxmpq.values.option import Option
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 4)).astype(np.float32)

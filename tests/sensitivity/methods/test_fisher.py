@@ -24,7 +24,7 @@ from onnxmpq.testing import model_of, probe_of
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.option import Option
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHARED = ROOT.parent / "shared"
 DIGITS = ROOT / "models" / "digits.onnx"
 BITS = (2, 3, 4, 5, 6, 8)

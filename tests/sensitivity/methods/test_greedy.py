@@ -20,7 +20,7 @@ from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 
-SHARED = Path(__file__).parents[2].parent / "shared"
+SHARED = Path(__file__).parents[3].parent / "shared"
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from onnxmpq.testing import classifier, labelled, model_of, probe_of, run
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "limpq_resnet50.json"
+GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "limpq_resnet50.json"
 BITS = (6, 5, 4, 3, 2)
 OPTIONS = tuple(Option(w, a) for w in BITS for a in BITS)
 
