@@ -28,4 +28,4 @@ def weight_place(node: gs.Node) -> int | None:
     operator = operator_of(node)
     places = operator.weights if operator is not None else ()
     constant = [i for i in places if i < len(node.inputs) and isinstance(node.inputs[i], gs.Constant)]
-    return constant[0] if len(constant) == 1 else None
+    return constant[0] if len(constant) == 1 < len(node.inputs) else None

@@ -21,7 +21,6 @@ from onnxmpq.passes.matching import is_standard, read, redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 _LOWEST_OPSET = 13  # from here on the sizes of Split are an input
-_BIASES = {op.name: op.bias.place for op in OPERATORS.values() if op.bias is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,8 @@ def _unit(node: gs.Node, tensor: gs.Constant) -> float | None:
     if node.op == "Add":  # a Gemm whose bias was taken out
         other = node.inputs[1 - places[0]]
         return 1.0 if len(places) == 1 and any(maker.op == "Gemm" for maker in other.inputs) else None
-    return 1.0 if places == [_BIASES.get(node.op)] else None
+    slot = OPERATORS[node.op].bias if node.op in OPERATORS else None
+    return 1.0 if slot is not None and places == [slot.place] else None
 
 
 def _is_half(values: NDArray[Any]) -> bool:

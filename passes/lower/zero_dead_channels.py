@@ -18,9 +18,6 @@ from onnxmpq.values.activation_range import ActivationRange
 _LARGEST_BIAS = 2.0**28
 
 
-_INTEGER = [op.name for op in OPERATORS.values() if op.integer is not None and op.bias is not None]
-
-
 @dataclass(frozen=True, slots=True)
 class ZeroDeadChannels:
     """Zero the weights of an output channel, of a layer with an integer kernel, that its INT32 bias could not stand beside.
@@ -38,7 +35,8 @@ class ZeroDeadChannels:
 
     def __call__(self, graph: gs.Graph) -> bool:
         """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, _INTEGER, self._zero)
+        integer = [op.name for op in OPERATORS.values() if op.integer is not None and op.bias is not None]
+        return rewrite_each(graph, integer, self._zero)
 
     def _zero(self, _graph: gs.Graph, node: gs.Node) -> None:
         source, weight, bias = node.inputs[0], node.inputs[1], optional_input(node, 2)
