@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.conv import CONV
 from onnxmpq.operators.conv_transpose import CONV_TRANSPOSE
+from onnxmpq.operators.einsum import EINSUM
 from onnxmpq.operators.gemm import GEMM
 from onnxmpq.operators.matmul import MATMUL
 from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
@@ -15,7 +16,7 @@ from onnxmpq.passes.matching import is_standard
 
 __all__ = ["OPERATORS", "BiasSlot", "IntegerKernel", "Operator", "Shapes", "operator_of", "weight_place"]
 
-OPERATORS: Mapping[str, Operator] = {op.name: op for op in (CONV, CONV_TRANSPOSE, GEMM, MATMUL)}
+OPERATORS: Mapping[str, Operator] = {op.name: op for op in (CONV, CONV_TRANSPOSE, EINSUM, GEMM, MATMUL)}
 
 
 def operator_of(node: gs.Node) -> Operator | None:

@@ -25,6 +25,9 @@ CASES: Mapping[str, tuple[str, Sequence[int], Sequence[int], Sequence[int]]] = {
     "ConvTranspose": ("ConvTranspose <group = 2> (x, w)", (2, 4, 5, 5), (4, 3, 2, 2), (2, 6, 6, 6)),
     "Gemm": ("Gemm <transB = 1> (x, w)", (5, 7), (4, 7), (5, 4)),
     "Gemm, not turned": ("Gemm (x, w)", (5, 7), (7, 4), (5, 4)),
+    "Einsum": ('Einsum <equation = "bsd,dhk->bshk"> (x, w)', (2, 5, 7), (7, 3, 4), (2, 5, 3, 4)),
+    "Einsum, two sums": ('Einsum <equation = "bhsk,hkd->bsd"> (x, w)', (2, 3, 5, 4), (3, 4, 6), (2, 5, 6)),
+    "Einsum, w first": ('Einsum <equation = "jk,bij->bki"> (w, x)', (2, 5, 7), (7, 4), (2, 4, 5)),
     "MatMul": ("MatMul (x, w)", (2, 5, 7), (7, 4), (2, 5, 4)),
 }
 LEARNING = [name for name in CASES if OPERATORS[name.split(",")[0]].targets is not None]
@@ -102,7 +105,7 @@ def test_targets_stand_where_the_windows_are(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_macs_are_those_of_the_definition(name: str) -> None:
     _, layer, _ = network(name)
-    node, x, w, y = CASES[name]
+    _, x, w, y = CASES[name]
     if name.startswith("Conv"):
         positions = x if name.startswith("ConvT") else y
         assert layer.macs == np.prod(w) * 2 * np.prod(positions[2:])
