@@ -8,13 +8,10 @@ import onnx
 
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Setting
-from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.lower.channel_groups import grouped, with_units
-from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset, simulate
+from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
-from onnxmpq.requantize.sequential import SequentialRequantizer
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Sensitivity, Trajectory
@@ -53,16 +50,6 @@ class Draft:
     def file_size(self) -> int:
         """Bytes of its file."""
         return int(self.lowered().ByteSize())
-
-    def requantizer(self, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
-        """The float network, and the one with the plan's Q/DQ pairs on activations, to requantize layers on such data."""
-        setting, prepared = self.setting, self.prepared
-        samples = setting.request.effort.requantize
-        network = simulate(prepared, self.plan, setting.quantized)
-        return SequentialRequantizer(
-            setting.runtime, prepared.model, network, prepared.layers, prepared.traced, data, prepared.batch_size, samples,
-            grids=setting.request.target.grids, augmentations=augmentations,
-        )  # fmt: skip
 
     def loss(self) -> float:
         """Its loss of function in [0, 1] on the samples that judge it."""

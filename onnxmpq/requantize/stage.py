@@ -12,10 +12,11 @@ from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.lower.draft import Draft
+from onnxmpq.lower.lower_plan import simulate
 from onnxmpq.metrics.metric import Sums
 from onnxmpq.observer import Observer, Progress, Stages
 from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_logit_scale
-from onnxmpq.requantize.sequential import is_fitted, requantized
+from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
 from onnxmpq.rounding.stage import rounded_weights
 from onnxmpq.values.option import Options
 
@@ -151,9 +152,19 @@ def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, pro
 def _again(
     draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress, *, same_kind: bool = False
 ) -> Draft:
-    layers, requantizer = draft.prepared.layers, draft.requantizer(data, augmentations)
+    layers, requantizer = draft.prepared.layers, requantizer_of(draft, data, augmentations)
     after = requantized(requantizer, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
     return replace(draft, candidates=after)
+
+
+def requantizer_of(draft: Draft, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
+    """The float network, and the one with the plan's Q/DQ pairs on activations, over such data."""
+    setting, prepared = draft.setting, draft.prepared
+    return SequentialRequantizer(
+        setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
+        prepared.traced, data, prepared.batch_size, setting.request.effort.requantize,
+        grids=setting.request.target.grids, augmentations=augmentations,
+    )  # fmt: skip
 
 
 def _turn(progress: Progress, number: int) -> Progress:

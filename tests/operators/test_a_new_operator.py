@@ -31,7 +31,7 @@ GATHER = Operator(name="Gather", weights=(0,), layout=layout, macs=macs)  # Gath
 
 
 def test_it_is_compiled_like_all_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(OPERATORS, "Gather", GATHER)  # type: ignore[arg-type]
+    monkeypatch.setitem(OPERATORS, "Gather", GATHER)
     rng = np.random.default_rng(0)
     table, w = rng.standard_normal((30, 8)), rng.standard_normal((8, 5))
     model = model_of(TEXT, table=table.astype(np.float32), w=w.astype(np.float32))
