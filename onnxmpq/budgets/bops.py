@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from operator import mul
 
-from onnxmpq.budgets.kind import Form, Kind, Known, Use
+from onnxmpq.budgets.kind import Kind, Known, Use, in_units
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, Option
 
@@ -38,7 +36,7 @@ def _remark(layers: Sequence[Layer]) -> str | None:
 
 BOPS = Kind(
     name="BOPs",
-    forms=tuple(Form(f"{{}}{unit}", partial(mul, size)) for unit, size in _UNITS.items()),
+    forms=in_units("{}", _UNITS),
     examples=("2.1GBOPs",),
     misspelt=((r"#(?P<unit>[kmgt])-?b(it)?-?ops?", "{number}{unit}BOPs"),),
     use=_use,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxmpq.budgets.kind import Form, Kind, Needs, Outcome
+from onnxmpq.budgets.kind import Form, Kind, Needs, Outcome, percent
 
 
 def _reached(outcome: Outcome) -> float | None:
@@ -20,13 +20,9 @@ def _words(reached: float, limit: float) -> str:
     return f"{reached:.2%} on the data judged on{beyond}"
 
 
-def _percent(number: float) -> float:
-    return number / 100
-
-
 DROP = Kind(
     name="loss of function",
-    forms=(Form("drop={}%", _percent),),
+    forms=(Form("drop={}%", percent),),
     examples=("drop=0.5%",),
     misspelt=(
         (r"(dr[a-z]*p|[a-z]*loss)[-=:]?#(%|pp|points?)?", "drop={number}%"),

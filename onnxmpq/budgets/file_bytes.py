@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from operator import mul
 
-from onnxmpq.budgets.kind import Form, Kind, Known, Needs, Outcome, Use
+from onnxmpq.budgets.kind import Kind, Known, Needs, Outcome, Use, in_units
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.storage import stored_bytes
 
@@ -31,7 +29,7 @@ def _words(reached: float, _limit: float) -> str:
 
 FILE_BYTES = Kind(
     name="file bytes",
-    forms=tuple(Form(f"{{}}{unit}", partial(mul, size)) for unit, size in _UNITS.items()),
+    forms=in_units("{}", _UNITS),
     examples=("1.5MB",),
     misspelt=((r"#(?P<unit>[kmg]i?)(b|bytes?)?", "{number}{unit}B"), (r"#bytes?", "{number}B")),
     needs=Needs.FILE,

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
+from operator import mul
 
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.layer import Layer
@@ -58,6 +60,16 @@ class Form:
         """The text as this form, its number the group `number`; None where it is none."""
         before, after = map(re.escape, self.word.split("{}"))
         return re.fullmatch(before + _NUMBER + after, text, flags=re.IGNORECASE)
+
+
+def percent(number: float) -> float:
+    """The share that a number of hundredths is."""
+    return number / 100
+
+
+def in_units(word: str, units: Mapping[str, float]) -> tuple[Form, ...]:
+    """A word with each of some units behind it, and how many units of the limit each is."""
+    return tuple(Form(word + unit, partial(mul, size)) for unit, size in units.items())
 
 
 def _nothing(*_: object) -> None:

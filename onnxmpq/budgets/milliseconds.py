@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from operator import mul
 
-from onnxmpq.budgets.kind import Form, Kind, Known, Needs, Outcome, Use
+from onnxmpq.budgets.kind import Kind, Known, Needs, Outcome, Use, in_units
 from onnxmpq.values.layer import Layer
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -28,7 +26,7 @@ def _words(reached: float, _limit: float) -> str:
 
 MILLISECONDS = Kind(
     name="milliseconds",
-    forms=tuple(Form(f"latency={{}}{unit}", partial(mul, size)) for unit, size in _UNITS.items()),
+    forms=in_units("latency={}", _UNITS),
     misspelt=((r"((lat[a-z]*|time)[-=:]?)?#(?P<unit>[um]?s)", "latency={number}{unit}"),),
     needs=Needs.TIME,
     use=_use,

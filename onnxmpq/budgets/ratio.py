@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxmpq.budgets.kind import Form, Kind, Known, Use
+from onnxmpq.budgets.kind import Form, Kind, Known, Use, percent
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.storage import stored_bytes
 
@@ -18,17 +18,13 @@ def _words(reached: float, _limit: float) -> str:
     return f"{reached:.2%} of fp32 ({1 / max(reached, 1e-9):.2f}x)"
 
 
-def _percent(number: float) -> float:
-    return number / 100
-
-
 def _times(number: float) -> float:
     return 1 / number
 
 
 RATIO = Kind(
     name="share of fp32 weight bytes",
-    forms=(Form("{}%", _percent), Form("{}x", _times)),
+    forms=(Form("{}%", percent), Form("{}x", _times)),
     examples=("25%", "8x"),
     misspelt=(
         (r"#(%|percent)", "{number}%"),

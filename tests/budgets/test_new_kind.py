@@ -13,7 +13,7 @@ from onnxmpq.allocate.choose import choose_plan, forced_plan, least_rows
 from onnxmpq.allocate.follow import follow
 from onnxmpq.allocate.knapsack import allocate, check_feasible
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.budgets.kind import Form, Kind, Known, Outcome, Use
+from onnxmpq.budgets.kind import Form, Kind, Known, Outcome, Use, percent
 from onnxmpq.budgets.table import KINDS
 from onnxmpq.errors import BudgetError, InfeasibleError, VerifyError
 from onnxmpq.testing.models import layer_of
@@ -31,7 +31,7 @@ def _use(layers: Sequence[Layer], _known: Known) -> Use:
 
 A16 = Kind(
     name="share of MACs with 16-bit inputs",
-    forms=(Form("a16={}%", lambda number: number / 100),),
+    forms=(Form("a16={}%", percent),),
     examples=("a16=15%",),
     misspelt=((r"(a|act)-?16[-=:]?#%?", "a16={number}%"),),
     use=_use,
