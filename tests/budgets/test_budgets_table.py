@@ -8,8 +8,8 @@ from onnxmpq.budgets.bops import bops
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.budgets.kind import Kind, Known, Outcome
 from onnxmpq.budgets.table import EXAMPLES, KINDS
-from onnxmpq.values.latency import Latency
 from onnxmpq.testing.models import layer_of
+from onnxmpq.values.latency import Latency
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.score import Score
