@@ -33,7 +33,6 @@ from networks import Network, calibration, networks
 from paired import Hits
 
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.budgets.constrain import average_bits
 from onnxmpq.check.forced import forced_by, narrowed
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.splits import divide
@@ -50,6 +49,7 @@ from onnxmpq.values.costs import Sensitivity
 from onnxmpq.values.effort import EFFORTS, Effort
 from onnxmpq.values.option import Options
 from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.storage import average_bits
 
 Key = tuple[str, float, str, str, int, int]
 

@@ -32,7 +32,6 @@ from points import Key, Point, append, read
 
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.budgets.constrain import average_bits
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.observer import Observer, Stages
@@ -47,6 +46,7 @@ from onnxmpq.sensitivity.methods.ompq import as_published as ompq_as_published
 from onnxmpq.sensitivity.methods.semilayer import Semilayers
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.values.costs import CostTable, Sensitivity
+from onnxmpq.values.storage import average_bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.table import EXAMPLES
 from onnxmpq.data.input_shapes import parse_shape
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.errors import OnnxmpqError, OptionError
@@ -99,7 +100,7 @@ def cli() -> None:
     type=BUDGET,
     multiple=True,
     required=True,
-    help="4bit-avg, 1.5MB, 25%, 8x, 2.1GBOPs, latency=0.7x or drop=0.5%; several hold at once.",
+    help=f"{', '.join(EXAMPLES[:-1])} or {EXAMPLES[-1]}; several hold at once.",
 )
 @click.option(
     "--data", type=SOURCE, help="Calibration data: .npz, folder or .zip of images, file.py:callable."

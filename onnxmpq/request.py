@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxmpq.allocate.timed import is_timed
-from onnxmpq.budgets.budget import Budget, Kind
-from onnxmpq.budgets.constrain import MEASURED
+from onnxmpq.budgets.budget import Budget, needing
+from onnxmpq.budgets.kind import Needs
 from onnxmpq.calibrate.calibrators import Calibrator, default_calibrator
 from onnxmpq.data import DataSource, require_seed
 from onnxmpq.data.preprocess import Preprocess
@@ -110,17 +109,17 @@ class Request:
     @property
     def is_measured(self) -> bool:
         """True where a budget is on what a file does when it runs."""
-        return any(budget.kind in MEASURED for budget in self.budgets)
+        return any(budget.is_measured for budget in self.budgets)
 
     @property
     def limits_loss(self) -> bool:
         """True where a budget is on the loss of function."""
-        return any(budget.kind is Kind.DROP for budget in self.budgets)
+        return bool(needing(self.budgets, Needs.LOSS))
 
     @property
     def is_timed(self) -> bool:
         """True where a budget is on latency."""
-        return any(map(is_timed, self.budgets))
+        return bool(needing(self.budgets, Needs.TIME))
 
     def decided(self, *, synthetic: bool) -> Request:
         """The same with activations decided: integers where asked, or where real data can calibrate them."""
@@ -181,7 +180,7 @@ def parse_widths(bits: Sequence[int], budgets: Sequence[Budget]) -> tuple[int, .
     if not bits or not {*bits} <= {*QUANTIZED_BITS, HALF_BITS, FLOAT_BITS}:
         raise OptionError(f"widths {list(bits)} cannot all be stored; choose from {list(QUANTIZED_BITS)}")
     # Other budgets seldom gain by float layers, and their files would be slower than they must be.
-    may_float = any(b.kind in MEASURED for b in budgets)
+    may_float = any(budget.is_measured for budget in budgets)
     return tuple(sorted({*bits, *([FLOAT_BITS] if may_float else [])}))
 
 

@@ -9,12 +9,15 @@ from functools import partial
 
 from onnxmpq.allocate.choose import choose_plan, plans_tried
 from onnxmpq.allocate.follow import follow
-from onnxmpq.allocate.timed import TimeTable, time_row, within_time
+from onnxmpq.allocate.timed import time_row, within_time
+from onnxmpq.budgets.kind import Outcome
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.observer import Attempts, Stages
 from onnxmpq.requantize.stage import shipped
 from onnxmpq.values.costs import Sensitivity, Trajectory
+from onnxmpq.values.latency import Latency
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.time_table import TimeTable
 
 
 def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) -> Plan:
@@ -28,8 +31,14 @@ def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) ->
     choose = partial(choose_plan, costs, layers, setting.choices, budgets, lowering.file_size, loss)
     if times is None:
         return choose()
-    row = time_row(budgets, layers, setting.options, times)
-    return within_time(choose, row, lambda plan: times.fp32 * lowering.slowdown(plan))
+    budget, row = time_row(budgets, layers, setting.options, times)
+
+    def measured(plan: Plan) -> float:
+        slowdown = lowering.slowdown(plan)
+        latency = Latency(1, times.fp32, times.fp32 * slowdown, 1 / slowdown)
+        return budget.reached(Outcome(layers, plan, latency=latency)) or 0.0
+
+    return within_time(choose, row, measured)
 
 
 def judged(lowering: Lowering, costs: Sensitivity) -> Callable[[Plan], float]:

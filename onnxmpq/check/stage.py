@@ -8,7 +8,6 @@ from itertools import chain
 
 from onnxmpq.allocate.choose import FileSize, least_rows
 from onnxmpq.allocate.knapsack import check_feasible
-from onnxmpq.budgets.budget import Kind
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.placed import Placed
 from onnxmpq.context.prepared import Prepared
@@ -31,12 +30,8 @@ def check(loaded: Loaded, found: Placed) -> None:
 def remarks(request: Request, found: Placed) -> Iterator[str]:
     """What was asked in vain or in part. Raises OptionError where half precision cannot hold a layer."""
     prepared = found.prepared
-    uncounted = [layer.name for layer in prepared.layers if layer.params and not layer.macs]
-    if uncounted and any(b.kind is Kind.BOPS for b in request.budgets):
-        yield (
-            f"the BOPs leave out {', '.join(uncounted)}: how often control flow runs a layer is not known, nor "
-            "how one works that no sample reaches"
-        )
+    said = (kind.remark(prepared.layers) for kind in dict.fromkeys(b.kind for b in request.budgets))
+    yield from filter(None, said)
     for keep in overridden(prepared.layers, request.keeps):
         yield f"--keep '{keep}' changes nothing: later patterns match all that it does"
     options = found.options

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxmpq.budgets.budget import Budget, tightest_drop
+from onnxmpq.budgets.budget import Budget, tightest
+from onnxmpq.budgets.kind import Needs
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.errors import OptionError
@@ -32,7 +33,7 @@ def prepare_model(loaded: Loaded) -> Prepared:
 def check_function(loaded: Loaded, prepared: Prepared) -> None:
     """Raise where a budget asks for what the model has not, or the data do not fit the model's classes."""
     request, evidence = loaded.request, loaded.evidence
-    drop = tightest_drop(request.budgets)
+    drop = tightest(request.budgets, Needs.LOSS)
     if drop is not None and classifier_output(prepared.metric) is None:
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
     check_data(request.method, prepared.metric, evidence.calibration, evidence.training)

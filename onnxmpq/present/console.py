@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,7 +15,8 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onnxmpq.budgets.budget import Kind
+from onnxmpq.budgets.kind import Kind
+from onnxmpq.budgets.table import KINDS
 from onnxmpq.observer import Observer
 from onnxmpq.values.option import HALF_BITS, width_name
 
@@ -83,19 +84,19 @@ class ConsoleObserver(Observer):
             _line(self._console, f"{self._stage:<12} {time.perf_counter() - self._start:.1f} s")
 
 
-def show_report(report: Report) -> None:
-    """The table per layer, and the verdict under it."""
-    console = _console()
+def show_report(report: Report, kinds: Sequence[Kind] = KINDS) -> None:
+    """The table per layer, and the verdict under it; `kinds` are those that its budgets are of."""
+    console, named = _console(), {kind.name: kind for kind in kinds}
     console.print(_layer_table(report))
     for reason, names in _by_reason(report).items():
         _line(console, f"stays float: {', '.join(names)}: {reason}")
-    _show_rows(console, [("wrote", report.output), *_verdict(report)])
+    _show_rows(console, [("wrote", report.output), *_verdict(report, named)])
     if report.is_faster is False:
         _line(console, _size_only(report), "bold")
     for budget in report.budgets:
         if budget.met is False:
-            where = "on the data judged on" if budget.kind == Kind.DROP else "as measured on the written file"
-            _line(console, f"MISSED: budget {budget.asked} does not hold {where}", "bold red")
+            missed = named[budget.kind].missed
+            _line(console, f"MISSED: budget {budget.asked} does not hold {missed}", "bold red")
     if report.is_broken:
         _line(
             console,
@@ -255,13 +256,16 @@ def _summary(found: Inspection) -> str:
     return f"{stored} of {len(found.layers)} layers are quantized, {bits:.3f} bits a weight on average"
 
 
-def _verdict(report: Report) -> Rows:
+def _verdict(report: Report, kinds: Mapping[str, Kind]) -> Rows:
     ratio = report.fp32_weight_bytes / max(report.weight_bytes, 1)
     bits = f"{report.average_weight_bits:.3f} bits on average"
     rows = [
         ("file", _sizes(report.fp32_file_bytes, report.file_bytes)),
         ("weights", f"{bits}, {report.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"),
-        *(("budget", f"{budget.asked}: reached {_reached(budget)}") for budget in report.budgets),
+        *(
+            ("budget", f"{budget.asked}: reached {_reached(budget, kinds[budget.kind])}")
+            for budget in report.budgets
+        ),
     ]
     if report.metrics:
         rows.append(("judged on", report.evaluated_on))
@@ -340,20 +344,8 @@ def _speed(latency: Latency) -> str:
     return f"{_duration(latency.reference)} -> {_duration(latency.model)} ({change} here)"
 
 
-def _reached(budget: BudgetReport) -> str:
-    if budget.reached is None:
-        return "not measured"
-    if budget.kind == Kind.DROP:
-        beyond = ", more than on the data that chose it" if budget.reached > budget.limit else ""
-        return f"{budget.reached:.2%} on the data judged on{beyond}"
-    return {
-        Kind.BITS: f"{budget.reached:.3f} bits",
-        Kind.FILE: f"{budget.reached:,.0f} bytes",
-        Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / max(budget.reached, 1e-9):.2f}x)",
-        Kind.BOPS: f"{budget.reached / 1e9:.4g} GBOPs",
-        Kind.LATENCY: f"{budget.reached:.3f} of fp32's time, batch 1",
-        Kind.MILLISECONDS: f"{_duration(budget.reached / 1e3)}, batch 1",
-    }[Kind(budget.kind)]
+def _reached(budget: BudgetReport, kind: Kind) -> str:
+    return "not measured" if budget.reached is None else kind.words(budget.reached, budget.limit)
 
 
 def _percent(share: float | None) -> str:

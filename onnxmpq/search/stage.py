@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnxmpq.allocate.choose import file_fits, rows_of, single
 from onnxmpq.allocate.stage import allocate
-from onnxmpq.budgets.budget import Kind
-from onnxmpq.budgets.constrain import weight_bytes
+from onnxmpq.budgets.budget import needing
+from onnxmpq.budgets.kind import Known, Needs
 from onnxmpq.context.setting import Setting
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.lower_plan import simulate
@@ -18,6 +18,7 @@ from onnxmpq.values.costs import CostTable
 from onnxmpq.values.option import Options
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.report import SearchReport
+from onnxmpq.values.storage import weight_bytes
 
 
 def is_searched(setting: Setting) -> bool:
@@ -88,11 +89,10 @@ def judge(lowering: Lowering, plan: Plan) -> Losses:
 def within(setting: Setting, plan: Plan) -> Meets:
     """Whether another plan meets the budgets too; for one on the file, whether it stores no more than this plan."""
     layers, budgets = setting.prepared.layers, setting.request.budgets
-    counted = [budget for budget in budgets if budget.kind is not Kind.FILE]
-    most = weight_bytes(layers, plan) if len(counted) < len(budgets) else None
+    most = weight_bytes(layers, plan) if needing(budgets, Needs.FILE) else None
 
     def meets(some: Plan) -> bool:
-        rows = rows_of(counted, layers, single(some), 0.0)
+        rows = rows_of(budgets, layers, single(some), Known())
         fits = most is None or weight_bytes(layers, some) <= most
         return fits and all(row.holds([0] * len(layers)) for row in rows)
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxmpq.budgets.budget import Budget, Kind
-from onnxmpq.budgets.constrain import MEASURED, average_bits, reached, stored_bytes, weight_bytes
-from onnxmpq.budgets.row import SLACK
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.kind import Outcome
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.data.evidence import Evidence
 from onnxmpq.errors import VerifyError
@@ -33,6 +32,7 @@ from onnxmpq.values.placement import Placement
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.report import BudgetReport, LayerReport, Report, SearchReport
 from onnxmpq.values.score import Score
+from onnxmpq.values.storage import average_bits, stored_bytes, weight_bytes
 from onnxmpq.values.target import ISAS, Target
 from onnxmpq.verify.kernels import integer_kernels
 from onnxmpq.verify.machine import processor
@@ -79,6 +79,7 @@ def report_on(
     written = onnx.load(compiled.file)
     seen = _verified(compiled, written, candidates, runtime, reference) if verify else _Seen()
     size = compiled.file.stat().st_size
+    outcome = Outcome(prepared.layers, plan, size, seen.scores, next(iter(seen.latency), None))
     needed = requirements(written, compiled.target)
     return Report(
         model=str(compiled.source),
@@ -88,7 +89,7 @@ def report_on(
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
         fp32_file_bytes=compiled.source_bytes,
-        budgets=tuple(_budget(b, compiled, size, seen.scores, seen.latency) for b in budgets),
+        budgets=tuple(budget_report(budget, outcome) for budget in budgets),
         layers=tuple(_layer(layer, compiled, seen.kernels) for layer in prepared.layers),
         metrics=seen.scores,
         evaluated_on=compiled.evidence.judged_on,
@@ -194,29 +195,16 @@ def _cpus(compiled: Compiled) -> str:
     )
 
 
-def _budget(
-    budget: Budget,
-    compiled: Compiled,
-    file_bytes: int,
-    scores: Mapping[str, Score],
-    latency: Sequence[Latency],
-) -> BudgetReport:
-    value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
-    if budget.kind is Kind.DROP and scores:
-        before, after = scores["fp32"], scores["compiled"]
-        labelled = before.top1 is not None and after.top1 is not None
-        value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
-    if latency and budget.kind is Kind.LATENCY:
-        value = 1 / latency[0].speedup
-    elif latency and budget.kind is Kind.MILLISECONDS:
-        value = 1e3 * latency[0].model
-    met = None if value is None else value <= budget.limit * (1 + SLACK)
-    if met is False and budget.kind not in MEASURED:
+def budget_report(budget: Budget, outcome: Outcome) -> BudgetReport:
+    """What was reached of a budget. Raises VerifyError where one that is counted does not hold."""
+    reached = budget.reached(outcome)
+    met = None if reached is None else budget.allows(reached)
+    if met is False and not budget.is_measured:
         raise VerifyError(
-            f"the written file does not hold budget {budget}: it reached {value:,.6g}; this is a fault of onnxmpq: "
+            f"the written file does not hold budget {budget}: it reached {reached:,.6g}; this is a fault of onnxmpq: "
             "please report it with the model, and ask for a little less meanwhile"
         )
-    return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
+    return BudgetReport(str(budget), str(budget.kind), budget.limit, reached, met)
 
 
 def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:

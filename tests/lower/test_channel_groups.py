@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.budgets.constrain import stored_bytes
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.lower.channel_groups import grouped, part_of, with_units
 from onnxmpq.normalize.prepare import prepare
@@ -15,6 +14,7 @@ from onnxmpq.testing import classifier, labelled
 from onnxmpq.testing.models import layer_of
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.storage import stored_bytes
 
 CPU = Runtime("cpu", threads=1)
 

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.kind import Form, Kind
 from onnxmpq.evaluation import Evaluation
 from onnxmpq.inspection import InspectedLayer, Inspection
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
@@ -195,6 +196,20 @@ def test_budgets_of_every_kind(word: str, reached: float | None, words: str, cap
     budget = Budget.parse(word)
     asked = BudgetReport(word, str(budget.kind), budget.limit, reached)
     assert f"{word}: reached {words}\n" in shown(replace(REPORT, budgets=(asked,)), capsys)
+
+
+def test_a_kind_of_budget_says_itself_what_was_reached_and_missed(capsys: Capture) -> None:
+    kind = Kind(
+        name="share of MACs with 16-bit inputs",
+        forms=(Form("a16={}%", float),),
+        words=lambda reached, limit: f"{reached:.0%} of all MACs, {limit:.0%} asked",
+        missed="as counted",
+    )
+    report = replace(REPORT, budgets=(BudgetReport("a16=15%", kind.name, 0.15, 0.4, False),))
+    show_report(report, [kind])
+    text = capsys.readouterr().out
+    assert "a16=15%: reached 40% of all MACs, 15% asked\n" in text
+    assert text.endswith("MISSED: budget a16=15% does not hold as counted\n")
 
 
 def test_an_inspection(capsys: Capture) -> None:

@@ -16,7 +16,7 @@ from onnxmpq.timing.kernel_times import KernelTime
 from onnxmpq.timing.layer_times import attribute, layer_times
 from onnxmpq.values.layer import Layer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "models"
 NETWORKS = [
     ROOT / "models" / "digits.onnx",
