@@ -11,13 +11,13 @@ from onnxmpq.budgets.constrain import reached, require_kept
 from onnxmpq.budgets.row import SLACK, amount
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.values.costs import Trajectory
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.plan import Plan
 
 
 def follow(
     path: Trajectory,
-    layers: Sequence[Layer],
+    units: Sequence[Unit],
     budgets: Sequence[Budget],
     file_size: Callable[[Plan], int],
     loss: Callable[[Plan], float],
@@ -29,10 +29,10 @@ def follow(
     Raises InfeasibleError with the least that the path reaches.
     """
     start = 0
-    # Files last: unlike sums over layers, they need not shrink at every step, and so are looked at where they count.
+    # Files last: unlike sums over units, they need not shrink at every step, and so are looked at where they count.
     for budget in sorted(budgets, key=lambda budget: budget.kind is Kind.FILE):
         if budget.kind is not Kind.DROP:
-            start += _first(path.plans[start:], layers, budget, file_size)
+            start += _first(path.plans[start:], units, budget, file_size)
     limit = tightest_drop(budgets)
     if limit is None:
         return path.plans[start]
@@ -45,13 +45,13 @@ def follow(
 
 
 def _first(
-    plans: Sequence[Plan], layers: Sequence[Layer], budget: Budget, file_size: Callable[[Plan], int]
+    plans: Sequence[Plan], units: Sequence[Unit], budget: Budget, file_size: Callable[[Plan], int]
 ) -> int:
     """The index of the first plan within a budget, as far as bisection tells."""
 
     def use(plan: Plan) -> float:
         bytes_ = file_size(plan) if budget.kind is Kind.FILE else 0
-        return reached(budget, layers, plan, bytes_) or 0.0
+        return reached(budget, units, plan, bytes_) or 0.0
 
     found = bisect_left(plans, True, key=lambda plan: use(plan) <= budget.limit * (1 + SLACK))
     if found == len(plans):

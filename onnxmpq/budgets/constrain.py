@@ -8,37 +8,39 @@ from collections.abc import Sequence
 from onnxmpq.budgets.budget import Budget, Kind
 from onnxmpq.budgets.row import Row
 from onnxmpq.errors import InfeasibleError
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Group, Unit
 from onnxmpq.values.option import FLOAT_BITS, Option, Options
 from onnxmpq.values.plan import Plan
 
 MEASURED = frozenset({Kind.DROP, Kind.LATENCY, Kind.MILLISECONDS})  # on a file that runs, not counted
 
 
-def stored_bytes(layer: Layer, option: Option) -> int:
-    """Bytes of a layer's codes and scales, or of its weight where it stays in float, and of its place in another."""
-    scales = layer.scale_bytes * layer.channels if option.is_quantized else 0
-    return math.ceil(layer.params * option.stored_bits / 8) + scales + layer.place_bytes * layer.channels
+def stored_bytes(unit: Unit, option: Option) -> int:
+    """Bytes of a unit's codes and scales, or of its weight where it stays in float, and of a group's places."""
+    channels = len(unit.channels) if isinstance(unit, Group) else unit.channels
+    places = unit.place_bytes if isinstance(unit, Group) else 0
+    scales = unit.scale_bytes * channels if option.is_quantized else 0
+    return math.ceil(unit.params * option.stored_bits / 8) + scales + places
 
 
-def bops(layer: Layer, option: Option) -> float:
+def bops(unit: Unit, option: Option) -> float:
     """Bit operations of one sample: MACs x weight bits x activation bits."""
-    return float(layer.macs * option.weight_bits * (option.activation_bits or FLOAT_BITS))
+    return float(unit.macs * option.weight_bits * (option.activation_bits or FLOAT_BITS))
 
 
-def average_bits(layers: Sequence[Layer], plan: Plan) -> float:
+def average_bits(layers: Sequence[Unit], plan: Plan) -> float:
     """Mean stored bits a weight over all layers."""
     params = sum(layer.params for layer in layers)
     return sum(layer.params * plan[layer.name].stored_bits for layer in layers) / params
 
 
-def weight_bytes(layers: Sequence[Layer], plan: Plan) -> int:
+def weight_bytes(layers: Sequence[Unit], plan: Plan) -> int:
     """Bytes of all codes and scales."""
     return sum(stored_bytes(layer, plan[layer.name]) for layer in layers)
 
 
 def constraint(
-    budget: Budget, layers: Sequence[Layer], options: Options, *, overhead: float = 0.0
+    budget: Budget, layers: Sequence[Unit], options: Options, *, overhead: float = 0.0
 ) -> Row | None:
     """A budget as one row over the layers' options, in the budget's own units; None for what is measured.
 
@@ -59,7 +61,7 @@ def constraint(
     return Row(f"budget {budget}", tuple(map(tuple, use)), budget.limit, budget.spell)
 
 
-def reached(budget: Budget, layers: Sequence[Layer], plan: Plan, file_bytes: int) -> float | None:
+def reached(budget: Budget, layers: Sequence[Unit], plan: Plan, file_bytes: int) -> float | None:
     """What a plan uses of a budget, in the budget's units, `file_bytes` measured; None for loss and latency."""
     if budget.kind in MEASURED:
         return None

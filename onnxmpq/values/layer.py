@@ -14,7 +14,7 @@ LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 class Layer:
     """One constant weight of a Conv, ConvTranspose, Gemm or MatMul: the unit that gets a width.
 
-    Nodes that share one weight are one layer; a group of a layer's channels with a width of its own is one too.
+    Nodes that share one weight are one layer.
     `axis` is the weight's output-channel axis, `macs` the multiply-accumulates of all its nodes for one sample at
     the traced input shape (0 when unknown), `float_bits` what the weight takes when it is left alone (32 or 16),
     and `reason` says why it must be (None for a layer that can be quantized).
@@ -36,14 +36,6 @@ class Layer:
     )
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
-    part: tuple[int, ...] = ()  # where it is some output channels of the layer `part_of`: which ones
-    place_bytes: int = 0  # that the file spends on the place of each of these channels in that layer
-    part_of: str | None = None
-
-    @property
-    def origin(self) -> str:
-        """The name of the model's layer that it is, or is a group of channels of."""
-        return self.part_of or self.name
 
     @property
     def params(self) -> int:

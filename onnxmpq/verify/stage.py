@@ -26,6 +26,7 @@ from onnxmpq.runtime.requirements import requirements
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import UNMEASURED, CostTable, Sensitivity
+from onnxmpq.values.group import Unit
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
@@ -50,6 +51,7 @@ class Compiled:
     source: Path
     destination: Path
     prepared: Prepared
+    units: tuple[Unit, ...]  # what the file stores apart: one for each layer of the prepared model
     placement: Placement
     plan: Plan
     target: Target
@@ -83,13 +85,16 @@ def report_on(
     return Report(
         model=str(compiled.source),
         output=str(compiled.destination),
-        average_weight_bits=average_bits(prepared.layers, plan),
-        weight_bytes=weight_bytes(prepared.layers, plan),
+        average_weight_bits=average_bits(compiled.units, plan),
+        weight_bytes=weight_bytes(compiled.units, plan),
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
         fp32_file_bytes=compiled.source_bytes,
         budgets=tuple(_budget(b, compiled, size, seen.scores, seen.latency) for b in budgets),
-        layers=tuple(_layer(layer, compiled, seen.kernels) for layer in prepared.layers),
+        layers=tuple(
+            _layer(layer, unit, compiled, seen.kernels)
+            for layer, unit in zip(prepared.layers, compiled.units, strict=True)
+        ),
         metrics=seen.scores,
         evaluated_on=compiled.evidence.judged_on,
         latency=seen.latency,
@@ -201,7 +206,7 @@ def _budget(
     scores: Mapping[str, Score],
     latency: Sequence[Latency],
 ) -> BudgetReport:
-    value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
+    value = reached(budget, compiled.units, compiled.plan, file_bytes)
     if budget.kind is Kind.DROP and scores:
         before, after = scores["fp32"], scores["compiled"]
         labelled = before.top1 is not None and after.top1 is not None
@@ -219,7 +224,7 @@ def _budget(
     return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
 
 
-def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
+def _layer(layer: Layer, unit: Unit, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
     option = compiled.plan[layer.name]
     return LayerReport(
         name=layer.name,
@@ -227,7 +232,7 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
         params=layer.params,
         weight_bits=option.weight_bits,
         activation_bits=option.activation_bits,
-        stored_bytes=stored_bytes(layer, option),
+        stored_bytes=stored_bytes(unit, option),
         sensitivity=_cost(compiled.costs, layer, option),
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),

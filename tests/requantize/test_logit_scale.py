@@ -25,7 +25,7 @@ Lower = Callable[..., Lowering]
 
 
 def draft_of(lowering: Lowering, bits: int) -> Draft:
-    return lowering.draft(Plan({layer.name: Option(bits) for layer in lowering.layers}))
+    return lowering.draft(Plan({layer.name: Option(bits) for layer in lowering.units}))
 
 
 def shrunk(draft: Draft, factor: float) -> Draft:

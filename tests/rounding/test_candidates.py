@@ -12,6 +12,7 @@ from onnxmpq.rounding.fitted import Fitted
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.testing import model_of
 from onnxmpq.values.arrays import Floats
+from onnxmpq.values.group import Group
 from onnxmpq.values.layer import Layer
 
 LAYER = Layer("y", "Conv", ("y",), "w", (4, 2, 1, 1), 0, bias="b")
@@ -32,8 +33,9 @@ def candidates() -> Candidates:
 
 def test_a_group_of_channels_has_its_part_of_what_the_bias_gains(candidates: Candidates) -> None:
     candidates.replace(LAYER, quantize(WEIGHT, 0, 4), np.arange(4, dtype=np.float32))
-    part = replace(LAYER, name="y/1", shape=(2, 2, 1, 1), part=(1, 3), part_of="y")
-    parts = candidates.of_parts(convolution(WEIGHT[[1, 3]], BIAS[[1, 3]]), [part])
+    group = Group(LAYER, (1, 3), 0)
+    parts = candidates.of_groups(convolution(WEIGHT[[1, 3]], BIAS[[1, 3]]), [group])
+    part = replace(LAYER, name=group.name, shape=(2, 2, 1, 1))
     np.testing.assert_array_equal(parts.bias(part, 4), BIAS[[1, 3]] + np.array([1, 3], np.float32))
 
 
