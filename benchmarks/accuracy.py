@@ -227,12 +227,12 @@ class Bench:
         """Costs of the options and the seconds that they took; of each method and count of samples once."""
         setting = lowering.setting
         if setting.forced is not None:
-            return measure(lowering), 0.0
+            return measure(setting, lowering.candidates), 0.0
         request = setting.request
         key = request.method, request.rounding, request.effort.mirrors, setting.splits.sensitivity.count
         if key not in self.costs:
             start = time.perf_counter()
-            self.costs[key] = measure(lowering), time.perf_counter() - start
+            self.costs[key] = measure(setting, lowering.candidates), time.perf_counter() - start
         return self.costs[key]
 
 

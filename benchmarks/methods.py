@@ -178,7 +178,7 @@ class Bench:
         if key not in self.searches:
             lowering = asked(self.lowering(rounding), method=contender.seeing(self.search_samples))
             start = time.perf_counter()
-            self.searches[key] = measure(lowering), time.perf_counter() - start
+            self.searches[key] = measure(lowering.setting, lowering.candidates), time.perf_counter() - start
         return self.searches[key]
 
     def lowering(self, rounding: str) -> Lowering:

@@ -116,13 +116,13 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
     lowering = rounded(loaded)
     with stages("sensitivity"):
         lowering = narrowed(lowering)
-        costs = measure(lowering, sources.sensitivity)
+        costs = measure(lowering.setting, lowering.candidates, sources.sensitivity)
     draft, found = drafted(lowering, costs)
     with stages("write"):
         written = draft.written()
     with written_model(written, sources.output, protect=sources.protected) as file, stages("verify"):
         outcome = Compiled(
-            sources.model, sources.output, draft.prepared, draft.placement, draft.plan, request.target, costs,
+            sources.model, sources.output, draft.prepared, draft.units, draft.placement, draft.plan, request.target, costs,
             loaded.evidence, file, request.effort.name, told(found), loaded.file_bytes,
         )  # fmt: skip
         return report_on(

@@ -12,13 +12,13 @@ from onnxmpq.budgets.kind import Needs, Outcome
 from onnxmpq.budgets.row import amount
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.values.costs import Trajectory
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.plan import Plan
 
 
 def follow(
     path: Trajectory,
-    layers: Sequence[Layer],
+    units: Sequence[Unit],
     budgets: Sequence[Budget],
     file_size: Callable[[Plan], int],
     loss: Callable[[Plan], float],
@@ -30,10 +30,10 @@ def follow(
     Raises InfeasibleError with the least that the path reaches.
     """
     start = 0
-    # Files last: unlike sums over layers, they need not shrink at every step, and so are looked at where they count.
+    # Files last: unlike sums over units, they need not shrink at every step, and so are looked at where they count.
     for budget in sorted(budgets, key=lambda budget: budget.needs is Needs.FILE):
         if budget.needs is not Needs.LOSS:
-            start += _first(path.plans[start:], layers, budget, file_size)
+            start += _first(path.plans[start:], units, budget, file_size)
     drop = tightest(budgets, Needs.LOSS)
     if drop is None:
         return path.plans[start]
@@ -46,13 +46,13 @@ def follow(
 
 
 def _first(
-    plans: Sequence[Plan], layers: Sequence[Layer], budget: Budget, file_size: Callable[[Plan], int]
+    plans: Sequence[Plan], units: Sequence[Unit], budget: Budget, file_size: Callable[[Plan], int]
 ) -> int:
     """The index of the first plan within a budget, as far as bisection tells."""
 
     def use(plan: Plan) -> float:
         file_bytes = file_size(plan) if budget.needs is Needs.FILE else None
-        return budget.reached(Outcome(layers, plan, file_bytes)) or 0.0
+        return budget.reached(Outcome(units, plan, file_bytes)) or 0.0
 
     found = bisect_left(plans, True, key=lambda plan: budget.allows(use(plan)))
     if found == len(plans):

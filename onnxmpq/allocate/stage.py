@@ -23,11 +23,10 @@ from onnxmpq.values.time_table import TimeTable
 def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) -> Plan:
     """`times` are wanted where a budget is on latency. Raises InfeasibleError with the least that can be reached."""
     setting = lowering.setting
-    layers, budgets = lowering.layers, setting.request.budgets
-
+    layers, budgets = setting.prepared.layers, setting.request.budgets
     loss = judged(lowering, costs)
     if isinstance(costs, Trajectory):
-        return follow(costs, layers, budgets, lowering.file_size, loss)
+        return follow(costs, lowering.units, budgets, lowering.file_size, loss)
     choose = partial(choose_plan, costs, layers, setting.choices, budgets, lowering.file_size, loss)
     if times is None:
         return choose()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Form, Kind, Known, Use
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 
 
-def _use(layers: Sequence[Layer], _known: Known) -> Use:
+def _use(layers: Sequence[Unit], _known: Known) -> Use:
     params = sum(layer.params for layer in layers)
     return lambda layer, option: layer.params / params * option.stored_bits
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Kind, Known, Use, in_units
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.option import FLOAT_BITS, Option
 
 _UNITS = {"kBOPs": 1e3, "MBOPs": 1e6, "GBOPs": 1e9, "TBOPs": 1e12}
 
 
-def bops(layer: Layer, option: Option) -> float:
+def bops(layer: Unit, option: Option) -> float:
     """Bit operations of one sample: MACs x weight bits x activation bits."""
     return float(layer.macs * option.weight_bits * (option.activation_bits or FLOAT_BITS))
 
 
-def _use(_layers: Sequence[Layer], _known: Known) -> Use:
+def _use(_layers: Sequence[Unit], _known: Known) -> Use:
     return bops
 
 
@@ -24,7 +24,7 @@ def _words(reached: float, _limit: float) -> str:
     return f"{reached / 1e9:.4g} GBOPs"
 
 
-def _remark(layers: Sequence[Layer]) -> str | None:
+def _remark(layers: Sequence[Unit]) -> str | None:
     uncounted = [layer.name for layer in layers if layer.params and not layer.macs]
     if not uncounted:
         return None

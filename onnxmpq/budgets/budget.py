@@ -10,7 +10,7 @@ from onnxmpq.budgets.kind import Kind, Known, Needs, Outcome
 from onnxmpq.budgets.row import Row, is_within
 from onnxmpq.budgets.table import KINDS
 from onnxmpq.errors import BudgetError
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.option import Options
 
 _DIGITS = 4  # of a limit that is said
@@ -38,7 +38,7 @@ class Budget:
         """True where a file has to run to tell, so that measuring it again may tell otherwise."""
         return self.needs in {Needs.LOSS, Needs.TIME}
 
-    def row(self, layers: Sequence[Layer], options: Options, known: Known) -> Row | None:
+    def row(self, layers: Sequence[Unit], options: Options, known: Known) -> Row | None:
         """What each option of each layer uses, in the units of `limit`; None where that is not known (yet)."""
         use = self.kind.use(layers, known)
         if use is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Kind, Known, Needs, Outcome, Use, in_units
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.storage import stored_bytes
 
 _UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 
 
-def _use(layers: Sequence[Layer], known: Known) -> Use | None:
+def _use(layers: Sequence[Unit], known: Known) -> Use | None:
     """Codes and scales; what the file holds besides them is charged to the first layer."""
     besides = known.bytes_besides
     if besides is None:

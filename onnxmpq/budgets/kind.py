@@ -9,8 +9,8 @@ from enum import Enum, auto
 from functools import partial
 from operator import mul
 
+from onnxmpq.values.group import Unit
 from onnxmpq.values.latency import Latency
-from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.score import Score
@@ -18,7 +18,7 @@ from onnxmpq.values.time_table import TimeTable
 
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?|\.\d+)"
 
-Use = Callable[[Layer, Option], float]  # what a layer uses with an option, in the units of the limit
+Use = Callable[[Unit, Option], float]  # what a layer uses with an option, in the units of the limit
 
 
 class Needs(Enum):
@@ -42,7 +42,7 @@ class Known:
 class Outcome:
     """A plan, and what is known of its file: `scores` of "fp32" and "compiled", `latency` of one sample."""
 
-    layers: Sequence[Layer]
+    layers: Sequence[Unit]
     plan: Plan
     file_bytes: int | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
@@ -94,10 +94,10 @@ class Kind:
     examples: tuple[str, ...] = ()
     misspelt: tuple[tuple[str, str], ...] = ()
     needs: Needs = Needs.NOTHING
-    use: Callable[[Sequence[Layer], Known], Use | None] = _nothing
+    use: Callable[[Sequence[Unit], Known], Use | None] = _nothing
     reached: Callable[[Outcome], float | None] | None = None
     missed: str = "as measured on the written file"
-    remark: Callable[[Sequence[Layer]], str | None] = _nothing
+    remark: Callable[[Sequence[Unit]], str | None] = _nothing
 
     def __str__(self) -> str:
         return self.name

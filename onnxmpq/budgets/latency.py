@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Form, Kind, Known, Needs, Outcome, Use
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 
 
-def _use(_layers: Sequence[Layer], known: Known) -> Use | None:
+def _use(_layers: Sequence[Unit], known: Known) -> Use | None:
     times = known.times
     return None if times is None else lambda layer, option: times.seconds[layer.name][option] / times.fp32
 

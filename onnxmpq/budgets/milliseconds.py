@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Kind, Known, Needs, Outcome, Use, in_units
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
-def _use(_layers: Sequence[Layer], known: Known) -> Use | None:
+def _use(_layers: Sequence[Unit], known: Known) -> Use | None:
     times = known.times
     return None if times is None else lambda layer, option: 1e3 * times.seconds[layer.name][option]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Form, Kind, Known, Use, percent
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.storage import stored_bytes
 
 
-def _use(layers: Sequence[Layer], _known: Known) -> Use:
+def _use(layers: Sequence[Unit], _known: Known) -> Use:
     params = sum(layer.params for layer in layers)
     return lambda layer, option: stored_bytes(layer, option) / (4 * params)
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx
 
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Setting
-from onnxmpq.lower.channel_groups import grouped, with_units
+from onnxmpq.lower.channel_groups import joined, split
 from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Sensitivity, Trajectory
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Group, Groups, Unit, divided
 from onnxmpq.values.placement import Placement
 from onnxmpq.values.plan import Plan
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan and what its file is made of; groups of channels that take widths of their own are layers in it."""
+    """A plan and what its file is made of: `units` are stored apart, and each is a layer of the prepared model."""
 
     setting: Setting
     candidates: Candidates
     plan: Plan
+    units: tuple[Unit, ...]
 
     @property
     def prepared(self) -> Prepared:
@@ -69,29 +70,32 @@ class Draft:
 class Lowering:
     """Makes drafts of plans, and measures the bytes and the speed of their files.
 
-    `units` are what plans are over where these are not the model's layers: groups of their channels.
+    Plans are over the model's layers, or over `groups` of channels in place of the layers that have such.
     """
 
     setting: Setting
     candidates: Candidates
-    units: tuple[Layer, ...] = ()
+    groups: Groups = field(default_factory=dict)
 
     def over(self, costs: Sensitivity) -> Lowering:
         """The same for plans over what the method decided about: the model's layers, or groups of their channels."""
-        return replace(self, units=costs.layers if isinstance(costs, Trajectory) else ())
+        return replace(self, groups=costs.groups if isinstance(costs, Trajectory) else {})
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def units(self) -> tuple[Unit, ...]:
         """What plans are over."""
-        return with_units(self.setting.prepared, self.units)
+        return tuple(divided(self.setting.prepared.layers, self.groups))
 
     def draft(self, plan: Plan) -> Draft:
-        """The plan, its groups of channels of one width joined."""
-        setting = self.setting
-        prepared, candidates, merged = grouped(setting.prepared, self.candidates, self.units, plan)
-        if prepared is not setting.prepared:
-            setting = replace(setting, prepared=prepared)
-        return Draft(setting, candidates, merged)  # drafts share what the float network gives
+        """The plan, a layer's groups of one option joined."""
+        stored = joined(self.units, plan)
+        units, plan = tuple(stored), Plan({unit.name: option for unit, option in stored.items()})
+        groups = [unit for unit in units if isinstance(unit, Group)]
+        if not groups:  # drafts share what the float network gives
+            return Draft(self.setting, self.candidates, plan, units)
+        prepared = split(self.setting.prepared, units)
+        candidates = self.candidates.of_groups(prepared.model, groups)
+        return Draft(replace(self.setting, prepared=prepared), candidates, plan, units)
 
     def file_size(self, plan: Plan) -> int:
         """Bytes of the plan's file."""

@@ -18,6 +18,7 @@ from onnxmpq.observer import Observer, Progress, Stages
 from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_logit_scale
 from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
 from onnxmpq.rounding.stage import rounded_weights
+from onnxmpq.values.group import Group
 from onnxmpq.values.option import Options
 
 _REQUANTIZED_BELOW = 7  # bits
@@ -27,7 +28,7 @@ _FEWEST_GROUPS = 8  # of samples that tell what is chance
 
 def is_requantized(draft: Draft) -> bool:
     """True where requantizing pays and layers are whole: groups of channels keep their codes."""
-    whole = all(layer.part_of is None for layer in draft.prepared.layers)
+    whole = not any(isinstance(unit, Group) for unit in draft.units)
     return whole and requantizing_pays(draft.setting, single(draft.plan))
 
 

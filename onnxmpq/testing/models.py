@@ -76,7 +76,7 @@ def _described(value: onnx.ValueInfoProto) -> tuple[str, bytes]:
     return value.name, value.type.SerializeToString(deterministic=True)
 
 
-def layer_of(
+def example_layer(
     name: str,
     op: str,
     nodes: tuple[str, ...],

@@ -13,7 +13,7 @@ from onnxmpq.values.option import FLOAT_BITS
 class Layer:
     """One constant weight of an operator (`onnxmpq.operators`): the unit that gets a width.
 
-    Nodes that share one weight are one layer; a group of a layer's channels with a width of its own is one too.
+    Nodes that share one weight are one layer.
     `layout` says how the weight is a matrix, `macs` the multiply-accumulates of all its nodes for one sample at
     the traced input shape (0 when unknown), `float_bits` what the weight takes when it is left alone (32 or 16),
     and `reason` says why it must be (None for a layer that can be quantized).
@@ -34,9 +34,6 @@ class Layer:
     )
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
-    part: tuple[int, ...] = ()  # where it is some output channels of the layer `part_of`: which ones
-    place_bytes: int = 0  # that the file spends on the place of each of these channels in that layer
-    part_of: str | None = None
 
     @property
     def axis(self) -> int:
@@ -47,11 +44,6 @@ class Layer:
     def group(self) -> int:
         """How many groups its channels fall into."""
         return self.layout.group
-
-    @property
-    def origin(self) -> str:
-        """The name of the model's layer that it is, or is a group of channels of."""
-        return self.part_of or self.name
 
     @property
     def params(self) -> int:

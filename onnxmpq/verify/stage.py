@@ -25,6 +25,7 @@ from onnxmpq.runtime.requirements import requirements
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import UNMEASURED, CostTable, Sensitivity
+from onnxmpq.values.group import Unit
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
@@ -50,6 +51,7 @@ class Compiled:
     source: Path
     destination: Path
     prepared: Prepared
+    units: tuple[Unit, ...]  # what the file stores apart: one for each layer of the prepared model
     placement: Placement
     plan: Plan
     target: Target
@@ -79,18 +81,21 @@ def report_on(
     written = onnx.load(compiled.file)
     seen = _verified(compiled, written, candidates, runtime, reference) if verify else _Seen()
     size = compiled.file.stat().st_size
-    outcome = Outcome(prepared.layers, plan, size, seen.scores, next(iter(seen.latency), None))
+    outcome = Outcome(compiled.units, plan, size, seen.scores, next(iter(seen.latency), None))
     needed = requirements(written, compiled.target)
     return Report(
         model=str(compiled.source),
         output=str(compiled.destination),
-        average_weight_bits=average_bits(prepared.layers, plan),
-        weight_bytes=weight_bytes(prepared.layers, plan),
+        average_weight_bits=average_bits(compiled.units, plan),
+        weight_bytes=weight_bytes(compiled.units, plan),
         fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
         file_bytes=size,
         fp32_file_bytes=compiled.source_bytes,
         budgets=tuple(budget_report(budget, outcome) for budget in budgets),
-        layers=tuple(_layer(layer, compiled, seen.kernels) for layer in prepared.layers),
+        layers=tuple(
+            _layer(layer, unit, compiled, seen.kernels)
+            for layer, unit in zip(prepared.layers, compiled.units, strict=True)
+        ),
         metrics=seen.scores,
         evaluated_on=compiled.evidence.judged_on,
         latency=seen.latency,
@@ -207,7 +212,7 @@ def budget_report(budget: Budget, outcome: Outcome) -> BudgetReport:
     return BudgetReport(str(budget), str(budget.kind), budget.limit, reached, met)
 
 
-def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
+def _layer(layer: Layer, unit: Unit, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
     option = compiled.plan[layer.name]
     return LayerReport(
         name=layer.name,
@@ -215,7 +220,7 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
         params=layer.params,
         weight_bits=option.weight_bits,
         activation_bits=option.activation_bits,
-        stored_bytes=stored_bytes(layer, option),
+        stored_bytes=stored_bytes(unit, option),
         sensitivity=_cost(compiled.costs, layer, option),
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),

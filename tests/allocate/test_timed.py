@@ -10,14 +10,14 @@ from onnxmpq.budgets.budget import Budget
 from onnxmpq.budgets.kind import Outcome
 from onnxmpq.budgets.row import Row
 from onnxmpq.errors import InfeasibleError
-from onnxmpq.testing.models import layer_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.time_table import TimeTable
 
-LAYERS = tuple(layer_of(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(8))
+LAYERS = tuple(example_layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(8))
 INTEGER, WIDE, FLOAT = Option(4, 8), Option(8, 8), Option(32)
 OPTIONS = {layer.name: (INTEGER, WIDE, FLOAT) for layer in LAYERS}
 SECONDS = {INTEGER: 0.001, WIDE: 0.001, FLOAT: 0.003}

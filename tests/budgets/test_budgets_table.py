@@ -8,15 +8,15 @@ from onnxmpq.budgets.bops import bops
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.budgets.kind import Kind, Known, Outcome
 from onnxmpq.budgets.table import EXAMPLES, KINDS
-from onnxmpq.testing.models import layer_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.score import Score
 from onnxmpq.values.time_table import TimeTable
 
-A = layer_of("a", "Conv", ("a",), "wa", (4, 5), 0, macs=100)  # 20 weights, 4 channels
-B = layer_of("b", "Gemm", ("b", "c"), "wb", (10, 8), 1, macs=80)  # 80 weights, 8 channels
+A = example_layer("a", "Conv", ("a",), "wa", (4, 5), 0, macs=100)  # 20 weights, 4 channels
+B = example_layer("b", "Gemm", ("b", "c"), "wb", (10, 8), 1, macs=80)  # 80 weights, 8 channels
 OPTIONS: Options = {"a": (Option(2), Option(8)), "b": (Option(3),)}
 TIMES = TimeTable({"a": {Option(2): 0.001, Option(8): 0.002}, "b": {Option(3): 0.004}}, fp32=0.01)
 PLAN = Plan({"a": Option(8, 8), "b": Option(3, None)})

@@ -16,15 +16,15 @@ from onnxmpq.budgets.budget import Budget
 from onnxmpq.budgets.kind import Form, Kind, Known, Outcome, Use, percent
 from onnxmpq.budgets.table import KINDS
 from onnxmpq.errors import BudgetError, InfeasibleError, VerifyError
-from onnxmpq.testing.models import layer_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import CostTable, Trajectory
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.verify.stage import budget_report
 
 
-def _use(layers: Sequence[Layer], _known: Known) -> Use:
+def _use(layers: Sequence[Unit], _known: Known) -> Use:
     macs = sum(layer.macs for layer in layers)
     return lambda layer, option: layer.macs / macs * (option.activation_bits == 16)
 
@@ -40,7 +40,9 @@ A16 = Kind(
 TABLE = (*KINDS, A16)
 BUDGET = Budget.parse("a16=15%", TABLE)
 NARROW, WIDE = Option(8, 8), Option(8, 16)
-LAYERS = tuple(layer_of(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (4, 5), 0, macs=10 * i) for i in (1, 2, 3, 4))
+LAYERS = tuple(
+    example_layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (4, 5), 0, macs=10 * i) for i in (1, 2, 3, 4)
+)
 OPTIONS = {layer.name: (NARROW, WIDE) for layer in LAYERS}
 GAINS = {"l1": 3.0, "l2": 4.0, "l3": 5.0, "l4": 6.0}  # of 16 bits
 COSTS = CostTable({name: {NARROW: gain, WIDE: 0.0} for name, gain in GAINS.items()}, "kl", "measured", 1)

@@ -36,7 +36,7 @@ Lower = Callable[..., Lowering]
 @pytest.fixture
 def draft(lower_classifier: Lower) -> Draft:
     lowering = lower_classifier(rounding="compensated", widths=(2, 3, 4, 8))
-    return trying(lowering.draft(Plan({layer.name: Option(3) for layer in lowering.layers})), tries=True)
+    return trying(lowering.draft(Plan({layer.name: Option(3) for layer in lowering.units})), tries=True)
 
 
 def trying(draft: Draft, *, tries: bool) -> Draft:

@@ -12,7 +12,7 @@ from onnxmpq.rounding.compensate import bias_shift, compensate
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.rows import channel_scales, from_rows, row_scales, to_rows
-from onnxmpq.testing.models import layer_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.arrays import Doubles, Floats
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, code_range
@@ -35,7 +35,7 @@ def small_layer(kind: str, bias: str | None = None) -> Layer:
         if kind.rsplit(maxsplit=1)[-1] in {"ConvTranspose", "Gemm", "MatMul"}
         else "Conv"
     )
-    return layer_of(kind, op, (kind,), "w", shape, axis, group, bias=bias)
+    return example_layer(kind, op, (kind,), "w", shape, axis, group, bias=bias)
 
 
 def moments_of(layer: Layer, seed: int, mean: float = 0.0) -> tuple[Moments, Floats]:
@@ -98,7 +98,7 @@ def test_two_bits_take_the_better_grid(seed: int) -> None:
 
 
 def test_comes_close_to_the_best_of_all_roundings() -> None:
-    layer = layer_of("fc", "Gemm", ("fc",), "w", (1, 8), 0)
+    layer = example_layer("fc", "Gemm", ("fc",), "w", (1, 8), 0)
     worse = []
     for seed in range(20):
         weight = np.random.default_rng(seed).standard_normal(layer.shape).astype(np.float32)
@@ -122,7 +122,7 @@ def test_every_group_is_rounded_against_its_own_matrix(kind: str) -> None:
     energies = moments.gram * (10.0 ** np.arange(layer.group))[:, None, None]
     stored = compensate(weight, layer, energies, [3])[3]
     rows = layer.shape[0] // layer.group
-    alone = layer_of("g", "Conv", ("g",), "w", (rows, *layer.shape[1:]), 0)
+    alone = example_layer("g", "Conv", ("g",), "w", (rows, *layer.shape[1:]), 0)
     for g in range(layer.group):
         part = slice(g * rows, (g + 1) * rows)
         expected = compensate(weight[part], alone, energies[g : g + 1], [3])[3]
@@ -132,7 +132,7 @@ def test_every_group_is_rounded_against_its_own_matrix(kind: str) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_depthwise_comes_close_to_the_best_of_all_codes(bits: int) -> None:
-    layer = layer_of("dw", "Conv", ("dw",), "w", (40, 1, 2, 2), 0, 40)
+    layer = example_layer("dw", "Conv", ("dw",), "w", (40, 1, 2, 2), 0, 40)
     weight = np.random.default_rng(10).standard_normal(layer.shape).astype(np.float32)
     moments, _ = moments_of(layer, 11)
     stored = compensate(weight, layer, moments.gram, [bits])[bits]

@@ -33,7 +33,7 @@ from onnxmpq.rounding.moments import (
 )
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_pass
-from onnxmpq.testing.models import layer_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.layer import Layer
 
 CPU = Runtime("cpu", threads=1)
@@ -243,7 +243,7 @@ def test_what_varies_within_maps_is_known_where_windows_are_fewer_than_columns(c
 def test_a_short_layer_has_some_windows_but_fewer_than_columns() -> None:
     spec = [InputSpec("x", np.dtype(np.float32), (None, 2))]
     data = open_data({"x": np.ones((16, 2), np.float32)}, spec, samples=None)
-    wide = layer_of("fc", "Gemm", ("fc",), "w", (5, 17), 0)
+    wide = example_layer("fc", "Gemm", ("fc",), "w", (5, 17), 0)
     assert is_short(wide, data)
     assert not is_short(replace(wide, shape=(5, 16)), data)
     assert not is_short(replace(wide, shape=(5, 17 * 16)), data)  # too few to tell anything
@@ -259,17 +259,17 @@ def test_emitting_changes_nothing_else() -> None:
 
 
 def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
-    small = layer_of("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
-    large = layer_of("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
+    small = example_layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
+    large = example_layer("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
     assert step(small, 64, enough(small)) == 1
     assert step(large, 16, enough(large)) > 3
     assert 16 * (512 // step(large, 16, enough(large))) ** 2 >= 32 * columns(large)
 
 
 def test_what_no_matrix_is_made_for() -> None:
-    assert not has_moments(layer_of("a", "Conv", ("a",), "w", (8, 3, 80, 80), 0))
-    assert not has_moments(layer_of("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, weights_only=True))
-    assert not has_moments(layer_of("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))
+    assert not has_moments(example_layer("a", "Conv", ("a",), "w", (8, 3, 80, 80), 0))
+    assert not has_moments(example_layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, weights_only=True))
+    assert not has_moments(example_layer("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))
 
 
 @pytest.mark.parametrize(("group", "pads", "stride", "taken"), [(1, 1, 1, 1), (3, 0, 2, 1), (1, 1, 1, 2)])
@@ -281,7 +281,7 @@ def test_products_of_a_target_and_the_windows(group: int, pads: int, stride: int
     assert EmitGram({"w": taken}, {"w": "y"})(graph)
     x = np.random.default_rng(4).standard_normal((2, 3, 7, 9)).astype(np.float32)
     found = CPU.session(gs.export_onnx(graph)).run({"x": x})
-    layer = layer_of("c", "Conv", ("c",), "w", (6, 3 // group, 3, 3), 0, group)
+    layer = example_layer("c", "Conv", ("c",), "w", (6, 3 // group, 3, 3), 0, group)
     seen = windows(x, layer, pads, stride * taken, 1)
     order = np.arange(9 * (3 // group)).reshape(3 // group, 9).T.ravel()  # tap by tap, as the pass counts
     target = found["y"][:, :, ::taken, ::taken]
@@ -311,7 +311,7 @@ def test_how_many_windows_tell_something(count: int, samples: int, synthetic: bo
         if synthetic
         else open_data({"x": np.zeros((samples, 2), np.float32)}, specs, samples=None)
     )
-    assert is_known(layer_of("fc", "Gemm", ("fc",), "w", (40, 128), 0), count, data) is known
+    assert is_known(example_layer("fc", "Gemm", ("fc",), "w", (40, 128), 0), count, data) is known
 
 
 @pytest.mark.parametrize("value", [1.7, 1000.0])

@@ -8,9 +8,9 @@ from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.shrink import diagonals, shrinkage, shrunk
 from onnxmpq.rounding.squant import quantize_balanced
-from onnxmpq.testing.models import layer_of
+from onnxmpq.testing.models import example_layer
 
-LAYER = layer_of("fc", "Gemm", ("fc",), "w", (40, 128), 0)
+LAYER = example_layer("fc", "Gemm", ("fc",), "w", (40, 128), 0)
 
 
 def inputs(count: int, columns: int, seed: int = 0) -> np.ndarray:

@@ -1,12 +1,12 @@
 import pytest
 
-from onnxmpq.testing.models import layer_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.storage import average_bits, stored_bytes, weight_bytes
 
-A = layer_of("a", "Conv", ("a",), "wa", (4, 5), 0)  # 20 weights, 4 channels
-B = layer_of("b", "Gemm", ("b", "c"), "wb", (10, 8), 1)  # 80 weights, 8 channels
+A = example_layer("a", "Conv", ("a",), "wa", (4, 5), 0)  # 20 weights, 4 channels
+B = example_layer("b", "Gemm", ("b", "c"), "wb", (10, 8), 1)  # 80 weights, 8 channels
 PLAN = Plan({"a": Option(8, 8), "b": Option(3, None)})
 
 
