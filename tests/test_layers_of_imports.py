@@ -43,10 +43,10 @@ ROOMS: Mapping[str, str] = {
     "search": "observer values",
     "timing": "errors values operators onnx_io runtime metrics",
     # what is asked, and what stages hand on
-    "request": "errors values budgets data calibrate rounding sensitivity allocate",
+    "request": "errors values budgets data calibrate rounding sensitivity",
     "context": "errors observer values budgets onnx_io runtime data metrics place request",
     "normalize": "errors values passes operators passes.normalize onnx_io runtime metrics context",
-    "lower": "errors values onnx_io passes.lower runtime data metrics rounding context normalize",
+    "lower": "errors values onnx_io passes.lower runtime metrics rounding context normalize",
     "requantize": "observer values operators onnx_io passes.expose runtime data metrics rounding lower",
     "verify": "errors values onnx_io runtime rounding context",
     # the stages' entrances, in the order of the pipeline
@@ -54,14 +54,14 @@ ROOMS: Mapping[str, str] = {
     "load.stage": "errors observer onnx_io runtime data request context normalize",
     "normalize.stage": "errors budgets metrics sensitivity context normalize",
     "place.stage": "values onnx_io place rounding context",
-    "check.stage": "values budgets place allocate request context place.stage",
+    "check.stage": "values place allocate request context place.stage",
     "check": "values allocate context lower check.stage",
     "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check",
     "rounding.stage": "observer values runtime data rounding context lower",
-    "sensitivity.stage": "errors values onnx_io rounding sensitivity request context lower check",
-    "timing.stage": "errors values allocate timing lower",
+    "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check",
+    "timing.stage": "errors values timing lower",
     "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",
-    "allocate.stage": "observer values allocate lower requantize.stage",
+    "allocate.stage": "observer values budgets allocate lower requantize.stage",
     "search.stage": "values budgets metrics sensitivity allocate search context lower sensitivity.stage allocate.stage",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context verify",
     # what users call
@@ -72,11 +72,11 @@ ROOMS: Mapping[str, str] = {
     ),
     "evaluation": "errors values onnx_io runtime data metrics normalize",
     "inspection": "values passes onnx_io runtime normalize verify",
-    "": "errors values budgets data pipeline evaluation inspection",
+    "": "",
     "testing": (
         "values operators onnx_io runtime data metrics place calibrate rounding sensitivity context normalize lower verify"
     ),
-    "present": "observer values budgets runtime evaluation inspection",
+    "present": "observer values budgets runtime",
     "cli": "errors values budgets onnx_io data metrics request pipeline evaluation inspection present",
     "__main__": "cli",
 }
