@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -11,6 +11,7 @@ from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.lower.channel_groups import grouped, with_units
+from onnxmpq.lower.file_bytes import FileBytes
 from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset, simulate
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
@@ -30,6 +31,7 @@ class Draft:
     setting: Setting
     candidates: Candidates
     plan: Plan
+    sizes: FileBytes = field(default_factory=FileBytes, compare=False, repr=False)
 
     @property
     def prepared(self) -> Prepared:
@@ -51,8 +53,11 @@ class Draft:
         return lower(self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target)
 
     def file_size(self) -> int:
-        """Bytes of its file."""
-        return int(self.lowered().ByteSize())
+        """Bytes of its file, which is not made."""
+        setting = self.setting
+        return self.sizes.of(
+            self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target
+        )
 
     def requantizer(self, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
         """The float network, and the one with the plan's Q/DQ pairs on activations, to requantize layers on such data."""
@@ -88,6 +93,7 @@ class Lowering:
     setting: Setting
     candidates: Candidates
     units: tuple[Layer, ...] = ()
+    sizes: FileBytes = field(default_factory=FileBytes, compare=False, repr=False)
 
     def over(self, costs: Sensitivity) -> Lowering:
         """The same for plans over what the method decided about: the model's layers, or groups of their channels."""
@@ -104,7 +110,7 @@ class Lowering:
         prepared, candidates, merged = grouped(setting.prepared, self.candidates, self.units, plan)
         if prepared is not setting.prepared:
             setting = replace(setting, prepared=prepared)
-        return Draft(setting, candidates, merged)  # drafts share what the float network gives
+        return Draft(setting, candidates, merged, self.sizes)  # drafts share what the float network gives
 
     def file_size(self, plan: Plan) -> int:
         """Bytes of the plan's file."""
