@@ -46,7 +46,7 @@ ROOMS: Mapping[str, str] = {
     "request": "errors values budgets data calibrate rounding sensitivity",
     "context": "errors observer values budgets onnx_io runtime data metrics place request",
     "normalize": "errors values passes operators passes.normalize onnx_io runtime metrics context",
-    "lower": "errors values onnx_io passes.lower runtime metrics rounding context normalize",
+    "lower": "errors values passes onnx_io passes.lower runtime metrics rounding context normalize",
     "requantize": "observer values operators onnx_io passes.expose runtime data metrics rounding lower",
     "verify": "errors values onnx_io runtime rounding context",
     # the stages' entrances, in the order of the pipeline

@@ -9,6 +9,7 @@ import onnx
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Setting
 from onnxmpq.lower.channel_groups import joined, split
+from onnxmpq.lower.file_bytes import FileBytes
 from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
@@ -28,6 +29,7 @@ class Draft:
     candidates: Candidates
     plan: Plan
     units: tuple[Unit, ...]
+    sizes: FileBytes = field(default_factory=FileBytes, compare=False, repr=False)
 
     @property
     def prepared(self) -> Prepared:
@@ -49,8 +51,11 @@ class Draft:
         return lower(self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target)
 
     def file_size(self) -> int:
-        """Bytes of its file."""
-        return int(self.lowered().ByteSize())
+        """Bytes of its file, which is not made."""
+        setting = self.setting
+        return self.sizes.of(
+            self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target
+        )
 
     def loss(self) -> float:
         """Its loss of function in [0, 1] on the samples that judge it."""
@@ -76,6 +81,7 @@ class Lowering:
     setting: Setting
     candidates: Candidates
     groups: Groups = field(default_factory=dict)
+    sizes: FileBytes = field(default_factory=FileBytes, compare=False, repr=False)
 
     def over(self, costs: Sensitivity) -> Lowering:
         """The same for plans over what the method decided about: the model's layers, or groups of their channels."""
@@ -92,10 +98,10 @@ class Lowering:
         units, plan = tuple(stored), Plan({unit.name: option for unit, option in stored.items()})
         groups = [unit for unit in units if isinstance(unit, Group)]
         if not groups:  # drafts share what the float network gives
-            return Draft(self.setting, self.candidates, plan, units)
+            return Draft(self.setting, self.candidates, plan, units, self.sizes)
         prepared = split(self.setting.prepared, units)
         candidates = self.candidates.of_groups(prepared.model, groups)
-        return Draft(replace(self.setting, prepared=prepared), candidates, plan, units)
+        return Draft(replace(self.setting, prepared=prepared), candidates, plan, units, self.sizes)
 
     def file_size(self, plan: Plan) -> int:
         """Bytes of the plan's file."""
