@@ -27,7 +27,7 @@ import onnx
 import paired
 import peers
 from held_out import HeldOut
-from loaded import load
+from loaded import changed, load
 from machine import ROOT, commit, origin, table, versions
 from networks import Network, calibration, networks
 from paired import Hits
@@ -218,7 +218,7 @@ class Bench:
         """The network with its weights rounded, which is done once for what they are rounded against."""
         key = rounding, effort.mirrors
         if key not in self.lowerings:
-            request = replace(self.loaded.request, rounding=rounding, effort=effort)
+            request = changed(self.loaded.request, rounding=rounding, effort=effort)
             stages = Stages(Observer(), dict(self.loaded.stages.seconds))
             self.lowerings[key] = rounded(replace(self.loaded, request=request, stages=stages))
         return self.lowerings[key]
@@ -229,7 +229,12 @@ class Bench:
         if setting.forced is not None:
             return measure(setting, lowering.candidates), 0.0
         request = setting.request
-        key = request.method, request.rounding, request.effort.mirrors, setting.splits.sensitivity.count
+        key = (
+            request.search.method,
+            request.quantizers.rounding,
+            request.search.effort.mirrors,
+            setting.splits.sensitivity.count,
+        )
         if key not in self.costs:
             start = time.perf_counter()
             self.costs[key] = measure(setting, lowering.candidates), time.perf_counter() - start
@@ -239,7 +244,7 @@ class Bench:
 def asked(loaded: Loaded, base: Lowering, stages: Stages, recipe: str, budget: float) -> Lowering:
     """The rounded network under the recipe's own request."""
     method = RECIPES[recipe].get("method", "measured")
-    request = replace(
+    request = changed(
         base.setting.request, budgets=(Budget.parse(f"{budget:g}bit-avg"),), method=METHODS[method],
         effort=_effort(recipe),
     )  # fmt: skip

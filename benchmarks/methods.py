@@ -24,7 +24,7 @@ from typing import Any
 
 import onnx
 from judgements import Judge, Judgements, digest
-from loaded import load
+from loaded import changed, load
 from machine import ROOT, commit
 from methods_report import plot, report
 from networks import Network, labelled_calibration, networks
@@ -184,8 +184,10 @@ class Bench:
     def lowering(self, rounding: str) -> Lowering:
         """The network with its weights rounded, which is done once."""
         if rounding not in self.lowerings:
-            plain = replace(self.loaded.request.effort, mirrors=False)  # the images as they are, as published
-            request = replace(self.loaded.request, rounding=rounding, effort=plain)
+            plain = replace(
+                self.loaded.request.search.effort, mirrors=False
+            )  # the images as they are, as published
+            request = changed(self.loaded.request, rounding=rounding, effort=plain)
             own = replace(self.loaded, request=request)
             self.lowerings[rounding] = rounded(own)
         return self.lowerings[rounding]
@@ -220,7 +222,7 @@ def filed(row: Point, draft: Draft, models: dict[str, onnx.ModelProto]) -> Point
 def asked(lowering: Lowering, **changes: Any) -> Lowering:
     """The same network under another request."""
     setting = lowering.setting
-    return replace(lowering, setting=replace(setting, request=replace(setting.request, **changes)))
+    return replace(lowering, setting=replace(setting, request=changed(setting.request, **changes)))
 
 
 if __name__ == "__main__":

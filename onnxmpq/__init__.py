@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxmpq.api import compile_model
     from onnxmpq.budgets.budget import Budget
     from onnxmpq.data.preprocess import Preprocess
     from onnxmpq.errors import OnnxmpqError
     from onnxmpq.evaluation import evaluate_model
     from onnxmpq.inspection import inspect_model
-    from onnxmpq.pipeline import compile_model
     from onnxmpq.values.keep import Keep
     from onnxmpq.values.report import Report
 
@@ -25,7 +25,7 @@ _HOMES = {
     "OnnxmpqError": "errors",
     "Preprocess": "data.preprocess",
     "Report": "values.report",
-    "compile_model": "pipeline",
+    "compile_model": "api",
     "evaluate_model": "evaluation",
     "inspect_model": "inspection",
 }

@@ -207,7 +207,7 @@ def compile_command(
     **options: Any,
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
-    from onnxmpq.pipeline import compile_model
+    from onnxmpq.api import compile_model
     from onnxmpq.request import default_output, protected
 
     inputs = protected(model, *(options[name] for name in ("data", "evaluation", "training", "method")))

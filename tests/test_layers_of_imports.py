@@ -66,10 +66,11 @@ ROOMS: Mapping[str, str] = {
     "verify.stage": "errors observer values budgets runtime data metrics rounding context verify",
     # what users call
     "pipeline": (
-        "observer values budgets onnx_io data calibrate rounding sensitivity search request context lower load.stage "
-        "normalize.stage place.stage check.stage check calibrate.stage rounding.stage sensitivity.stage timing.stage "
-        "requantize.stage allocate.stage search.stage verify.stage"
+        "observer values onnx_io search request context lower load.stage normalize.stage place.stage check.stage check "
+        "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage search.stage "
+        "verify.stage"
     ),
+    "api": "observer values budgets data calibrate rounding sensitivity request pipeline",
     "evaluation": "errors values onnx_io runtime data metrics normalize",
     "inspection": "values passes onnx_io runtime normalize verify",
     "": "",
@@ -77,7 +78,7 @@ ROOMS: Mapping[str, str] = {
         "values operators onnx_io runtime data metrics place calibrate rounding sensitivity context normalize lower verify"
     ),
     "present": "observer values budgets runtime",
-    "cli": "errors values budgets onnx_io data metrics request pipeline evaluation inspection present",
+    "cli": "errors values budgets onnx_io data metrics request api evaluation inspection present",
     "__main__": "cli",
 }
 DOORS = {

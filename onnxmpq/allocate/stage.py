@@ -23,7 +23,7 @@ from onnxmpq.values.time_table import TimeTable
 def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) -> Plan:
     """`times` are wanted where a budget is on latency. Raises InfeasibleError with the least that can be reached."""
     setting = lowering.setting
-    layers, budgets = setting.prepared.layers, setting.request.budgets
+    layers, budgets = setting.prepared.layers, setting.request.constraints.budgets
     loss = judged(lowering, costs)
     if isinstance(costs, Trajectory):
         return follow(costs, lowering.units, budgets, lowering.file_size, loss)

@@ -65,7 +65,7 @@ def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:
 def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augmentations:
     """What samples are rounded against: their mirror images, too, if the effort is for it and the network."""
     request = loaded.request
-    if not request.effort.mirrors or request.rounding != "compensated" or data.synthetic:
+    if not request.search.effort.mirrors or request.quantizers.rounding != "compensated" or data.synthetic:
         return NO_AUGMENTATION
     sample = loaded.evidence.sample
     axis = mirror_axis(loaded.session, prepared.metric, data, sample, prepared.batch_size)

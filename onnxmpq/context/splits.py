@@ -39,7 +39,7 @@ def divide(evidence: Evidence, request: Request) -> Splits:
 
     Raises InfeasibleError where these are too few to tell so small a loss.
     """
-    data, most, seed = evidence.calibration, request.effort.sensitivity, request.seed
+    data, most, seed = evidence.calibration, request.search.effort.sensitivity, request.search.seed
     rounding, selection = data.split(SELECTION, seed) if request.limits_loss else (data, data)
     check_limits(request, selection)
     training = evidence.training or rounding
@@ -47,13 +47,13 @@ def divide(evidence: Evidence, request: Request) -> Splits:
         return Splits(rounding, rounding, None, selection, training, rounding, rounding)
     share = min(most / rounding.count, LARGEST_SHARE)
     held, sensitivity = rounding.split(share, seed)
-    requantizing, judging = rounding.split(min(request.effort.judge / rounding.count, JUDGED), seed)
+    requantizing, judging = rounding.split(min(request.search.effort.judge / rounding.count, JUDGED), seed)
     return Splits(rounding, sensitivity, held, selection, training, requantizing, judging.remembered())
 
 
 def check_limits(request: Request, selection: Dataset) -> None:
     """Raise InfeasibleError for a loss budget that one sample, which is always charged, would exceed."""
-    drop = tightest(request.budgets, Needs.LOSS)
+    drop = tightest(request.constraints.budgets, Needs.LOSS)
     if drop is not None and drop.limit * selection.count < 1:
         step = selection.source.step or 1
         wanted = 2 * step * math.ceil(1 / drop.limit / step)  # half of which judge

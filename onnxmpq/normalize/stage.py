@@ -23,7 +23,7 @@ def prepare_model(loaded: Loaded) -> Prepared:
     evidence, request = loaded.evidence, loaded.request
     prepared = prepare(
         loaded.runtime, loaded.model, evidence.sample,
-        integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.metric,
+        integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.search.metric,
         samples=evidence.samples_a_run,
     )  # fmt: skip
     check_function(loaded, prepared)
@@ -33,20 +33,20 @@ def prepare_model(loaded: Loaded) -> Prepared:
 def check_function(loaded: Loaded, prepared: Prepared) -> None:
     """Raise where a budget asks for what the model has not, or the data do not fit the model's classes."""
     request, evidence = loaded.request, loaded.evidence
-    drop = tightest(request.budgets, Needs.LOSS)
+    drop = tightest(request.constraints.budgets, Needs.LOSS)
     if drop is not None and classifier_output(prepared.metric) is None:
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
-    check_data(request.method, prepared.metric, evidence.calibration, evidence.training)
-    if evidence.training is not None and ignores_training(request.method):
+    check_data(request.search.method, prepared.metric, evidence.calibration, evidence.training)
+    if evidence.training is not None and ignores_training(request.search.method):
         loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
-    if not request.force:
+    if not request.run.force:
         check_numbers(loaded.session, evidence.calibration, prepared.metric, prepared.batch_size)
     shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
     for data in (evidence.evaluation, evidence.calibration, evidence.training):
         if data is not None:
-            if not request.force or is_demanding(request.method):
+            if not request.run.force or is_demanding(request.search.method):
                 check_label_range(data, shapes, prepared.metric)
-            if not request.force:
+            if not request.run.force:
                 check_labels(loaded.session, data, prepared.metric, prepared.batch_size)
     if drop is not None:
         warn_of_familiar(loaded, prepared, drop)

@@ -25,7 +25,9 @@ _MANY_SCALES = 256  # what fewer save, the nodes that read them take
 def place(loaded: Loaded, prepared: Prepared) -> Placed:
     """What was asked of every layer, as half precision, the target and its integer kernels allow it."""
     request = loaded.request
-    asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
+    asked = options_of(
+        prepared.layers, request.constraints.widths, request.activation_bits, request.constraints.keeps
+    )
     return placed(prepared, asked, request.target, loaded.stages.note)
 
 

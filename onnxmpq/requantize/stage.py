@@ -37,7 +37,7 @@ def requantizing_pays(setting: Setting, options: Options) -> bool:
 
     Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
     """
-    if setting.request.rounding == "nearest" or setting.splits.rounding.synthetic:
+    if setting.request.quantizers.rounding == "nearest" or setting.splits.rounding.synthetic:
         return False
     found = [(la, o.weight_bits) for la in setting.prepared.layers for o in options[la.name]]
     return any(bits < _REQUANTIZED_BELOW for _, bits in found) and any(
@@ -59,7 +59,7 @@ def requantize(draft: Draft) -> Draft:
 def _told(found: Requantized, setting: Setting) -> str:
     """What a trial came to, and what ships."""
     kept = "" if found.helped else ", so the first rounding is kept"
-    if not setting.request.effort.tries:
+    if not setting.request.search.effort.tries:
         return f", which broke the network{kept}" if kept else ""
     splits, count = setting.splits, setting.splits.judging.count
     others = "" if splits.judging is splits.requantizing else "other "
@@ -102,7 +102,7 @@ def requantized_draft(draft: Draft) -> Requantized:
     Whether requantizing helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
     is requantized on all, up to as many as the effort allows, in all their augmentations.
     """
-    if not draft.setting.request.effort.tries:
+    if not draft.setting.request.search.effort.tries:
         return _untried(draft)
     splits, augmentations = draft.setting.splits, draft.setting.augmentations
     first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
@@ -145,7 +145,7 @@ def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, pro
     Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
     """
     again = _again(draft, data, augmentations, progress)
-    if file_fits(draft.setting.request.budgets, again.plan, lambda _: again.file_size()):
+    if file_fits(draft.setting.request.constraints.budgets, again.plan, lambda _: again.file_size()):
         return again
     return _again(draft, data, augmentations, progress, same_kind=True)
 
@@ -163,7 +163,7 @@ def requantizer_of(draft: Draft, data: Dataset, augmentations: Augmentations) ->
     setting, prepared = draft.setting, draft.prepared
     return SequentialRequantizer(
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
-        prepared.traced, data, prepared.batch_size, setting.request.effort.requantize,
+        prepared.traced, data, prepared.batch_size, setting.request.search.effort.requantize,
         grids=setting.request.target.grids, augmentations=augmentations,
     )  # fmt: skip
 

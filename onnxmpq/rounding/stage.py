@@ -37,8 +37,8 @@ def rounded_weights(
 ) -> Candidates:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
     request = setting.request
-    candidates = Candidates(setting.prepared.model, request.rounding, request.target.grids)
-    if request.rounding != "nearest":
+    candidates = Candidates(setting.prepared.model, request.quantizers.rounding, request.target.grids)
+    if request.quantizers.rounding != "nearest":
         fit(candidates, setting, data, augmentations, options, stages)
     return candidates
 

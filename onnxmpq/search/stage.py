@@ -24,7 +24,7 @@ from onnxmpq.values.storage import weight_bytes
 def is_searched(setting: Setting) -> bool:
     """True where the plan was chosen by measured costs that add up nearly, under budgets that are counted."""
     request = setting.request
-    ours = adds_up(request.method) and not request.is_measured
+    ours = adds_up(request.search.method) and not request.is_measured
     return setting.forced is None and ours and setting.splits.held is not None
 
 
@@ -37,7 +37,7 @@ def search(lowering: Lowering, plan: Plan, costs: CostTable) -> Search:
     meets = within(setting, plan)
     found = improve(
         plan, costs, setting.prepared.layers, setting.options, rivals(lowering, plan, meets), meets,
-        lambda some: file_fits(setting.request.budgets, some, lowering.file_size), judge(lowering, plan),
+        lambda some: file_fits(setting.request.constraints.budgets, some, lowering.file_size), judge(lowering, plan),
         trials(setting), setting.stages.observer.progress,
     )  # fmt: skip
     if found.rival is not None:
@@ -65,14 +65,14 @@ def is_within(plan: Plan, options: Options) -> bool:
 def trials(setting: Setting) -> int:
     """How many swaps are tried."""
     held = setting.splits.held
-    return setting.request.effort.trials if held is not None and held.count >= LEAST_HELD else 0
+    return setting.request.search.effort.trials if held is not None and held.count >= LEAST_HELD else 0
 
 
 def judge(lowering: Lowering, plan: Plan) -> Losses:
     """Losses of plans on each half of the samples held out, activations quantized as under this plan."""
     setting = lowering.setting
     prepared, splits = setting.prepared, setting.splits
-    held = (splits.held or splits.rounding).some(setting.request.effort.judge).remembered()
+    held = (splits.held or splits.rounding).some(setting.request.search.effort.judge).remembered()
     network = simulate(prepared, plan, setting.quantized)
     evaluator = NetworkEvaluator(
         setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size
@@ -88,7 +88,7 @@ def judge(lowering: Lowering, plan: Plan) -> Losses:
 
 def within(setting: Setting, plan: Plan) -> Meets:
     """Whether another plan meets the budgets too; for one on the file, whether it stores no more than this plan."""
-    layers, budgets = setting.prepared.layers, setting.request.budgets
+    layers, budgets = setting.prepared.layers, setting.request.constraints.budgets
     most = weight_bytes(layers, plan) if needing(budgets, Needs.FILE) else None
 
     def meets(some: Plan) -> bool:

@@ -30,7 +30,7 @@ def measure(setting: Setting, candidates: Candidates, save: Path | None = None) 
     What the method found is written to `save` at once: a plan may fail, and the method need not look again.
     Raises OptionError for a method of the user's that fails or gives something else.
     """
-    method = setting.request.method
+    method = setting.request.search.method
     if setting.forced is not None:
         if save is not None:
             setting.stages.note(f"nothing was measured, so there is nothing to save as {save}")
@@ -60,7 +60,7 @@ def probe_of(setting: Setting, candidates: Candidates) -> Probe:
     untouched = {name: o for name, some in chosen.items() for o in some if o.weight_bits == own[name]}
     return Probe(
         prepared.model, prepared.layers, options, candidates.constants, splits.sensitivity, prepared.metric,
-        setting.runtime, prepared.traced, prepared.batch_size, setting.request.seed, splits.training,
+        setting.runtime, prepared.traced, prepared.batch_size, setting.request.search.seed, splits.training,
         setting.stages.observer.progress, setting.stages.note, untouched,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxmpq.api import compile_model
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.mirror import sees_the_same
 from onnxmpq.calibrate.stage import calibrate
@@ -22,7 +23,7 @@ from onnxmpq.load.stage import load
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.pipeline import compile_model, compiled
+from onnxmpq.pipeline import compiled
 from onnxmpq.place.stage import place
 from onnxmpq.request import Request, Sources
 from onnxmpq.runtime.session import Runtime

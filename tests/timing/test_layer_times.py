@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.api import compile_model
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.pipeline import compile_model
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of, random_feeds
 from onnxmpq.timing import layer_times as module
