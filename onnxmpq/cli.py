@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -30,6 +30,7 @@ from onnxmpq.values.target import ISAS, STORAGES
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 3
+STDOUT = Path("-")
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -84,6 +85,38 @@ BITS = Parsed("bits", parse_bits)
 FILE = Parsed("path", lambda text: Path(parse_input(text)))
 SOURCE = Parsed("path", parse_input)
 OUTPUT = Parsed("path", parse_output)
+REPORT = Parsed("path", lambda text: STDOUT if text == "-" else parse_output(text))
+
+
+class Grouped(click.Command):
+    """A command whose help lists its options under titles: `groups` maps each to the names of its parameters."""
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.groups = groups
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options group by group."""
+        records = {name: p.get_help_record(ctx) for p in self.get_params(ctx) for name in (p.name, *p.opts)}
+        for title, names in self.groups.items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := records[name]) is not None])
+
+
+_COMPILE_GROUPS = {
+    "What the file may be": ("budgets", "bits", "keeps", "activations", "target", "storage", "isa", "output"),
+    "Data": ("data", "evaluation", "training", "preprocess", "shapes", "samples"),
+    "How it is found": ("effort", "method", "metric", "rounding", "calibrator", "seed", "save_sensitivity"),
+    "The compile itself": ("provider", "report", "no_verify", "force", "--help"),
+}
+_COMPILE_EXAMPLES = """\b
+Examples:
+  onnxmpq compile model.onnx --budget 4bit-avg --data calibration.npz
+  onnxmpq compile model.onnx --budget 1.5MB --data images.zip \\
+      --preprocess imagenet,resize=256,crop=224
+  onnxmpq compile model.onnx --budget drop=0.5% --data my_data.py:batches
+  onnxmpq compile model.onnx --budget 4bit-avg --keep 'head/*=8' --target openvino
+"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,7 +125,7 @@ def cli() -> None:
     """Compile trained CNNs in ONNX into mixed-precision ONNX models."""
 
 
-@cli.command("compile")
+@cli.command("compile", cls=Grouped, groups=_COMPILE_GROUPS, epilog=_COMPILE_EXAMPLES)
 @click.argument("model", type=FILE)
 @click.option(
     "--budget",
@@ -193,8 +226,12 @@ def cli() -> None:
     help="Where the compile itself runs.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--report", type=OUTPUT, help="Write everything that was measured as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the table.")
+@click.option(
+    "--report",
+    type=REPORT,
+    help="Write everything that was measured as JSON; - prints it instead of the table.",
+)
+@click.option("--json", "as_json", is_flag=True, hidden=True)  # as --report -
 @click.option("--no-verify", is_flag=True, help="Do not check, score or time the written file.")
 @click.option("--force", is_flag=True, help="Go on where the fp32 model does no better than chance.")
 def compile_command(
@@ -210,6 +247,8 @@ def compile_command(
     from onnxmpq.api import compile_model
     from onnxmpq.request import default_output, protected
 
+    if report == STDOUT:
+        report, as_json = None, True
     inputs = protected(model, *(options[name] for name in ("data", "evaluation", "training", "method")))
     if report is not None:
         require_writable(report, inputs)
