@@ -3,7 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: demo test check lint benchmarks clean
+OLDEST := .venv-oldest/bin
+# What `make quick` runs: values, files and passes, which need no compile; no real networks.
+QUICK := tests/values tests/budgets tests/allocate tests/onnx_io tests/passes/expose tests/passes/lower tests/passes/normalize \
+	tests/test_plugins.py tests/test_request.py -k "not real_ and not battery and not third"
+
+.PHONY: demo test check quick test-oldest coverage lint benchmarks clean
 
 demo: .venv/demo
 	$(BIN)/onnxmpq compile models/digits.onnx --budget 4bit-avg
@@ -12,7 +17,21 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 check: lint
-	$(BIN)/python -m pytest
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --format=total | sed 's/.*/coverage: & % of the lines of the package/'
+
+# The inner loop, under a minute.
+quick: lint
+	$(BIN)/python -m pytest -q -m "not slow" $(QUICK)
+
+coverage: .venv/test
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage report
+
+# The demo and the tests with the lowest versions that pyproject.toml allows.
+test-oldest: .venv-oldest/floors
+	$(OLDEST)/onnxmpq compile models/digits.onnx --budget 4bit-avg
+	$(OLDEST)/python -m pytest -m "not slow"
 
 lint: .venv/test
 	$(BIN)/ruff format --check .
@@ -44,5 +63,13 @@ benchmarks: .venv/benchmarks
 	$(BIN)/pip install --quiet --editable '.[benchmarks]'
 	touch $@
 
+.venv-oldest/floors: pyproject.toml .ci/floors.py
+	rm -rf .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) .ci/floors.py test > .venv-oldest/floors.txt
+	$(OLDEST)/pip install --quiet --requirement .venv-oldest/floors.txt
+	$(OLDEST)/pip install --quiet --no-deps --editable .
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-oldest build dist *.egg-info

@@ -67,7 +67,7 @@ def evaluate_model(
     check_same_interface(session, judge, path, other)
     dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
     sample = next(iter(dataset.batches(1))).feeds
-    size = _batch_size(judge, sample)
+    size = _batch_size(judge, sample, seed)
     expected = judge.run(sample)
     shapes = {n: v.shape for n, v in expected.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
     metric = choose_metric(theirs.model, shapes)
@@ -147,7 +147,7 @@ def _specs(session: Session) -> list[InputSpec]:
     return [InputSpec(i.name, i.dtype, i.shape) for i in session.inputs]
 
 
-def _batch_size(session: Session, sample: dict[str, Array]) -> int:
+def _batch_size(session: Session, sample: dict[str, Array], seed: int) -> int:
     free = all(i.shape and i.shape[0] is None for i in session.inputs)
     specs = [InputSpec(i.name, i.dtype, (None, *sample[i.name].shape[1:])) for i in session.inputs if i.shape]
-    return _BATCH if free and is_batchable(session, specs) else 1
+    return _BATCH if free and is_batchable(session, specs, seed) else 1

@@ -86,3 +86,13 @@ def lower_classifier(load_classifier: Callable[..., Loaded]) -> Callable[..., Lo
         return round_weights(calibrate(loaded, place(loaded, prepare_model(loaded))))
 
     return rounded
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was not tested where ../shared is not beside the checkout."""
+    skipped = [report.longrepr for report in terminalreporter.getreports("skipped")]
+    count = sum("../shared" in str(found) for found in skipped)
+    if count:
+        terminalreporter.write_line(
+            f"left out: {count} tests that need ../shared (one that runs over each of its networks counts once)"
+        )

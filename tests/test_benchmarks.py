@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from shared import ROOT, needs_shared
 
 import onnxmpq
 from onnxmpq.values.option import Option
 
-ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 
 
@@ -304,11 +304,10 @@ def test_a_script_runs_on_the_projects_own_model(
 
 
 @pytest.mark.slow
+@needs_shared
 @pytest.mark.parametrize("activations", ["fp32", "int8"])
 @pytest.mark.parametrize("name", ["resnet56", "mobilenetv2", "squeezenet"])
 def test_a_file_spends_what_its_plan_says(load: Any, name: str, activations: str) -> None:
-    if not load("machine").SHARED.is_dir():
-        pytest.skip("the shared models are not beside the repository")
     (network,) = load("networks").networks([name])
     module = load("bytes")
     for average in module.AVERAGES:

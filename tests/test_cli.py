@@ -395,7 +395,6 @@ def test_keep_that_matches_nothing(run: Command, tmp_path: Path) -> None:
         ("-o", ""),
         ("-o", "-"),
         ("-o", "somedir/"),
-        ("--report", "-"),
         ("--nonsense",),
     ],
     ids="=".join,

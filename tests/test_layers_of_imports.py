@@ -39,7 +39,7 @@ ROOMS: Mapping[str, str] = {
     "calibrate": "errors observer plugins values passes onnx_io passes.expose runtime data metrics",
     "rounding": "observer values onnx_io passes.expose passes.lower runtime data",
     "sensitivity": "errors plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
-    "allocate": "errors values budgets runtime",
+    "allocate": "errors values budgets",
     "search": "observer values",
     "timing": "errors values operators onnx_io runtime metrics",
     # what is asked, and what stages hand on

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from shared import DIGITS, shared
 
 import onnxmpq
 from onnxmpq.metrics.metric import signal_to_noise
@@ -19,8 +20,6 @@ from onnxmpq.values.target import TARGETS
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install '.[test]')")
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "models"
 # Where integer kernels round another way than ONNX Runtime's, single codes differ by one.
 ONE_CODE_DB = 40.0
 CONFIG = {
@@ -82,7 +81,7 @@ def test_unpacking_is_folded_when_the_file_is_loaded(activations: str, tmp_path:
     for storage in ("packed", "int8"):
         written[storage] = tmp_path / f"{storage}.onnx"
         onnxmpq.compile_model(
-            ROOT / "models" / "digits.onnx", ["8bit-avg"], activations=activations, target="openvino",
+            DIGITS, ["8bit-avg"], activations=activations, target="openvino",
             storage=storage, bits=(3, 5, 6, 7), keep=["stage1/*=3", "stage2/*=5", "stage3/*=6", "head=1"], samples=16,
             rounding="nearest", method="size", verify=False, output=written[storage],
         )  # fmt: skip
@@ -98,9 +97,7 @@ def test_unpacking_is_folded_when_the_file_is_loaded(activations: str, tmp_path:
 @pytest.mark.parametrize("activations", ["fp32", "int8"])
 @pytest.mark.parametrize("name", ["resnet20_cifar10", "mobilenetv2_1.0", "squeezenet1_1"])
 def test_real_networks_run_as_in_onnx_runtime(name: str, activations: str, tmp_path: Path) -> None:
-    path = SHARED / f"{name}.onnx"
-    if not path.exists():
-        pytest.skip("the shared models are not beside the repository")
+    path = shared(f"models/{name}.onnx")
     written = tmp_path / "m.onnx"
     onnxmpq.compile_model(
         path, ["4bit-avg"], activations=activations, target="openvino", samples=8, rounding="nearest", method="size",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,121 @@ def test_a_name_that_is_not_there(tmp_path: Path) -> None:
         load_attribute(f"{tmp_path / 'm.py'}:frmes")
     with pytest.raises(OptionError, match="has no 'builtins'; define it there"):
         load_attribute(f"{tmp_path / 'm.py'}:builtins")
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """What Python looks modules up in is the same before and after."""
+    path, modules = list(sys.path), dict(sys.modules)
+    yield
+    assert sys.path == path
+    assert dict(sys.modules) == modules
+
+
+def write(folder: Path, **files: str) -> Path:
+    """A folder of Python files by name; the path of the plug-in in it, `mine.py`."""
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder / "mine.py"
+
+
+def test_files_beside_a_plug_in_are_imported_in_every_form(tmp_path: Path) -> None:
+    path = list(sys.path)
+    mine = write(
+        tmp_path,
+        mine="import helper\nimport helper as other\nfrom helper import f as g\n"
+        "def f(): return helper.f(), other.f(), g(), other is helper",
+        helper="import deeper\ndef f(): return deeper.value",
+        deeper="value = 3",
+    )
+    assert load_attribute(f"{mine}:f")() == (3, 3, 3, True)
+    assert sys.path == path
+    assert "helper" not in sys.modules
+
+
+def test_files_that_import_each_other(tmp_path: Path) -> None:
+    mine = write(
+        tmp_path,
+        mine="import a\ndef f(): return a.f()",
+        a="import b\ndef f(): return b.g()\nx = 1",
+        b="import a\ndef g(): return a.x",
+    )
+    assert load_attribute(f"{mine}:f")() == 1
+
+
+def test_dataclasses_of_a_file_beside_a_plug_in(tmp_path: Path) -> None:
+    mine = write(
+        tmp_path,
+        mine="from helper import C\nc = C()",
+        helper="from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from typing import ClassVar\n@dataclass\nclass C:\n    name: ClassVar[str] = 'c'\n    x: int = 3",
+    )
+    assert load_attribute(f"{mine}:c").x == 3
+
+
+def test_two_plug_ins_have_files_of_their_own_now_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = "import helper\ndef f():\n    import later\n    return helper.value, later.value"
+    found = [
+        load_attribute(
+            f"{write(tmp_path / n, mine=early, helper=f'value = {n!r}', later=f'value = {n!r}')}:f"
+        )
+        for n in "ab"
+    ]
+    monkeypatch.chdir(tmp_path / "a")
+    monkeypatch.syspath_prepend("")  # as `python -m` does
+    assert [f() for f in found] == [("a", "a"), ("b", "b")]
+    assert not {"helper", "later"} & sys.modules.keys()
+
+
+def test_what_is_installed_is_not_shadowed(tmp_path: Path) -> None:
+    fake = "value = 'fake'"
+    mine = write(
+        tmp_path, mine="import json, wave, numpy, onnxmpq\ndef f(): return json, wave, numpy, onnxmpq",
+        json=fake, wave=fake, numpy=fake, onnxmpq=fake, sys=fake, builtins=fake,
+    )  # fmt: skip
+    found = load_attribute(f"{mine}:f")()
+    assert [module.__name__ for module in found] == ["json", "wave", "numpy", "onnxmpq"]
+
+
+def test_a_file_is_run_anew_with_those_beside_it(tmp_path: Path) -> None:
+    for value in (1, 22):
+        mine = write(tmp_path, mine="import helper\nx = helper.value", helper=f"value = {value}")
+        assert load_attribute(f"{mine}:x") == value
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"mine": "import helper\n1 / 0", "helper": "x = 1"}, "ZeroDivisionError"),
+        ({"mine": "import helper", "helper": "import deeper\n1 / 0", "deeper": ""}, "ZeroDivisionError"),
+        ({"mine": "import helper", "helper": "1 +"}, "SyntaxError"),
+        ({"mine": "import nowhere"}, "No module named 'nowhere'"),
+        ({"mine": "import helper\nx = 1", "helper": ""}, "has no 'f'; define it there|nearest"),
+    ],
+)
+@pytest.mark.usefixtures("untouched")
+def test_a_plug_in_that_fails_leaves_nothing(tmp_path: Path, files: dict[str, str], reason: str) -> None:
+    with pytest.raises(OptionError, match=reason):
+        load_attribute(f"{write(tmp_path, **files)}:f")
+
+
+def test_a_plug_in_that_fails_leaves_what_was_loaded_before(tmp_path: Path) -> None:
+    mine = write(tmp_path, mine="class C: ...")
+    loaded = load_attribute(f"{mine}:C")
+    write(tmp_path, mine="1 / 0")
+    with pytest.raises(OptionError, match="ZeroDivisionError"):
+        load_attribute(f"{mine}:C")
+    assert sys.modules[loaded.__module__].C is loaded
+
+
+def test_a_plug_in_may_do_without_a_file_that_fails(tmp_path: Path) -> None:
+    mine = write(
+        tmp_path,
+        mine="try:\n    import helper\nexcept ZeroDivisionError:\n    helper = None\ndef f(): return helper",
+        helper="1 / 0",
+    )
+    assert load_attribute(f"{mine}:f")() is None
+    assert str(tmp_path.resolve() / "helper.py") not in sys.modules

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
+from shared import SHARED, needs_shared
 
 import onnxmpq
 from onnxmpq.data.input_shapes import apply_shapes, guess_shapes, one_sample
 from onnxmpq.runtime.session import Runtime
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_shared]
 
-FOLDER = Path(__file__).parents[2] / "shared" / "robustness"
-MODELS = sorted(FOLDER.glob("*.onnx")) if FOLDER.is_dir() else []
+MODELS = sorted(SHARED.glob("robustness/*.onnx"))
 REFUSED = {
     "light_densenet121": "computed by ConstantOfShape",
     "light_resnet50": "computed by ConstantOfShape",
@@ -21,8 +21,6 @@ LEAST_SQNR = 25.0
 
 
 def test_the_folder_is_there() -> None:
-    if not MODELS:
-        pytest.skip(f"{FOLDER} is not there: no real exports to compile")
     assert len(MODELS) == 25
     assert len(REFUSED) <= 3
 
@@ -44,7 +42,7 @@ def test_compiles_verifies_and_agrees_or_says_why_not(model: Path, activations: 
     assert report.average_weight_bits <= 8.0
     assert all(layer.reason for layer in report.layers if layer.weight_bits > 8)
     session = Runtime("cpu").session(tmp_path / "out.onnx")
-    session.run(one_sample(guess_shapes(session, apply_shapes(session.inputs, {}))))
+    session.run(one_sample(guess_shapes(session, apply_shapes(session.inputs, {}), 0), 0))
     sqnr = report.metrics["compiled"].sqnr
     if activations == "fp32":
         assert sqnr is not None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from shared import shared
 
 import onnxmpq
 from onnxmpq.runtime.session import Runtime
@@ -16,17 +17,13 @@ from onnxmpq.verify.rules import broken_rules
 
 pytestmark = pytest.mark.slow
 
-MODELS = Path(__file__).parents[2] / "shared" / "models"
 NAMES = ("resnet20_cifar10", "resnet56_cifar10", "mobilenetv2_1.0", "squeezenet1_1")
 CPU = Runtime("cpu")
 
 
 @pytest.fixture(params=NAMES)
 def network(request: pytest.FixtureRequest) -> Path:
-    path = MODELS / f"{request.param}.onnx"
-    if not path.exists():
-        pytest.skip("the shared models are not beside the repository")
-    return path
+    return shared(f"models/{request.param}.onnx")
 
 
 def compiled(model: Path, output: Path, budget: str = "3bit-avg", **options: Any) -> Report:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.budgets.row import SLACK, Row
 from onnxmpq.errors import InfeasibleError
-from onnxmpq.runtime.silence import silenced
 
 _EXACT = 1e-10  # the solver's own tolerance of rows, the least it takes
 
@@ -135,7 +135,8 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
         use, _ = _flatten(row.use)
         constraints.append((use / row.limit) @ choice <= 1 + SLACK / 2)
     problem = cp.Problem(cp.Minimize((cost / (cost.max() or 1.0)) @ choice), constraints)
-    with warnings.catch_warnings(), silenced(1):  # HiGHS 1.16 prints its name whatever it is told
+    _keep_highs_quiet()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cvxpy's advice on solver choice
         problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0, mip_feasibility_tolerance=_EXACT)
     if choice.value is None:
@@ -144,6 +145,22 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
         int(np.argmax(choice.value[start : start + len(options)]))
         for start, options in zip(starts, costs, strict=True)
     )
+
+
+@cache
+def _keep_highs_quiet() -> None:
+    """HiGHS 1.16 prints its name for the first solver of a process, in the constructor, before cvxpy can tell it not to.
+
+    This one is the first, and tells itself not to: what it does last in its constructor is where the name is printed.
+    """
+    import highspy
+
+    class Quiet(highspy.Highs):  # type: ignore[misc]
+        def enableCallbacks(self) -> None:  # noqa: N802 - HiGHS's name
+            self.setOptionValue("log_to_console", False)
+            super().enableCallbacks()
+
+    Quiet()
 
 
 def _flatten(table: Table) -> tuple[NDArray[np.float64], list[int]]:

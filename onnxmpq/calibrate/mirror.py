@@ -25,16 +25,23 @@ Outputs = Mapping[str, Array]
 
 
 def mirror_axis(
-    session: Session, metric: Metric, data: Dataset, sample: Mapping[str, Array], batch_size: int
+    session: Session,
+    metric: Metric,
+    data: Dataset,
+    sample: Mapping[str, Array],
+    batch_size: int,
+    seed: int,
 ) -> int | None:
     """The axis that images are mirrored along, as `sample` has them; None where the network tells them apart."""
     axis = width_axis([np.shape(values) for values in sample.values()])
-    if axis is None or not sees_the_same(session, metric, data, axis, batch_size):
+    if axis is None or not sees_the_same(session, metric, data, axis, batch_size, seed):
         return None
     return axis
 
 
-def sees_the_same(session: Session, metric: Metric, data: Dataset, axis: int, batch_size: int) -> bool:
+def sees_the_same(
+    session: Session, metric: Metric, data: Dataset, axis: int, batch_size: int, seed: int
+) -> bool:
     """True where mirror images' outputs are nearly those of the images, as far as images differ.
 
     Each batch but the first is held against its mirror image and against the batch before.
@@ -42,7 +49,7 @@ def sees_the_same(session: Session, metric: Metric, data: Dataset, axis: int, ba
     size = data.source.step or max(1, min(batch_size, _BATCH, data.count // 2))
     mirror, other, compared = np.zeros(len(metric.kinds)), np.zeros(len(metric.kinds)), 0
     before: Outputs | None = None
-    for batch in data.some(max(_SAMPLES, 2 * size)).batches(size):
+    for batch in data.some(max(_SAMPLES, 2 * size), seed).batches(size):
         expected = session.run(batch.feeds)
         if before is not None and _shapes(before) == _shapes(expected):
             mirror += _distance(metric, expected, session.run(turned(batch.feeds, axis)))

@@ -68,7 +68,9 @@ def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augme
     if not request.search.effort.mirrors or request.quantizers.rounding != "compensated" or data.synthetic:
         return NO_AUGMENTATION
     sample = loaded.evidence.sample
-    axis = mirror_axis(loaded.session, prepared.metric, data, sample, prepared.batch_size)
+    axis = mirror_axis(
+        loaded.session, prepared.metric, data, sample, prepared.batch_size, request.search.seed
+    )
     if axis is None:
         return NO_AUGMENTATION
     loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")

@@ -143,8 +143,8 @@ class Dataset:
         order = np.random.default_rng(seed).permutation(self.count).tolist()
         return self.take(order[held:]), self.take(order[:held])
 
-    def some(self, most: int, seed: int = 0) -> Dataset:
-        """At most `most` of the samples, at random; where the graph fixes its batches, the nearest number of these, or one."""
+    def some(self, most: int, seed: int) -> Dataset:
+        """At most `most` of the samples, at random by `seed`; where the graph fixes its batches, the nearest number of these, or one."""
         return self if most >= self.count or not self.divides else self.split(most / self.count, seed)[1]
 
     def remembered(self) -> Dataset:

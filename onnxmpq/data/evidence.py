@@ -87,19 +87,21 @@ def _calibration_and_verdict(
     note: Note,
 ) -> Evidence:
     if data is None:
-        specs = resolved(session, specs, note)
+        specs = resolved(session, specs, seed, note)
         return _synthetic(session, specs, None if evaluation is None else read(evaluation, None), seed, note)
     if evaluation is not None:
         judge = read(evaluation, None)
-        return _evidence(session, specs, read(data, samples), judge, judge.description)
+        return _evidence(session, specs, read(data, samples), judge, judge.description, seed)
     everything = read(data, math.ceil(samples / (1 - HELD_BACK)))
     if everything.count < 2 * (everything.source.step or 1):
         note("too few samples to hold any back: the verdict rests on what the widths were chosen by")
         return _evidence(
-            session, specs, everything, everything, f"{everything.description}, also calibrated on"
+            session, specs, everything, everything, f"{everything.description}, also calibrated on", seed
         )
     calibration, judge = everything.split(HELD_BACK, seed)
-    return _evidence(session, specs, calibration, judge, f"{judge.description}, held back from calibration")
+    return _evidence(
+        session, specs, calibration, judge, f"{judge.description}, held back from calibration", seed
+    )
 
 
 def check_names(data: Dataset, session: Session, note: Note) -> None:
@@ -116,9 +118,9 @@ def check_names(data: Dataset, session: Session, note: Note) -> None:
             )
 
 
-def resolved(session: Session, specs: Sequence[InputSpec], note: Note) -> tuple[InputSpec, ...]:
+def resolved(session: Session, specs: Sequence[InputSpec], seed: int, note: Note) -> tuple[InputSpec, ...]:
     """Sizes for all free dimensions besides the batch, guessed where need be, and said."""
-    guessed = guess_shapes(session, specs)
+    guessed = guess_shapes(session, specs, seed)
     for before, after in zip(specs, guessed, strict=True):
         if before.shape != after.shape:
             note(
@@ -145,18 +147,23 @@ def _synthetic(
     )
     calibration = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed)
     if judge is not None:
-        return _evidence(session, specs, calibration, judge, judge.description)
+        return _evidence(session, specs, calibration, judge, judge.description, seed)
     judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1)
-    return _evidence(session, specs, calibration, judge, f"{judge.count} other synthetic inputs")
+    return _evidence(session, specs, calibration, judge, f"{judge.count} other synthetic inputs", seed)
 
 
 def _evidence(
-    session: Session, specs: Sequence[InputSpec], calibration: Dataset, judge: Dataset, judged_on: str
+    session: Session,
+    specs: Sequence[InputSpec],
+    calibration: Dataset,
+    judge: Dataset,
+    judged_on: str,
+    seed: int,
 ) -> Evidence:
     first = next(iter(calibration.batches(1)))
     sample = first.feeds
     seen = tuple(InputSpec(s.name, s.dtype, _keep_batch(s.shape, sample[s.name].shape)) for s in specs)
-    batchable = is_batchable(session, seen)
+    batchable = is_batchable(session, seen, seed)
     return Evidence(calibration, judge, judged_on, sample, batchable, first.count)
 
 

@@ -60,14 +60,14 @@ def _with_shape(info: TensorInfo, asked: Shape | None) -> InputSpec:
     return InputSpec(info.name, info.dtype, (None, *asked[1:]) if batch_is_free else asked)
 
 
-def guess_shapes(session: Session, specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+def guess_shapes(session: Session, specs: Sequence[InputSpec], seed: int) -> tuple[InputSpec, ...]:
     """Sizes for the dimensions still free besides the batch: the first that the model runs at.
 
     Raises ModelError when it runs at none.
     """
     reason = ""
     for candidate in _candidates(specs):
-        feeds = one_sample(candidate)
+        feeds = one_sample(candidate, seed)
         try:
             session.run(feeds)
         except EngineError as error:
@@ -80,17 +80,17 @@ def guess_shapes(session: Session, specs: Sequence[InputSpec]) -> tuple[InputSpe
     )
 
 
-def one_sample(specs: Sequence[InputSpec], seed: int = 0) -> dict[str, Array]:
+def one_sample(specs: Sequence[InputSpec], seed: int) -> dict[str, Array]:
     """Synthetic feeds of one sample, batch 1."""
     fixed = [InputSpec(s.name, s.dtype, tuple(1 if d is None else d for d in s.shape)) for s in specs]
     return next(iter(synthetic_data(fixed, samples=1, seed=seed).batches(1))).feeds
 
 
-def is_batchable(session: Session, specs: Sequence[InputSpec]) -> bool:
+def is_batchable(session: Session, specs: Sequence[InputSpec], seed: int) -> bool:
     """True when two samples in one run give what two runs give: a free first dimension alone promises nothing."""
     if not specs or not all(s.shape and s.shape[0] is None for s in specs):
         return False
-    first, second = one_sample(specs, seed=1), one_sample(specs, seed=2)
+    first, second = one_sample(specs, seed + 1), one_sample(specs, seed + 2)
     try:
         together = session.run({name: np.concatenate([first[name], second[name]]) for name in first})
         apart = [session.run(feeds) for feeds in (first, second)]

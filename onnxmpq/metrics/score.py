@@ -106,9 +106,9 @@ def check_label_range(data: Dataset, shapes: Mapping[str, Sequence[int]], metric
         )
 
 
-def check_numbers(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> None:
+def check_numbers(reference: Session, data: Dataset, metric: Metric, batch_size: int, seed: int) -> None:
     """Raise DataError where no sample gets a number at some output of the fp32 model: anything would be equal to that."""
-    data, lost = data.some(_GLANCED_AT), set(metric.kinds)
+    data, lost = data.some(_GLANCED_AT, seed), set(metric.kinds)
     for batch in data.batches(batch_size) if lost else ():
         outputs = reference.run(batch.feeds, list(metric.kinds))
         lost = {name for name in lost if outputs[name].size and not np.isfinite(outputs[name]).any()}
@@ -119,12 +119,12 @@ def check_numbers(reference: Session, data: Dataset, metric: Metric, batch_size:
         )
 
 
-def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> None:
+def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: int, seed: int) -> None:
     """Raise DataError where a labelled classifier does no better than guessing in full precision."""
     name = classifier_output(metric)
     if name is None or not data.has_labels or data.count < _ENOUGH_LABELS:
         return
-    data = data.some(_LOOKED_AT)
+    data = data.some(_LOOKED_AT, seed)
     hits = total = outcomes = 0
     for batch in data.batches(batch_size):
         values = reference.run(batch.feeds, [name])[name]
@@ -138,9 +138,9 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
         )
 
 
-def sureness(reference: Session, data: Dataset, metric: Metric, batch_size: int) -> float:
+def sureness(reference: Session, data: Dataset, metric: Metric, batch_size: int, seed: int) -> float:
     """The mean probability of the class that a classifier takes, in [0, 1]: near 1 on what it was trained on."""
-    name, data = classifier_output(metric), data.some(_LOOKED_AT)
+    name, data = classifier_output(metric), data.some(_LOOKED_AT, seed)
     assert name is not None
     total = rows = 0.0
     for batch in data.batches(batch_size):

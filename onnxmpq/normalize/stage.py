@@ -39,15 +39,16 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
     check_data(request.search.method, prepared.metric, evidence.calibration, evidence.training)
     if evidence.training is not None and ignores_training(request.search.method):
         loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
+    seed = request.search.seed
     if not request.run.force:
-        check_numbers(loaded.session, evidence.calibration, prepared.metric, prepared.batch_size)
+        check_numbers(loaded.session, evidence.calibration, prepared.metric, prepared.batch_size, seed)
     shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
     for data in (evidence.evaluation, evidence.calibration, evidence.training):
         if data is not None:
             if not request.run.force or is_demanding(request.search.method):
                 check_label_range(data, shapes, prepared.metric)
             if not request.run.force:
-                check_labels(loaded.session, data, prepared.metric, prepared.batch_size)
+                check_labels(loaded.session, data, prepared.metric, prepared.batch_size, seed)
     if drop is not None:
         warn_of_familiar(loaded, prepared, drop)
 
@@ -55,7 +56,7 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
 def warn_of_familiar(loaded: Loaded, prepared: Prepared, drop: Budget) -> None:
     """Say where a loss budget is judged by samples that the network is too sure of to tell what others will lose."""
     data = loaded.evidence.calibration
-    sure = sureness(loaded.session, data, prepared.metric, prepared.batch_size)
+    sure = sureness(loaded.session, data, prepared.metric, prepared.batch_size, loaded.request.search.seed)
     if sure > _FAMILIAR:
         loaded.stages.note(
             f"the fp32 model is {sure:.1%} sure of its classes in {data.description}, as models are of what they were trained on; "

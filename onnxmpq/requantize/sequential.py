@@ -166,12 +166,13 @@ class SequentialRequantizer:
         batch_size: int,
         samples: int = 256,
         *,
+        seed: int,
         grids: Grids = EVERY_GRID,
         augmentations: Augmentations = NO_AUGMENTATION,
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at most so many `samples`, in all `augmentations`, but for one that has a window a sample, which sees all,
+        A layer sees at most so many `samples`, drawn by `seed`, in all `augmentations`, but for one that has a window a sample, which sees all,
         and one of large maps, which sees few as they are. `grids` are what the file may hold.
         """
         self._float, self._traced, self._grids = model, traced, grids
@@ -182,8 +183,8 @@ class SequentialRequantizer:
             name for la in layers for name in (la.weight, la.bias) if name and la.reason is None
         }
         self._runtime, self._batch_size = runtime.on_one_thread(), batch_size
-        some = data.some(samples).remembered()
-        few = some.some(_SAMPLES_OF_LARGE_MAPS)
+        some = data.some(samples, seed).remembered()
+        few = some.some(_SAMPLES_OF_LARGE_MAPS, seed)
         self._some = self._over(some, augmentations)
         self._few = (
             self._some

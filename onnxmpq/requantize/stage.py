@@ -164,7 +164,7 @@ def requantizer_of(draft: Draft, data: Dataset, augmentations: Augmentations) ->
     return SequentialRequantizer(
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
         prepared.traced, data, prepared.batch_size, setting.request.search.effort.requantize,
-        grids=setting.request.target.grids, augmentations=augmentations,
+        seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=augmentations,
     )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ A `Runtime` is a value (provider and threads); a `Session` holds one loaded mode
 
 from __future__ import annotations
 
-import contextlib
-import io
+import ctypes
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ import onnxruntime as ort
 
 from onnxmpq.errors import EngineError, OptionError
 from onnxmpq.runtime.cores import cores, is_confined
-from onnxmpq.runtime.silence import silenced
 from onnxmpq.values.arrays import Array
 
 Model = onnx.ModelProto | bytes | Path
@@ -27,6 +27,17 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Floats of 24 bits, not the 11 that tensor cores make of them unasked; and kernels chosen by rule, where the default
 # times all of them for every session.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+_CUDA_TRIAL = """
+import sys
+import onnx.parser
+import onnxruntime
+onnxruntime.preload_dlls()
+model = onnx.parser.parse_model(
+    '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) { y = Relu (x) }'
+)
+session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[sys.argv[1]])
+sys.exit(sys.argv[1] not in session.get_providers())
+"""
 _SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
 _FUSE_PAIRS = [
     "ClipQuantRewrite",
@@ -183,20 +194,26 @@ def resolve_runtime(provider: str = "auto") -> Runtime:
 
 
 def _cuda_works() -> bool:
-    """True when a session on a one-node model really lands on the GPU (the list of providers does not tell)."""
-    if _PROVIDERS["cuda"] not in ort.get_available_providers():
+    """True when a session on a one-node model really lands on the GPU (the list of providers does not tell).
+
+    A process of its own tries, where there is a driver: where CUDA's libraries are missing the runtime says so at
+    length, on both streams, and those of this process are also other threads'.
+    """
+    if _PROVIDERS["cuda"] not in ort.get_available_providers() or not _has_driver():
         return False
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 13]> g (float[1] x) => (float[1] y) { y = Relu (x) }'
-    )
-    # Where CUDA's libraries are missing the runtime says so at length, on both streams.
-    with silenced(2), contextlib.redirect_stdout(io.StringIO()):
-        with contextlib.suppress(Exception):
-            ort.preload_dlls()
-        try:
-            return Runtime("cuda").session(model).provider == "cuda"
-        except EngineError:
-            return False
+    command = [sys.executable, "-c", _CUDA_TRIAL, _PROVIDERS["cuda"]]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        return False
+    ort.preload_dlls()  # says nothing where it finds what the trial found
+    return True
+
+
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:

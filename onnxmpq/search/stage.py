@@ -71,13 +71,15 @@ def trials(setting: Setting) -> int:
 def judge(lowering: Lowering, plan: Plan) -> Losses:
     """Losses of plans on each half of the samples held out, activations quantized as under this plan."""
     setting = lowering.setting
-    prepared, splits = setting.prepared, setting.splits
-    held = (splits.held or splits.rounding).some(setting.request.search.effort.judge).remembered()
+    prepared, splits, asked = setting.prepared, setting.splits, setting.request.search
+    held = (splits.held or splits.rounding).some(asked.effort.judge, asked.seed).remembered()
     network = simulate(prepared, plan, setting.quantized)
     evaluator = NetworkEvaluator(
         setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size
     )
-    halves = [evaluator.expected(half) for half in (held.split(0.5, 0) if held.divides else (held, held))]
+    halves = [
+        evaluator.expected(half) for half in (held.split(0.5, asked.seed) if held.divides else (held, held))
+    ]
 
     def losses(some: Plan) -> tuple[float, float]:
         first, second = evaluator.losses(lowering.candidates.under(prepared.layers, some), halves)

@@ -1,5 +1,9 @@
 import itertools
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -144,3 +148,31 @@ def test_a_cost_that_no_optimum_takes_does_not_set_the_scale_of_all() -> None:
     costs[3][0] = 1e9
     found = allocate(costs, [row(use, limit)])
     assert sum(options[i] for options, i in zip(costs, found, strict=True)) == pytest.approx(plain, rel=1e-6)
+
+
+def test_a_process_s_first_solve_prints_nothing() -> None:
+    """HiGHS 1.16 prints its name once a process."""
+    solve = (
+        "from onnxmpq.allocate.knapsack import allocate; from onnxmpq.budgets.row import Row;"
+        "assert allocate([[2.0, 1.0], [1.5, 0.5]], [Row('bytes', ((1.0, 2.0), (1.0, 2.0)), 3.0)])"
+    )
+    done = subprocess.run([sys.executable, "-c", solve], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+
+
+def test_what_other_threads_print_meanwhile_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    solved, lines = Event(), list[str]()
+
+    def speak() -> None:
+        while not solved.is_set():
+            lines.append(f"line {len(lines)}\n")
+            os.write(1, lines[-1].encode())
+
+    thread = Thread(target=speak)
+    thread.start()
+    costs = [[1e-3 * 4.0**-b * (1 + (7 * g) % 5) for b in range(2, 7)] for g in range(60)]
+    use = [[b * (10 + (3 * g) % 11) for b in range(2, 7)] for g in range(60)]
+    allocate(costs, [row(use, int(sum(options[2] for options in use)))])
+    solved.set()
+    thread.join()
+    assert capfd.readouterr().out == "".join(lines)

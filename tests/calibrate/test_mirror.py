@@ -126,7 +126,7 @@ def test_batches_of_a_fixed_size_tell_as_well(loads: Callable[..., Loaded], step
     data = loaded.evidence.calibration
     fixed = Dataset(replace(data.source, step=step), data.positions[: data.count // step * step])
     metric = prepare_model(loaded).metric
-    assert sees_the_same(loaded.session, metric, fixed, -1, 64)
+    assert sees_the_same(loaded.session, metric, fixed, -1, 64, 0)
 
 
 def test_a_network_that_cannot_tell_has_nothing_to_learn_from_it(loads: Callable[..., Loaded]) -> None:
@@ -136,7 +136,7 @@ def test_a_network_that_cannot_tell_has_nothing_to_learn_from_it(loads: Callable
     images = np.random.default_rng(3).standard_normal((32, 3, 6, 4)).astype(np.float32)
     same = {"x": np.concatenate([images, images[..., ::-1]], 3)}
     data = open_data(same, loaded.evidence.calibration.source.inputs, samples=None)
-    assert not sees_the_same(loaded.session, metric, data, -1, 16)
+    assert not sees_the_same(loaded.session, metric, data, -1, 16, 0)
 
 
 @pytest.mark.parametrize(("outputs", "alike"), [("y", True), ("yz", False)])
@@ -149,7 +149,7 @@ def test_every_output_must_see_the_same(outputs: str, alike: bool) -> None:
     specs = [InputSpec("x", np.dtype(np.float32), (None, 3, 6, 8))]
     data = open_data({"x": images(32)}, specs, samples=None)
     metric = Metric("nse", dict.fromkeys(outputs, OutputKind.VALUES))
-    assert sees_the_same(session, metric, data, -1, 16) is alike
+    assert sees_the_same(session, metric, data, -1, 16, 0) is alike
 
 
 def test_a_network_that_takes_one_sample_at_a_time(tmp_path: Path) -> None:

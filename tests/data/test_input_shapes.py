@@ -65,7 +65,7 @@ def test_a_name_that_is_no_input() -> None:
 )  # fmt: skip
 def test_guesses_are_the_first_size_that_runs(inputs: str, body: str, shape: tuple[int | None, ...]) -> None:
     model = session(inputs, body)
-    (found,) = guess_shapes(model, specs(model))
+    (found,) = guess_shapes(model, specs(model), 0)
     assert found.shape == shape
 
 
@@ -73,16 +73,16 @@ def test_a_model_that_runs_at_no_size() -> None:
     body = "s = Constant <value = int64[4] {1, 3, 7, 7}> () r = Reshape (x, s) y = Conv (r, w)"
     model = session("float[1, 3, H, W] x", body)
     with pytest.raises(ModelError, match=r"x=1x3x\?x\?.*--shape"):
-        guess_shapes(model, specs(model))
+        guess_shapes(model, specs(model), 0)
 
 
 def test_a_batch_counts_only_where_samples_do_not_meet() -> None:
     apart = session("float[N, 3] x", "y = Relu (x)")
-    assert is_batchable(apart, specs(apart))
+    assert is_batchable(apart, specs(apart), 0)
     fixed = session("float[1, 3] x", "y = Relu (x)")
-    assert not is_batchable(fixed, specs(fixed))
+    assert not is_batchable(fixed, specs(fixed), 0)
     mixed = session("float[N, 3] x", "m = ReduceMean <keepdims = 1> (x) y = Sub (x, m)")
-    assert not is_batchable(mixed, specs(mixed))
+    assert not is_batchable(mixed, specs(mixed), 0)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_a_batch_counts_only_where_samples_do_not_meet() -> None:
 )
 def test_results_that_no_two_samples_can_be_held_against_make_no_batch(body: str, output: str) -> None:
     found = session("float[N, 3] x", body, output)
-    assert not is_batchable(found, specs(found))
+    assert not is_batchable(found, specs(found), 0)
 
 
 def test_one_sample_has_a_batch_of_one() -> None:
-    feeds = one_sample([InputSpec("x", FLOAT, (None, 3, 4, 4)), InputSpec("n", np.dtype(np.int64), (2,))])
+    feeds = one_sample([InputSpec("x", FLOAT, (None, 3, 4, 4)), InputSpec("n", np.dtype(np.int64), (2,))], 0)
     assert {name: value.shape for name, value in feeds.items()} == {"x": (1, 3, 4, 4), "n": (2,)}

@@ -88,25 +88,25 @@ def test_integer_outputs_agree_element_by_element() -> None:
 
 def test_labels_that_match_by_chance_only() -> None:
     right = X.argmax(axis=1)
-    check_labels(SAME, data(labels=right), LOGITS, 32)
+    check_labels(SAME, data(labels=right), LOGITS, 32, 0)
     with pytest.raises(DataError, match=r"0\.0% .* no better than chance \(25\.0%\).*--force"):
-        check_labels(SAME, data(labels=(right + 1) % 4), LOGITS, 32)
-    check_labels(SAME, data(), LOGITS, 32)  # no labels, nothing to check
+        check_labels(SAME, data(labels=(right + 1) % 4), LOGITS, 32, 0)
+    check_labels(SAME, data(), LOGITS, 32, 0)  # no labels, nothing to check
     few = open_data({"x": X[:10], "labels": (right[:10] + 1) % 4}, SPECS, samples=None)
-    check_labels(SAME, few, LOGITS, 32)  # too few to tell
+    check_labels(SAME, few, LOGITS, 32, 0)  # too few to tell
     better = np.where(np.arange(100) < 27, right, (right + 1) % 4)
     with pytest.raises(DataError, match=r"27\.0% .* no better than chance"):  # within three standard errors
-        check_labels(SAME, data(labels=better), LOGITS, 32)
+        check_labels(SAME, data(labels=better), LOGITS, 32, 0)
 
 
 def test_a_model_that_gives_no_number_is_refused() -> None:
     lost = session("y = Sqrt (x)", "float[N, 4] y")
     some = -np.ones((4, 4), np.float32)
     with pytest.raises(DataError, match=r"nothing but NaN or Inf at output 'y' on 4 samples.*--force"):
-        check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2)
+        check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2, 0)
     some[3, 2] = 1
-    check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2)
-    check_numbers(lost, open_data({"x": -some}, SPECS, samples=None), Metric("nse", {}), 2)
+    check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2, 0)
+    check_numbers(lost, open_data({"x": -some}, SPECS, samples=None), Metric("nse", {}), 2, 0)
 
 
 def test_labels_are_below_the_number_of_classes() -> None:
@@ -119,12 +119,12 @@ def test_labels_are_below_the_number_of_classes() -> None:
 
 def test_how_sure_a_model_is_of_what_it_sees() -> None:
     p = np.exp(X.astype(np.float64)) / np.exp(X.astype(np.float64)).sum(axis=1, keepdims=True)
-    assert sureness(SAME, data(), LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=1e-6)
-    assert sureness(HALF, data(), LOGITS, 32) < sureness(SAME, data(), LOGITS, 32)
+    assert sureness(SAME, data(), LOGITS, 32, 0) == pytest.approx(p.max(axis=1).mean(), rel=1e-6)
+    assert sureness(HALF, data(), LOGITS, 32, 0) < sureness(SAME, data(), LOGITS, 32, 0)
     joined = session("s = Constant <value_ints = [1, -1]> () y = Reshape (x, s)", "float[1, M] y")
-    assert 0 < sureness(joined, data(), LOGITS, 50) < 1
+    assert 0 < sureness(joined, data(), LOGITS, 50, 0) < 1
     many = open_data({"x": np.tile(X, (20, 1))}, SPECS, samples=None)
-    assert sureness(SAME, many, LOGITS, 32) == pytest.approx(p.max(axis=1).mean(), rel=0.02)
+    assert sureness(SAME, many, LOGITS, 32, 0) == pytest.approx(p.max(axis=1).mean(), rel=0.02)
 
 
 def test_loss_is_points_with_labels_and_disagreement_without() -> None:

@@ -47,7 +47,7 @@ def old_network() -> onnx.ModelProto:
 def test_an_old_network_is_raised_folded_and_still_the_same() -> None:
     model = old_network()
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "by"))
-    sample = one_sample(apply_shapes(CPU.session(model).inputs, {}))
+    sample = one_sample(apply_shapes(CPU.session(model).inputs, {}), 0)
     prepared = prepare(CPU, model, sample, integer=False, batchable=True)
     ops = [node.op_type for node in prepared.model.graph.node]
     assert "BatchNormalization" not in ops
@@ -70,9 +70,9 @@ def test_what_the_runtime_refuses_is_cured_by_explicit_pads() -> None:
         w=(4, 3, 3, 3),
     )
     with pytest.raises(EngineError):
-        CPU.session(model).run(one_sample(apply_shapes(CPU.session(model).inputs, {})))
+        CPU.session(model).run(one_sample(apply_shapes(CPU.session(model).inputs, {}), 0))
     cured, session = runnable(CPU, model)
-    assert session.run(one_sample(apply_shapes(session.inputs, {})))["y"].shape == (1, 4, 8, 8)
+    assert session.run(one_sample(apply_shapes(session.inputs, {}), 0))["y"].shape == (1, 4, 8, 8)
     assert cured.graph.node[0].attribute
 
 
@@ -89,7 +89,7 @@ def test_implicit_pads_of_known_sizes_become_explicit() -> None:
         """,
         w=(4, 3, 3, 3), v=(4, 3, 3, 3),
     )  # fmt: skip
-    sample = one_sample(apply_shapes(CPU.session(model).inputs, {}))
+    sample = one_sample(apply_shapes(CPU.session(model).inputs, {}), 0)
     prepared = prepare(CPU, model, sample, integer=False, batchable=True)
     attributes = {a.name: a for node in prepared.model.graph.node for a in node.attribute}
     assert "auto_pad" not in attributes

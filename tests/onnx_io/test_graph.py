@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
+from shared import SHARED, needs_shared
 
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.contents import initializers_listed_as_inputs
@@ -18,7 +19,6 @@ from onnxmpq.onnx_io.graph import export_model, import_graph, lowest_ir_version
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.runtime.session import Runtime
 
-SHARED = Path(__file__).parents[3] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 X = np.arange(8, dtype=np.float32)
 SCALE = """<ir_version: 8, opset_import: ["": 13]>
@@ -223,7 +223,7 @@ def test_nodes_are_sorted() -> None:
     assert [n.op_type for n in export_model(graph, model).graph.node] == ["Neg", "Mul"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real models of ../shared")
+@needs_shared
 @pytest.mark.parametrize("path", sorted(SHARED.glob("*/*.onnx")), ids=lambda path: path.stem)
 def test_real_models_survive(path: Path) -> None:
     model = load_model(path)

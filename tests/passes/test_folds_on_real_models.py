@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from shared import SHARED, needs_shared
 
 from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.passes.normalize.drop_noops import DropNoops
@@ -18,7 +19,6 @@ from onnxmpq.passes.normalize.lift_constants import LiftConstants
 from onnxmpq.testing import random_feeds, run
 from onnxmpq.values.arrays import Array
 
-SHARED = Path(__file__).parents[3] / "shared"
 MODELS = sorted([*SHARED.glob("models/*.onnx"), *SHARED.glob("robustness/*.onnx")])
 
 PASSES = (
@@ -52,7 +52,7 @@ LEFT = {
     "ultraface_rfb320": {"BatchNormalization": 0, "Constant": 0},
 }
 
-pytestmark = pytest.mark.skipif(not MODELS, reason=f"no folder of real models at {SHARED}")
+pytestmark = needs_shared
 
 
 def feeds_of(name: str, model: onnx.ModelProto) -> dict[str, Array]:

@@ -99,7 +99,7 @@ def rounded(
     candidates = Candidates(model)
     for layer, moments in input_moments(CPU, model, layers, data, 16, lambda _a, _b: None):
         candidates.fit(fitted(candidates.task(layer, moments, [bits])))
-    requantizer = SequentialRequantizer(CPU, model, model, layers, traced, data, 16)
+    requantizer = SequentialRequantizer(CPU, model, model, layers, traced, data, 16, seed=0)
     plan = Plan({layer.name: Option(bits) for layer in layers})
     return layers, candidates, requantized(requantizer, layers, plan, candidates, lambda _a, _b: None)
 
@@ -121,7 +121,7 @@ def test_codes_may_stay_of_their_kind(odd: tuple[bool, ...]) -> None:
     given = odd_or_not(first, layers, odd[: len(layers)])
     traced = trace(CPU, model, next(iter(data.batches(16))).feeds)
     requantizer, plan = (
-        SequentialRequantizer(CPU, model, model, layers, traced, data, 16),
+        SequentialRequantizer(CPU, model, model, layers, traced, data, 16, seed=0),
         Plan({la.name: Option(2) for la in layers}),
     )
     after = requantized(requantizer, layers, plan, given, lambda _a, _b: None, same_kind=True)
@@ -191,8 +191,8 @@ def test_few_windows_are_known_by_what_varies_within_maps_too() -> None:
     quantized_maps.graph.output.append(onnx.ValueInfoProto(name="m"))
     traced = trace(CPU, model, {"x": np.ones((1, 24, 3, 3), np.float32)})
     layers = layers_of(model, traced)
-    data = samples(24, 3, 3).some(16)
-    requantizer = SequentialRequantizer(CPU, model, quantized, layers, traced, data, 8)
+    data = samples(24, 3, 3).some(16, 0)
+    requantizer = SequentialRequantizer(CPU, model, quantized, layers, traced, data, 8, seed=0)
     first, second = layers
     requantizer.fix({first.weight: requantizer._value(first.weight)})
     regression = find_regression_target(second, model, quantized, traced)
@@ -221,7 +221,7 @@ def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> 
     model, data, traced, layer = pointwise(1)
     assert layer.positions == (1, 1)
     requantizer, regression = (
-        SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, samples=8),
+        SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0, samples=8),
         find_regression_target(layer, model, model, traced),
     )
     assert regression is not None
@@ -234,7 +234,9 @@ def test_a_layer_of_few_columns_sees_as_many_windows_as_the_first_rounding_does(
     model, data, traced, layer = pointwise(16)
     regression = find_regression_target(layer, model, model, traced)
     assert regression is not None
-    halves = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16)._fits(layer, regression)
+    halves = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0)._fits(
+        layer, regression
+    )
     assert sum(half.count for half in halves) == data.count * 16 * 16
 
 
@@ -249,7 +251,7 @@ def test_large_maps_are_seen_of_few_samples_as_they_are(monkeypatch: pytest.Monk
     ):  # twice as many as it needs, or fewer
         monkeypatch.setattr(requantize, "_CHEAP_PRODUCTS", products)
         requantizer = SequentialRequantizer(
-            CPU, model, model, [layer], traced, data, 16, augmentations=Augmentations(-1)
+            CPU, model, model, [layer], traced, data, 16, seed=0, augmentations=Augmentations(-1)
         )
         assert requantizer._pair(layer).quantized.data.count == samples
         halves = requantizer._fits(layer, regression)
@@ -263,7 +265,7 @@ def test_few_samples_are_in_two_halves_too(count: int, halves: int) -> None:
     model, data, traced, layer = pointwise(16)
     regression = find_regression_target(layer, model, model, traced)
     assert regression is not None
-    requantizer = SequentialRequantizer(CPU, model, model, [layer], traced, data.some(count), 16)
+    requantizer = SequentialRequantizer(CPU, model, model, [layer], traced, data.some(count, 0), 16, seed=0)
     assert len(requantizer._fits(layer, regression)) == halves
 
 
@@ -272,10 +274,12 @@ def test_augmentations_of_one_sample_are_in_one_half_and_count_once() -> None:
     regression = find_regression_target(layer, model, model, traced)
     assert regression is not None
     requantizer = SequentialRequantizer(
-        CPU, model, model, [layer], traced, data, 16, augmentations=Augmentations(-1)
+        CPU, model, model, [layer], traced, data, 16, seed=0, augmentations=Augmentations(-1)
     )
     both = requantizer._fits(layer, regression)
-    plain = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16)._fits(layer, regression)
+    plain = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0)._fits(
+        layer, regression
+    )
     # A map of 1 x 1 kernels has the same windows whichever way it is turned.
     for some, other in zip(both, plain, strict=True):
         assert some.count == other.count
@@ -362,11 +366,12 @@ def test_a_constant_input_goes_with_no_target_where_a_bias_takes_up_the_means() 
 def test_maps_are_left_as_they_are_where_few_of_their_windows_are_seen() -> None:
     model, data, traced, layer = pointwise(2)
     for few, requantizes in ((47, False), (48, True), (64, True)):
-        requantizer = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, samples=few)
+        requantizer = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0, samples=few)
         assert (requantizer.requantize(layer, 3) is not None) is requantizes
-    part = data.some(20)
+    part = data.some(20, 0)
     assert (
-        SequentialRequantizer(CPU, model, model, [layer], traced, part, 16).requantize(layer, 3) is not None
+        SequentialRequantizer(CPU, model, model, [layer], traced, part, 16, seed=0).requantize(layer, 3)
+        is not None
     )  # all there are
 
 

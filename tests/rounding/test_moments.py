@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
+from shared import shared
 
 from onnxmpq.data import open_data, synthetic_data
 from onnxmpq.data.augmentations import Augmentations
@@ -164,16 +164,13 @@ def test_nothing_to_see_adds_nothing() -> None:
     np.testing.assert_allclose(moments.gram, expected @ expected.transpose(0, 2, 1), rtol=1e-4, atol=1e-3)
 
 
-SHARED = Path(__file__).parents[3] / "shared" / "robustness"
 IMPLICIT = ("bodypix_mnv1_050_s16", "candy_style", "face_landmark", "mnist_cntk")  # that hold auto_pad
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IMPLICIT)
 def test_every_layer_of_an_export_with_implicit_pads_has_moments(name: str) -> None:
-    path = SHARED / f"{name}.onnx"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
+    path = shared(f"robustness/{name}.onnx")
     original, session = runnable(CPU, load_model(path))
     evidence = gather(
         session, path, None, None, shapes={}, samples=1, preprocess=None, seed=0, note=lambda _: None

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from shared import DIGITS, SHARED
 
 from onnxmpq.api import compile_model
 from onnxmpq.normalize.discover import discover
@@ -16,11 +17,9 @@ from onnxmpq.timing.kernel_times import KernelTime
 from onnxmpq.timing.layer_times import attribute, layer_times
 from onnxmpq.values.layer import Layer
 
-ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "models"
 NETWORKS = [
-    ROOT / "models" / "digits.onnx",
-    *(pytest.param(path, marks=pytest.mark.slow) for path in sorted(SHARED.glob("*.onnx"))),
+    DIGITS,
+    *(pytest.param(path, marks=pytest.mark.slow) for path in sorted(SHARED.glob("models/*.onnx"))),
 ]
 RUNTIME = Runtime("cpu", threads=1)
 WEIGHT = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from shared import SHARED, needs_shared
 
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.graph import export_model, import_graph
@@ -16,7 +15,6 @@ from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.testing import check_pass, model_of, run
 from onnxmpq.values.output_kind import OutputKind
 
-SHARED = Path(__file__).parents[4] / "shared"
 RNG = np.random.default_rng(0)
 RUNTIME = Runtime("cpu", threads=1)
 
@@ -203,7 +201,7 @@ def test_what_cannot_be_asked() -> None:
         EmitGradients("l", ("x",), {})(graph)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
+@needs_shared
 @pytest.mark.parametrize("network", ["resnet20_cifar10", "resnet56_cifar10_bn"])
 def test_slopes_of_a_real_network_are_those_of_its_loss(network: str) -> None:
     model = onnx.load(SHARED / "models" / f"{network}.onnx")

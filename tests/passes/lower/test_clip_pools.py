@@ -23,7 +23,8 @@ def pooled(text: str, zero: object = 0, scale: float = 0.0173) -> onnx.ModelProt
 
 
 def ops(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
+    """In order, but for the changes of layout that ONNX Runtime makes where its blocks divide 8 channels."""
+    return [node.op_type for node in model.graph.node if not node.op_type.startswith("Reorder")]
 
 
 @pytest.mark.parametrize("zero", [np.uint8(0), np.uint8(128), np.uint8(255), np.int8(0), np.int8(-128)])

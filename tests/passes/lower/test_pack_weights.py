@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from shared import shared
 
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.graph import export_model, import_graph, lowest_ir_version
@@ -392,16 +393,10 @@ def test_the_required_opset_is_enough(bits: int, form: Form, native2: bool) -> N
     assert_equal_outputs(packed, store_plainly(model, {"w": weight}) if form == "integer" else model)
 
 
-REAL = Path(__file__).parents[4] / "shared" / "models"
-
-
 @pytest.mark.parametrize("bits", [3, 5])
 @pytest.mark.parametrize("name", ["resnet56_cifar10", "mobilenetv2_1.0", "squeezenet1_1"])
 def test_real_files_spend_what_the_widths_say(name: str, bits: int) -> None:
-    path = REAL / f"{name}.onnx"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not beside the repository")
-    source = onnx.load(path)
+    source = onnx.load(shared(f"models/{name}.onnx"))
     source.opset_import[0].version = 25  # the operators of these three mean the same there
     fp32 = export_model(import_graph(source), source)
     tensors = {t.name: numpy_helper.to_array(t) for t in fp32.graph.initializer}

@@ -1,17 +1,15 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from shared import SHARED, needs_shared
 
 from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
 from onnxmpq.passes.normalize.lift_constants import LiftConstants
 from onnxmpq.testing import check_pass, model_of, run
 from onnxmpq.values.arrays import Array
-
-SHARED = Path(__file__).parents[4] / "shared"
 
 # Both branches call their weight w.
 EQUAL_NAMES = """g (bool p, float[1, 2] x) => (float[1, 2] y) {
@@ -113,7 +111,7 @@ def test_a_loop_body_reads_its_weight_from_outside() -> None:
     np.testing.assert_array_equal(run(hoisted, given)["y"], run(model, given)["y"])
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no folder of real models at {SHARED}")
+@needs_shared
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_both_branches_of_silero_vad(rate: int) -> None:
     model = onnx.load(SHARED / "robustness" / "silero_vad.onnx")

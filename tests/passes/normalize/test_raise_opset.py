@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from onnx.parser import parse_model
+from shared import SHARED, needs_shared
 
 from onnxmpq.errors import EngineError, ModelError, OptionError
 from onnxmpq.onnx_io.graph import export_model, import_graph
@@ -20,7 +21,6 @@ from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.runtime.session import Runtime
 
-SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 TARGETS = (13, 21, 25)
 
@@ -462,7 +462,7 @@ def real_feeds(model: onnx.ModelProto) -> Arrays:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real models of ../shared")
+@needs_shared
 @pytest.mark.parametrize("path", real_models(), ids=lambda path: path.stem)
 def test_real_models_keep_their_outputs(path: Path) -> None:
     model = load_model(path)

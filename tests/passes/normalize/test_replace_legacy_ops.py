@@ -1,11 +1,10 @@
 """ReplaceLegacyOps against ONNX Runtime, which still runs the experimental operators below opset 10."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from onnx.parser import parse_model
+from shared import SHARED, needs_shared
 
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
@@ -13,7 +12,6 @@ from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
 from onnxmpq.runtime.session import Runtime
 
-SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 LEGACY = {
     "affine": "Affine <alpha = 2.0, beta = -1.0>",
@@ -66,7 +64,7 @@ def test_operators_of_that_name_in_another_domain_are_left_alone() -> None:
     assert not ReplaceLegacyOps()(import_graph(model))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs candy_style.onnx of ../shared")
+@needs_shared
 def test_a_real_model_has_no_legacy_operators_left() -> None:
     model = load_model(SHARED / "robustness" / "candy_style.onnx")
     graph = import_graph(model)

@@ -1,13 +1,12 @@
 """WidenHalf against ONNX Runtime, which runs half precision on the CPU by casts of its own."""
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto
 from onnx.parser import parse_model
+from shared import SHARED, needs_shared
 
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
@@ -15,7 +14,6 @@ from onnxmpq.passes.normalize.widen_half import WidenHalf
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 
-SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 
 
@@ -133,7 +131,7 @@ def test_half_at_the_ends_only_is_left_alone() -> None:
     assert not WidenHalf()(import_graph(model))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs squeezenet_fp16_winml.onnx of ../shared")
+@needs_shared
 def test_a_real_half_precision_model_agrees() -> None:
     model = load_model(SHARED / "robustness" / "squeezenet_fp16_winml.onnx")
     graph = import_graph(model)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import onnx
+from shared import SHARED
 
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
@@ -15,8 +15,6 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.option import Option
-
-SHARED = Path(__file__).parents[4] / "shared"
 
 
 @functools.cache

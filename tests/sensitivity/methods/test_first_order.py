@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from cifar_probe import cifar_probe
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from shared import needs_shared
 
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
@@ -22,7 +22,6 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import model_of, probe_of
 from onnxmpq.values.option import Option
 
-SHARED = Path(__file__).parents[4] / "shared"
 RUNTIME = Runtime("cpu", threads=1)
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 4)).astype(np.float32)
@@ -132,7 +131,7 @@ def table(probe: Probe, method: Any) -> NDArray[np.float64]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
+@needs_shared
 def test_on_resnet56_the_squared_form_falls_fourfold_a_bit_and_ranks_as_measured() -> None:
     probe = cifar_probe()
     squared = table(probe, FirstOrder("squared"))

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from cifar_probe import cifar_probe
+from shared import DIGITS, needs_shared
 
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
@@ -24,9 +24,6 @@ from onnxmpq.testing import model_of, probe_of
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.option import Option
 
-ROOT = Path(__file__).parents[3]
-SHARED = ROOT.parent / "shared"
-DIGITS = ROOT / "models" / "digits.onnx"
 BITS = (2, 3, 4, 5, 6, 8)
 
 
@@ -121,7 +118,7 @@ def test_one_sample_at_a_time_gives_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not there")
+@needs_shared
 def test_ranks_the_layers_of_resnet56_as_measured() -> None:
     probe = cifar_probe()
     cheap, measured = costs(probe, METHODS["fisher"]), costs(probe, at_every_width)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from shared import shared
 
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.sensitivity import chain
@@ -19,8 +19,6 @@ from onnxmpq.values.costs import Trajectory
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
-
-SHARED = Path(__file__).parents[3].parent / "shared"
 
 
 @pytest.fixture
@@ -178,10 +176,8 @@ def test_top1_wants_a_classifier() -> None:
 @pytest.mark.slow
 def test_updating_is_at_least_as_good_as_the_frozen_order() -> None:
     """ResNet-20, calibration images only: mean loss of the two paths over sizes from 2.5 to 5.75 bits."""
-    model = SHARED / "models" / "resnet20_cifar10.onnx"
-    if not model.is_file():
-        pytest.skip(f"{model} is not there")
-    with np.load(SHARED / "data" / "cifar10_calib_2k.npz") as arrays:
+    model = shared("models/resnet20_cifar10.onnx")
+    with np.load(shared("data/cifar10_calib_2k.npz")) as arrays:
         images, labels = arrays["images"][:128], arrays["labels"][:128].astype(np.int64)
     mean, std = (
         np.array(v, np.float32).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

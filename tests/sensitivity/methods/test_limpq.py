@@ -3,12 +3,12 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from shared import SHARED, needs_shared
 
 from onnxmpq.allocate.knapsack import allocate
 from onnxmpq.budgets.row import Row
@@ -24,7 +24,7 @@ from onnxmpq.testing import classifier, labelled, model_of, probe_of, run
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
 
-GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "limpq_resnet50.json"
+GOLDEN = SHARED / "golden" / "limpq_resnet50.json"
 BITS = (6, 5, 4, 3, 2)
 OPTIONS = tuple(Option(w, a) for w in BITS for a in BITS)
 
@@ -46,7 +46,7 @@ def resnet50() -> dict[str, tuple[int, int]]:
     return found
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason=f"{GOLDEN} is not there")
+@needs_shared
 def test_the_published_policy() -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     names, sizes = golden["layers"], resnet50()
