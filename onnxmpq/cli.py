@@ -265,7 +265,7 @@ def compile_command(
         click.echo(result.to_json())
     else:
         show_report(result)
-    if result.is_broken:
+    if result.quality.is_broken:
         sys.exit(EXIT_BROKEN)
 
 

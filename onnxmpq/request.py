@@ -136,9 +136,7 @@ class Request:
     @property
     def codes(self) -> CodeType:
         """What quantized activations are held in."""
-        return CodeType(
-            self.activation_bits or self.target.activation_bits[0], self.target.signed_activations
-        )
+        return self.target.activations.codes(self.activation_bits)
 
     @property
     def calibrated_by(self) -> Calibrator:
@@ -164,7 +162,7 @@ class Request:
         """The same with activations decided: integers where asked, or where real data can calibrate them."""
         if self.quantizers.activations is not None:
             return self
-        activations = "fp32" if synthetic else f"int{self.target.activation_bits[0]}"
+        activations = "fp32" if synthetic else f"int{self.target.activations.bits[0]}"
         return replace(self, quantizers=replace(self.quantizers, activations=activations))
 
 

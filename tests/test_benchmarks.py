@@ -209,7 +209,7 @@ def test_recipes_that_share_a_rounding_come_to_what_a_compile_writes(
     assert draft.written().SerializeToString(deterministic=True) == onnx.load(written).SerializeToString(
         deterministic=True
     )
-    assert report.file_bytes == draft.written().ByteSize()
+    assert report.size.file_bytes == draft.written().ByteSize()
     assert seconds > 0
 
 

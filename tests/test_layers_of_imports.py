@@ -77,7 +77,7 @@ ROOMS: Mapping[str, str] = {
     "testing": (
         "values operators onnx_io runtime data metrics place calibrate rounding sensitivity context normalize lower verify"
     ),
-    "present": "observer values budgets runtime",
+    "present": "observer values budgets",
     "cli": "errors values budgets onnx_io data metrics request api evaluation inspection present",
     "__main__": "cli",
 }

@@ -27,7 +27,7 @@ def calibrate(loaded: Loaded, found: Placed) -> Setting:
     """Everything that the later stages look at. Raises DataError where a range cannot be had, nor spared."""
     splits = divide(loaded.evidence, loaded.request)
     found, ranges = calibrated(loaded, found, splits.rounding)
-    quantized = Activations(found.placement, ranges, loaded.request.target.placement)
+    quantized = Activations(found.placement, ranges, loaded.request.target.activations.placement)
     setting = Setting(
         loaded.request, loaded.stages, loaded.runtime, loaded.session, splits,
         without_dead_channels(found.prepared, quantized), found.options, quantized,

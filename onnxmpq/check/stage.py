@@ -80,5 +80,5 @@ def stored_otherwise(request: Request, prepared: Prepared) -> Iterator[tuple[str
     asked = options_of(
         prepared.layers, request.constraints.widths, request.activation_bits, request.constraints.keeps
     )
-    for storage in request.target.storages:
+    for storage in request.target.weights.storages:
         yield f"with --storage {storage}", placed(prepared, asked, request.target.storing(storage)).options

@@ -46,12 +46,13 @@ def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
 
     Raises ModelError where the target does not read it.
     """
+    lowest, highest = target.opsets
     widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
-    needed = required_opset(widths, native2=_native2(target), wide=target.wide)
-    opset = max(_simulated_opset(plan, prepared), needed, target.lowest_opset)
-    if opset > target.highest_opset:
+    needed = required_opset(widths, native2=_native2(target), wide=target.weights.wide)
+    opset = max(_simulated_opset(plan, prepared), needed, lowest)
+    if opset > highest:
         raise ModelError(
-            f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "
+            f"the file would have opset {opset}, and {target.name} reads at most {highest}; export the "
             "model at a lower opset"
         )
     return opset
@@ -112,7 +113,7 @@ def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, 
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=_native2(target), wide=target.wide)(frame.graph)
+    PackWeights(stored, native2=_native2(target), wide=target.weights.wide)(frame.graph)
     if target.halves:
         HalveConstants()(frame.graph)
 
@@ -129,7 +130,7 @@ def lower(
 
 
 def _native2(target: Target) -> bool:
-    return 2 in target.tensor_bits
+    return 2 in target.weights.tensor_bits
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:

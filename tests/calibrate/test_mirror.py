@@ -164,7 +164,7 @@ def test_a_network_that_takes_one_sample_at_a_time(tmp_path: Path) -> None:
         tmp_path / "one.onnx", ["4bit-avg"], {"x": images(40)}, effort="max", provider="cpu", bits=(2, 4, 8),
         target="portable", force=True,
     )  # fmt: skip
-    assert report.average_weight_bits <= 4
+    assert report.size.average_weight_bits <= 4
 
 
 def test_a_compile_with_mirror_images_meets_its_budget(
@@ -186,5 +186,5 @@ def test_a_compile_with_mirror_images_meets_its_budget(
             notes.append(text)
 
     report = compiled(sources, request, Stages(Listening()))
-    assert report.average_weight_bits <= 4
+    assert report.size.average_weight_bits <= 4
     assert any("mirror images" in note for note in notes)

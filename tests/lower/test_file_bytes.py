@@ -25,7 +25,7 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.half_scales import has_half_scales
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of, random_feeds
-from onnxmpq.values.activation_range import CodeType, range_of
+from onnxmpq.values.activation_range import range_of
 from onnxmpq.values.group import Group, Unit, divided, layer_of
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS, Option
@@ -36,7 +36,7 @@ from onnxmpq.values.target import TARGETS, Target
 DIGITS = Path(__file__).parents[2] / "models" / "digits.onnx"
 CPU = Runtime("cpu", threads=1)
 WIDTHS = (*range(1, 9), HALF_BITS, FLOAT_BITS)
-STORED = [(name, storage) for name, target in TARGETS.items() for storage in target.storages]
+STORED = [(name, storage) for name, target in TARGETS.items() for storage in target.weights.storages]
 
 
 def weights(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -119,15 +119,15 @@ class Lowered:
         layers = tuple(halved(la, prepared.model) if target.halves else la for la in prepared.layers)
         prepared = replace(prepared, layers=layers)
         asked = [la.name for la in layers if la.reason is None] if acts else []
-        placement = POLICIES[target.placement](import_graph(prepared.model), layers, asked)
+        placement = POLICIES[target.activations.placement](import_graph(prepared.model), layers, asked)
         rng = random.Random(1)
-        codes = CodeType(acts or 8, target.signed_activations)
+        codes = target.activations.codes(acts)
         ranges = {
             name: range_of(-rng.random(), rng.random(), codes)
             for name in {*placement.tensors, *placement.spare}
         }
         return cls(
-            target, prepared, acts, Activations(placement, ranges, target.placement),
+            target, prepared, acts, Activations(placement, ranges, target.activations.placement),
             Candidates(prepared.model, "nearest", target.grids),
         )  # fmt: skip
 

@@ -40,6 +40,6 @@ def test_it_is_compiled_like_all_others(monkeypatch: pytest.MonkeyPatch, tmp_pat
     samples = {"tokens": rng.integers(0, 30, (64, 6))}
     report = onnxmpq.compile_model(source, ["5bit-avg"], samples, output=target)
     assert {(la.op, la.params, la.reason is None) for la in report.layers} >= {("Gather", 240, False)}
-    assert any("tables that are looked up" in note for note in report.notes)
+    assert any("tables that are looked up" in note for note in report.run.notes)
     assert all(layer.weight_bits <= 8 for layer in report.layers)
-    assert (report.metrics["compiled"].sqnr or 0) > 15
+    assert (report.quality.metrics["compiled"].sqnr or 0) > 15

@@ -69,7 +69,7 @@ def test_it_compiles_to_what_it_computes(tmp_path: Path, equation: str, w: Shape
     report = onnxmpq.compile_model(source, ["6bit-avg"], samples, output=target, activations="int8")
     (layer,) = report.layers
     assert (layer.op, layer.weight_bits, layer.kernel) == ("Einsum", 6, None)
-    score = report.metrics["compiled"]
+    score = report.quality.metrics["compiled"]
     assert score.sqnr is not None
     assert score.sqnr > 25
     assert run(model, samples)["y"].shape == (32, 6, 5)

@@ -43,9 +43,7 @@ from onnxmpq.values.plan import Plan
 KURTOSIS = '''
 """A method in one file: layers with heavy tails are sensitive."""
 import numpy as np
-from onnxmpq.data import Dataset
-from onnxmpq.metrics.metric import Metric
-from onnxmpq.values.costs import CostTable
+from onnxmpq import CostTable, Dataset, Metric
 
 def kurtosis(probe):
     costs = {}

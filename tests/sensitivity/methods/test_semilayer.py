@@ -235,7 +235,7 @@ def test_widths_of_channels_are_real_in_the_file(tmp_path: Path, rounding: str, 
         tmp_path / "model.onnx", ["3.5bit-avg"], arrays, evaluation=arrays, method="semilayer", rounding=rounding,
         activations=activations,
     )  # fmt: skip
-    assert report.average_weight_bits <= 3.5
+    assert report.size.average_weight_bits <= 3.5
     stored = read_weights(onnx.load(report.output))
     parts = [layer for layer in report.layers if "/part" in layer.name]
     assert len({layer.weight_bits for layer in parts if layer.name.startswith(parts[0].name[:-1])}) > 1
