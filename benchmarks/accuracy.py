@@ -60,7 +60,6 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "size": {"method": "size"},
     "fast": {"effort": "fast"},
     "balanced": {},
-    "max": {"effort": "max"},
 }
 
 _COLUMNS = [

@@ -22,6 +22,7 @@ from onnxmpq.metrics.metric import METRICS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.request import ACTIVATIONS
+from onnxmpq.values.effort import EFFORTS, find_effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOATS
 from onnxmpq.values.report import to_json
@@ -85,6 +86,7 @@ BITS = Parsed("bits", parse_bits)
 FILE = Parsed("path", lambda text: Path(parse_input(text)))
 SOURCE = Parsed("path", parse_input)
 OUTPUT = Parsed("path", parse_output)
+EFFORT = Parsed("|".join(EFFORTS), lambda text: find_effort(text).name)
 REPORT = Parsed("path", lambda text: STDOUT if text == "-" else parse_output(text))
 
 
@@ -194,7 +196,8 @@ def cli() -> None:
 )
 @click.option(
     "--effort",
-    type=click.Choice(["fast", "balanced", "max"]),
+    type=EFFORT,
+    metavar="[fast|balanced]",
     default="balanced",
     show_default=True,
     help="Samples and trials of the stages that take long. All but fast learn from mirror images, too, where the network "
