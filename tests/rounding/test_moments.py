@@ -1,7 +1,6 @@
 """Emitted second moments against NumPy, window by window."""
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from onnx import numpy_helper
 from shared import shared
 
 from onnxmpq.data import open_data, synthetic_data
-from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.data.evidence import gather
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
@@ -28,7 +26,6 @@ from onnxmpq.rounding.moments import (
     has_moments,
     input_moments,
     is_known,
-    is_short,
     step,
 )
 from onnxmpq.runtime.session import Runtime
@@ -211,40 +208,6 @@ def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
     moments = Moments(x @ x.transpose(0, 2, 1), x.mean(axis=2), 50)
     centred = x - x.mean(axis=2, keepdims=True)
     np.testing.assert_allclose(moments.covariance(), centred @ centred.transpose(0, 2, 1), atol=1e-9)
-
-
-POOLED = """<ir_version: 8, opset_import: ["" : 13]> g (float[n, 12, 3, 3] x) => (float[n, 4] y) {
-    p = GlobalAveragePool (x)  f = Flatten (p)  y = MatMul (f, w) }"""
-
-
-@pytest.mark.parametrize("count", [11, 12])
-def test_what_varies_within_maps_is_known_where_windows_are_fewer_than_columns(count: int) -> None:
-    model, rng = onnx.parser.parse_model(POOLED), np.random.default_rng(5)
-    weight = rng.standard_normal((12, 4)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    x = rng.standard_normal((count, 12, 3, 3)).astype(np.float32)
-    (layer,) = discover(gs.import_onnx(model), {"x": x.shape})
-    data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 12, 3, 3))], samples=None)
-    ((_, moments),) = input_moments(
-        CPU, model, [layer], data, 2, lambda _done, _total: None, Augmentations(axis=-1)
-    )
-    assert moments.count == count
-    if count == 12:
-        assert moments.within is None
-        return
-    assert moments.within is not None
-    left = (x - x.mean(axis=(2, 3), keepdims=True)).transpose(0, 2, 3, 1).reshape(-1, 12).astype(np.float64)
-    np.testing.assert_allclose(moments.within[0], left.T @ left, rtol=1e-3, atol=1e-3)
-
-
-def test_a_short_layer_has_some_windows_but_fewer_than_columns() -> None:
-    spec = [InputSpec("x", np.dtype(np.float32), (None, 2))]
-    data = open_data({"x": np.ones((16, 2), np.float32)}, spec, samples=None)
-    wide = example_layer("fc", "Gemm", ("fc",), "w", (5, 17), 0)
-    assert is_short(wide, data)
-    assert not is_short(replace(wide, shape=(5, 16)), data)
-    assert not is_short(replace(wide, shape=(5, 17 * 16)), data)  # too few to tell anything
-    assert not is_short(replace(wide, op="Conv", shape=(5, 17, 1, 1), positions=(2, 2)), data)
 
 
 def test_emitting_changes_nothing_else() -> None:
