@@ -59,7 +59,7 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
 def rounded(loaded: Loaded) -> Lowering:
     """From the model to its rounded weights: what does not depend on the budget, unless that leaves one plan only."""
     stages = loaded.stages
-    with stages("prepare"):
+    with stages("normalize"):
         placed = place(loaded, prepare_model(loaded))
         check(loaded, placed)
     with stages("calibrate"):
