@@ -416,7 +416,7 @@ def test_the_report_says_all_that_was_promised(small: Compile, tmp_path: Path) -
     assert all(wanted <= layer.keys() for layer in fields["layers"])
     assert sum(layer["params"] for layer in fields["layers"]) == PARAMS
     assert fields["metrics"]["fp32"]["samples"] == fields["metrics"]["compiled"]["samples"] == 500
-    assert {"load", "prepare", "calibrate", "sensitivity", "allocate", "write", "verify"} <= fields[
+    assert {"load", "normalize", "calibrate", "sensitivity", "allocate", "write", "verify"} <= fields[
         "seconds"
     ].keys()
     assert fields["peak_rss_bytes"] > 50e6
@@ -731,7 +731,7 @@ def test_missing_labels_are_found_before_anything_is_measured(
 
     with pytest.raises(DataError, match=f"method {method} .* have no"):
         small("6bit-avg", method=method, data=unlabelled, observer=Watching())
-    assert begun == ["load", "prepare"]
+    assert begun == ["load", "normalize"]
 
 
 def test_codes_of_integer_layers_fit_every_cpu_unless_told(small: Compile) -> None:
