@@ -165,6 +165,11 @@ def test_a_misspelt_option_is_refused(kind: Callable[..., object], option: str, 
         kind(**{option: value})
 
 
+def test_a_variant_of_an_earlier_version_goes_on_working() -> None:
+    now = find_method("onnxmpq.sensitivity.methods.ompq:as_published")
+    assert find_method("onnxmpq.sensitivity.ompq:as_published") is now
+
+
 @pytest.mark.parametrize("variant", ["csmpq:as_published", "ompq:as_published"])
 def test_the_published_programs_do_not_see_the_network(variant: str) -> None:
     """Their importances drown in the solver's tolerance: what is left is the projection of the sizes."""
