@@ -15,6 +15,8 @@ from onnxmpq.request import Request
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.option import Options
 
+_GROUPS = 16  # of samples
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -37,8 +39,9 @@ class Setting:
 
     @cached_property
     def expected(self) -> Expected:
-        """What the reference gives for the samples that the file is judged on."""
-        return Expected(self.reference, self.splits.judging, self.prepared.batch_size)
+        """What the reference gives for the samples that judge requantizing, in groups that tell what is chance."""
+        data = self.splits.judging
+        return Expected(self.reference, data, min(self.prepared.batch_size, -(-data.count // _GROUPS)))
 
     @property
     def choices(self) -> Options:

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxmpq.lower.draft import Draft
 from onnxmpq.metrics.metric import Sums, classifier_output, sharpened
-from onnxmpq.metrics.score import mean_loss
+from onnxmpq.metrics.score import losses_by_batch
 from onnxmpq.requantize.logit_layer import logit_layer
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import QUANTIZED_BITS
@@ -51,12 +51,14 @@ def with_logit_scale(draft: Draft, factor: float) -> Draft:
 
 
 def file_loss(draft: Draft) -> float:
-    """The loss of the very file on the samples that judge requantizing.
+    """The loss of the very file on the samples that judge requantizing."""
+    return float(file_losses(draft).sum())
 
-    Integer kernels add up in integers, which a simulation does not show.
-    """
+
+def file_losses(draft: Draft) -> Sums:
+    """What small groups of samples have in it: integer kernels add up in integers, which a simulation does not show."""
     session = draft.setting.runtime.session(draft.lowered(), spin=False)
-    return mean_loss(draft.setting.expected, session, draft.prepared.metric)
+    return losses_by_batch(draft.setting.expected, session, draft.prepared.metric)
 
 
 def _losses(draft: Draft, output: str) -> Sums:

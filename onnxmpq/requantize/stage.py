@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxmpq.allocate.choose import file_fits, single
 from onnxmpq.context.setting import Setting
+from onnxmpq.data import Dataset
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.lower.draft import Draft
 from onnxmpq.lower.lower_plan import simulate
-from onnxmpq.requantize.logit_scale import best_logit_scale, file_loss, with_logit_scale
+from onnxmpq.metrics.metric import Sums
+from onnxmpq.observer import Observer, Progress, Stages
+from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_logit_scale
 from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
+from onnxmpq.rounding.stage import rounded_weights
 from onnxmpq.values.group import Group
 from onnxmpq.values.option import Options
 
 _REQUANTIZED_BELOW = 7  # bits
+_BEYOND_CHANCE = 2.0  # standard errors
+_FEWEST_GROUPS = 8  # of samples that tell what is chance
 
 
 def is_requantized(draft: Draft) -> bool:
@@ -37,15 +46,28 @@ def requantizing_pays(setting: Setting, options: Options) -> bool:
 
 
 def requantize(draft: Draft) -> Draft:
-    """The draft rounded again, unless the network is broken by it; said."""
+    """The draft rounded again, unless the network is the worse for it; said."""
     note, found = draft.setting.stages.note, requantized_draft(draft)
-    broke = ", which broke the network, so the first rounding is kept" if found.broke else ""
-    note(f"rounded again behind quantized layers{broke}")
+    note(f"rounded again behind quantized layers{_told(found, draft.setting)}")
     if found.factor != 1:
         note(
             f"logits scaled by {found.factor:.2f}, so that the network is as sure of its classes as the float one"
         )
     return found.draft
+
+
+def _told(found: Requantized, setting: Setting) -> str:
+    """What a trial came to, and what ships."""
+    kept = "" if found.helped else ", so the first rounding is kept"
+    if not setting.request.search.effort.tries:
+        return f", which broke the network{kept}" if kept else ""
+    splits, count = setting.splits, setting.splits.judging.count
+    others = "" if splits.judging is splits.requantizing else "other "
+    within_chance = ", within chance" if found.helped and found.behind > found.before else ""
+    return (
+        f": {setting.prepared.metric.name} {found.before:.3g} -> {found.behind:.3g} in a trial on {count} {others}calibration "
+        f"sample{'s' if count > 1 else ''}{within_chance}{kept}"
+    )
 
 
 def shipped(draft: Draft) -> Draft:
@@ -55,46 +77,112 @@ def shipped(draft: Draft) -> Draft:
 
 @dataclass(frozen=True, slots=True)
 class Requantized:
-    """A draft to be shipped, the factor on its logits, and whether rounding again broke it: then it is the one before."""
+    """A draft to be shipped, the losses of a trial before and behind requantizing, and the factor on its logits.
+
+    `doubt` is the standard error of the losses' difference, each sample's being held against its own.
+    """
 
     draft: Draft
-    factor: float
-    broke: bool
+    before: float
+    behind: float
+    doubt: float
+    factor: float = 1.0
+
+    @property
+    def helped(self) -> bool:
+        """False where requantizing raised the trial's loss, by two standard errors of the differences of its groups or more."""
+        if not math.isfinite(self.before):
+            return True
+        return self.behind < self.before or self.behind - self.before < _BEYOND_CHANCE * self.doubt
 
 
 def requantized_draft(draft: Draft) -> Requantized:
-    """The draft requantized, or as it is where no number comes of that, and its logits scaled."""
-    again = rounded_again(draft)
-    broke = not math.isfinite(file_loss(again))
-    kept = draft if broke else again
-    factor = best_logit_scale(kept)
-    return Requantized(with_logit_scale(kept, factor), factor, broke)
+    """The draft requantized or as it is, and its logits scaled.
+
+    Whether requantizing helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
+    is requantized on all, up to as many as the effort allows, in all their augmentations.
+    """
+    if not draft.setting.request.search.effort.tries:
+        return _untried(draft)
+    splits, augmentations = draft.setting.splits, draft.setting.augmentations
+    first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
+    before = rounded_on(splits.requantizing, draft)
+    found = _compared(before, rounded_again(before, splits.requantizing, NO_AUGMENTATION, first))
+    factor = best_logit_scale(found.draft if found.helped else before)
+    final = rounded_again(draft, splits.rounding, augmentations, second) if found.helped else draft
+    return replace(found, draft=with_logit_scale(final, factor), factor=factor)
 
 
-def rounded_again(draft: Draft) -> Draft:
-    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it.
+def _untried(draft: Draft) -> Requantized:
+    """Requantized at once on some samples; the others tell by how much to scale.
+
+    They do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
+    """
+    setting = draft.setting
+    after = rounded_again(
+        draft, setting.splits.requantizing, setting.augmentations, setting.stages.observer.progress
+    )
+    found = replace(_compared(draft, after), doubt=math.inf)
+    final = found.draft if found.helped else draft
+    factor = best_logit_scale(final)
+    return replace(found, draft=with_logit_scale(final, factor), factor=factor)
+
+
+def rounded_on(data: Dataset, draft: Draft) -> Draft:
+    """The plan's first rounding against such samples only: one that saw those that judge would be judged too well."""
+    setting = draft.setting
+    if data is setting.splits.rounding:
+        return draft
+    silent = Stages(Observer())
+    return replace(
+        draft, candidates=rounded_weights(setting, data, NO_AUGMENTATION, single(draft.plan), silent)
+    )
+
+
+def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress) -> Draft:
+    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it over such data.
 
     Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
     """
-    again = _again(draft)
+    again = _again(draft, data, augmentations, progress)
     if file_fits(draft.setting.request.constraints.budgets, again.plan, lambda _: again.file_size()):
         return again
-    return _again(draft, same_kind=True)
+    return _again(draft, data, augmentations, progress, same_kind=True)
 
 
-def _again(draft: Draft, *, same_kind: bool = False) -> Draft:
-    layers, progress = draft.prepared.layers, draft.setting.stages.observer.progress
-    after = requantized(
-        requantizer_of(draft), layers, draft.plan, draft.candidates, progress, same_kind=same_kind
-    )
+def _again(
+    draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress, *, same_kind: bool = False
+) -> Draft:
+    layers, requantizer = draft.prepared.layers, requantizer_of(draft, data, augmentations)
+    after = requantized(requantizer, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
     return replace(draft, candidates=after)
 
 
-def requantizer_of(draft: Draft) -> SequentialRequantizer:
-    """The float network, and the one with the plan's Q/DQ pairs on activations, over the samples of rounding."""
-    setting, prepared, asked = draft.setting, draft.prepared, draft.setting.request.search
+def requantizer_of(draft: Draft, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
+    """The float network, and the one with the plan's Q/DQ pairs on activations, over such data."""
+    setting, prepared = draft.setting, draft.prepared
     return SequentialRequantizer(
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
-        prepared.traced, setting.splits.rounding, prepared.batch_size, asked.effort.requantize,
-        seed=asked.seed, grids=setting.request.target.grids, augmentations=setting.augmentations,
+        prepared.traced, data, prepared.batch_size, setting.request.search.effort.requantize,
+        seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=augmentations,
     )  # fmt: skip
+
+
+def _turn(progress: Progress, number: int) -> Progress:
+    """The progress of the first of two turns, or of the second."""
+    return lambda done, total: progress(number * total + done, 2 * total)
+
+
+def _compared(first: Draft, trial: Draft) -> Requantized:
+    """The trial with the losses, of which each group of samples has its part."""
+    before, behind = file_losses(first), file_losses(trial)
+    with np.errstate(invalid="ignore"):  # both may be infinite
+        changes = behind - before
+    return Requantized(trial, float(before.sum()), float(behind.sum()), standard_error(changes))
+
+
+def standard_error(parts: Sums) -> float:
+    """Of the sum of parts that differ by chance; 0 where they are too few to tell, or not finite."""
+    if len(parts) < _FEWEST_GROUPS or not np.isfinite(parts).all():
+        return 0.0
+    return float(np.std(parts, ddof=1)) * math.sqrt(len(parts))

@@ -12,7 +12,8 @@ class Effort:
     """`sensitivity`, `requantize` and `judge` are samples, `trials` whole plans that are tried around the first one.
 
     Ranks among layers are known long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it, and as many how sure the file is of its classes. With `mirrors`, weights are rounded against mirror images, too, where these are the same to the network.
+    others so many judge what was chosen by it, and as many whether requantizing helps, which is tried first if the effort
+    `tries`. With `mirrors`, weights are rounded against mirror images, too, where these are the same to the network.
     """
 
     name: str
@@ -20,13 +21,14 @@ class Effort:
     trials: int
     requantize: int
     judge: int
+    tries: bool = True
     mirrors: bool = False
 
 
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("fast", sensitivity=32, trials=0, requantize=64, judge=128),
+        Effort("fast", sensitivity=32, trials=0, requantize=64, judge=128, tries=False),
         Effort("balanced", sensitivity=256, trials=12, requantize=512, judge=512, mirrors=True),
     )
 }
