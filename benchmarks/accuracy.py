@@ -27,13 +27,12 @@ import onnx
 import paired
 import peers
 from held_out import HeldOut
-from loaded import load
+from loaded import changed, load
 from machine import ROOT, commit, origin, table, versions
 from networks import Network, calibration, networks
 from paired import Hits
 
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.budgets.constrain import average_bits
 from onnxmpq.check.forced import forced_by, narrowed
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.splits import divide
@@ -50,6 +49,7 @@ from onnxmpq.values.costs import Sensitivity
 from onnxmpq.values.effort import EFFORTS, Effort
 from onnxmpq.values.option import Options
 from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.storage import average_bits
 
 Key = tuple[str, float, str, str, int, int]
 
@@ -60,7 +60,6 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "size": {"method": "size"},
     "fast": {"effort": "fast"},
     "balanced": {},
-    "max": {"effort": "max"},
 }
 
 _COLUMNS = [
@@ -218,7 +217,7 @@ class Bench:
         """The network with its weights rounded, which is done once for what they are rounded against."""
         key = rounding, effort.mirrors
         if key not in self.lowerings:
-            request = replace(self.loaded.request, rounding=rounding, effort=effort)
+            request = changed(self.loaded.request, rounding=rounding, effort=effort)
             stages = Stages(Observer(), dict(self.loaded.stages.seconds))
             self.lowerings[key] = rounded(replace(self.loaded, request=request, stages=stages))
         return self.lowerings[key]
@@ -227,19 +226,24 @@ class Bench:
         """Costs of the options and the seconds that they took; of each method and count of samples once."""
         setting = lowering.setting
         if setting.forced is not None:
-            return measure(lowering), 0.0
+            return measure(setting, lowering.candidates), 0.0
         request = setting.request
-        key = request.method, request.rounding, request.effort.mirrors, setting.splits.sensitivity.count
+        key = (
+            request.search.method,
+            request.quantizers.rounding,
+            request.search.effort.mirrors,
+            setting.splits.sensitivity.count,
+        )
         if key not in self.costs:
             start = time.perf_counter()
-            self.costs[key] = measure(lowering), time.perf_counter() - start
+            self.costs[key] = measure(setting, lowering.candidates), time.perf_counter() - start
         return self.costs[key]
 
 
 def asked(loaded: Loaded, base: Lowering, stages: Stages, recipe: str, budget: float) -> Lowering:
     """The rounded network under the recipe's own request."""
     method = RECIPES[recipe].get("method", "measured")
-    request = replace(
+    request = changed(
         base.setting.request, budgets=(Budget.parse(f"{budget:g}bit-avg"),), method=METHODS[method],
         effort=_effort(recipe),
     )  # fmt: skip

@@ -101,12 +101,12 @@ def compiled(case: Case, seed: int) -> Outcome | None:
 
 
 def outcome(report: Report) -> Outcome:
-    before, after = report.metrics["fp32"], report.metrics["compiled"]
+    before, after = report.quality.metrics["fp32"], report.quality.metrics["compiled"]
     assert before.top1 is not None
     assert after.top1 is not None
     assert after.agreement is not None
     return Outcome(
-        report.average_weight_bits, report.file_bytes, before.top1 - after.top1, 1 - after.agreement
+        report.size.average_weight_bits, report.size.file_bytes, before.top1 - after.top1, 1 - after.agreement
     )
 
 

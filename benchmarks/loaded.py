@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from networks import Network
 
 from onnxmpq.budgets.budget import Budget
@@ -12,8 +15,7 @@ from onnxmpq.data.evidence import gather
 from onnxmpq.normalize.prepare import runnable
 from onnxmpq.observer import Stages
 from onnxmpq.onnx_io.model_file import load_model
-from onnxmpq.request import DEFAULT_BITS, Request
-from onnxmpq.rounding.candidates import ROUNDINGS
+from onnxmpq.request import DEFAULT_BITS, Constraints, Quantizers, Request, Run, Search
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.values.effort import EFFORTS
@@ -39,8 +41,19 @@ def load(
         note=stages.note,
     )  # fmt: skip
     request = Request(
-        budgets=(Budget.parse("999999MB"),), keeps=(), target=find_target("ort-cpu"), widths=DEFAULT_BITS,
-        activations=activations, calibrator=CALIBRATORS["mean_minmax_3sigma"], rounding=ROUNDINGS[0], method=METHODS["measured"],
-        effort=EFFORTS["balanced"], metric=None, provider=runtime.provider, seed=seed, verify=False, force=True,
-    )  # fmt: skip
+        constraints=Constraints(budgets=(Budget.parse("999999MB"),), widths=DEFAULT_BITS),
+        quantizers=Quantizers(activations=activations, calibrator=CALIBRATORS["mean_minmax_3sigma"]),
+        target=find_target("ort-cpu"),
+        search=Search(method=METHODS["measured"], effort=EFFORTS["balanced"], seed=seed),
+        run=Run(runtime.provider, verify=False, force=True),
+    )
     return Loaded(request, stages, runtime, original, session, evidence, 0)
+
+
+def changed(request: Request, **answers: Any) -> Request:
+    """The request with other answers to some of its groups' questions: `rounding`, `effort`, `method`, `budgets`."""
+    for group in ("constraints", "quantizers", "search"):
+        own = getattr(request, group)
+        mine = {name: value for name, value in answers.items() if hasattr(own, name)}
+        request = replace(request, **{group: replace(own, **mine)})
+    return request

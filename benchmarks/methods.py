@@ -24,7 +24,7 @@ from typing import Any
 
 import onnx
 from judgements import Judge, Judgements, digest
-from loaded import load
+from loaded import changed, load
 from machine import ROOT, commit
 from methods_report import plot, report
 from networks import Network, labelled_calibration, networks
@@ -32,7 +32,6 @@ from points import Key, Point, append, read
 
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.budgets.constrain import average_bits
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.observer import Observer, Stages
@@ -47,6 +46,7 @@ from onnxmpq.sensitivity.methods.ompq import as_published as ompq_as_published
 from onnxmpq.sensitivity.methods.semilayer import Semilayers
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.values.costs import CostTable, Sensitivity
+from onnxmpq.values.storage import average_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +178,16 @@ class Bench:
         if key not in self.searches:
             lowering = asked(self.lowering(rounding), method=contender.seeing(self.search_samples))
             start = time.perf_counter()
-            self.searches[key] = measure(lowering), time.perf_counter() - start
+            self.searches[key] = measure(lowering.setting, lowering.candidates), time.perf_counter() - start
         return self.searches[key]
 
     def lowering(self, rounding: str) -> Lowering:
         """The network with its weights rounded, which is done once."""
         if rounding not in self.lowerings:
-            plain = replace(self.loaded.request.effort, mirrors=False)  # the images as they are, as published
-            request = replace(self.loaded.request, rounding=rounding, effort=plain)
+            plain = replace(
+                self.loaded.request.search.effort, mirrors=False
+            )  # the images as they are, as published
+            request = changed(self.loaded.request, rounding=rounding, effort=plain)
             own = replace(self.loaded, request=request)
             self.lowerings[rounding] = rounded(own)
         return self.lowerings[rounding]
@@ -220,7 +222,7 @@ def filed(row: Point, draft: Draft, models: dict[str, onnx.ModelProto]) -> Point
 def asked(lowering: Lowering, **changes: Any) -> Lowering:
     """The same network under another request."""
     setting = lowering.setting
-    return replace(lowering, setting=replace(setting, request=replace(setting.request, **changes)))
+    return replace(lowering, setting=replace(setting, request=changed(setting.request, **changes)))
 
 
 if __name__ == "__main__":

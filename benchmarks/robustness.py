@@ -56,19 +56,19 @@ def outcome(model: Path, activations: str) -> list[str]:
             )
         except onnxmpq.OnnxmpqError as error:
             return [model.stem, activations, *["-"] * 7, f"refused: {str(error)[:160]}"]
-    score = report.metrics["compiled"]
+    score = report.quality.metrics["compiled"]
     quantized = [layer for layer in report.layers if layer.weight_bits <= 8 and layer.params]
     return [
         model.stem,
         activations,
         f"{len(quantized)} of {len(report.layers)}",
         str(sum(layer.kernel is not None for layer in report.layers)),
-        f"{report.average_weight_bits:.2f}",
-        f"{report.fp32_file_bytes:,}",
-        f"{report.file_bytes:,}",
+        f"{report.size.average_weight_bits:.2f}",
+        f"{report.size.fp32_file_bytes:,}",
+        f"{report.size.file_bytes:,}",
         "-" if score.agreement is None else f"{score.agreement:.0%}",
         "-" if score.sqnr is None else f"{score.sqnr:.1f} dB",
-        "compiled" + (", lost its function" if report.is_broken else ""),
+        "compiled" + (", lost its function" if report.quality.is_broken else ""),
     ]
 
 

@@ -51,7 +51,6 @@ _DIGITS: Mapping[str, Sequence[str]] = {
     "storage int8": ("--budget", "3bit-avg", "--storage", "int8"),
     "rounding nearest": ("--budget", "3bit-avg", "--rounding", "nearest"),
     "effort fast": ("--budget", "3bit-avg", "--effort", "fast"),
-    "effort max": ("--budget", "3bit-avg", "--effort", "max"),
     "seed 1": ("--budget", "3bit-avg", "--seed", "1"),
     "vnni": ("--budget", "6bit-avg", "--isa", "vnni"),
     **{

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.table import EXAMPLES
 from onnxmpq.data.input_shapes import parse_shape
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.errors import OnnxmpqError, OptionError
@@ -21,6 +22,7 @@ from onnxmpq.metrics.metric import METRICS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.request import ACTIVATIONS
+from onnxmpq.values.effort import EFFORTS, find_effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOATS
 from onnxmpq.values.report import to_json
@@ -29,6 +31,7 @@ from onnxmpq.values.target import ISAS, STORAGES
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 3
+STDOUT = Path("-")
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -83,6 +86,39 @@ BITS = Parsed("bits", parse_bits)
 FILE = Parsed("path", lambda text: Path(parse_input(text)))
 SOURCE = Parsed("path", parse_input)
 OUTPUT = Parsed("path", parse_output)
+EFFORT = Parsed("|".join(EFFORTS), lambda text: find_effort(text).name)
+REPORT = Parsed("path", lambda text: STDOUT if text == "-" else parse_output(text))
+
+
+class Grouped(click.Command):
+    """A command whose help lists its options under titles: `groups` maps each to the names of its parameters."""
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.groups = groups
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options group by group."""
+        records = {name: p.get_help_record(ctx) for p in self.get_params(ctx) for name in (p.name, *p.opts)}
+        for title, names in self.groups.items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := records[name]) is not None])
+
+
+_COMPILE_GROUPS = {
+    "What the file may be": ("budgets", "bits", "keeps", "activations", "target", "storage", "isa", "output"),
+    "Data": ("data", "evaluation", "training", "preprocess", "shapes", "samples"),
+    "How it is found": ("effort", "method", "metric", "rounding", "calibrator", "seed", "save_sensitivity"),
+    "The compile itself": ("provider", "report", "no_verify", "force", "--help"),
+}
+_COMPILE_EXAMPLES = """\b
+Examples:
+  onnxmpq compile model.onnx --budget 4bit-avg --data calibration.npz
+  onnxmpq compile model.onnx --budget 1.5MB --data images.zip \\
+      --preprocess imagenet,resize=256,crop=224
+  onnxmpq compile model.onnx --budget drop=0.5% --data my_data.py:batches
+  onnxmpq compile model.onnx --budget 4bit-avg --keep 'head/*=8' --target openvino
+"""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,7 +127,7 @@ def cli() -> None:
     """Compile trained CNNs in ONNX into mixed-precision ONNX models."""
 
 
-@cli.command("compile")
+@cli.command("compile", cls=Grouped, groups=_COMPILE_GROUPS, epilog=_COMPILE_EXAMPLES)
 @click.argument("model", type=FILE)
 @click.option(
     "--budget",
@@ -99,7 +135,7 @@ def cli() -> None:
     type=BUDGET,
     multiple=True,
     required=True,
-    help="4bit-avg, 1.5MB, 25%, 8x, 2.1GBOPs, latency=0.7x or drop=0.5%; several hold at once.",
+    help=f"{', '.join(EXAMPLES[:-1])} or {EXAMPLES[-1]}; several hold at once.",
 )
 @click.option(
     "--data", type=SOURCE, help="Calibration data: .npz, folder or .zip of images, file.py:callable."
@@ -160,7 +196,8 @@ def cli() -> None:
 )
 @click.option(
     "--effort",
-    type=click.Choice(["fast", "balanced", "max"]),
+    type=EFFORT,
+    metavar="[fast|balanced]",
     default="balanced",
     show_default=True,
     help="Samples and trials of the stages that take long. All but fast learn from mirror images, too, where the network "
@@ -192,8 +229,12 @@ def cli() -> None:
     help="Where the compile itself runs.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--report", type=OUTPUT, help="Write everything that was measured as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of the table.")
+@click.option(
+    "--report",
+    type=REPORT,
+    help="Write everything that was measured as JSON; - prints it instead of the table.",
+)
+@click.option("--json", "as_json", is_flag=True, hidden=True)  # as --report -
 @click.option("--no-verify", is_flag=True, help="Do not check, score or time the written file.")
 @click.option("--force", is_flag=True, help="Go on where the fp32 model does no better than chance.")
 def compile_command(
@@ -206,9 +247,11 @@ def compile_command(
     **options: Any,
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
-    from onnxmpq.pipeline import compile_model
+    from onnxmpq.api import compile_model
     from onnxmpq.request import default_output, protected
 
+    if report == STDOUT:
+        report, as_json = None, True
     inputs = protected(model, *(options[name] for name in ("data", "evaluation", "training", "method")))
     if report is not None:
         require_writable(report, inputs)
@@ -225,7 +268,7 @@ def compile_command(
         click.echo(result.to_json())
     else:
         show_report(result)
-    if result.is_broken:
+    if result.quality.is_broken:
         sys.exit(EXIT_BROKEN)
 
 

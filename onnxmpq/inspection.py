@@ -16,9 +16,10 @@ from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.matching import optional_input, type_name
-from onnxmpq.runtime.requirements import Requirements, described
+from onnxmpq.runtime.requirements import described
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import HALF_BITS
+from onnxmpq.values.requirements import Requirements
 from onnxmpq.verify.readback import StoredWeight, read_halves, read_weights
 
 

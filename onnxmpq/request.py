@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onnxmpq.allocate.timed import is_timed
-from onnxmpq.budgets.budget import Budget, Kind
-from onnxmpq.budgets.constrain import MEASURED
+from onnxmpq.budgets.budget import Budget, needing
+from onnxmpq.budgets.kind import Needs
 from onnxmpq.calibrate.calibrators import Calibrator, default_calibrator
 from onnxmpq.data import DataSource, require_seed
 from onnxmpq.data.preprocess import Preprocess
@@ -49,83 +48,122 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the user decided about the file and how it is found.
+class Constraints:
+    """What the file may be: within every budget, of these widths, the layers that are kept as they are said to be.
 
-    `widths` are in order, 16 and 32 for layers that may stay in float. `activations` is one of ACTIVATIONS or,
-    as long as no data tell, None; `metric` as `choose_metric` takes it. `force` goes on where the data do not fit
-    the model's classes, `verify` has the written file checked, scored and timed.
-
-    Raises OptionError for choices that make no sense together.
+    `widths` are in order, 16 and 32 for layers that may stay in float.
     """
 
     budgets: tuple[Budget, ...]
-    keeps: tuple[Keep, ...]
-    target: Target
     widths: tuple[int, ...]
-    activations: str | None
-    calibrator: Calibrator | None  # None: the best for the activations
-    rounding: str
-    method: Method
-    effort: Effort
-    metric: str | None
-    provider: str
-    seed: int
-    verify: bool
-    force: bool
+    keeps: tuple[Keep, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.budgets:
             raise OptionError("no budget was given; write for example --budget 4bit-avg")
-        require_seed(self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantizers:
+    """How weights are rounded, and activations held: one of ACTIVATIONS or, as long as no data tell, None.
+
+    `calibrator` chooses the ranges of activations; None for what is best for their width.
+    """
+
+    rounding: str = ROUNDINGS[0]
+    activations: str | None = None
+    calibrator: Calibrator | None = None
+
+    def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:
             raise OptionError(f"rounding {self.rounding!r} is not known; choose {' or '.join(ROUNDINGS)}")
         if self.activations not in (None, *ACTIVATIONS):
             raise OptionError(
                 f"activations {self.activations!r} are not known; choose {', '.join(ACTIVATIONS)}"
             )
-        _require_one_width(self.codes.bits, self.keeps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How widths are found: by which method, in which loss (`choose_metric`), on how many samples, by which draws."""
+
+    method: Method
+    effort: Effort
+    metric: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the compile itself runs: where, whether the file is checked, scored and timed, and what it goes on in spite of.
+
+    `force` goes on where the data do not fit the model's classes.
+    """
+
+    provider: str = "auto"
+    verify: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user decided about the file and how it is found.
+
+    Raises OptionError for choices that make no sense together.
+    """
+
+    constraints: Constraints
+    quantizers: Quantizers
+    target: Target
+    search: Search
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        _require_one_width(self.codes.bits, self.constraints.keeps)
         if self.is_timed:
             _require_times(self.target)
-            if gives_path(self.method):
-                raise no_times(self.method)
+            if gives_path(self.search.method):
+                raise no_times(self.search.method)
 
     @property
     def activation_bits(self) -> int | None:
         """Bits of activations; None where they stay in float."""
-        return ACTIVATIONS[self.activations or "fp32"]
+        return ACTIVATIONS[self.quantizers.activations or "fp32"]
 
     @property
     def codes(self) -> CodeType:
         """What quantized activations are held in."""
-        return CodeType(
-            self.activation_bits or self.target.activation_bits[0], self.target.signed_activations
-        )
+        return self.target.activations.codes(self.activation_bits)
 
     @property
     def calibrated_by(self) -> Calibrator:
         """What chooses the ranges of quantized activations."""
-        return self.calibrator or default_calibrator(self.codes.bits)
+        return self.quantizers.calibrator or default_calibrator(self.codes.bits)
 
     @property
     def is_measured(self) -> bool:
         """True where a budget is on what a file does when it runs."""
-        return any(budget.kind in MEASURED for budget in self.budgets)
+        return any(budget.is_measured for budget in self.constraints.budgets)
 
     @property
     def limits_loss(self) -> bool:
         """True where a budget is on the loss of function."""
-        return any(budget.kind is Kind.DROP for budget in self.budgets)
+        return bool(needing(self.constraints.budgets, Needs.LOSS))
 
     @property
     def is_timed(self) -> bool:
         """True where a budget is on latency."""
-        return any(map(is_timed, self.budgets))
+        return bool(needing(self.constraints.budgets, Needs.TIME))
 
     def decided(self, *, synthetic: bool) -> Request:
         """The same with activations decided: integers where asked, or where real data can calibrate them."""
-        integers = f"int{self.target.activation_bits[0]}"
-        return self if self.activations else replace(self, activations="fp32" if synthetic else integers)
+        if self.quantizers.activations is not None:
+            return self
+        activations = "fp32" if synthetic else f"int{self.target.activations.bits[0]}"
+        return replace(self, quantizers=replace(self.quantizers, activations=activations))
 
 
 def _require_one_width(bits: int, keeps: Sequence[Keep]) -> None:
@@ -181,7 +219,7 @@ def parse_widths(bits: Sequence[int], budgets: Sequence[Budget]) -> tuple[int, .
     if not bits or not {*bits} <= {*QUANTIZED_BITS, HALF_BITS, FLOAT_BITS}:
         raise OptionError(f"widths {list(bits)} cannot all be stored; choose from {list(QUANTIZED_BITS)}")
     # Other budgets seldom gain by float layers, and their files would be slower than they must be.
-    may_float = any(b.kind in MEASURED for b in budgets)
+    may_float = any(budget.is_measured for budget in budgets)
     return tuple(sorted({*bits, *([FLOAT_BITS] if may_float else [])}))
 
 

@@ -20,8 +20,6 @@ from onnxmpq.values.arrays import Array
 Rewrite = Callable[[gs.Graph, gs.Node], None]
 Attribute = TypeVar("Attribute")
 
-# The inputs that can be a layer's weight, by operator.
-WEIGHT_INPUTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (1, 0)}
 _FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from onnxmpq.metrics import latency
 from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.place.stage import place
-from onnxmpq.request import Request, Sources, default_output
+from onnxmpq.request import Constraints, Quantizers, Request, Run, Search, Sources, default_output
 from onnxmpq.rounding.stage import round_weights
 from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.testing import classifier, labelled
@@ -44,7 +45,18 @@ def asked() -> Callable[..., Request]:
     }  # fmt: skip
 
     def ask(**changes: Any) -> Request:
-        return Request(**{**plain, **changes})
+        answers = {**plain, **changes}
+
+        def of(kind: Any) -> Any:
+            return kind(**{field.name: answers.pop(field.name) for field in fields(kind)})
+
+        groups = {
+            "constraints": of(Constraints),
+            "quantizers": of(Quantizers),
+            "search": of(Search),
+            "run": of(Run),
+        }
+        return Request(**groups, **answers)
 
     return ask
 

@@ -139,7 +139,7 @@ def test_json_is_all_there_is_on_stdout(run: Command, model: Path, tmp_path: Pat
 
 
 def test_no_verify_measures_nothing(run: Command, model: Path) -> None:
-    fields = json.loads(run("compile", model, *BUDGET, "--no-verify", "--json").out)
+    fields = json.loads(run("compile", model, *BUDGET, "--no-verify", "--report", "-").out)
     assert fields["metrics"] == {}
     assert fields["latency"] == []
     assert fields["file_bytes"] == model.with_name("m.mpq.onnx").stat().st_size
@@ -175,6 +175,19 @@ def test_inspect_and_eval(run: Command, model: Path, tmp_path: Path) -> None:
     alone = json.loads(run("eval", model, "--data", data, "--json").out)
     assert alone["reference"] is None
     assert alone["score"]["sqnr"] is None  # equal outputs: infinite, which JSON cannot say
+
+
+def test_help_lists_every_option_once_in_groups_and_gives_examples(run: Command) -> None:
+    shown = [
+        word for p in cli.compile_command.params if not getattr(p, "hidden", False) for word in p.opts[-1:]
+    ]
+    options = [word for word in shown if word.startswith("--")]
+    text = run("compile", "--help").out
+    assert len(options) < 26
+    for option in options:
+        assert len(re.findall(rf"^  (-\w, )?{option}\b", text, re.MULTILINE)) == 1, option
+    for title in ("What the file may be:", "Data:", "How it is found:", "The compile itself:", "Examples:"):
+        assert title in text
 
 
 def test_help_and_version(run: Command) -> None:
@@ -382,7 +395,6 @@ def test_keep_that_matches_nothing(run: Command, tmp_path: Path) -> None:
         ("-o", ""),
         ("-o", "-"),
         ("-o", "somedir/"),
-        ("--report", "-"),
         ("--nonsense",),
     ],
     ids="=".join,

@@ -33,9 +33,9 @@ def test_a_compile_on_the_gpu_agrees_with_one_on_the_cpu(cuda: Runtime, tmp_path
         for provider in (cuda.provider, "cpu")
     }
     on_gpu, on_cpu = reports["cuda"], reports["cpu"]
-    assert on_gpu.provider == "cuda"
-    assert on_gpu.average_weight_bits == pytest.approx(on_cpu.average_weight_bits, abs=0.05)
-    before, after = on_cpu.metrics["compiled"].top1, on_gpu.metrics["compiled"].top1
+    assert on_gpu.run.provider == "cuda"
+    assert on_gpu.size.average_weight_bits == pytest.approx(on_cpu.size.average_weight_bits, abs=0.05)
+    before, after = on_cpu.quality.metrics["compiled"].top1, on_gpu.quality.metrics["compiled"].top1
     assert before is not None
     assert after is not None
     assert abs(before - after) < 0.02

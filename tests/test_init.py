@@ -1,9 +1,12 @@
 """What `import onnxmpq` promises: every name, at once where it is asked for and not before."""
 
+import pkgutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from shared import ROOT
 
 import onnxmpq
 
@@ -27,3 +30,9 @@ def test_importing_loads_no_runtime() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_wheel_holds_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found = {info.name for info in pkgutil.walk_packages(onnxmpq.__path__, "onnxmpq.") if info.ispkg}
+    assert set(project["tool"]["setuptools"]["packages"]) == {"onnxmpq", *found}

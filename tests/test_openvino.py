@@ -16,7 +16,7 @@ from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_target
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.target import TARGETS
+from onnxmpq.values.target import TARGETS, ActivationRules, Target
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install '.[test]')")
 
@@ -58,21 +58,29 @@ def test_every_storage_and_width_runs_as_in_onnx_runtime() -> None:
     check_target(TARGETS["openvino"], runs=run, decibels=ONE_CODE_DB)
 
 
+def without_int2(activation_bits: tuple[int, ...]) -> Target:
+    portable = TARGETS["portable"]
+    return replace(
+        portable,
+        weights=replace(portable.weights, tensor_bits=(8, 4)),
+        activations=ActivationRules(activation_bits),
+    )
+
+
 def test_portable_files_without_int2_run_too() -> None:
-    target = replace(TARGETS["portable"], tensor_bits=(8, 4), activation_bits=(8, 16))
+    target = without_int2((8, 16))
     check_target(target, runs=run, decibels=ONE_CODE_DB)
 
 
 def test_activations_of_4_bits_run_too() -> None:
-    target = replace(TARGETS["portable"], tensor_bits=(8, 4), activation_bits=(4,))
+    target = without_int2((4,))
     check_target(target, runs=run, decibels=ONE_CODE_DB - 24)  # a code is sixteen times as much of the range
 
 
 def test_int2_tensors_are_still_refused() -> None:
     """The reason why the target has none; once this fails, it may."""
-    target = replace(TARGETS["portable"], storages=("native",))
     with pytest.raises(AssertionError, match="Unsupported data type INT2"):
-        check_target(target, runs=run, decibels=ONE_CODE_DB)
+        check_target(TARGETS["portable"], runs=run, decibels=ONE_CODE_DB)
 
 
 @pytest.mark.parametrize("activations", ["fp32", "int8"])

@@ -32,6 +32,7 @@ from onnxmpq.timing import stage as timing
 from onnxmpq.timing.layer_times import LayerTimes
 from onnxmpq.values.costs import UNMEASURED
 from onnxmpq.values.report import Report
+from onnxmpq.values.requirements import Requirements
 from onnxmpq.verify.readback import read_weights
 
 DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"
@@ -78,8 +79,8 @@ def test_outputs_in_double_precision_are_compared_as_numbers(tmp_path: Path) -> 
         tmp_path, "l = MatMul (x, w) y = Cast <to = 11> (l)", "float[N, 8] x", "double[N, 5] y", w=WEIGHT
     )
     report = onnxmpq.compile_model(model, ["8bit-avg"], {"x": ROWS}, effort="fast")
-    assert report.metrics["compiled"].agreement == 1.0
-    assert not report.is_broken
+    assert report.quality.metrics["compiled"].agreement == 1.0
+    assert not report.quality.is_broken
 
 
 def test_an_output_that_is_optional_stays_one(tmp_path: Path) -> None:
@@ -154,9 +155,9 @@ def test_budget_holds_on_the_written_file(small: Compile, budget: str, activatio
     assert asked.reached is not None
     assert asked.reached <= asked.limit * (1 + 1e-9)
     assert asked.reached > 0.85 * asked.limit  # and is used
-    assert report.file_bytes == Path(report.output).stat().st_size
+    assert report.size.file_bytes == Path(report.output).stat().st_size
     assert sorted(stored_widths(report.output)) == sorted(widths(report).values())
-    score = report.metrics["compiled"]
+    score = report.quality.metrics["compiled"]
     assert score.agreement is not None
     assert score.agreement > 0.95
     assert {layer.activation_bits for layer in report.layers} == ({8} if activations == "int8" else {None})
@@ -166,7 +167,7 @@ def test_every_calibrator_gives_ranges_of_its_own(small: Compile) -> None:
     scales = {}
     for name in CALIBRATORS:
         report = small("6bit-avg", activations="int8", calibrator=name)
-        assert (report.metrics["compiled"].agreement or 0) > 0.95
+        assert (report.quality.metrics["compiled"].agreement or 0) > 0.95
         scales[name] = activation_scales(report.output)
     assert scales.pop("mean_minmax_3sigma") == scales["minmax"]  # as long as no sample of so few lies far out
     assert len(set(scales.values())) == len(scales)
@@ -174,8 +175,8 @@ def test_every_calibrator_gives_ranges_of_its_own(small: Compile) -> None:
 
 
 DSP = """
-from onnxmpq.values.target import Target
-DSP = Target("dsp", "a signal processor", ("native",), folds=False, signed_activations={signed}, activation_bits=(4,))
+from onnxmpq import ActivationRules, Target, WeightRules
+DSP = Target("dsp", "a signal processor", WeightRules(("native",), folds=False), ActivationRules((4,), signed={signed}))
 """
 
 
@@ -189,7 +190,7 @@ def activation_scales(path: str) -> tuple[float, ...]:
 def test_activations_of_16_bits_are_close_to_float(small: Compile) -> None:
     options: dict[str, Any] = {"target": "portable", "bits": (8,), "rounding": "nearest"}
     found = {acts: small("99GBOPs", activations=acts, **options) for acts in ("fp32", "int8", "int16")}
-    losses = {acts: report.metrics["compiled"].kl or 0.0 for acts, report in found.items()}
+    losses = {acts: report.quality.metrics["compiled"].kl or 0.0 for acts, report in found.items()}
     assert losses["int16"] < 1.5 * losses["fp32"]  # what is clipped is clipped
     assert losses["int8"] > 2 * losses["int16"]
     operations = {acts: report.budgets[0].reached or 0.0 for acts, report in found.items()}
@@ -197,12 +198,12 @@ def test_activations_of_16_bits_are_close_to_float(small: Compile) -> None:
         operations["fp32"] > operations["int16"] == pytest.approx(operations["int8"] * 16 / 7)
     )  # 8 x 16 and 7 x 8
     assert {layer.activation_bits for layer in found["int16"].layers} == {16}
-    assert found["int16"].opset == 21
+    assert found["int16"].requirements.opset == 21
 
 
 def test_requantized_and_searched_with_activations_of_16_bits(small: Compile) -> None:
     report = small("5bit-avg", activations="int16", target="portable", rounding="compensated")
-    assert (report.metrics["compiled"].agreement or 0) > 0.97
+    assert (report.quality.metrics["compiled"].agreement or 0) > 0.97
     assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
 
 
@@ -213,8 +214,8 @@ def test_activations_of_4_bits(small: Compile, tmp_path: Path, signed: bool) -> 
     report = small("4bit-avg", **options)  # int4 is the only kind that the target has
     assert {layer.activation_bits for layer in report.layers} == {4}
     assert all(layer.kernel is None for layer in report.layers)  # ONNX Runtime has none
-    assert (report.opset, report.onnxruntime, report.optimizations) == (21, "1.19", "basic")
-    assert onnxmpq.inspect_model(Path(report.output)).requirements.optimizations == "basic"  # type: ignore[union-attr]
+    assert report.requirements == Requirements("dsp", "native", 21, "1.19", "basic")
+    assert onnxmpq.inspect_model(Path(report.output)).requirements == report.requirements
     assert {la.reason for la in report.layers} == {
         "ONNX Runtime has no integer kernels for 4-bit activations"
     }
@@ -223,9 +224,9 @@ def test_activations_of_4_bits(small: Compile, tmp_path: Path, signed: bool) -> 
     kinds = {t.data_type for t in model.graph.initializer if t.name in zero_points}
     assert kinds == {onnx.TensorProto.INT4 if signed else onnx.TensorProto.UINT4}
     others = small("4bit-avg", calibrator="minmax", **options)
-    loss, worse = (found.metrics["compiled"].kl or 0.0 for found in (report, others))
+    loss, worse = (found.quality.metrics["compiled"].kl or 0.0 for found in (report, others))
     assert loss < worse
-    assert (report.metrics["compiled"].agreement or 0) > 0.9
+    assert (report.quality.metrics["compiled"].agreement or 0) > 0.9
 
 
 def test_several_budgets_hold_at_once(small: Compile) -> None:
@@ -236,10 +237,10 @@ def test_several_budgets_hold_at_once(small: Compile) -> None:
 
 def test_a_loss_budget_takes_the_smallest_file_that_keeps_it(small: Compile) -> None:
     report = small("drop=2%", bits=(2, 4, 8), samples=128, activations="fp32")
-    assert report.average_weight_bits < 8
-    assert any("sure of its classes" in note for note in report.notes)  # the digits are easy
+    assert report.size.average_weight_bits < 8
+    assert any("sure of its classes" in note for note in report.run.notes)  # the digits are easy
     (budget,) = report.budgets
-    before, after = report.metrics["fp32"].top1, report.metrics["compiled"].top1
+    before, after = report.quality.metrics["fp32"].top1, report.quality.metrics["compiled"].top1
     assert before is not None
     assert after is not None
     assert budget.reached == pytest.approx(before - after)
@@ -248,17 +249,17 @@ def test_a_loss_budget_takes_the_smallest_file_that_keeps_it(small: Compile) -> 
 def test_a_budget_that_decides_alone_measures_nothing(small: Compile) -> None:
     report = small("8bit-avg", activations="fp32")
     assert set(widths(report).values()) == {8}
-    assert any("sensitivity is not measured" in note for note in report.notes)
+    assert any("sensitivity is not measured" in note for note in report.run.notes)
     assert all(layer.sensitivity is None for layer in report.layers)
 
 
 def test_a_file_budget_that_holds_the_widest_plan_measures_nothing(small: Compile) -> None:
     report = small("200kB", activations="int8", rounding="compensated")
     assert set(widths(report).values()) == {7}  # codes that every CPU sums exactly
-    assert any("sensitivity is not measured" in note for note in report.notes)
-    edge = small(f"{report.file_bytes}B", activations="int8", rounding="compensated")
-    assert edge.file_bytes == report.file_bytes
-    assert any("sensitivity is not measured" in note for note in edge.notes)
+    assert any("sensitivity is not measured" in note for note in report.run.notes)
+    edge = small(f"{report.size.file_bytes}B", activations="int8", rounding="compensated")
+    assert edge.size.file_bytes == report.size.file_bytes
+    assert any("sensitivity is not measured" in note for note in edge.run.notes)
 
 
 def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path) -> None:
@@ -283,10 +284,10 @@ def test_a_budget_that_cannot_be_met_says_the_least(small: Compile, digits: Path
 def test_every_width_takes_its_real_size(small: Compile, bits: int) -> None:
     report = small(f"{bits}bit-avg", bits=(bits,), activations="fp32")
     assert set(stored_widths(report.output)) == {bits}
-    assert report.weight_bytes == sum(layer.stored_bytes for layer in report.layers)
+    assert report.size.weight_bytes == sum(layer.stored_bytes for layer in report.layers)
     # Everything but codes and scales: biases, the graph, the unpacking.
-    assert report.file_bytes < report.weight_bytes + 25_000
-    assert report.average_weight_bits == bits
+    assert report.size.file_bytes < report.size.weight_bytes + 25_000
+    assert report.size.average_weight_bits == bits
 
 
 # Operations
@@ -325,7 +326,7 @@ def test_operations_that_are_not_known_are_said(tmp_path: Path) -> None:
       else_branch = e () => (float[1, 5] o) { m = MatMul (f, v) o = Neg (m) }>"""
     report, reached = operations(tmp_path, "1", body, ", bool[1] flag")
     assert reached == 108 * 36 * 8 * 32
-    assert any(note.startswith("the BOPs leave out u:") for note in report.notes)
+    assert any(note.startswith("the BOPs leave out u:") for note in report.run.notes)
 
 
 # Latency
@@ -342,9 +343,9 @@ def test_a_latency_budget_lets_layers_stay_in_float(small: Compile, monkeypatch:
     assert all((layer.kernel is None) == (layer in floats) for layer in report.layers)
     assert {layer.reason for layer in floats} == {"the better choice under the budgets"}
     assert {layer.weight_bits for layer in floats} == {32}
-    assert report.average_weight_bits <= 9
-    assert report.budgets[0].reached == pytest.approx(1 / report.latency[0].speedup)
-    assert report.metrics["compiled"].agreement == pytest.approx(1, abs=0.02)
+    assert report.size.average_weight_bits <= 9
+    assert report.budgets[0].reached == pytest.approx(1 / report.speed.latency[0].speedup)
+    assert report.quality.metrics["compiled"].agreement == pytest.approx(1, abs=0.02)
 
 
 def test_a_latency_that_no_file_has_says_the_least_measured(small: Compile) -> None:
@@ -370,7 +371,7 @@ def test_kept_layers(small: Compile) -> None:
     )
     assert layers["stage3/block1/conv2"].weight_bits == 4
     mean = sum(layer.params * layer.weight_bits for layer in report.layers) / PARAMS
-    assert report.average_weight_bits == pytest.approx(mean)
+    assert report.size.average_weight_bits == pytest.approx(mean)
 
 
 @pytest.mark.parametrize(
@@ -379,9 +380,9 @@ def test_kept_layers(small: Compile) -> None:
 )
 def test_methods_and_metrics(small: Compile, method: str, metric: str) -> None:
     report = small("6bit-avg", method=method, metric=metric, activations="fp32")
-    assert (report.method, report.metric) == (method, metric)
+    assert (report.sensitivity.method, report.sensitivity.metric) == (method, metric)
     units = {"size": "squared bits", "ompq": "orthogonality", "csmpq": "separability"}
-    assert report.sensitivity_unit == units.get(method, metric)
+    assert report.sensitivity.unit == units.get(method, metric)
     assert set(widths(report).values()) == {4, 8}
 
 
@@ -415,7 +416,7 @@ def test_the_report_says_all_that_was_promised(small: Compile, tmp_path: Path) -
     assert all(wanted <= layer.keys() for layer in fields["layers"])
     assert sum(layer["params"] for layer in fields["layers"]) == PARAMS
     assert fields["metrics"]["fp32"]["samples"] == fields["metrics"]["compiled"]["samples"] == 500
-    assert {"load", "prepare", "calibrate", "sensitivity", "allocate", "write", "verify"} <= fields[
+    assert {"load", "normalize", "calibrate", "sensitivity", "allocate", "write", "verify"} <= fields[
         "seconds"
     ].keys()
     assert fields["peak_rss_bytes"] > 50e6
@@ -450,7 +451,7 @@ def test_the_file_runs_in_stock_onnxruntime(small: Compile, digits: Path) -> Non
     report = small("4bit-avg", activations="int8")
     (scores,) = plain_run(report.output, image=data["image"])
     top1 = float((scores.argmax(axis=1) == data["labels"]).mean())
-    assert top1 == pytest.approx(report.metrics["compiled"].top1)
+    assert top1 == pytest.approx(report.quality.metrics["compiled"].top1)
     assert top1 > 0.95
 
 
@@ -462,8 +463,8 @@ def test_the_same_input_gives_the_same_bytes(small: Compile, tmp_path: Path) -> 
 
 def test_the_default_options(digits: Path) -> None:
     report = onnxmpq.compile_model(digits, ["4bit-avg"], samples=64)
-    assert 3.9 < report.average_weight_bits <= 4
-    after = report.metrics["compiled"].top1
+    assert 3.9 < report.size.average_weight_bits <= 4
+    after = report.quality.metrics["compiled"].top1
     assert after is not None
     assert after > 0.98
 
@@ -480,7 +481,7 @@ def test_threads_change_nothing(
             output=tmp_path / f"{threads}.onnx", samples=128,
         )  # fmt: skip
         files.append(Path(report.output).read_bytes())
-        assert any("rounded again" in note for note in report.notes)
+        assert any("rounded again" in note for note in report.run.notes)
     assert files[0] == files[1] == files[2]
 
 
@@ -536,9 +537,9 @@ def _fails(*_: Any, **__: Any) -> int:
 
 def test_siblings_are_found(small: Compile) -> None:
     report = small("8bit-avg")
-    assert "digits.calib.npz" in report.calibration
-    assert report.evaluated_on.startswith("500 samples of ")
-    assert sum(note.startswith("using ") for note in report.notes) == 2
+    assert "digits.calib.npz" in report.run.calibration
+    assert report.quality.evaluated_on.startswith("500 samples of ")
+    assert sum(note.startswith("using ") for note in report.run.notes) == 2
     assert {layer.activation_bits for layer in report.layers} == {8}  # the default with real data
 
 
@@ -546,24 +547,24 @@ def test_without_data_noise_stands_in_and_says_so(small: Compile, digits: Path) 
     digits.with_name("digits.calib.npz").unlink()
     digits.with_name("digits.eval.npz").unlink()
     report = small("8bit-avg")
-    assert any("16 synthetic inputs stand in" in note for note in report.notes)
-    assert report.evaluated_on == "16 other synthetic inputs"
-    assert report.metrics["compiled"].top1 is None
+    assert any("16 synthetic inputs stand in" in note for note in report.run.notes)
+    assert report.quality.evaluated_on == "16 other synthetic inputs"
+    assert report.quality.metrics["compiled"].top1 is None
     assert {layer.activation_bits for layer in report.layers} == {None}
 
 
 def test_a_part_of_the_data_is_held_back(small: Compile, digits: Path) -> None:
     digits.with_name("digits.eval.npz").unlink()
     report = small("8bit-avg", samples=40)
-    assert report.calibration.startswith("40 samples")
-    assert "held back" in report.evaluated_on
-    assert report.metrics["compiled"].samples == 10
+    assert report.run.calibration.startswith("40 samples")
+    assert "held back" in report.quality.evaluated_on
+    assert report.quality.metrics["compiled"].samples == 10
 
 
 def test_arrays_as_data(digits: Path) -> None:
     data = dict(np.load(digits.with_name("digits.calib.npz")))
     report = onnxmpq.compile_model(digits, ["8bit-avg"], data, samples=32, rounding="nearest")
-    assert "the given arrays" in report.calibration
+    assert "the given arrays" in report.run.calibration
 
 
 def test_a_callable_as_data(digits: Path) -> None:
@@ -573,7 +574,7 @@ def test_a_callable_as_data(digits: Path) -> None:
         yield from ({"image": data["image"][start : start + 8]} for start in range(0, 40, 8))
 
     report = onnxmpq.compile_model(digits, ["8bit-avg"], samples, samples=32, rounding="nearest")
-    assert report.metrics["compiled"].samples == 500
+    assert report.quality.metrics["compiled"].samples == 500
 
 
 def test_bad_evaluation_data_stop_before_anything_is_written(small: Compile, digits: Path) -> None:
@@ -603,13 +604,13 @@ def test_free_dimensions_stay_free(tmp_path: Path) -> None:
     g (float[N, C, H, W] x) => (float[N, 4, P, Q] y) { h = Conv (x, w) y = Relu (h) }"""
     model = save(text, tmp_path / "m.onnx", w=(4, 3, 3, 3))
     report = onnxmpq.compile_model(model, ["8bit-avg"], verify=False)
-    assert any("compiling at 1x3x224x224" in note for note in report.notes)
+    assert any("compiling at 1x3x224x224" in note for note in report.run.notes)
     assert onnx.load(report.output).graph.input[0] == onnx.load(model).graph.input[0]
     image = np.ones((3, 3, 9, 7), np.float32)
     (got,), (wanted,) = plain_run(report.output, x=image), plain_run(model, x=image)
     np.testing.assert_allclose(got, wanted, atol=0.1)
     smaller = onnxmpq.compile_model(model, ["8bit-avg"], shapes={"x": (1, 3, 16, 16)})
-    assert not any("compiling at" in note for note in smaller.notes)
+    assert not any("compiling at" in note for note in smaller.run.notes)
 
 
 def test_an_output_without_a_type(digits: Path) -> None:
@@ -628,7 +629,7 @@ def test_an_old_opset(tmp_path: Path) -> None:
     model = save(text, tmp_path / "m.onnx", w=(4, 3, 3, 3))
     report = onnxmpq.compile_model(model, ["8bit-avg"], activations="fp32")
     assert [i.name for i in onnx.load(report.output).graph.input] == ["x"]
-    score = report.metrics["compiled"]
+    score = report.quality.metrics["compiled"]
     assert score.sqnr is not None
     assert score.sqnr > 35
 
@@ -637,7 +638,7 @@ def test_classes_behind_an_argmax_are_compared(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 13]>
     g (float[N, 3, 8, 8] x) => (int64[N, 1, 6, 6] y) { h = Conv (x, w) y = ArgMax <axis = 1> (h) }"""
     model = save(text, tmp_path / "m.onnx", w=(4, 3, 3, 3))
-    score = onnxmpq.compile_model(model, ["8bit-avg"]).metrics["compiled"]
+    score = onnxmpq.compile_model(model, ["8bit-avg"]).quality.metrics["compiled"]
     assert score.sqnr is None
     assert score.agreement is not None
     assert 0.9 < score.agreement < 1
@@ -684,10 +685,12 @@ def test_training_data_are_for_methods_that_train(small: Compile, digits: Path) 
     data = digits.with_suffix(".eval.npz")
     report = small("6bit-avg", method="limpq", training=data, activations="fp32")
     with np.load(data) as arrays:
-        assert report.sensitivity_samples == len(arrays["labels"])
-    assert small("6bit-avg", method="limpq", activations="fp32").sensitivity_samples == 32
-    assert any("takes none of it" in note for note in small("6bit-avg", training=data, method="size").notes)
-    assert not any("takes none of it" in note for note in report.notes)
+        assert report.sensitivity.samples == len(arrays["labels"])
+    assert small("6bit-avg", method="limpq", activations="fp32").sensitivity.samples == 32
+    assert any(
+        "takes none of it" in note for note in small("6bit-avg", training=data, method="size").run.notes
+    )
+    assert not any("takes none of it" in note for note in report.run.notes)
     with pytest.raises(OutputError, match="input of the compile, which is never overwritten"):
         small("6bit-avg", training=data, output=data)
 
@@ -711,7 +714,7 @@ def test_labels_that_no_class_can_be_are_found_before_anything_is_measured(
 def test_semilayers_of_different_widths_are_written(small: Compile) -> None:
     report = small("5bit-avg", method="semilayer", activations="fp32", samples=16)
     assert len(report.layers) > 16
-    assert report.average_weight_bits <= 5
+    assert report.size.average_weight_bits <= 5
 
 
 @pytest.mark.parametrize("method", ["greedy", "semilayer", "first-order", "limpq"])
@@ -728,19 +731,19 @@ def test_missing_labels_are_found_before_anything_is_measured(
 
     with pytest.raises(DataError, match=f"method {method} .* have no"):
         small("6bit-avg", method=method, data=unlabelled, observer=Watching())
-    assert begun == ["load", "prepare"]
+    assert begun == ["load", "normalize"]
 
 
 def test_codes_of_integer_layers_fit_every_cpu_unless_told(small: Compile) -> None:
     report = small("8bit-avg", bits=(8,), keep=["head=8/fp32"])
     assert set(widths(report).values()) == {7, 8}
     assert widths(report)["head"] == 8  # computes in float
-    assert (report.cpus, report.average_weight_bits < 8) == ("any", True)
-    assert any("--isa vnni" in note for note in report.notes)
+    assert (report.quality.cpus, report.size.average_weight_bits < 8) == ("any", True)
+    assert any("--isa vnni" in note for note in report.run.notes)
     fast = small("8bit-avg", bits=(8,), isa="vnni")
     assert set(widths(fast).values()) == {8}
-    assert "16 layers with 8-bit codes saturate" in fast.cpus
-    assert (report.target, report.storage) == ("ort-cpu", "packed")
+    assert "16 layers with 8-bit codes saturate" in fast.quality.cpus
+    assert (report.requirements.target, report.requirements.storage) == ("ort-cpu", "packed")
 
 
 @pytest.mark.parametrize("storage", ["native", "int8"])
@@ -748,7 +751,7 @@ def test_budgets_count_what_the_file_holds(small: Compile, storage: str) -> None
     report = small("8bit-avg", bits=(3,), storage=storage, activations="fp32")
     container = {"native": 4, "int8": 8}[storage]
     assert {layer.container_bits for layer in report.layers} == {8 if storage == "int8" else None}
-    assert report.average_weight_bits == container
+    assert report.size.average_weight_bits == container
     assert stored_widths(report.output) == [container] * len(report.layers)
     with pytest.raises(InfeasibleError, match=f"the smallest this model gets is {container}bit-avg"):
         small("3bit-avg", bits=(3,), storage=storage)
@@ -756,8 +759,8 @@ def test_budgets_count_what_the_file_holds(small: Compile, storage: str) -> None
 
 def test_a_target_brings_its_storage_and_says_whose_figures_these_are(small: Compile) -> None:
     report = small("8bit-avg", target="tensorrt")
-    assert (report.storage, report.opset, report.onnxruntime) == ("native", 17, "1.15")
-    assert any("the file is for TensorRT" in note for note in report.notes)
+    assert report.requirements == Requirements("tensorrt", "native", 17, "1.15")
+    assert any("the file is for TensorRT" in note for note in report.run.notes)
     model = onnx.load(report.output)
     types = {t.name: t.data_type for t in model.graph.initializer}
     quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
@@ -808,11 +811,11 @@ def test_networks_that_are_odd_to_round_behind(tmp_path: Path, kind: str, activa
         tmp_path / "m.onnx", ["4bit-avg"], arrays, activations=activations, bits=(2, 4, 8), metric="nse",
         output=tmp_path / "o.onnx",
     )  # fmt: skip
-    assert report.average_weight_bits <= 4
+    assert report.size.average_weight_bits <= 4
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "measured"])
 def test_where_no_layer_has_a_choice_no_method_is_asked(small: Compile, method: str) -> None:
     report = small("drop=50%", keep=["*=4"], method=method)
     assert set(widths(report).values()) == {4}
-    assert report.method == UNMEASURED
+    assert report.sensitivity.method == UNMEASURED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def test_text_becomes_values_and_values_stay() -> None:
     assert parse_budgets([budget, "8x"]) == (budget, budget)
     assert parse_keeps([keep, "stem=8"]) == (keep, keep)
     target = parse_target("ort-cpu", "native", "vnni")
-    assert (target.name, target.storage, target.code_bits) == ("ort-cpu", "native", 8)
+    assert (target.name, target.stored_as, target.weights.code_bits) == ("ort-cpu", "native", 8)
 
 
 def test_the_data_decide_on_activations_where_nobody_did(asked: Ask) -> None:
@@ -85,7 +84,7 @@ def test_activations_are_as_wide_as_asked_where_the_target_has_them(asked: Ask) 
         OptionError, match=r"ort-cpu has no kernels for 16-bit activations.* such as portable"
     ):
         parse_target("ort-cpu", None, "any", "int16")
-    only = replace(PORTABLE, activation_bits=(16,))
+    only = PORTABLE.computing(16)
     assert asked(activations=None, target=only).decided(synthetic=False).activation_bits == 16
     assert asked().codes == CodeType(8)  # of what is quantized by --keep
 

@@ -39,11 +39,11 @@ def test_compiles_verifies_and_agrees_or_says_why_not(model: Path, activations: 
         assert not list(tmp_path.iterdir())
         return
     report = compile_()
-    assert report.average_weight_bits <= 8.0
+    assert report.size.average_weight_bits <= 8.0
     assert all(layer.reason for layer in report.layers if layer.weight_bits > 8)
     session = Runtime("cpu").session(tmp_path / "out.onnx")
     session.run(one_sample(guess_shapes(session, apply_shapes(session.inputs, {}), 0), 0))
-    sqnr = report.metrics["compiled"].sqnr
+    sqnr = report.quality.metrics["compiled"].sqnr
     if activations == "fp32":
         assert sqnr is not None
         assert sqnr >= LEAST_SQNR

@@ -77,7 +77,7 @@ def test_native_weights_are_dequantized_at_every_run(network: Path, tmp_path: Pa
     found = optimized(tmp_path / "m.onnx", tmp_path)
     matrices = found["MatMulNBits"]  # these read the codes themselves
     assert found["DequantizeLinear"] == len(report.layers) - matrices
-    assert any("dequantized at every run" in note for note in report.notes)
+    assert any("dequantized at every run" in note for note in report.run.notes)
 
 
 @pytest.mark.parametrize("activations", ["fp32", "int8"])

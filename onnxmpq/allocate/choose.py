@@ -11,14 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 
 from onnxmpq.allocate.knapsack import Table, allocate, check_feasible, forced_choice
-from onnxmpq.budgets.budget import Budget, Kind, tightest_drop
-from onnxmpq.budgets.constrain import MEASURED, constraint, require_kept, stored_bytes, weight_bytes
+from onnxmpq.budgets.budget import Budget, needing, tightest
+from onnxmpq.budgets.kind import Known, Needs
 from onnxmpq.budgets.row import Row
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.storage import stored_bytes, weight_bytes
 
 _FILE_ROUNDS = 12
 _FINE = 1.005  # ratio of bytes within which the smallest plan that keeps a loss is found
@@ -49,15 +50,15 @@ def choose_plan(
     def solve_quantized(extra: Sequence[Row]) -> Plan:
         return solve([_no_float(layers, options), *extra])
 
-    tightest = tightest_drop(budgets)
-    if tightest is None:
+    drop = tightest(budgets, Needs.LOSS)
+    if drop is None:
         return solve(())
     try:
-        return _smallest(solve_quantized, layers, options, tightest, loss)
+        return _smallest(solve_quantized, layers, options, drop, loss)
     except InfeasibleError:  # float layers, where there are any to be had, are the last resort
         if not any(_is_free(options[layer.name]) for layer in layers):
             raise
-    return _smallest(solve, layers, options, tightest, loss)
+    return _smallest(solve, layers, options, drop, loss)
 
 
 def _is_free(options: Sequence[Option]) -> bool:
@@ -86,8 +87,8 @@ def single(plan: Plan) -> Options:
 
 def file_fits(budgets: Sequence[Budget], plan: Plan, file_size: FileSize) -> bool:
     """True unless the plan's file is larger than a budget on its bytes."""
-    limits = [budget.limit for budget in budgets if budget.kind is Kind.FILE]
-    return not limits or file_size(plan) <= min(limits)
+    file = tightest(budgets, Needs.FILE)
+    return file is None or file_size(plan) <= file.limit
 
 
 def cheapest(layers: Sequence[Layer], options: Options) -> Plan:
@@ -100,11 +101,19 @@ def widest(layers: Sequence[Layer], options: Options) -> Plan:
     return Plan({layer.name: options[layer.name][-1] for layer in layers})
 
 
-def rows_of(
-    budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, overhead: float
-) -> list[Row]:
-    """Every budget that is a sum over layers."""
-    rows = (constraint(budget, layers, options, overhead=overhead) for budget in budgets)
+def require_kept(budget: Budget, lost: float) -> None:
+    """Raise InfeasibleError where even the widest plan loses more than the budget allows."""
+    if lost > budget.limit:
+        raise InfeasibleError(
+            f"budget {budget} cannot be met: the widest plan allowed may lose {lost:.2%}, one standard error of the "
+            "samples set aside included; judge by more (--samples), allow more widths with --bits, or keep layers "
+            "in float with --keep"
+        )
+
+
+def rows_of(budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, known: Known) -> list[Row]:
+    """Every budget that is a sum over layers of what is known."""
+    rows = (budget.row(layers, options, known) for budget in budgets)
     return [row for row in rows if row is not None]
 
 
@@ -112,10 +121,10 @@ def least_rows(
     budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, file_size: FileSize | None
 ) -> list[Row]:
     """As `rows_of`, with what the smallest file holds besides codes and scales; without `file_size`, no file's row."""
-    files = any(budget.kind is Kind.FILE for budget in budgets)
-    if files and file_size:
-        return rows_of(budgets, layers, options, _bytes_besides(layers, cheapest(layers, options), file_size))
-    return rows_of([b for b in budgets if b.kind is not Kind.FILE], layers, options, 0.0)
+    known = Known()
+    if file_size and needing(budgets, Needs.FILE):
+        known = Known(_bytes_besides(layers, cheapest(layers, options), file_size))
+    return rows_of(budgets, layers, options, known)
 
 
 def forced_plan(
@@ -129,10 +138,10 @@ def forced_plan(
     most = widest(layers, options)
     if all(len(options[layer.name]) == 1 for layer in layers):
         return most
-    files = any(budget.kind is Kind.FILE for budget in budgets)
-    if any(budget.kind in MEASURED for budget in budgets) or (files and file_size is None):
+    files = needing(budgets, Needs.FILE)
+    if any(budget.is_measured for budget in budgets) or (files and file_size is None):
         return None
-    known = _bytes_besides(layers, most, file_size) if files and file_size else 0.0
+    known = Known(_bytes_besides(layers, most, file_size)) if files and file_size else Known()
     rows = rows_of(budgets, layers, options, known)
     choice = forced_choice([[0.0] * len(options[layer.name]) for layer in layers], rows)
     plan = None if choice is None else to_plan(layers, options, choice)
@@ -153,23 +162,25 @@ def _within_file(
     file_size: FileSize,
     extra: Sequence[Row],
 ) -> Plan:
-    files = [budget for budget in budgets if budget.kind is Kind.FILE]
-    if not files:
-        return to_plan(layers, options, allocate(table, [*rows_of(budgets, layers, options, 0.0), *extra]))
-    limit = min(budget.limit for budget in files)
+    def rows(besides: float | None) -> list[Row]:
+        return [*rows_of(budgets, layers, options, Known(besides)), *extra]
+
+    file = tightest(budgets, Needs.FILE)
+    if file is None:
+        return to_plan(layers, options, allocate(table, rows(None)))
     least = cheapest(layers, options)
-    known = _bytes_besides(layers, least, file_size)
-    check_feasible([*rows_of(budgets, layers, options, known), *extra])
+    besides = _bytes_besides(layers, least, file_size)
+    check_feasible(rows(besides))
     for _ in range(_FILE_ROUNDS):
         try:
-            choice = allocate(table, [*rows_of(budgets, layers, options, known), *extra])
+            choice = allocate(table, rows(besides))
         except InfeasibleError:
             break  # what other widths cost besides their codes leaves the least file only
         plan = to_plan(layers, options, choice)
         size = file_size(plan)
-        if size <= limit:
+        if size <= file.limit:
             return plan
-        known = max(size - weight_bytes(layers, plan), known + size - limit)
+        besides = max(size - weight_bytes(layers, plan), besides + size - file.limit)
     return least
 
 

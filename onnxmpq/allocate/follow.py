@@ -6,18 +6,19 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from onnxmpq.budgets.budget import Budget, Kind, tightest_drop
-from onnxmpq.budgets.constrain import reached, require_kept
-from onnxmpq.budgets.row import SLACK, amount
+from onnxmpq.allocate.choose import require_kept
+from onnxmpq.budgets.budget import Budget, tightest
+from onnxmpq.budgets.kind import Needs, Outcome
+from onnxmpq.budgets.row import amount
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.values.costs import Trajectory
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Unit
 from onnxmpq.values.plan import Plan
 
 
 def follow(
     path: Trajectory,
-    layers: Sequence[Layer],
+    units: Sequence[Unit],
     budgets: Sequence[Budget],
     file_size: Callable[[Plan], int],
     loss: Callable[[Plan], float],
@@ -29,31 +30,31 @@ def follow(
     Raises InfeasibleError with the least that the path reaches.
     """
     start = 0
-    # Files last: unlike sums over layers, they need not shrink at every step, and so are looked at where they count.
-    for budget in sorted(budgets, key=lambda budget: budget.kind is Kind.FILE):
-        if budget.kind is not Kind.DROP:
-            start += _first(path.plans[start:], layers, budget, file_size)
-    limit = tightest_drop(budgets)
-    if limit is None:
+    # Files last: unlike sums over units, they need not shrink at every step, and so are looked at where they count.
+    for budget in sorted(budgets, key=lambda budget: budget.needs is Needs.FILE):
+        if budget.needs is not Needs.LOSS:
+            start += _first(path.plans[start:], units, budget, file_size)
+    drop = tightest(budgets, Needs.LOSS)
+    if drop is None:
         return path.plans[start]
     left = path.plans[start:]
     lost = cache(lambda index: loss(left[index]))
-    kept = bisect_left(range(len(left)), True, key=lambda index: lost(index) > limit.limit)
+    kept = bisect_left(range(len(left)), True, key=lambda index: lost(index) > drop.limit)
     if kept == 0:
-        require_kept(limit, lost(0))
+        require_kept(drop, lost(0))
     return left[kept - 1]
 
 
 def _first(
-    plans: Sequence[Plan], layers: Sequence[Layer], budget: Budget, file_size: Callable[[Plan], int]
+    plans: Sequence[Plan], units: Sequence[Unit], budget: Budget, file_size: Callable[[Plan], int]
 ) -> int:
     """The index of the first plan within a budget, as far as bisection tells."""
 
     def use(plan: Plan) -> float:
-        bytes_ = file_size(plan) if budget.kind is Kind.FILE else 0
-        return reached(budget, layers, plan, bytes_) or 0.0
+        file_bytes = file_size(plan) if budget.needs is Needs.FILE else None
+        return budget.reached(Outcome(units, plan, file_bytes)) or 0.0
 
-    found = bisect_left(plans, True, key=lambda plan: use(plan) <= budget.limit * (1 + SLACK))
+    found = bisect_left(plans, True, key=lambda plan: budget.allows(use(plan)))
     if found == len(plans):
         raise InfeasibleError(
             f"budget {budget} ({budget.kind}) cannot be met: at most {amount(budget.limit)} was asked, the least "

@@ -65,7 +65,7 @@ def check_feasible(
     """
     for index, row in enumerate(rows):
         least = row.least()
-        if least <= row.limit * (1 + SLACK):
+        if row.allows(least):
             continue
         would_be = ((words, others[index].least()) for words, others in looser)
         remedies = [f"; {words} it is {row.spell(less)}" for words, less in would_be if less < least]
@@ -87,9 +87,8 @@ def forced_choice(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     for row in rows:
         cheapest = tuple(int(np.argmin(options)) for options in row.use)
         steps = [sorted(options)[1] - min(options) for options in row.use if len(options) > 1]
-        if row.least() + min(steps, default=0.0) > row.limit * (1 + SLACK) and all(
-            other.holds(cheapest) for other in rows
-        ):
+        another = row.least() + min(steps, default=0.0)
+        if not row.allows(another) and all(other.holds(cheapest) for other in rows):
             return cheapest
     return None
 

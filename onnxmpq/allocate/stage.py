@@ -9,27 +9,35 @@ from functools import partial
 
 from onnxmpq.allocate.choose import choose_plan, plans_tried
 from onnxmpq.allocate.follow import follow
-from onnxmpq.allocate.timed import TimeTable, time_row, within_time
+from onnxmpq.allocate.timed import time_row, within_time
+from onnxmpq.budgets.kind import Outcome
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.observer import Attempts, Stages
 from onnxmpq.requantize.stage import shipped
 from onnxmpq.values.costs import Sensitivity, Trajectory
+from onnxmpq.values.latency import Latency
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.time_table import TimeTable
 
 
 def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) -> Plan:
     """`times` are wanted where a budget is on latency. Raises InfeasibleError with the least that can be reached."""
     setting = lowering.setting
-    layers, budgets = lowering.layers, setting.request.budgets
-
+    layers, budgets = setting.prepared.layers, setting.request.constraints.budgets
     loss = judged(lowering, costs)
     if isinstance(costs, Trajectory):
-        return follow(costs, layers, budgets, lowering.file_size, loss)
+        return follow(costs, lowering.units, budgets, lowering.file_size, loss)
     choose = partial(choose_plan, costs, layers, setting.choices, budgets, lowering.file_size, loss)
     if times is None:
         return choose()
-    row = time_row(budgets, layers, setting.options, times)
-    return within_time(choose, row, lambda plan: times.fp32 * lowering.slowdown(plan))
+    budget, row = time_row(budgets, layers, setting.options, times)
+
+    def measured(plan: Plan) -> float:
+        slowdown = lowering.slowdown(plan)
+        latency = Latency(1, times.fp32, times.fp32 * slowdown, 1 / slowdown)
+        return budget.reached(Outcome(layers, plan, latency=latency)) or 0.0
+
+    return within_time(choose, row, measured)
 
 
 def judged(lowering: Lowering, costs: Sensitivity) -> Callable[[Plan], float]:

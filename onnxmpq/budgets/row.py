@@ -8,6 +8,11 @@ from dataclasses import dataclass
 SLACK = 1e-9  # relative; sums of thousands of exact products must not fail by a rounding error
 
 
+def is_within(used: float, limit: float) -> bool:
+    """True unless a limit is exceeded by more than rounding errors."""
+    return used <= limit * (1 + SLACK)
+
+
 def amount(value: float) -> str:
     """A number a reader can check: whole from a thousand up."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
@@ -32,5 +37,8 @@ class Row:
     def used(self, choice: Sequence[int]) -> float:
         return sum(options[index] for options, index in zip(self.use, choice, strict=True))
 
+    def allows(self, used: float) -> bool:
+        return is_within(used, self.limit)
+
     def holds(self, choice: Sequence[int]) -> bool:
-        return self.used(choice) <= self.limit * (1 + SLACK)
+        return self.allows(self.used(choice))

@@ -11,10 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, turned, width_axis
+from onnxmpq.data.augmentations import turned, width_axis
 from onnxmpq.metrics.metric import Metric, Sums
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
@@ -26,17 +24,19 @@ _FEWEST = 4  # comparisons that tell anything
 Outputs = Mapping[str, Array]
 
 
-def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augmentations:
-    """What samples are rounded against: their mirror images, too, if the effort is for it and the network."""
-    request = loaded.request
-    axis = width_axis([np.shape(values) for values in loaded.evidence.sample.values()])
-    learns = request.effort.mirrors and request.rounding == "compensated" and not data.synthetic
-    if axis is None or not learns:
-        return NO_AUGMENTATION
-    if not sees_the_same(loaded.session, prepared.metric, data, axis, prepared.batch_size, request.seed):
-        return NO_AUGMENTATION
-    loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
-    return Augmentations(axis)
+def mirror_axis(
+    session: Session,
+    metric: Metric,
+    data: Dataset,
+    sample: Mapping[str, Array],
+    batch_size: int,
+    seed: int,
+) -> int | None:
+    """The axis that images are mirrored along, as `sample` has them; None where the network tells them apart."""
+    axis = width_axis([np.shape(values) for values in sample.values()])
+    if axis is None or not sees_the_same(session, metric, data, axis, batch_size, seed):
+        return None
+    return axis
 
 
 def sees_the_same(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
-from onnxmpq.calibrate.mirror import augmentations_of
+from onnxmpq.calibrate.mirror import mirror_axis
 from onnxmpq.check.forced import forced_by
 from onnxmpq.context.activations import Activations
 from onnxmpq.context.loaded import Loaded
@@ -14,6 +14,7 @@ from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Setting
 from onnxmpq.context.splits import divide
 from onnxmpq.data import Dataset
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.errors import DataError
 from onnxmpq.lower.lower_plan import without_dead_channels
 from onnxmpq.normalize.discover import layer_names
@@ -26,7 +27,7 @@ def calibrate(loaded: Loaded, found: Placed) -> Setting:
     """Everything that the later stages look at. Raises DataError where a range cannot be had, nor spared."""
     splits = divide(loaded.evidence, loaded.request)
     found, ranges = calibrated(loaded, found, splits.rounding)
-    quantized = Activations(found.placement, ranges, loaded.request.target.placement)
+    quantized = Activations(found.placement, ranges, loaded.request.target.activations.placement)
     setting = Setting(
         loaded.request, loaded.stages, loaded.runtime, loaded.session, splits,
         without_dead_channels(found.prepared, quantized), found.options, quantized,
@@ -59,6 +60,21 @@ def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:
     note(f"no calibration sample reaches {', '.join(sorted(blind))}: activations there stay in float")
     fewer = {name: in_float(c) if name in blind else c for name, c in found.options.items()}
     return placed(found.prepared, fewer, loaded.request.target, note)
+
+
+def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augmentations:
+    """What samples are rounded against: their mirror images, too, if the effort is for it and the network."""
+    request = loaded.request
+    if not request.search.effort.mirrors or request.quantizers.rounding != "compensated" or data.synthetic:
+        return NO_AUGMENTATION
+    sample = loaded.evidence.sample
+    axis = mirror_axis(
+        loaded.session, prepared.metric, data, sample, prepared.batch_size, request.search.seed
+    )
+    if axis is None:
+        return NO_AUGMENTATION
+    loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
+    return Augmentations(axis)
 
 
 def readers_of(prepared: Prepared, tensors: Collection[str]) -> set[str]:

@@ -18,7 +18,9 @@ def forced_by(setting: Setting, file_size: FileSize | None = None) -> Setting:
     """
     if setting.forced is not None:
         return setting
-    plan = forced_plan(setting.request.budgets, setting.prepared.layers, setting.options, file_size)
+    plan = forced_plan(
+        setting.request.constraints.budgets, setting.prepared.layers, setting.options, file_size
+    )
     if plan is None:
         return setting
     if any(len(choices) > 1 for choices in setting.options.values()):

@@ -8,7 +8,6 @@ from itertools import chain
 
 from onnxmpq.allocate.choose import FileSize, least_rows
 from onnxmpq.allocate.knapsack import check_feasible
-from onnxmpq.budgets.budget import Kind
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.placed import Placed
 from onnxmpq.context.prepared import Prepared
@@ -31,13 +30,11 @@ def check(loaded: Loaded, found: Placed) -> None:
 def remarks(request: Request, found: Placed) -> Iterator[str]:
     """What was asked in vain or in part. Raises OptionError where half precision cannot hold a layer."""
     prepared = found.prepared
-    uncounted = [layer.name for layer in prepared.layers if layer.params and not layer.macs]
-    if uncounted and any(b.kind is Kind.BOPS for b in request.budgets):
-        yield (
-            f"the BOPs leave out {', '.join(uncounted)}: how often control flow runs a layer is not known, nor "
-            "how one works that no sample reaches"
-        )
-    for keep in overridden(prepared.layers, request.keeps):
+    said = (
+        kind.remark(prepared.layers) for kind in dict.fromkeys(b.kind for b in request.constraints.budgets)
+    )
+    yield from filter(None, said)
+    for keep in overridden(prepared.layers, request.constraints.keeps):
         yield f"--keep '{keep}' changes nothing: later patterns match all that it does"
     options = found.options
     halves = [la for la in prepared.layers if options[la.name][0].weight_bits == HALF_BITS < la.float_bits]
@@ -51,7 +48,7 @@ def check_budgets(
 
     A loss budget is not looked at: nothing is measured here but bytes, and those only where `file_size` is known.
     """
-    rows = partial(least_rows, request.budgets, prepared.layers, file_size=file_size)
+    rows = partial(least_rows, request.constraints.budgets, prepared.layers, file_size=file_size)
     looser = loosened(request, prepared)
     if file_size is None:  # it is of files of the target's own storage
         looser = chain(looser, stored_otherwise(request, prepared))
@@ -68,7 +65,11 @@ def _left_alone(prepared: Prepared) -> str:
 def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What layers could be given if less were fixed, as the target holds it, each with the change in words."""
     looser = looser_options(
-        prepared.layers, request.widths, request.activation_bits, request.keeps, QUANTIZED_BITS
+        prepared.layers,
+        request.constraints.widths,
+        request.activation_bits,
+        request.constraints.keeps,
+        QUANTIZED_BITS,
     )
     for change, options in looser:
         yield change, placed(prepared, options, request.target).options
@@ -76,6 +77,8 @@ def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Option
 
 def stored_otherwise(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What the same request comes to in each of the target's storages."""
-    asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
-    for storage in request.target.storages:
+    asked = options_of(
+        prepared.layers, request.constraints.widths, request.activation_bits, request.constraints.keeps
+    )
+    for storage in request.target.weights.storages:
         yield f"with --storage {storage}", placed(prepared, asked, request.target.storing(storage)).options

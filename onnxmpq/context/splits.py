@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from onnxmpq.budgets.budget import tightest_drop
+from onnxmpq.budgets.budget import tightest
+from onnxmpq.budgets.kind import Needs
 from onnxmpq.data import Dataset
 from onnxmpq.data.evidence import Evidence
 from onnxmpq.errors import InfeasibleError
@@ -38,7 +39,7 @@ def divide(evidence: Evidence, request: Request) -> Splits:
 
     Raises InfeasibleError where these are too few to tell so small a loss.
     """
-    data, most, seed = evidence.calibration, request.effort.sensitivity, request.seed
+    data, most, seed = evidence.calibration, request.search.effort.sensitivity, request.search.seed
     rounding, selection = data.split(SELECTION, seed) if request.limits_loss else (data, data)
     check_limits(request, selection)
     training = evidence.training or rounding
@@ -46,18 +47,18 @@ def divide(evidence: Evidence, request: Request) -> Splits:
         return Splits(rounding, rounding, None, selection, training, rounding, rounding)
     share = min(most / rounding.count, LARGEST_SHARE)
     held, sensitivity = rounding.split(share, seed)
-    requantizing, judging = rounding.split(min(request.effort.judge / rounding.count, JUDGED), seed)
+    requantizing, judging = rounding.split(min(request.search.effort.judge / rounding.count, JUDGED), seed)
     return Splits(rounding, sensitivity, held, selection, training, requantizing, judging.remembered())
 
 
 def check_limits(request: Request, selection: Dataset) -> None:
     """Raise InfeasibleError for a loss budget that one sample, which is always charged, would exceed."""
-    tightest = tightest_drop(request.budgets)
-    if tightest is not None and tightest.limit * selection.count < 1:
+    drop = tightest(request.constraints.budgets, Needs.LOSS)
+    if drop is not None and drop.limit * selection.count < 1:
         step = selection.source.step or 1
-        wanted = 2 * step * math.ceil(1 / tightest.limit / step)  # half of which judge
+        wanted = 2 * step * math.ceil(1 / drop.limit / step)  # half of which judge
         raise InfeasibleError(
-            f"budget {tightest} cannot be told from the {selection.count} calibration samples that judge it: one of them "
+            f"budget {drop} cannot be told from the {selection.count} calibration samples that judge it: one of them "
             f"is {1 / selection.count:.2%}, and one standard error is allowed for; give {wanted:,} or more (--samples), "
             "half of which judge, or allow a larger drop"
         )

@@ -21,7 +21,7 @@ _KERNEL_BITS = 8  # of activations at least: narrower pairs become kernels that 
 
 def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
     """Raises a subclass of OnnxmpqError where something cannot be read or run, or the output not be written."""
-    runtime = resolve_runtime(request.provider)
+    runtime = resolve_runtime(request.run.provider)
     stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
     given = read_model(sources, stages)
     runtime = suited(runtime, given)
@@ -29,7 +29,7 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
     evidence = gather(
         session, sources.model, sources.data, sources.evaluation,
         training=sources.training, shapes=sources.shapes, samples=sources.samples, preprocess=sources.preprocess,
-        seed=request.seed, note=stages.note,
+        seed=request.search.seed, note=stages.note,
     )  # fmt: skip
     if request.target.provider != runtime.provider:
         stages.note(

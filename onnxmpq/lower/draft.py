@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx
 
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Setting
-from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import Augmentations
-from onnxmpq.lower.channel_groups import grouped, with_units
-from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset, simulate
+from onnxmpq.lower.channel_groups import joined, split
+from onnxmpq.lower.file_bytes import FileBytes
+from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
-from onnxmpq.requantize.sequential import SequentialRequantizer
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Sensitivity, Trajectory
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Group, Groups, Unit, divided
 from onnxmpq.values.placement import Placement
 from onnxmpq.values.plan import Plan
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan and what its file is made of; groups of channels that take widths of their own are layers in it."""
+    """A plan and what its file is made of: `units` are stored apart, and each is a layer of the prepared model."""
 
     setting: Setting
     candidates: Candidates
     plan: Plan
+    units: tuple[Unit, ...]
+    sizes: FileBytes = field(default_factory=FileBytes, compare=False, repr=False)
 
     @property
     def prepared(self) -> Prepared:
@@ -51,18 +51,11 @@ class Draft:
         return lower(self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target)
 
     def file_size(self) -> int:
-        """Bytes of its file."""
-        return int(self.lowered().ByteSize())
-
-    def requantizer(self, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
-        """The float network, and the one with the plan's Q/DQ pairs on activations, to requantize layers on such data."""
-        setting, prepared = self.setting, self.prepared
-        samples = setting.request.effort.requantize
-        network = simulate(prepared, self.plan, setting.quantized)
-        return SequentialRequantizer(
-            setting.runtime, prepared.model, network, prepared.layers, prepared.traced, data, prepared.batch_size, samples,
-            seed=setting.request.seed, grids=setting.request.target.grids, augmentations=augmentations,
-        )  # fmt: skip
+        """Bytes of its file, which is not made."""
+        setting = self.setting
+        return self.sizes.of(
+            self.prepared, self.plan, self.candidates, setting.quantized, setting.request.target
+        )
 
     def loss(self) -> float:
         """Its loss of function in [0, 1] on the samples that judge it."""
@@ -82,29 +75,33 @@ class Draft:
 class Lowering:
     """Makes drafts of plans, and measures the bytes and the speed of their files.
 
-    `units` are what plans are over where these are not the model's layers: groups of their channels.
+    Plans are over the model's layers, or over `groups` of channels in place of the layers that have such.
     """
 
     setting: Setting
     candidates: Candidates
-    units: tuple[Layer, ...] = ()
+    groups: Groups = field(default_factory=dict)
+    sizes: FileBytes = field(default_factory=FileBytes, compare=False, repr=False)
 
     def over(self, costs: Sensitivity) -> Lowering:
         """The same for plans over what the method decided about: the model's layers, or groups of their channels."""
-        return replace(self, units=costs.layers if isinstance(costs, Trajectory) else ())
+        return replace(self, groups=costs.groups if isinstance(costs, Trajectory) else {})
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def units(self) -> tuple[Unit, ...]:
         """What plans are over."""
-        return with_units(self.setting.prepared, self.units)
+        return tuple(divided(self.setting.prepared.layers, self.groups))
 
     def draft(self, plan: Plan) -> Draft:
-        """The plan, its groups of channels of one width joined."""
-        setting = self.setting
-        prepared, candidates, merged = grouped(setting.prepared, self.candidates, self.units, plan)
-        if prepared is not setting.prepared:
-            setting = replace(setting, prepared=prepared)
-        return Draft(setting, candidates, merged)  # drafts share what the float network gives
+        """The plan, a layer's groups of one option joined."""
+        stored = joined(self.units, plan)
+        units, plan = tuple(stored), Plan({unit.name: option for unit, option in stored.items()})
+        groups = [unit for unit in units if isinstance(unit, Group)]
+        if not groups:  # drafts share what the float network gives
+            return Draft(self.setting, self.candidates, plan, units, self.sizes)
+        prepared = split(self.setting.prepared, units)
+        candidates = self.candidates.of_groups(prepared.model, groups)
+        return Draft(replace(self.setting, prepared=prepared), candidates, plan, units, self.sizes)
 
     def file_size(self, plan: Plan) -> int:
         """Bytes of the plan's file."""

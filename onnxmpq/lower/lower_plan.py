@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmpq.context.activations import Activations
@@ -45,12 +46,13 @@ def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
 
     Raises ModelError where the target does not read it.
     """
+    lowest, highest = target.opsets
     widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
-    needed = required_opset(widths, native2=_native2(target), wide=target.wide)
-    opset = max(_simulated_opset(plan, prepared), needed, target.lowest_opset)
-    if opset > target.highest_opset:
+    needed = required_opset(widths, native2=_native2(target), wide=target.weights.wide)
+    opset = max(_simulated_opset(plan, prepared), needed, lowest)
+    if opset > highest:
         raise ModelError(
-            f"the file would have opset {opset}, and {target.name} reads at most {target.highest_opset}; export the "
+            f"the file would have opset {opset}, and {target.name} reads at most {highest}; export the "
             "model at a lower opset"
         )
     return opset
@@ -82,34 +84,53 @@ def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.M
     return export_model(graph, prepared.model)
 
 
-def lower(
-    prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
-) -> onnx.ModelProto:
-    """The model with every layer stored at its planned width, and Q/DQ pairs where activations are quantized."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What of a lowered model no width of a weight touches: its graph in its opset, with the Q/DQ pairs of `placement`."""
+
+    graph: gs.Graph
+    placement: Placement
+
+
+def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Target) -> Frame:
+    """The frame of a plan's model, all weights and biases as they were."""
     graph = import_graph(prepared.model)
     raise_graph(graph, planned_opset(plan, prepared, target))
-    ReplaceConstants(_biases(prepared, plan, candidates))(graph)
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
     if target.is_onnxruntime:
         ClipPools()(graph)
         PadCodes()(graph)
     SplitGemmBias(placement.split_biases)(graph)
+    return Frame(graph, placement)
+
+
+def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, target: Target) -> None:
+    """Store every layer at its planned width, in place: new nodes come first, and those of the frame stay as they are."""
+    ReplaceConstants(_biases(prepared, plan, candidates))(frame.graph)
     stored = {
-        layer.weight: _stored(layer, plan, candidates, placement, target)
+        layer.weight: _stored(layer, plan, candidates, frame.placement, target)
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=_native2(target), wide=target.wide)(graph)
+    PackWeights(stored, native2=_native2(target), wide=target.weights.wide)(frame.graph)
     if target.halves:
-        HalveConstants()(graph)
-    model = export_model(graph, prepared.original)
+        HalveConstants()(frame.graph)
+
+
+def lower(
+    prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
+) -> onnx.ModelProto:
+    """The model with every layer stored at its planned width, and Q/DQ pairs where activations are quantized."""
+    framed = frame(prepared, plan, activations, target)
+    store(framed, prepared, plan, candidates, target)
+    model = export_model(framed.graph, prepared.original)
     describe(model, target)
     return model
 
 
 def _native2(target: Target) -> bool:
-    return 2 in target.tensor_bits
+    return 2 in target.weights.tensor_bits
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:

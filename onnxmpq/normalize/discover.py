@@ -1,8 +1,7 @@
-"""Graph -> layers: every constant weight of a Conv, ConvTranspose, Gemm or MatMul, and why some must stay."""
+"""Graph -> layers: every constant weight of an operator that has one, and why some must stay."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,8 +10,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxmpq.passes.matching import is_standard
-from onnxmpq.values.layer import LAYER_OPS, Layer
+from onnxmpq.operators import OPERATORS, operator_of, weight_place
+from onnxmpq.passes.matching import optional_input
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.layout import VECTOR, Layout
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
 
 _WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}
@@ -31,10 +32,11 @@ def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, 
     weights: dict[int, gs.Constant] = {}
     skipped: list[tuple[gs.Node, str, bool]] = []
     for node, name, nested in names:
-        weight = constant_weight(node)
-        if weight is None:
+        place = weight_place(node)
+        if place is None:
             skipped.append((node, name, nested))
             continue
+        weight = node.inputs[place]
         users.setdefault(id(weight), []).append((node, name, nested))
         weights[id(weight)] = weight
     outputs = {id(tensor) for tensor in graph.outputs}
@@ -49,7 +51,7 @@ def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
 
     A layer is named by its node, or by its output tensor where nodes have no names or equal ones.
     """
-    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if n.op in LAYER_OPS and is_standard(n)]
+    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if operator_of(n) is not None]
     counts = Counter(node.name for node, _ in nodes)
     outputs = Counter(node.outputs[0].name for node, _ in nodes)
     taken: Counter[str] = Counter()
@@ -60,27 +62,6 @@ def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
         taken[name] += 1
         found.append((node, name if taken[name] == 1 else f"{name}#{taken[name]}", nested))
     return found
-
-
-def constant_weight(node: gs.Node) -> gs.Constant | None:
-    """The constant that a layer node multiplies its input with, None where it has none."""
-    candidates = node.inputs[:2] if node.op in {"MatMul", "Gemm"} else node.inputs[1:2]
-    constants = [t for t in candidates if isinstance(t, gs.Constant)]
-    return constants[-1] if constants and len(constants) < len(node.inputs[:2]) else None
-
-
-def output_axis(node: gs.Node, weight: gs.Constant) -> int:
-    """The output-channel axis of a layer's weight (ConvTranspose: within a group)."""
-    if node.op == "Conv":
-        return 0
-    if node.op == "ConvTranspose":
-        return 1
-    if node.op == "Gemm" and node.inputs[0] is weight:
-        return 1 if node.attrs.get("transA", 0) else 0
-    if node.op == "Gemm":
-        return 0 if node.attrs.get("transB", 0) else 1
-    rank = len(weight.shape)
-    return rank - 2 if node.inputs[0] is weight else rank - 1
 
 
 def _walk(graph: gs.Graph, *, nested: bool) -> Iterator[tuple[gs.Node, bool]]:
@@ -99,7 +80,7 @@ def _layer(
     outputs: Collection[int],
 ) -> Layer:
     node, name, _ = users[0]
-    shape = tuple(int(d) for d in weight.shape)
+    operator, shape = OPERATORS[node.op], tuple(int(d) for d in weight.shape)
     dtype = _dtype(weight)
     return Layer(
         name=name,
@@ -107,10 +88,9 @@ def _layer(
         nodes=tuple(name for _, name, _ in users),
         weight=weight.name,
         shape=shape,
-        axis=output_axis(node, weight) if len(shape) > 1 else 0,
-        group=int(node.attrs.get("group", 1)),
-        positions=_positions(node, shapes),
-        macs=sum(_macs(node, weight, shapes) for node, _, _ in users) // samples,
+        layout=_layout(node, weight) if len(shape) > 1 else VECTOR,
+        positions=operator.positions(node, shapes),
+        macs=sum(OPERATORS[n.op].macs(n, _place(n, weight), shapes) for n, _, _ in users) // samples,
         float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
         bias=_own_bias(node, shape, outputs) if len(users) == 1 and not users[0][2] else None,
         weights_only=any(nested for _, _, nested in users),
@@ -120,6 +100,14 @@ def _layer(
     )
 
 
+def _place(node: gs.Node, weight: gs.Constant) -> int:
+    return next(place for place in OPERATORS[node.op].weights if node.inputs[place] is weight)
+
+
+def _layout(node: gs.Node, weight: gs.Constant) -> Layout:
+    return OPERATORS[node.op].layout(node, _place(node, weight))
+
+
 def _dtype(weight: gs.Constant) -> np.dtype[Any]:
     """Its type in NumPy; those that NumPy has no type for are numbers of ONNX's in the graph."""
     known = not isinstance(weight.dtype, int)
@@ -127,12 +115,13 @@ def _dtype(weight: gs.Constant) -> np.dtype[Any]:
 
 
 def _own_bias(node: gs.Node, shape: tuple[int, ...], outputs: Collection[int]) -> str | None:
-    """The name of a Conv's or Gemm's bias, where it is one constant a channel that nothing else reads."""
-    bias = node.inputs[2] if len(node.inputs) > 2 and node.op in {"Conv", "Gemm"} else None
+    """The name of the bias that rounding may move, where it is one constant a channel that nothing else reads."""
+    slot = OPERATORS[node.op].bias
+    bias = optional_input(node, slot.place) if slot is not None and slot.moves else None
     scaled = any(node.attrs.get(factor, 1.0) != 1.0 for factor in ("alpha", "beta"))
     if not isinstance(bias, gs.Constant) or len(bias.outputs) != 1 or id(bias) in outputs or scaled:
         return None
-    channels = shape[output_axis(node, node.inputs[1])]
+    channels = shape[OPERATORS[node.op].layout(node, 1).axis]
     return bias.name if tuple(bias.shape) == (channels,) else None
 
 
@@ -143,31 +132,14 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
         return f"its weight has the shape {list(shape)}: a vector has no output channels"
     if 0 in shape:
         return "its weight is empty"
-    if len({node.attrs.get("group", 1) for node in nodes}) > 1:
+    layouts = [_layout(node, weight) for node in nodes]
+    if len({layout.group for layout in layouts}) > 1:
         return "nodes that share its weight differ in their groups"
-    if len({output_axis(node, weight) for node in nodes}) > 1:
+    if len({layout.axis for layout in layouts}) > 1:
         return "nodes that share its weight disagree on its output channels"
     if not np.isfinite(weight.values).all():
         return "its weight holds NaN or Inf"
     return None
-
-
-def _positions(node: gs.Node, shapes: Shapes) -> tuple[int, ...]:
-    tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
-    return tuple(shapes.get(tensor.name, ()))[2:] if node.op in {"Conv", "ConvTranspose"} else ()
-
-
-def _macs(node: gs.Node, weight: gs.Constant, shapes: Shapes) -> int:
-    """Multiply-accumulates of one run: weights times the positions each of them is used at."""
-    tensor = node.inputs[0] if node.op == "ConvTranspose" else node.outputs[0]
-    shape = shapes.get(tensor.name)
-    if shape is None:
-        return 0
-    if node.op in {"Conv", "ConvTranspose"}:
-        return int(math.prod(weight.shape) * shape[0] * math.prod(shape[2:]))
-    columns = int(weight.shape[output_axis(node, weight)]) if len(weight.shape) > 1 else 1
-    stacked = math.prod(weight.shape[:-2]) if node.op == "MatMul" else 1
-    return int(math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1))
 
 
 def _has_computed_weight(node: gs.Node) -> bool:
@@ -193,5 +165,4 @@ def _computed(node: gs.Node, name: str) -> Layer:
         reason = "its weight is quantized already"
     else:
         reason = f"its weight is computed by {maker.op}; its codes would take more bytes than the node does"
-    group = int(node.attrs.get("group", 1))
-    return Layer(name, node.op, (name,), node.inputs[1].name, (0,), 0, group, reason=reason)
+    return Layer(name, node.op, (name,), node.inputs[1].name, (0,), VECTOR, reason=reason)

@@ -16,6 +16,7 @@ from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.normalize.drop_noops import DropNoops
 from onnxmpq.passes.normalize.fold_affine import FoldAffine
 from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
@@ -34,7 +35,7 @@ from onnxmpq.passes.normalize.widen_half import WidenHalf
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.layer import LAYER_OPS, Layer
+from onnxmpq.values.layer import Layer
 
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
@@ -186,7 +187,7 @@ def _is_decided(model: onnx.ModelProto, name: str) -> bool:
         tensor = waiting.pop()
         if tensor in seen or tensor not in made or made[tensor].op_type in _SHAPE_READERS:
             continue
-        if made[tensor].op_type in LAYER_OPS:
+        if made[tensor].op_type in OPERATORS:
             return True
         seen.add(tensor)
         waiting.extend(names_read(made[tensor]))
@@ -209,7 +210,7 @@ def check_layers(layers: tuple[Layer, ...]) -> None:
         return
     if not layers:
         raise ModelError(
-            "the model has no weights to quantize: no Conv, ConvTranspose, Gemm or MatMul with a constant weight"
+            f"the model has no weights to quantize: no {', '.join(OPERATORS)} with a constant weight"
         )
     reasons = "; ".join(dict.fromkeys(f"{la.name}: {la.reason}" for la in layers[:3]))
     raise ModelError(f"none of the model's {len(layers)} layers can be quantized ({reasons})")

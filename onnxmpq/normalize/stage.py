@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxmpq.budgets.budget import Budget, tightest_drop
+from onnxmpq.budgets.budget import Budget, tightest
+from onnxmpq.budgets.kind import Needs
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.errors import OptionError
@@ -22,7 +23,7 @@ def prepare_model(loaded: Loaded) -> Prepared:
     evidence, request = loaded.evidence, loaded.request
     prepared = prepare(
         loaded.runtime, loaded.model, evidence.sample,
-        integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.metric,
+        integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.search.metric,
         samples=evidence.samples_a_run,
     )  # fmt: skip
     check_function(loaded, prepared)
@@ -32,23 +33,22 @@ def prepare_model(loaded: Loaded) -> Prepared:
 def check_function(loaded: Loaded, prepared: Prepared) -> None:
     """Raise where a budget asks for what the model has not, or the data do not fit the model's classes."""
     request, evidence = loaded.request, loaded.evidence
-    drop = tightest_drop(request.budgets)
+    drop = tightest(request.constraints.budgets, Needs.LOSS)
     if drop is not None and classifier_output(prepared.metric) is None:
         raise OptionError(f"budget {drop} limits the loss of top-1 classes, but this model is no classifier")
-    check_data(request.method, prepared.metric, evidence.calibration, evidence.training)
-    if evidence.training is not None and ignores_training(request.method):
+    check_data(request.search.method, prepared.metric, evidence.calibration, evidence.training)
+    if evidence.training is not None and ignores_training(request.search.method):
         loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
-    if not request.force:
-        check_numbers(
-            loaded.session, evidence.calibration, prepared.metric, prepared.batch_size, request.seed
-        )
+    seed = request.search.seed
+    if not request.run.force:
+        check_numbers(loaded.session, evidence.calibration, prepared.metric, prepared.batch_size, seed)
     shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
     for data in (evidence.evaluation, evidence.calibration, evidence.training):
         if data is not None:
-            if not request.force or is_demanding(request.method):
+            if not request.run.force or is_demanding(request.search.method):
                 check_label_range(data, shapes, prepared.metric)
-            if not request.force:
-                check_labels(loaded.session, data, prepared.metric, prepared.batch_size, request.seed)
+            if not request.run.force:
+                check_labels(loaded.session, data, prepared.metric, prepared.batch_size, seed)
     if drop is not None:
         warn_of_familiar(loaded, prepared, drop)
 
@@ -56,7 +56,7 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
 def warn_of_familiar(loaded: Loaded, prepared: Prepared, drop: Budget) -> None:
     """Say where a loss budget is judged by samples that the network is too sure of to tell what others will lose."""
     data = loaded.evidence.calibration
-    sure = sureness(loaded.session, data, prepared.metric, prepared.batch_size, loaded.request.seed)
+    sure = sureness(loaded.session, data, prepared.metric, prepared.batch_size, loaded.request.search.seed)
     if sure > _FAMILIAR:
         loaded.stages.note(
             f"the fp32 model is {sure:.1%} sure of its classes in {data.description}, as models are of what they were trained on; "

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import is_constant, is_standard
-from onnxmpq.place.kernels import float_layers
+from onnxmpq.place.kernels import float_layers, integer_kernel
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.placement import Placement
 
@@ -44,7 +44,7 @@ def place_inputs(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[s
 
 
 def _quantized_inputs(graph: gs.Graph, node: gs.Node, weights: Collection[str]) -> Iterator[str]:
-    if _is_layer(node, weights):
+    if integer_kernel(node, weights) is not None:
         yield node.inputs[0].name
     elif fused := _fusible(graph, node, weights):
         yield next(tensor.name for tensor in node.inputs if tensor.name != fused[0])
@@ -59,9 +59,5 @@ def _fusible(graph: gs.Graph, node: gs.Node, weights: Collection[str]) -> list[s
 
 def _ends_layer(graph: gs.Graph, tensor: gs.Tensor, weights: Collection[str]) -> bool:
     """True for the result of an integer layer that nobody but one node reads."""
-    made = len(tensor.inputs) == 1 and _is_layer(tensor.inputs[0], weights)
+    made = len(tensor.inputs) == 1 and integer_kernel(tensor.inputs[0], weights) is not None
     return made and len(tensor.outputs) == 1 and all(tensor is not output for output in graph.outputs)
-
-
-def _is_layer(node: gs.Node, weights: Collection[str]) -> bool:
-    return node.op in {"Conv", "Gemm", "MatMul"} and node.inputs[1].name in weights

@@ -13,6 +13,7 @@ from itertools import chain
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.operators import OPERATORS, IntegerKernel, operator_of
 from onnxmpq.passes.matching import attribute, is_constant, is_standard, optional_input, read
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS
@@ -27,7 +28,6 @@ _MOVING = frozenset({
     "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "Pad", "ReduceMax",
     "ReduceMin", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
-_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ def float_layers(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[s
     """Why a layer computes in float, by name; layers that can be integer are not listed."""
     nodes: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
-        for tensor in node.inputs[:2]:
+        operator = operator_of(node)
+        for tensor in node.inputs[:2] if operator is not None else ():
             nodes.setdefault(tensor.name, []).append(node)
     reasons = {la.name: _layer_refusal(la, nodes.get(la.weight, []), la.name in integer) for la in layers}
     return {name: reason for name, reason in reasons.items() if reason is not None}
@@ -116,22 +117,19 @@ def _layer_refusal(layer: Layer, nodes: Sequence[gs.Node], asked: bool) -> str |
         return "its activations are half-precision; integer kernels take single precision"
     if not asked:
         return "quantized activations were not asked for"
-    if layer.op == "ConvTranspose":
-        return _no_kernel("ConvTranspose")
-    if any(node.op == "MatMul" and node.inputs[1].name != layer.weight for node in nodes):
-        return "its weight is the left operand; the integer kernel takes scales per column of the right one"
-    if layer.op == "MatMul" and len(layer.shape) != 2:
-        return "its weight is a stack of matrices; the integer kernel takes one"
-    if any(node.op == "Gemm" and node.inputs[0].name == layer.weight for node in nodes):
-        return "its weight is the left operand; the integer kernel takes it on the right"
-    if any(node.op == "Conv" and not _has_plain_bias(node) for node in nodes):
-        return "its bias is computed by other nodes"
-    return None
+    return next(filter(None, map(_kernel_refusal, nodes)), None)
 
 
-def _has_plain_bias(node: gs.Node) -> bool:
-    bias = optional_input(node, 2)
-    return bias is None or (is_constant(bias) and len(bias.shape) == 1)
+def _kernel_refusal(node: gs.Node) -> str | None:
+    kernel = OPERATORS[node.op].integer
+    return _no_kernel(node.op) if kernel is None else kernel.refusal(node)
+
+
+def integer_kernel(node: gs.Node, weights: Collection[str]) -> IntegerKernel | None:
+    """The kernel of a node that computes a layer with one of these weights; None for any other node."""
+    operator = operator_of(node)
+    is_layer = operator is not None and len(node.inputs) > 1 and node.inputs[1].name in weights
+    return operator.integer if operator is not None and is_layer else None
 
 
 def _no_kernel(op: str) -> str:
@@ -148,27 +146,28 @@ def _units(graph: gs.Graph, readers: _Readers, weights: Collection[str]) -> Iter
 
 
 def _unit(node: gs.Node, readers: _Readers, weights: Collection[str]) -> _Unit | None:
-    if node.op in _LAYERS and node.inputs[1].name in weights:
-        return _layer_unit(node, readers)
+    kernel = integer_kernel(node, weights)
+    if kernel is not None:
+        return _layer_unit(node, kernel, readers)
     if _refusal(node) is not None:
         return None
     return _moving_unit(node, readers) if node.op in _MOVING else _rescaling_unit(node, readers)
 
 
-def _layer_unit(node: gs.Node, readers: _Readers) -> _Unit:
-    """The unit of a layer, whose output must be quantized for a Conv and for a MatMul with a sum behind it.
+def _layer_unit(node: gs.Node, kernel: IntegerKernel, readers: _Readers) -> _Unit:
+    """The unit of a layer, whose output must be quantized where its kernel gives codes alone, or takes in a sum.
 
-    The runtime makes a Gemm of those two, which has no integer kernel that takes a float bias and gives float.
+    The runtime makes a Gemm of a MatMul and a sum, which has no integer kernel that takes a float bias and gives float.
     """
     reader = readers.only(node.outputs[0])
-    adder = reader if node.op == "MatMul" and reader is not None and reader.op == "Add" else None
+    adder = reader if kernel.takes_in_sum and reader is not None and reader.op == "Add" else None
     tail: tuple[gs.Node, ...] = ()
     if adder is None:
         tail = tuple(_clamps_behind(node, readers))
     elif any(is_constant(t) and len(t.shape) == 1 for t in adder.inputs):
         tail = (adder, *_clamps_behind(adder, readers))
     output = tail[-1].outputs[0] if tail else node.outputs[0]
-    always = node.op == "Conv" or adder is not None
+    always = kernel.gives_codes or adder is not None
     return _Unit(node, (node.inputs[0].name,), (output.name,), tail, is_layer=True, always=always)
 
 
@@ -354,13 +353,10 @@ def _float_sources(kernels: Sequence[_Unit], tensors: Sequence[str]) -> dict[str
 
 
 def _split_biases(kernels: Iterable[_Unit], quantized: frozenset[str]) -> Iterator[str]:
-    """Weights of Gemm nodes with a bias that the runtime does not quantize itself."""
+    """Weights of nodes that have an integer kernel only without their bias."""
     for unit in kernels:
-        bias = optional_input(unit.node, 2) if unit.node.op == "Gemm" else None
-        if bias is None:
-            continue
-        is_plain = _has_plain_bias(unit.node) and attribute(unit.node, "beta", 1.0) == 1.0
-        if not is_plain or unit.outputs[0] not in quantized:
+        kernel = OPERATORS[unit.node.op].integer if unit.is_layer else None
+        if kernel is not None and kernel.leaves_bias(unit.node, unit.outputs[0] in quantized):
             yield unit.node.inputs[1].name
 
 
@@ -370,7 +366,7 @@ def _float_ops(graph: gs.Graph, kernels: Iterable[_Unit], quantized: frozenset[s
         node.outputs[0].name: _why_float(node, quantized)
         for node in graph.nodes
         if id(node) not in integer
-        and node.op not in _LAYERS | {"ConvTranspose", "Shape", "Size"}
+        and node.op not in {*OPERATORS, "Shape", "Size"}
         and any(t.name in quantized for t in chain(node.inputs, node.outputs))
     }
 

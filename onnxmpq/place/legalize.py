@@ -35,7 +35,7 @@ def _changes(found: Mapping[Option, Option], target: Target) -> Iterator[str]:
             f"tensors of {tensors} bits"
         )
     if target.is_plain and found:
-        packed = "; packed ones when the file is loaded" if "packed" in target.storages else ""
+        packed = "; packed ones when the file is loaded" if "packed" in target.weights.storages else ""
         yield (
             f"in ONNX Runtime {target.stored_as} weights are dequantized at every run where no integer kernel reads them "
             f"(INT8 beside int8 activations){packed}"

@@ -25,7 +25,9 @@ _MANY_SCALES = 256  # what fewer save, the nodes that read them take
 def place(loaded: Loaded, prepared: Prepared) -> Placed:
     """What was asked of every layer, as half precision, the target and its integer kernels allow it."""
     request = loaded.request
-    asked = options_of(prepared.layers, request.widths, request.activation_bits, request.keeps)
+    asked = options_of(
+        prepared.layers, request.constraints.widths, request.activation_bits, request.constraints.keeps
+    )
     return placed(prepared, asked, request.target, loaded.stages.note)
 
 
@@ -52,7 +54,7 @@ def placed(
     """
     options = within_half(prepared, options, note)
     asked = [name for name, choices in options.items() if any(o.activation_bits is not None for o in choices)]
-    placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
+    placement = POLICIES[target.activations.placement](import_graph(prepared.model), prepared.layers, asked)
     integer = set(placement.integer_layers)
     computed = {name: choices if name in integer else in_float(choices) for name, choices in options.items()}
     # A plain file does not tell a float layer beside quantized activations from an integer one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,7 +15,8 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onnxmpq.budgets.budget import Kind
+from onnxmpq.budgets.kind import Kind
+from onnxmpq.budgets.table import KINDS
 from onnxmpq.observer import Observer
 from onnxmpq.values.option import HALF_BITS, width_name
 
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from onnxmpq.evaluation import Evaluation
     from onnxmpq.inspection import Inspection
     from onnxmpq.values.latency import Latency
-    from onnxmpq.values.report import BudgetReport, LayerReport, Report, SearchReport
+    from onnxmpq.values.report import (
+        BudgetReport,
+        LayerReport,
+        QualityReport,
+        Report,
+        RunReport,
+        SearchReport,
+        SensitivityReport,
+        SizeReport,
+        SpeedReport,
+    )
     from onnxmpq.values.score import Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
@@ -84,20 +95,20 @@ class ConsoleObserver(Observer):
             _line(self._console, f"{self._stage:<12} {time.perf_counter() - self._start:.1f} s")
 
 
-def show_report(report: Report) -> None:
-    """The table per layer, and the verdict under it."""
-    console = _console()
+def show_report(report: Report, kinds: Sequence[Kind] = KINDS) -> None:
+    """The table per layer, and the verdict under it; `kinds` are those that its budgets are of."""
+    console, named = _console(), {kind.name: kind for kind in kinds}
     console.print(_layer_table(report))
     for reason, names in _by_reason(report).items():
         _line(console, f"stays float: {', '.join(names)}: {reason}")
-    _show_rows(console, [("wrote", report.output), *_verdict(report)])
-    if report.is_faster is False:
+    _show_rows(console, [("wrote", report.output), *_verdict(report, named)])
+    if report.speed.is_faster is False:
         _line(console, _size_only(report), "bold")
     for budget in report.budgets:
         if budget.met is False:
-            where = "on the data judged on" if budget.kind == Kind.DROP else "as measured on the written file"
-            _line(console, f"MISSED: budget {budget.asked} does not hold {where}", "bold red")
-    if report.is_broken:
+            missed = named[budget.kind].missed
+            _line(console, f"MISSED: budget {budget.asked} does not hold {missed}", "bold red")
+    if report.quality.is_broken:
         _line(
             console,
             "LOST: this file no longer does what the model did; do not ship it. Allow more bits, and check the data",
@@ -170,7 +181,7 @@ def _table(*columns: str, numbers: AbstractSet[str] = _NUMBERS) -> Table:
 
 
 def _layer_table(report: Report) -> Table:
-    unit = report.sensitivity_unit
+    unit = report.sensitivity.unit
     columns = ("layer", "op", "weights", "bits", "acts", "bytes", unit, "runs as")
     table = _table(*columns, numbers=_NUMBERS | {unit})
     for layer in report.layers:
@@ -213,9 +224,9 @@ def _kernels(report: Report) -> str:
 def _size_only(report: Report) -> str:
     """The line that says that nothing but bytes was gained, if that, and why."""
     speeds = ", ".join(
-        f"{1 / times.speedup:.2f}x fp32's time at batch {times.batch}" for times in report.latency
+        f"{1 / times.speedup:.2f}x fp32's time at batch {times.batch}" for times in report.speed.latency
     )
-    is_smaller = report.file_bytes < report.fp32_file_bytes
+    is_smaller = report.size.file_bytes < report.size.fp32_file_bytes
     gained = (
         "SIZE ONLY: this file is smaller but no faster" if is_smaller else "NO GAIN: this file is no faster"
     )
@@ -224,15 +235,17 @@ def _size_only(report: Report) -> str:
 
 def _why_no_faster(report: Report) -> str:
     integer = sum(layer.kernel is not None for layer in report.layers)
-    every_run = f"{report.storage} weights are dequantized at every run"
+    every_run = f"{report.requirements.storage} weights are dequantized at every run"
     if all(layer.activation_bits is None for layer in report.layers):
-        as_before = every_run if report.dequantizes else "layers compute as before"
+        as_before = every_run if report.speed.dequantizes else "layers compute as before"
         return f"activations stay in fp32, so {as_before}; --activations int8 lets them run in integers"
     bits = next(filter(None, (layer.activation_bits for layer in report.layers)))  # a file has one width
     if bits != 8:
         return f"ONNX Runtime has no integer kernels for {bits}-bit activations, and computes in float between them"
     others = (
-        f", for the others {every_run}" if report.dequantizes else ", which gains nothing on this machine"
+        f", for the others {every_run}"
+        if report.speed.dequantizes
+        else ", which gains nothing on this machine"
     )
     return f"{integer} of {len(report.layers)} layers run as integer kernels{others}"
 
@@ -241,7 +254,7 @@ def _by_reason(report: Report) -> dict[str, list[str]]:
     """What stays in float by the reason for it: layers first, then the operators between them."""
     pairs = [(layer.name, layer.reason) for layer in report.layers if layer.reason is not None]
     grouped: dict[str, list[str]] = {}
-    for name, reason in [*pairs, *report.float_ops.items()]:
+    for name, reason in [*pairs, *report.speed.float_ops.items()]:
         grouped.setdefault(reason, []).append(name)
     return grouped
 
@@ -256,50 +269,60 @@ def _summary(found: Inspection) -> str:
     return f"{stored} of {len(found.layers)} layers are quantized, {bits:.3f} bits a weight on average"
 
 
-def _verdict(report: Report) -> Rows:
-    ratio = report.fp32_weight_bytes / max(report.weight_bytes, 1)
-    bits = f"{report.average_weight_bits:.3f} bits on average"
-    rows = [
-        ("file", _sizes(report.fp32_file_bytes, report.file_bytes)),
-        ("weights", f"{bits}, {report.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"),
-        *(("budget", f"{budget.asked}: reached {_reached(budget)}") for budget in report.budgets),
+def _verdict(report: Report, kinds: Mapping[str, Kind]) -> Rows:
+    needed, quality = report.requirements, report.quality
+    return [
+        *_size_rows(report.size),
+        *(("budget", f"{b.asked}: reached {_reached(b, kinds[b.kind])}") for b in report.budgets),
+        *_quality_rows(quality),
+        *_kernel_rows(report),
+        ("needs", f"{needed} ({needed.target}, {needed.storage} weights)"),
+        ("right on CPUs", quality.cpus),
+        *_speed_rows(report.speed),
+        *_sensitivity_rows(report.sensitivity, report.run.seconds.get("sensitivity", 0.0)),
+        ("compile", _taken(report.run)),
     ]
-    if report.metrics:
-        rows.append(("judged on", report.evaluated_on))
-        rows += _compared(report.metrics["fp32"], report.metrics["compiled"])
-    if report.latency and report.provider == "cpu":  # that the runtime's own graph was looked at
-        rows.append(("runs as", _kernels(report)))
-    rows.append(
-        (
-            "needs",
-            f"{_needed(report)} ({report.target}, {report.storage} weights)",
-        )
-    )
-    rows.append(("right on CPUs", report.cpus))
-    rows += [(f"speed, batch {latency.batch}", _speed(latency)) for latency in report.latency]
-    rows += [("speeds hold on", report.processor)] if report.latency else []
-    rows.append(("sensitivity", _effort(report)))
-    if report.search is not None and (report.search.tried or report.search.rival):
-        rows.append(("search", _searched(report.search, report.metric)))
-    seconds = sum(report.seconds.values())
-    memory = f"peak memory {report.peak_rss_bytes / 1e6:,.0f} MB, " if report.peak_rss_bytes else ""
-    return [*rows, ("compile", f"{seconds:.1f} s, {memory}{report.provider}")]
 
 
-def _needed(report: Report) -> str:
-    from onnxmpq.runtime.requirements import Requirements
+def _size_rows(size: SizeReport) -> Rows:
+    ratio = size.fp32_weight_bytes / max(size.weight_bytes, 1)
+    bits = f"{size.average_weight_bits:.3f} bits on average"
+    return [
+        ("file", _sizes(size.fp32_file_bytes, size.file_bytes)),
+        ("weights", f"{bits}, {size.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"),
+    ]
 
-    needed = Requirements(
-        report.target, report.storage, report.opset, report.onnxruntime, report.optimizations
-    )
-    return str(needed)
+
+def _quality_rows(quality: QualityReport) -> Rows:
+    if not quality.metrics:
+        return []
+    compared = _compared(quality.metrics["fp32"], quality.metrics["compiled"])
+    return [("judged on", quality.evaluated_on), *compared]
 
 
-def _effort(report: Report) -> str:
-    """Which method found the sensitivities, and what that took."""
-    taken = [_counted(report.evaluations, "evaluation")] if report.evaluations else []
-    taken += [f"{report.sensitivity_samples:,} samples"] if report.sensitivity_samples else []
-    return ", ".join([report.method, *taken, f"{report.seconds.get('sensitivity', 0.0):.1f} s"])
+def _kernel_rows(report: Report) -> Rows:
+    looked = report.speed.latency and report.run.provider == "cpu"  # at the runtime's own graph
+    return [("runs as", _kernels(report))] if looked else []
+
+
+def _speed_rows(speed: SpeedReport) -> Rows:
+    rows = [(f"speed, batch {latency.batch}", _speed(latency)) for latency in speed.latency]
+    return [*rows, ("speeds hold on", speed.processor)] if rows else []
+
+
+def _sensitivity_rows(found: SensitivityReport, seconds: float) -> Rows:
+    """Which method found the sensitivities, what that took, and what became of plans around the first one."""
+    taken = [_counted(found.evaluations, "evaluation")] if found.evaluations else []
+    taken += [f"{found.samples:,} samples"] if found.samples else []
+    rows = [("sensitivity", ", ".join([found.method, *taken, f"{seconds:.1f} s"]))]
+    if found.search is not None and (found.search.tried or found.search.rival):
+        rows.append(("search", _searched(found.search, found.metric)))
+    return rows
+
+
+def _taken(run: RunReport) -> str:
+    memory = f"peak memory {run.peak_rss_bytes / 1e6:,.0f} MB, " if run.peak_rss_bytes else ""
+    return f"{sum(run.seconds.values()):.1f} s, {memory}{run.provider}"
 
 
 def _searched(search: SearchReport, metric: str) -> str:
@@ -341,20 +364,8 @@ def _speed(latency: Latency) -> str:
     return f"{_duration(latency.reference)} -> {_duration(latency.model)} ({change} here)"
 
 
-def _reached(budget: BudgetReport) -> str:
-    if budget.reached is None:
-        return "not measured"
-    if budget.kind == Kind.DROP:
-        beyond = ", more than on the data that chose it" if budget.reached > budget.limit else ""
-        return f"{budget.reached:.2%} on the data judged on{beyond}"
-    return {
-        Kind.BITS: f"{budget.reached:.3f} bits",
-        Kind.FILE: f"{budget.reached:,.0f} bytes",
-        Kind.RATIO: f"{budget.reached:.2%} of fp32 ({1 / max(budget.reached, 1e-9):.2f}x)",
-        Kind.BOPS: f"{budget.reached / 1e9:.4g} GBOPs",
-        Kind.LATENCY: f"{budget.reached:.3f} of fp32's time, batch 1",
-        Kind.MILLISECONDS: f"{_duration(budget.reached / 1e3)}, batch 1",
-    }[Kind(budget.kind)]
+def _reached(budget: BudgetReport, kind: Kind) -> str:
+    return "not measured" if budget.reached is None else kind.words(budget.reached, budget.limit)
 
 
 def _percent(share: float | None) -> str:

@@ -82,13 +82,11 @@ class ActivationCache:
         """Such nodes as a model that gives `wanted`; `more` are the types of what else it reads."""
         return extract(self._model, nodes, wanted, {**self._types, **(more or {})})
 
-    def advance(self, changing: Collection[str], asked: Collection[str] = ()) -> None:
-        """Run on to the last place, up to the first node that reads a constant still to change, where little crosses.
-
-        Not past a node that reads a tensor that is `asked` for.
-        """
-        until = {*changing, *asked}
-        end = next((i for i, read in enumerate(self._reads) if not read.isdisjoint(until)), len(self._nodes))
+    def advance(self, changing: Collection[str]) -> None:
+        """Run on to the last place, up to the first node that reads a constant still to change, where little crosses."""
+        end = next(
+            (i for i, read in enumerate(self._reads) if not read.isdisjoint(changing)), len(self._nodes)
+        )
         place = next((i for i in range(end, self._position, -1) if self._may_stop[i]), None)
         if place is None:
             return
@@ -133,10 +131,10 @@ class CachedPair:
         """What the rest of both reads, batch by batch."""
         return in_step(self.exact, self.quantized)
 
-    def advance(self, changing: Collection[str], asked: Collection[str] = ()) -> None:
-        """Run both on, as far as constants are known; the quantized one not past a node that reads what is `asked` for."""
+    def advance(self, changing: Collection[str]) -> None:
+        """Run both on, as far as constants are known."""
         self.exact.advance(changing)
-        self.quantized.advance(changing, asked)
+        self.quantized.advance(changing)
 
 
 def in_step(first: ActivationCache, second: ActivationCache) -> Iterator[tuple[State, State]]:

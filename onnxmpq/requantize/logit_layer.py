@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import onnx
 
 from onnxmpq.onnx_io.subgraph import names_read
-from onnxmpq.values.layer import LAYER_OPS, Layer
+from onnxmpq.operators import OPERATORS
+from onnxmpq.values.layer import Layer
 
 _RECASTS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _NORMALISES = frozenset({"LogSoftmax", "Softmax"})  # before them there are logits
@@ -30,7 +31,7 @@ def logit_layer(model: onnx.ModelProto, output: str, layers: Sequence[Layer]) ->
         node, readers = made[name], [n for n in model.graph.node if name in names_read(n)]
         if len(readers) > 1 or (readers and name in outputs):
             return None
-        if node.op_type in LAYER_OPS:
+        if node.op_type in OPERATORS:
             return _sole(model, node, layers)
         if node.op_type not in passed:
             return None

@@ -10,6 +10,7 @@ from onnx import helper
 
 from onnxmpq.onnx_io.subgraph import ancestors, names_read
 from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.operators import OPERATORS
 from onnxmpq.values.layer import Layer
 
 _SIZED_BY_DATA = frozenset({"Compress", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Unique"})
@@ -36,9 +37,11 @@ def find_regression_target(
     network's shortcut: the layer then makes up for what the shortcut lost.
     """
     node = _only(n for n in model.graph.node if layer.weight in names_read(n))
-    if node is None or node.op_type not in {"Conv", "Gemm", "MatMul"} or not _is_plain(node):
+    operator = None if node is None else OPERATORS.get(node.op_type)
+    if node is None or operator is None or operator.targets is None or not _is_plain(node):
         return None
-    bias = node.input[2] if len(node.input) > 2 else ""
+    place = len(node.input) if operator.bias is None else operator.bias.place
+    bias = node.input[place] if len(node.input) > place else ""
     if bias and bias != layer.bias:
         return None
     makers = ancestors(model.graph.node, [node.output[0]])

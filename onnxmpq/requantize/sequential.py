@@ -33,7 +33,6 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
-from onnxmpq.passes.expose.emit_map_gram import EmitMapGram, map_gram_name
 from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair, State
 from onnxmpq.requantize.regression_target import RegressionTarget, find_regression_target
 from onnxmpq.rounding.blocks import block_count, columns
@@ -47,13 +46,11 @@ from onnxmpq.rounding.moments import (
     enough,
     has_moments,
     is_known,
-    map_grams,
     map_windows,
-    scatter_of,
     step,
 )
 from onnxmpq.rounding.rows import from_rows, to_rows
-from onnxmpq.rounding.shrink import shrinkage, shrunk
+from onnxmpq.rounding.shrink import diagonals, shrinkage, shrunk
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
@@ -77,22 +74,18 @@ _TARGET = "requantize/target"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves.
-
-    `within` is the scatter within the maps that few x' are the means of (`onnxmpq.rounding.moments.Moments`).
-    """
+    """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves."""
 
     gram: Doubles
     cross: Doubles
     inputs: Doubles  # [group, D]
     targets: Doubles  # [group, rows]
     count: float
-    within: Doubles | None = None
 
     @property
     def moments(self) -> Moments:
         """Of x'."""
-        return Moments(self.gram, self.mean_input, self.count, self.within)
+        return Moments(self.gram, self.mean_input, self.count)
 
     @property
     def mean_input(self) -> Doubles:
@@ -114,7 +107,6 @@ class Fit:
         return Fit(
             self.gram + other.gram, self.cross + other.cross, self.inputs + other.inputs,
             self.targets + other.targets, self.count + other.count,
-            None if self.within is None or other.within is None else self.within + other.within,
         )  # fmt: skip
 
 
@@ -254,16 +246,14 @@ class SequentialRequantizer:
             layer, cache.data.count
         ) < _fewest(layer):
             return []
-        maps = map_grams(self._quantized, [layer], cache.data)
         if pair is not self._all or pair is self._some:
-            pair.advance(self._changing, maps.maps.values())
-        tapped = self._tapped(layer, regression, cache, maps)
+            pair.advance(self._changing)
+        tapped = self._tapped(layer, regression, cache)
         if tapped is None:
             return []
         expected = self._loaded(exact.part(exact.behind([regression.tensor]), [regression.tensor]).model)
         found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
-        names += [name for name in found.outputs if name == map_gram_name(layer.weight)]
 
         def sums(states: tuple[State, State]) -> list[Array]:
             target = expected.run(_fed(expected, states[0]))[regression.tensor]
@@ -287,7 +277,7 @@ class SequentialRequantizer:
         return self._few if spare else self._some
 
     def _tapped(
-        self, layer: Layer, regression: RegressionTarget, cache: ActivationCache, maps: EmitMapGram
+        self, layer: Layer, regression: RegressionTarget, cache: ActivationCache
     ) -> onnx.ModelProto | None:
         """The quantized network up to the layer, with the sums as its outputs and the target as an input."""
         less = [regression.less] if regression.less else []
@@ -300,7 +290,6 @@ class SequentialRequantizer:
         emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
         if not emit(graph):
             return None
-        maps(graph)
         graph.outputs = graph.outputs[1:]
         return export_model(graph, part.model)
 
@@ -322,13 +311,12 @@ def _fewest(layer: Layer) -> int:
     return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
 
 
-def _fit(layer: Layer, gram: Doubles, cross: Doubles, scatter: Doubles | None = None) -> Fit:
+def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:
     """The sums as the graph gives them, with those of a one behind every window."""
     order = channel_major(layer)
     gram, cross = gram[:, order][:, :, order], cross[:, :, order]
     return Fit(
         gram[:, :-1, :-1], cross[:, :, :-1], gram[:, -1, :-1], cross[:, :, -1], float(gram[0, -1, -1]),
-        scatter_of(layer, scatter),
     )  # fmt: skip
 
 
@@ -363,7 +351,7 @@ def _solved(rows: Floats, fit: Fit, share: float) -> Doubles:
     """The rows that give the target best, held to those they come from by the damping, the more the fewer windows."""
     diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
     damping = share * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]
-    part, target = shrinkage(replace(fit.moments, within=None))  # within maps no targets are known
-    held = damping * np.eye(fit.gram.shape[1]) + (part / (1 - part))[:, None, None] * target
+    part = shrinkage(fit.moments)
+    held = damping * np.eye(fit.gram.shape[1]) + (part / (1 - part))[:, None, None] * diagonals(fit.gram)
     solved = np.linalg.solve(fit.gram + held, (fit.cross + rows @ held).transpose(0, 2, 1))
     return solved.transpose(0, 2, 1).astype(np.float64)

@@ -12,11 +12,13 @@ from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.lower.draft import Draft
+from onnxmpq.lower.lower_plan import simulate
 from onnxmpq.metrics.metric import Sums
 from onnxmpq.observer import Observer, Progress, Stages
 from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_logit_scale
-from onnxmpq.requantize.sequential import is_fitted, requantized
+from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
 from onnxmpq.rounding.stage import rounded_weights
+from onnxmpq.values.group import Group
 from onnxmpq.values.option import Options
 
 _REQUANTIZED_BELOW = 7  # bits
@@ -26,7 +28,7 @@ _FEWEST_GROUPS = 8  # of samples that tell what is chance
 
 def is_requantized(draft: Draft) -> bool:
     """True where requantizing pays and layers are whole: groups of channels keep their codes."""
-    whole = all(layer.part_of is None for layer in draft.prepared.layers)
+    whole = not any(isinstance(unit, Group) for unit in draft.units)
     return whole and requantizing_pays(draft.setting, single(draft.plan))
 
 
@@ -35,7 +37,7 @@ def requantizing_pays(setting: Setting, options: Options) -> bool:
 
     Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
     """
-    if setting.request.rounding == "nearest" or setting.splits.rounding.synthetic:
+    if setting.request.quantizers.rounding == "nearest" or setting.splits.rounding.synthetic:
         return False
     found = [(la, o.weight_bits) for la in setting.prepared.layers for o in options[la.name]]
     return any(bits < _REQUANTIZED_BELOW for _, bits in found) and any(
@@ -57,7 +59,7 @@ def requantize(draft: Draft) -> Draft:
 def _told(found: Requantized, setting: Setting) -> str:
     """What a trial came to, and what ships."""
     kept = "" if found.helped else ", so the first rounding is kept"
-    if not setting.request.effort.tries:
+    if not setting.request.search.effort.tries:
         return f", which broke the network{kept}" if kept else ""
     splits, count = setting.splits, setting.splits.judging.count
     others = "" if splits.judging is splits.requantizing else "other "
@@ -100,7 +102,7 @@ def requantized_draft(draft: Draft) -> Requantized:
     Whether requantizing helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
     is requantized on all, up to as many as the effort allows, in all their augmentations.
     """
-    if not draft.setting.request.effort.tries:
+    if not draft.setting.request.search.effort.tries:
         return _untried(draft)
     splits, augmentations = draft.setting.splits, draft.setting.augmentations
     first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
@@ -143,7 +145,7 @@ def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, pro
     Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
     """
     again = _again(draft, data, augmentations, progress)
-    if file_fits(draft.setting.request.budgets, again.plan, lambda _: again.file_size()):
+    if file_fits(draft.setting.request.constraints.budgets, again.plan, lambda _: again.file_size()):
         return again
     return _again(draft, data, augmentations, progress, same_kind=True)
 
@@ -151,9 +153,19 @@ def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, pro
 def _again(
     draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress, *, same_kind: bool = False
 ) -> Draft:
-    layers, requantizer = draft.prepared.layers, draft.requantizer(data, augmentations)
+    layers, requantizer = draft.prepared.layers, requantizer_of(draft, data, augmentations)
     after = requantized(requantizer, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
     return replace(draft, candidates=after)
+
+
+def requantizer_of(draft: Draft, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
+    """The float network, and the one with the plan's Q/DQ pairs on activations, over such data."""
+    setting, prepared = draft.setting, draft.prepared
+    return SequentialRequantizer(
+        setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
+        prepared.traced, data, prepared.batch_size, setting.request.search.effort.requantize,
+        seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=augmentations,
+    )  # fmt: skip
 
 
 def _turn(progress: Progress, number: int) -> Progress:

@@ -14,15 +14,14 @@ MOST_COLUMNS = 4096  # columns; a larger matrix takes longer to factor than it c
 
 
 def columns(layer: Layer) -> int:
-    """D: how many weights one output value of the layer is a sum over (ConvTranspose: at one tap)."""
-    if layer.op == "ConvTranspose":
-        return layer.shape[0] // layer.group
-    return layer.params // layer.channels
+    """D: how many weights of a group one output value of the layer is a sum over."""
+    size = math.prod(layer.shape[axis] for axis in layer.layout.columns)
+    return size // layer.group if 0 in layer.layout.columns else size
 
 
 def block_channels(layer: Layer) -> int:
     """How many input channels of a group a block holds at most, at least one: all of them up to 4,096 columns."""
-    size, taps = columns(layer), _taps(layer)
+    size, taps = columns(layer), layer.layout.taps
     if size <= MOST_COLUMNS:
         return size // taps
     channels = size // taps
@@ -37,9 +36,4 @@ def block_count(layer: Layer) -> int:
 
 def block_columns(layer: Layer) -> int:
     """D_b: how many columns a block has, D where there is one."""
-    return block_channels(layer) * _taps(layer)
-
-
-def _taps(layer: Layer) -> int:
-    """Columns of an input channel."""
-    return math.prod(layer.shape[2:]) if layer.op == "Conv" else 1
+    return block_channels(layer) * layer.layout.taps

@@ -16,6 +16,7 @@ from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.squant import quantize_balanced
 from onnxmpq.values.arrays import Array, Floats
+from onnxmpq.values.group import Group
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import HALF_BITS, QUANTIZED_BITS
 from onnxmpq.values.plan import Plan
@@ -65,20 +66,20 @@ class Candidates:
         if shift is not None:
             self._shifts[layer.name, rounded.bits] = shift
 
-    def of_parts(self, model: onnx.ModelProto, layers: Sequence[Layer]) -> Candidates:
-        """The same for a model whose constants were split as these layers say: every channel keeps its codes."""
+    def of_groups(self, model: onnx.ModelProto, groups: Sequence[Group]) -> Candidates:
+        """The same for a model in which these groups have constants of their own: every channel keeps its codes."""
         made, shifts = dict(self._made), dict(self._shifts)
-        for layer in [layer for layer in layers if layer.part_of is not None]:
-            channels = list(layer.part)
+        for group in groups:
+            channels = list(group.channels)
             for (name, bits), whole in self._made.items():
-                if name == layer.part_of:
+                if name == group.layer.name:
                     codes = np.ascontiguousarray(whole.codes.take(channels, whole.axis))
-                    made[layer.name, bits] = QuantizedWeight(
+                    made[group.name, bits] = QuantizedWeight(
                         codes, whole.scale[channels], whole.axis, bits, whole.odd
                     )
             for (name, bits), shift in self._shifts.items():
-                if name == layer.part_of:
-                    shifts[layer.name, bits] = shift[channels]
+                if name == group.layer.name:
+                    shifts[group.name, bits] = shift[channels]
         return Candidates(model, self.rounding, self.grids, made, shifts)
 
     def quantized(self, layer: Layer, bits: int) -> QuantizedWeight:

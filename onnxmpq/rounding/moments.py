@@ -16,9 +16,7 @@ from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, Feeds
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
-from onnxmpq.passes.expose.emit_map_gram import EmitMapGram, map_gram_name
 from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
-from onnxmpq.rounding.pooled_maps import pooled_maps
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
@@ -37,9 +35,6 @@ _NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
 class Moments:
     """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
 
-    Where the x are fewer than columns, and means over maps, `within` is how the maps' channels go together within
-    each sample: the scatter [group, D, D] of their positions about x.
-
     A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
     (`onnxmpq.rounding.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].
     """
@@ -47,7 +42,6 @@ class Moments:
     gram: Doubles
     mean: Doubles
     count: float
-    within: Doubles | None = None
 
     def covariance(self) -> Doubles:
         """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
@@ -70,22 +64,9 @@ def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
 
 
 def has_moments(layer: Layer) -> bool:
-    """False for layers in control-flow bodies, left alone, or with more than 4,096 taps a channel.
-
-    And for a MatMul whose weight stands on the left, or is a stack of matrices.
-    """
+    """False for layers in control-flow bodies, left alone, without windows, or with more than 4,096 taps a channel."""
     free = layer.reason is None and not layer.weights_only
-    return free and block_columns(layer) <= MOST_COLUMNS and (layer.op != "MatMul" or is_plain_matrix(layer))
-
-
-def is_plain_matrix(layer: Layer) -> bool:
-    """True where the layer's weight is one matrix that a MatMul multiplies from the right."""
-    return len(layer.shape) == 2 and layer.axis == 1
-
-
-def windows_of(layer: Layer, samples: int) -> float:
-    """How many windows the layer sees of so many samples; infinity where nobody knows."""
-    return samples * layer.macs / max(layer.params, 1) if layer.macs else math.inf
+    return free and layer.layout.blind is None and block_columns(layer) <= MOST_COLUMNS
 
 
 def map_windows(layer: Layer, samples: int) -> int:
@@ -127,7 +108,7 @@ def input_moments(
 
     Of large maps only so many windows are taken, evenly spaced, as the matrix needs.
     """
-    passes = list(_passes([layer for layer in layers if has_moments(layer)], data))
+    passes = list(_passes([layer for layer in layers if has_moments(layer)]))
     for number, some in enumerate(passes):
 
         def report(done: int, number: int = number) -> None:
@@ -137,23 +118,21 @@ def input_moments(
             {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
         )
-        session = _loaded(runtime, model, emit, map_grams(model, some, data))
+        session = _loaded(runtime, model, emit)
         sums = {} if session is None else _summed(session, data, batch_size, report, augmentations)
         for layer in some:
             total = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
             if total is not None and is_known(layer, total[0, -1, -1], data) and np.isfinite(total).all():
                 order = channel_major(layer)
-                within = scatter_of(layer, sums.pop(map_gram_name(layer.weight), None))
-                yield layer, replace(_moments(total[:, order][:, :, order]), within=within)
+                yield layer, _moments(total[:, order][:, :, order])
 
 
-def _loaded(runtime: Runtime, model: onnx.ModelProto, emit: EmitGram, maps: EmitMapGram) -> Session | None:
+def _loaded(runtime: Runtime, model: onnx.ModelProto, emit: EmitGram) -> Session | None:
     """The model with what is emitted as its only outputs; None where nothing is."""
     graph = import_graph(model)
     emit(graph)
-    maps(graph)
-    names = {gram_name(weight) for weight in emit.weights} | {map_gram_name(weight) for weight in maps.maps}
+    names = {gram_name(weight) for weight in emit.weights}
     graph.outputs = [output for output in graph.outputs if output.name in names]
     if not graph.outputs:
         return None
@@ -195,27 +174,6 @@ def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
         np.add(total, value, out=total)
 
 
-def is_short(layer: Layer, data: Dataset) -> bool:
-    """True for a layer of one matrix that sees fewer windows of the data than it has columns, and some at all."""
-    whole = layer.group == 1 and block_count(layer) == 1
-    windows = map_windows(layer, data.count)
-    return whole and windows < columns(layer) and is_known(layer, windows, data)
-
-
-def map_grams(model: onnx.ModelProto, layers: Sequence[Layer], data: Dataset) -> EmitMapGram:
-    """The pass for those maps that short ones of these layers see the means of; it takes positions enough for all."""
-    short = [layer for layer in layers if is_short(layer, data)]
-    wanted = _WINDOWS_A_COLUMN * max((columns(layer) for layer in short), default=1)
-    return EmitMapGram(pooled_maps(model, [layer.weight for layer in short]), -(-wanted // data.count))
-
-
-def scatter_of(layer: Layer, total: Doubles | None) -> Doubles | None:
-    """What `EmitMapGram` gives as [1, D, D]; None where it tells nothing of the layer."""
-    if total is None or len(total) != columns(layer) or not np.isfinite(total).all():
-        return None
-    return total[None]
-
-
 def _moments(total: Doubles) -> Moments:
     count = float(total[0, -1, -1])
     return Moments(total[:, :-1, :-1], total[:, -1, :-1] / count, count)
@@ -228,12 +186,12 @@ def channel_major(layer: Layer) -> NDArray[np.intp]:
     return np.append(windows, size)
 
 
-def _passes(layers: Sequence[Layer], data: Dataset) -> Iterator[list[Layer]]:
+def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
     """Layers in runs whose matrices together stay within the bound."""
     run: list[Layer] = []
     size = 0
     for layer in layers:
-        matrices = layer.group * block_count(layer) * (2 if is_short(layer, data) else 1)
+        matrices = layer.group * block_count(layer)
         bytes_ = 12 * matrices * block_columns(layer) ** 2  # the sum in float64 and a batch's in float32
         if run and size + bytes_ > _BYTES_A_PASS:
             yield run

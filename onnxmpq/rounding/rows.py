@@ -1,13 +1,13 @@
 """A weight as rows, one for each sum of products it takes part in, and back.
 
-A row of a Conv, Gemm or MatMul is an output channel and has a scale of its own. A ConvTranspose has a row for
-each output channel, tap and group; the rows of one channel share a scale. Where the input channels are in blocks
+The layer's layout (`onnxmpq.values.layout`) tells which axes are rows; those of one output channel share its scale. Where the input channels are in blocks
 (`onnxmpq.rounding.blocks`), a row is cut at them and each block stands as a group of its own; the parts of a row share
 its scale.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ Columns = NDArray[np.float32]  # [group * blocks, D_b, rows]
 
 
 def to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
-    """The weight as [group * blocks, rows, D_b]: a row for every output channel of a group (ConvTranspose: and tap).
+    """The weight as [group * blocks, rows, D_b]: a row for every output value of a group.
 
     A last block that is not full ends in zeros.
     """
@@ -41,47 +41,51 @@ def from_rows(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
     """The inverse of `to_rows`."""
     split = rows.reshape(layer.group, -1, *rows.shape[1:]).transpose(0, 2, 1, 3)
     rows = split.reshape(layer.group, rows.shape[1], -1)[:, :, : columns(layer)]
-    if layer.op == "ConvTranspose":
-        rows = rows.transpose(0, 2, 1)
-    elif layer.op != "Conv":
-        rows = np.moveaxis(rows[0], 0, layer.axis)
-    return np.ascontiguousarray(rows.reshape(layer.shape))
+    order = _order(layer)
+    sizes = _split_shape(layer)
+    turned = rows.reshape([sizes[axis] for axis in order]).transpose(np.argsort(order))
+    return np.ascontiguousarray(turned.reshape(layer.shape))
 
 
 def _whole_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
     """[group, rows, D]."""
-    group = layer.group
-    if layer.op == "Conv":
-        return weight.reshape(group, layer.shape[0] // group, -1)
-    if layer.op == "ConvTranspose":
-        return weight.reshape(group, layer.shape[0] // group, -1).transpose(0, 2, 1)
-    return np.moveaxis(weight, layer.axis, 0)[None]
+    turned = weight.reshape(_split_shape(layer)).transpose(_order(layer))
+    return turned.reshape(layer.group, -1, columns(layer))
+
+
+def _split_shape(layer: Layer) -> tuple[int, ...]:
+    """The weight's shape with its first axis as groups and what each holds."""
+    return layer.group, layer.shape[0] // layer.group, *layer.shape[1:]
+
+
+def _order(layer: Layer) -> list[int]:
+    """The axes of `_split_shape` as groups, rows and columns."""
+    return [0, *(1 + axis for axis in (*layer.layout.rows, *layer.layout.columns))]
 
 
 def taps(layer: Layer) -> int:
     """How many rows in a group share a scale."""
-    return layer.params // (layer.shape[0] * layer.shape[1]) if layer.op == "ConvTranspose" else 1
+    return math.prod(_split_shape(layer)[1 + axis] for axis in layer.layout.rows[1:])
 
 
 def row_scales(scale: Floats, layer: Layer) -> Stack:
     """[group * blocks, rows] of a layer's scales [channels]."""
-    if layer.op == "ConvTranspose":
-        rows = scale.repeat(taps(layer))
-        return np.broadcast_to(rows, (layer.group * block_count(layer), len(rows)))
-    return scale.reshape(layer.group, -1).repeat(block_count(layer), axis=0)
+    shared = layer.layout.shares_scales
+    groups = np.broadcast_to(scale, (layer.group, len(scale))) if shared else scale.reshape(layer.group, -1)
+    return groups.repeat(taps(layer), axis=1).repeat(block_count(layer), axis=0)
 
 
 def channel_scales(rows: Stack, layer: Layer) -> Floats:
     """The inverse of `row_scales`, float32 [channels]."""
-    rows = rows[:1, :: taps(layer)] if layer.op == "ConvTranspose" else rows[:: block_count(layer)]
-    return np.ascontiguousarray(rows.reshape(-1), np.float32)
+    groups = rows[:: block_count(layer), :: taps(layer)]
+    return np.ascontiguousarray(groups[: 1 if layer.layout.shares_scales else None].reshape(-1), np.float32)
 
 
 def pooled(values: NDArray[Any], layer: Layer) -> NDArray[Any]:
     """Sums over the rows that share a scale, each in the place of all; `values` is [group * blocks, n, rows]."""
-    if layer.op != "ConvTranspose" and block_count(layer) == 1:
+    shared = layer.layout.shares_scales and layer.group > 1
+    if block_count(layer) == taps(layer) == 1 and not shared:
         return values
     split = values.reshape(layer.group, -1, values.shape[1], values.shape[2] // taps(layer), taps(layer))
-    groups = (0,) if layer.op == "ConvTranspose" else ()
-    total = split.sum(axis=(*groups, 1, 4), keepdims=True)
+    total = split.sum(axis=(0, 1, 4) if shared else (1, 4), keepdims=True)
     return np.broadcast_to(total, split.shape).reshape(values.shape)

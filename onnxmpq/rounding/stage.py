@@ -12,7 +12,7 @@ from onnxmpq.observer import Stages
 from onnxmpq.rounding.blocks import MOST_COLUMNS, block_columns, block_count, columns
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import fitted
-from onnxmpq.rounding.moments import has_moments, input_moments, is_plain_matrix
+from onnxmpq.rounding.moments import has_moments, input_moments
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_processes
 from onnxmpq.values.layer import Layer
@@ -37,8 +37,8 @@ def rounded_weights(
 ) -> Candidates:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
     request = setting.request
-    candidates = Candidates(setting.prepared.model, request.rounding, request.target.grids)
-    if request.rounding != "nearest":
+    candidates = Candidates(setting.prepared.model, request.quantizers.rounding, request.target.grids)
+    if request.quantizers.rounding != "nearest":
         fit(candidates, setting, data, augmentations, options, stages)
     return candidates
 
@@ -74,8 +74,9 @@ def fit(
     _tell_blocks([layer for layer in layers if layer.name in known], note)
     if not data.synthetic:
         _tell_unknown("too few windows to learn from", [la for la in fitting if la.name not in known], note)
-    matrices = [la for la in layers if la.op == "MatMul" and not la.weights_only and not is_plain_matrix(la)]
-    _tell_unknown("weights on the left or in a stack", matrices, note)
+    blind = [la for la in layers if la.layout.blind is not None and not la.weights_only]
+    for why in dict.fromkeys(la.layout.blind or "" for la in blind):
+        _tell_unknown(why, [la for la in blind if la.layout.blind == why], note)
 
 
 def workers(products: int) -> int:

@@ -7,13 +7,14 @@ and 1.31 (Linux x86-64), and the lowest of these that runs a structure is its fl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import onnx
 from onnx import TensorProto
 
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.target import Target
 
 _KEY = "onnxmpq."  # of every entry that this module writes
@@ -22,24 +23,6 @@ _OLDEST = "1.15"
 _OF_OPSET = ((26, "1.31"), (24, "1.24"), (23, "1.23"), (22, "1.21"), (21, "1.18"), (20, "1.17"))
 _INT4 = (TensorProto.INT4, TensorProto.UINT4)
 _INT2 = (TensorProto.INT2, TensorProto.UINT2)
-
-
-@dataclass(frozen=True, slots=True)
-class Requirements:
-    """The target a file was written for, and the least it needs: opset, and version of ONNX Runtime if it is one.
-
-    `optimizations` are the most of ONNX Runtime's graph optimizations with which it loads the file: "all" or "basic".
-    """
-
-    target: str
-    storage: str
-    opset: int
-    onnxruntime: str
-    optimizations: str = "all"
-
-    def __str__(self) -> str:
-        limited = f" at {self.optimizations} graph optimizations" if self.optimizations != "all" else ""
-        return f"opset {self.opset}, ONNX Runtime {self.onnxruntime}{limited}"
 
 
 def requirements(model: onnx.ModelProto, target: Target) -> Requirements:

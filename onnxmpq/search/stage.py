@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnxmpq.allocate.choose import file_fits, rows_of, single
 from onnxmpq.allocate.stage import allocate
-from onnxmpq.budgets.budget import Kind
-from onnxmpq.budgets.constrain import weight_bytes
+from onnxmpq.budgets.budget import needing
+from onnxmpq.budgets.kind import Known, Needs
 from onnxmpq.context.setting import Setting
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.lower_plan import simulate
@@ -18,12 +18,13 @@ from onnxmpq.values.costs import CostTable
 from onnxmpq.values.option import Options
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.report import SearchReport
+from onnxmpq.values.storage import weight_bytes
 
 
 def is_searched(setting: Setting) -> bool:
     """True where the plan was chosen by measured costs that add up nearly, under budgets that are counted."""
     request = setting.request
-    ours = adds_up(request.method) and not request.is_measured
+    ours = adds_up(request.search.method) and not request.is_measured
     return setting.forced is None and ours and setting.splits.held is not None
 
 
@@ -36,7 +37,7 @@ def search(lowering: Lowering, plan: Plan, costs: CostTable) -> Search:
     meets = within(setting, plan)
     found = improve(
         plan, costs, setting.prepared.layers, setting.options, rivals(lowering, plan, meets), meets,
-        lambda some: file_fits(setting.request.budgets, some, lowering.file_size), judge(lowering, plan),
+        lambda some: file_fits(setting.request.constraints.budgets, some, lowering.file_size), judge(lowering, plan),
         trials(setting), setting.stages.observer.progress,
     )  # fmt: skip
     if found.rival is not None:
@@ -64,20 +65,20 @@ def is_within(plan: Plan, options: Options) -> bool:
 def trials(setting: Setting) -> int:
     """How many swaps are tried."""
     held = setting.splits.held
-    return setting.request.effort.trials if held is not None and held.count >= LEAST_HELD else 0
+    return setting.request.search.effort.trials if held is not None and held.count >= LEAST_HELD else 0
 
 
 def judge(lowering: Lowering, plan: Plan) -> Losses:
     """Losses of plans on each half of the samples held out, activations quantized as under this plan."""
     setting = lowering.setting
-    prepared, splits, request = setting.prepared, setting.splits, setting.request
-    held = (splits.held or splits.rounding).some(request.effort.judge, request.seed).remembered()
+    prepared, splits, asked = setting.prepared, setting.splits, setting.request.search
+    held = (splits.held or splits.rounding).some(asked.effort.judge, asked.seed).remembered()
     network = simulate(prepared, plan, setting.quantized)
     evaluator = NetworkEvaluator(
         setting.runtime, prepared.model, network, prepared.metric, prepared.batch_size
     )
     halves = [
-        evaluator.expected(half) for half in (held.split(0.5, request.seed) if held.divides else (held, held))
+        evaluator.expected(half) for half in (held.split(0.5, asked.seed) if held.divides else (held, held))
     ]
 
     def losses(some: Plan) -> tuple[float, float]:
@@ -89,12 +90,11 @@ def judge(lowering: Lowering, plan: Plan) -> Losses:
 
 def within(setting: Setting, plan: Plan) -> Meets:
     """Whether another plan meets the budgets too; for one on the file, whether it stores no more than this plan."""
-    layers, budgets = setting.prepared.layers, setting.request.budgets
-    counted = [budget for budget in budgets if budget.kind is not Kind.FILE]
-    most = weight_bytes(layers, plan) if len(counted) < len(budgets) else None
+    layers, budgets = setting.prepared.layers, setting.request.constraints.budgets
+    most = weight_bytes(layers, plan) if needing(budgets, Needs.FILE) else None
 
     def meets(some: Plan) -> bool:
-        rows = rows_of(counted, layers, single(some), 0.0)
+        rows = rows_of(budgets, layers, single(some), Known())
         fits = most is None or weight_bytes(layers, some) <= most
         return fits and all(row.holds([0] * len(layers)) for row in rows)
 

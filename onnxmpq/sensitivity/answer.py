@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, pairwise
 
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.costs import CostTable, Trajectory
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import divided, layer_of
 from onnxmpq.values.option import Option
 
 
@@ -36,21 +36,19 @@ def _of_costs(costs: Mapping[str, Mapping[Option, float]], probe: Probe) -> Iter
 
 
 def _of_path(found: Trajectory, probe: Probe) -> Iterator[str]:
-    decided = found.plans[0].options.keys()  # all plans are over the same
-    parts = found.layers or [layer for layer in probe.layers if layer.name in decided]
-    origins = {part.name: part.origin for part in parts}
-    strange = {*origins.values(), *(decided - origins.keys())} - {layer.name for layer in probe.layers}
+    origins = {unit.name: layer_of(unit).name for unit in divided(probe.layers, found.groups)}
+    strange = found.plans[0].options.keys() - origins.keys()  # all plans are over the same
     if strange:
         yield f"its plans decide {_listed(strange)}, which the model does not have"
         return
-    yield from _of_parts(parts, probe)
+    yield from _of_chosen(found, probe)
     for plan in found.plans:
         for name, option in plan.options.items():
-            origin = origins.get(name, name)
+            origin = origins[name]
             if origin in probe.options and option not in probe.descent(origin):
                 yield f"a plan gives {name!r} {option}; wanted one of probe.descent({origin!r})"
     widths = [{name: option.weight_bits for name, option in plan.options.items()} for plan in found.plans]
-    for wide, narrow in itertools.pairwise(widths):
+    for wide, narrow in pairwise(widths):
         yield from (
             f"{name!r} grows on its path, which must only narrow"
             for name in wide
@@ -58,15 +56,14 @@ def _of_path(found: Trajectory, probe: Probe) -> Iterator[str]:
         )
 
 
-def _of_parts(parts: Sequence[Layer], probe: Probe) -> Iterator[str]:
+def _of_chosen(found: Trajectory, probe: Probe) -> Iterator[str]:
     """Every layer with a choice is decided, and groups of channels hold each of its channels once."""
+    for unit in divided(probe.chosen, found.groups):
+        if unit.name not in found.plans[0].options:
+            yield f"its plans do not decide {unit.name!r}"
     for layer in probe.chosen:
-        own = [part for part in parts if part.origin == layer.name]
-        if not own:
-            yield f"its plans do not decide {layer.name!r}"
-            return
-        channels = sorted(c for part in own for c in (part.part or range(part.channels)))
-        if channels != list(range(layer.channels)) or sum(part.params for part in own) != layer.params:
+        channels = sorted(chain.from_iterable(found.groups.get(layer.name, [range(layer.channels)])))
+        if channels != list(range(layer.channels)):
             yield f"its groups of layer {layer.name!r} do not hold each of {layer.channels} channels once: {channels}"
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from onnx import numpy_helper
 
 from onnxmpq.errors import DataError, MissingFileError
-from onnxmpq.lower.channel_groups import part_of
 from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
-from onnxmpq.values.layer import Layer
 
 _READ = ", read from "
 _MEASURED = re.compile(r"measured( \(.*\))?")
@@ -56,8 +54,6 @@ class Saved:
             )
         if self.weights not in (None, weights_of(probe)):
             probe.note(f"{self.file.name} was measured on other weights than this model's")
-        if isinstance(found, Trajectory):
-            found = replace(found, layers=tuple(_unit(unit, probe) for unit in found.layers))
         return replace(found, method=f"{found.method}{_READ}{self.file.name}")
 
 
@@ -91,14 +87,6 @@ def read_saved(file: Path) -> Saved:
         return Saved(file, kind.from_json(text), fields.get("weights"))
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
         raise DataError(f"{file} holds no sensitivity: {error}; --save-sensitivity writes one") from error
-
-
-def _unit(unit: Layer, probe: Probe) -> Layer:
-    """A path's layer, or group of channels, as this model and its target have it."""
-    layer = next(layer for layer in probe.layers if layer.name == unit.origin)
-    if unit.part_of is None:
-        return layer
-    return replace(part_of(layer, 0, unit.part), name=unit.name, weight=unit.weight, bias=unit.bias)
 
 
 def _of_options(table: CostTable, probe: Probe) -> CostTable:

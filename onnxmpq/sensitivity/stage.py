@@ -8,7 +8,6 @@ from pathlib import Path
 from onnxmpq.check.forced import unmeasured
 from onnxmpq.context.setting import Setting
 from onnxmpq.errors import OnnxmpqError, OptionError
-from onnxmpq.lower.draft import Lowering
 from onnxmpq.onnx_io.output_file import write_file
 from onnxmpq.request import no_times
 from onnxmpq.rounding.candidates import Candidates
@@ -19,23 +18,24 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.saved import saved_text
 from onnxmpq.values.activation_range import ActivationRange
 from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.group import part_name
 from onnxmpq.values.option import Options
 from onnxmpq.values.plan import Plan
 
 
-def measure(lowering: Lowering, save: Path | None = None) -> Sensitivity:
+def measure(setting: Setting, candidates: Candidates, save: Path | None = None) -> Sensitivity:
     """The cost of every option of every layer, or a path through them, measured where a layer has a choice.
 
     Where that choice is between integers and float, the cost of integers holds that of the rounded input.
     What the method found is written to `save` at once: a plan may fail, and the method need not look again.
     Raises OptionError for a method of the user's that fails or gives something else.
     """
-    setting, method = lowering.setting, lowering.setting.request.method
+    method = setting.request.search.method
     if setting.forced is not None:
         if save is not None:
             setting.stages.note(f"nothing was measured, so there is nothing to save as {save}")
         return unmeasured(setting)
-    probe = probe_of(setting, lowering.candidates)
+    probe = probe_of(setting, candidates)
     found = asked(method, probe)
     if save is not None:
         write_file(saved_text(found, probe).encode(), save)
@@ -60,7 +60,7 @@ def probe_of(setting: Setting, candidates: Candidates) -> Probe:
     untouched = {name: o for name, some in chosen.items() for o in some if o.weight_bits == own[name]}
     return Probe(
         prepared.model, prepared.layers, options, candidates.constants, splits.sensitivity, prepared.metric,
-        setting.runtime, prepared.traced, prepared.batch_size, setting.request.seed, splits.training,
+        setting.runtime, prepared.traced, prepared.batch_size, setting.request.search.seed, splits.training,
         setting.stages.observer.progress, setting.stages.note, untouched,
     )  # fmt: skip
 
@@ -86,10 +86,11 @@ def asked(method: Method, probe: Probe) -> Sensitivity:
 def whole_path(found: Trajectory, options: Options) -> Trajectory:
     """The path with the layers that have no choice: of these it may say something else, if it was saved."""
     fixed = {layer: choices[0] for layer, choices in options.items() if len(choices) == 1}
-    origins = {unit.name: unit.origin for unit in found.layers}
-    free = [name for name in found.plans[0].options if origins.get(name, name) not in fixed]
+    parts = {part_name(layer, i) for layer in fixed for i in range(len(found.groups.get(layer, ())))}
+    free = [name for name in found.plans[0].options if name not in fixed.keys() | parts]
     plans = tuple(Plan({**fixed, **{name: plan[name] for name in free}}) for plan in found.plans)
-    return replace(found, plans=plans, layers=tuple(u for u in found.layers if u.origin not in fixed))
+    groups = {layer: own for layer, own in found.groups.items() if layer not in fixed}
+    return replace(found, plans=plans, groups=groups)
 
 
 def whole_table(found: CostTable, options: Options) -> CostTable:

@@ -19,6 +19,7 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing.models import RUNTIME, check, model_of, run, serialized
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.group import divided, layer_of
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 
@@ -129,9 +130,9 @@ def _state(probe: Probe) -> tuple[bytes, str]:
 
 def _check_end(found: Trajectory, probe: Probe) -> None:
     """A path that any budget can be met by goes all the way."""
-    origins = {part.name: part.origin for part in found.layers}
+    origins = {unit.name: layer_of(unit).name for unit in divided(probe.layers, found.groups)}
     for name, option in found.plans[-1].options.items():
-        options = probe.options.get(origins.get(name, name), (option,))
+        options = probe.options.get(origins[name], (option,))
         narrowest = min(o.weight_bits for o in options)
         check(option.weight_bits == narrowest, f"its path ends before {name!r} has its narrowest option")
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
+from onnxmpq.operators import OPERATORS
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
+from onnxmpq.values.layer import Layer
+from onnxmpq.values.layout import VECTOR
 
 Kind = Literal["preserving", "exposing", "lowering"]
 RUNTIME = Runtime("cpu", threads=1)
@@ -70,3 +74,22 @@ def check_interface(before: onnx.GraphProto, after: onnx.GraphProto, kind: Kind)
 
 def _described(value: onnx.ValueInfoProto) -> tuple[str, bytes]:
     return value.name, value.type.SerializeToString(deterministic=True)
+
+
+def example_layer(
+    name: str,
+    op: str,
+    nodes: tuple[str, ...],
+    weight: str,
+    shape: tuple[int, ...],
+    axis: int,
+    group: int = 1,
+    **fields: Any,
+) -> Layer:
+    """A layer as a node of its operator would have it: with output channels along `axis` of its weight."""
+    x, w = gs.Variable("x", np.float32), gs.Variable(weight, np.float32, shape)
+    is_left = op == "MatMul" and axis == len(shape) - 2
+    attrs = {"group": group, "transB": 1 - axis}
+    node = gs.Node(op, attrs=attrs, inputs=[w, x] if is_left else [x, w], outputs=[gs.Variable("y")])
+    layout = OPERATORS[op].layout(node, 0 if is_left else 1) if len(shape) > 1 else VECTOR
+    return Layer(name, op, nodes, weight, shape, layout, **fields)

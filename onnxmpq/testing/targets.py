@@ -20,15 +20,14 @@ from onnxmpq.place.policies import POLICIES
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import described
 from onnxmpq.testing.models import RUNTIME, check, check_interface, model_of, run, serialized
-from onnxmpq.values.activation_range import CodeType
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import QUANTIZED_BITS, Option
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.target import Target
+from onnxmpq.values.target import Target, WeightRules
 from onnxmpq.verify.readback import read_weights
 from onnxmpq.verify.rules import broken_rules
 
-_PLAIN = Target("plain", "INT8 under DequantizeLinear", ("int8",), folds=False)
+_PLAIN = Target("plain", "INT8 under DequantizeLinear", WeightRules(("int8",), folds=False))
 
 Runs = Callable[[onnx.ModelProto, Mapping[str, Array]], Mapping[str, Array]]
 
@@ -46,9 +45,9 @@ def check_target(
     `model` is a float model without free dimensions but the batch (default: a small one with a residual sum,
     a depthwise and a grouped convolution, a pool and a Gemm). Raises AssertionError that names what does not hold.
     """
-    for storage in target.storages:
+    for storage in target.weights.storages:
         stored = target.storing(storage)
-        for acts in (None, *target.activation_bits):
+        for acts in (None, *target.activations.bits):
             computing = stored.computing(acts) if acts else stored
             lowerer = _Lowerer.of(model or _target_model(), computing, acts)
             for bits in QUANTIZED_BITS:
@@ -78,8 +77,10 @@ class _Lowerer:
         sample = next(iter(data.batches(1))).feeds
         prepared = prepare(RUNTIME, model, sample, integer=acts is not None, batchable=False)
         asked = [layer.name for layer in prepared.layers] if acts else []
-        placement = POLICIES[target.placement](import_graph(prepared.model), prepared.layers, asked)
-        codes = CodeType(acts or 8, target.signed_activations)
+        placement = POLICIES[target.activations.placement](
+            import_graph(prepared.model), prepared.layers, asked
+        )
+        codes = target.activations.codes(acts)
         ranges = calibrate(RUNTIME, prepared.model, placement, data, codes=codes) if acts else {}
         candidates = Candidates(prepared.model, "nearest", target.grids)
         return cls(target, prepared, acts, Activations(placement, ranges), candidates)

@@ -18,6 +18,7 @@ import onnx
 
 from onnxmpq.metrics.latency import interleaved, medians
 from onnxmpq.onnx_io.subgraph import names_read
+from onnxmpq.operators import OPERATORS
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.timing.kernel_times import KernelTime, kernel_times
 from onnxmpq.values.arrays import Array
@@ -25,10 +26,6 @@ from onnxmpq.values.layer import Layer
 
 _RUNS = 30
 _SECONDS = 0.5  # at least, for what the whole files take
-_KERNELS = frozenset({
-    "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger",
-    "MatMulIntegerToFloat", "NhwcFusedConv", "QGemm", "QLinearConv", "QLinearMatMul",
-})  # fmt: skip
 
 Lowered = Callable[[Collection[str]], onnx.ModelProto]
 
@@ -136,10 +133,11 @@ def _layer_kernels(
     and of what they leave, a kernel is the latest.
     """
     behind = _nodes_behind(model, layers)
+    profiled = frozenset[str]().union(*(operator.profiled for operator in OPERATORS.values()))
     undecided = {
         place: behind[known]
         for place, time in enumerate(times)
-        if time.op in _KERNELS and (known := _known_name(time, behind))
+        if time.op in profiled and (known := _known_name(time, behind))
     }
     taken: set[int] = set()
     found: dict[int, str] = {}

@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 
 import onnx
 
-from onnxmpq.allocate.timed import TimeTable
 from onnxmpq.errors import OptionError
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.timing.layer_times import LayerTimes, layer_times
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.time_table import TimeTable
 
 
 def time_layers(lowering: Lowering) -> TimeTable:

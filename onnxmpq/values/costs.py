@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
 from onnxmpq.errors import DataError
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Groups
 from onnxmpq.values.option import Option, parse_option
 from onnxmpq.values.plan import Plan
 
@@ -68,8 +68,8 @@ class Trajectory:
 
     Every plan is over the same layers, and none stores more than the one before it. `losses[i]` is the loss of
     `plans[i]` as it was measured on the way, in units of `metric`; None where it was not. The allocation takes
-    the first plan that meets every budget. `layers` are what the plans are over where these are not the layers
-    that the method was given: groups of their channels (`Layer.part_of`).
+    the first plan that meets every budget. A layer in `groups` is decided group by group of its channels: the
+    plans name the i-th one as `part_name(layer, i)` does, and not the layer.
     """
 
     plans: tuple[Plan, ...]
@@ -78,7 +78,7 @@ class Trajectory:
     method: str
     samples: int
     evaluations: int = 0  # runs over the samples: of a changed network, or with gradients or features
-    layers: tuple[Layer, ...] = ()
+    groups: Groups = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.plans or len(self.plans) != len(self.losses):
@@ -92,8 +92,7 @@ class Trajectory:
         """The first plan, what each of the others changes, and `more` fields, which `from_json` leaves alone."""
         words = [{name: str(option) for name, option in plan.options.items()} for plan in self.plans]
         steps = [{n: o for n, o in after.items() if o != before[n]} for before, after in pairwise(words)]
-        layers = [asdict(layer) for layer in self.layers]
-        path = {"start": words[0], "steps": steps, "losses": self.losses, "layers": layers}
+        path = {"start": words[0], "steps": steps, "losses": self.losses, "groups": self.groups}
         return json.dumps({**_origin(self), **path, **more}, indent=1)
 
     @classmethod
@@ -102,20 +101,23 @@ class Trajectory:
         fields = _read(text, "path of plans", {"metric", "method", "samples", "start", "steps", "losses"})
         words = accumulate(fields["steps"], lambda before, step: {**before, **step}, initial=fields["start"])
         plans = tuple(Plan({n: parse_option(o) for n, o in options.items()}) for options in words)
-        layers = tuple(_layer(layer) for layer in fields.get("layers", []))
         evaluations = fields.get("evaluations", 0)
         return cls(
             plans, tuple(fields["losses"]), fields["metric"], fields["method"], int(fields["samples"]), evaluations,
-            layers,
+            _groups(fields),
         )  # fmt: skip
 
 
 Sensitivity = CostTable | Trajectory  # what a method finds out
 
 
-def _layer(fields: dict[str, Any]) -> Layer:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Layer(**values)
+def _groups(fields: Mapping[str, Any]) -> Groups:
+    found: dict[str, list[list[int]]] = {}
+    for unit in fields.get("layers", ()):  # in files of older versions
+        if unit["part_of"] is not None:
+            found.setdefault(unit["part_of"], []).append(unit["part"])
+    groups = fields.get("groups", found)
+    return {layer: tuple(tuple(map(int, some)) for some in own) for layer, own in groups.items()}
 
 
 def _origin(found: CostTable | Trajectory) -> dict[str, Any]:

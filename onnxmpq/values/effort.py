@@ -30,13 +30,16 @@ EFFORTS = {
     for effort in (
         Effort("fast", sensitivity=32, trials=0, requantize=64, judge=128, tries=False),
         Effort("balanced", sensitivity=256, trials=12, requantize=512, judge=512, mirrors=True),
-        Effort("max", sensitivity=1024, trials=64, requantize=1024, judge=1024, mirrors=True),
     )
 }
 
 
+_RENAMED = {"max": "balanced"}  # what it tried besides won nothing: docs/accuracy.md
+
+
 def find_effort(name: str) -> Effort:
     """The effort of that name. Raises OptionError with the nearest names for anything else."""
+    name = _RENAMED.get(name, name)
     if name not in EFFORTS:
         raise OptionError(f"effort {name!r} is not known; {nearest(name, EFFORTS) or ', '.join(EFFORTS)}")
     return EFFORTS[name]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from onnxmpq.values.layout import Layout
 from onnxmpq.values.option import FLOAT_BITS
-
-LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One constant weight of a Conv, ConvTranspose, Gemm or MatMul: the unit that gets a width.
+    """One constant weight of an operator (`onnxmpq.operators`): the unit that gets a width.
 
-    Nodes that share one weight are one layer; a group of a layer's channels with a width of its own is one too.
-    `axis` is the weight's output-channel axis, `macs` the multiply-accumulates of all its nodes for one sample at
+    Nodes that share one weight are one layer.
+    `layout` says how the weight is a matrix, `macs` the multiply-accumulates of all its nodes for one sample at
     the traced input shape (0 when unknown), `float_bits` what the weight takes when it is left alone (32 or 16),
     and `reason` says why it must be (None for a layer that can be quantized).
     """
@@ -25,8 +24,7 @@ class Layer:
     nodes: tuple[str, ...]
     weight: str
     shape: tuple[int, ...]
-    axis: int
-    group: int = 1
+    layout: Layout
     macs: int = 0
     positions: tuple[int, ...] = ()  # spatial size of the map that its weight is applied over
     float_bits: int = FLOAT_BITS
@@ -36,14 +34,16 @@ class Layer:
     )
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
-    part: tuple[int, ...] = ()  # where it is some output channels of the layer `part_of`: which ones
-    place_bytes: int = 0  # that the file spends on the place of each of these channels in that layer
-    part_of: str | None = None
 
     @property
-    def origin(self) -> str:
-        """The name of the model's layer that it is, or is a group of channels of."""
-        return self.part_of or self.name
+    def axis(self) -> int:
+        """The weight's output-channel axis."""
+        return self.layout.axis
+
+    @property
+    def group(self) -> int:
+        """How many groups its channels fall into."""
+        return self.layout.group
 
     @property
     def params(self) -> int:

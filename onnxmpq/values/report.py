@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxmpq.values.latency import Latency
+from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.score import Score
+
+_GROUPS = (
+    "size",
+    "quality",
+    "speed",
+    "requirements",
+    "sensitivity",
+    "run",
+)  # whose fields stand loose in the JSON
+_FLAT_NAMES = {"samples": "sensitivity_samples", "unit": "sensitivity_unit"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +52,40 @@ class BudgetReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeReport:
+    """Bytes are real ones, measured on the written file; those of weights have their scales with them."""
+
+    average_weight_bits: float
+    weight_bytes: int
+    fp32_weight_bytes: int
+    file_bytes: int
+    fp32_file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class QualityReport:
+    """What the file gives, judged on samples; no metrics where it was not run."""
+
+    metrics: Mapping[str, Score]  # "fp32" and "compiled"
+    evaluated_on: str
+    cpus: str  # on which the measured accuracy holds
+    is_broken: bool  # the compiled model lost the function of the original
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedReport:
+    """How fast the file is, and what in it is not in integers."""
+
+    latency: tuple[Latency, ...]
+    is_faster: bool | None  # than fp32 at some batch size; None where it was not timed
+    processor: str
+    dequantizes: bool  # weights, at every run of ONNX Runtime, where no integer kernel reads them
+    float_ops: Mapping[str, str]  # operators between layers that stay in float, and why
+
+
+@dataclass(frozen=True, slots=True)
 class SearchReport:
-    """What the network as a whole said of the plan: its loss before and after in `Report.metric`, other plans tried and kept."""
+    """What the network as a whole said of the plan: its loss before and after in `SensitivityReport.metric`, other plans tried and kept."""
 
     before: float
     after: float
@@ -52,50 +95,51 @@ class SearchReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SensitivityReport:
+    """How it was found which layers need their bits."""
+
+    method: str
+    evaluations: int  # runs over all `samples` that the method made, of a changed network or with gradients
+    samples: int
+    unit: str  # of the layers' sensitivities
+    metric: str  # of the network's loss
+    effort: str
+    search: SearchReport | None  # None where the budgets left one plan, or a file's own loss or time decided
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What the compile itself ran on and with, and what it took."""
+
+    provider: str
+    calibration: str
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]  # by stage
+    peak_rss_bytes: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one compile. Bytes are real ones, measured on the written file."""
+    """The result of one compile, in groups; its JSON is flat."""
 
     model: str
     output: str
-    average_weight_bits: float
-    weight_bytes: int
-    fp32_weight_bytes: int
-    file_bytes: int
-    fp32_file_bytes: int
+    size: SizeReport
     budgets: tuple[BudgetReport, ...]
     layers: tuple[LayerReport, ...]
-    metrics: Mapping[str, Score]  # "fp32" and "compiled"
-    evaluated_on: str
-    latency: tuple[Latency, ...]
-    is_faster: bool | None  # than fp32 at some batch size; None where it was not timed
-    provider: str
-    processor: str
-    target: str
-    storage: str
-    dequantizes: bool  # weights, at every run of ONNX Runtime, where no integer kernel reads them
-    opset: int
-    onnxruntime: str  # the lowest version that loads the file
-    optimizations: str  # the most of its graph optimizations with which it does: "all" or "basic"
-    cpus: str  # on which the measured accuracy holds
-    method: str
-    evaluations: int  # runs over all `sensitivity_samples` that the method made, of a changed network or with gradients
-    sensitivity_samples: int
-    sensitivity_unit: str  # of the layers' sensitivities
-    metric: str
-    calibration: str
-    effort: str
-    search: SearchReport | None  # None where the budgets left one plan, or a file's own loss or time decided
-    float_ops: Mapping[str, str]
-    notes: tuple[str, ...]
-    seconds: Mapping[str, float]
-    peak_rss_bytes: int
-    versions: Mapping[str, str]
-    is_broken: bool  # the compiled model lost the function of the original
+    quality: QualityReport
+    speed: SpeedReport
+    requirements: Requirements
+    sensitivity: SensitivityReport
+    run: RunReport
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; an infinite SQNR (equal outputs) becomes null."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return plain
+        """Plain values by flat names, those that readers of the JSON know; an infinite SQNR (equal outputs) becomes null."""
+        flat: dict[str, Any] = {}
+        for name, value in _plain(dataclasses.asdict(self)).items():
+            flat |= value if name in _GROUPS else {name: value}
+        return {_FLAT_NAMES.get(name, name): value for name, value in flat.items()}
 
     def to_json(self) -> str:
         return to_json(self.to_dict())

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.values.activation_range import CodeType
 from onnxmpq.values.option import ACTIVATION_BITS, OTHER_CODES_OPSET, Option
 from onnxmpq.values.quantized_weight import Grids
 
@@ -17,74 +18,112 @@ Provider = Literal["cpu", "cuda"]
 
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 ISAS: Mapping[str, int] = {"any": 7, "vnni": 8}  # bits of weight codes that its integer kernels sum exactly
-_LOWEST_OPSET = 7  # ONNX Runtime and OpenVINO; TensorRT: 9
+_OPSETS = (7, 25)  # from what ONNX Runtime and OpenVINO read to that of INT2, which graphs can be raised to
 _LEAST_HIGHEST = 13  # DequantizeLinear along an axis
-_HIGHEST_OPSET = 25  # INT2; what graphs can be raised to
 _LONGEST_CODE = 8
 _TENSOR_BITS = (8, 4, 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One consumer of compiled files: what it may be given, and how this compile stores weights for it.
+def _require(found: str, rules: Mapping[str, bool]) -> None:
+    """Raise OptionError with the first rule that does not hold of what was found."""
+    for rule, holds in rules.items():
+        if not holds:
+            raise OptionError(f"{found}: {rule}; see docs/targets.md")
 
-    `storages` are the ways to store weights that it reads, its default first; `storage` is the one taken:
+
+@dataclass(frozen=True, slots=True)
+class WeightRules:
+    """How a consumer reads weights.
+
+    `storages` are the ways to store weights that it reads, the one that is taken first:
 
         packed   codes of 1 to 8 bits at their own width, composed by nodes over constants
         native   INT8, INT4 and INT2 tensors that DequantizeLinear reads; widths in between are rounded up
         int8     one byte a code, whatever its width
 
     `tensor_bits` are the widths of its integer tensors, `direct_bits` those that it lets a DequantizeLinear read
-    beside quantized activations. `folds` says that nodes over constants alone are computed once, when the file is
-    loaded: without it no storage but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic of
-    32 bits only. `code_bits` is the width of weight codes that its integer kernels sum without saturating.
-    `negative_scales` says that it takes weights whose scales are below zero. `signed_activations` asks for
-    symmetric INT8 (zero point 0) instead of asymmetric UINT8, and `activation_bits` are the widths of quantized
-    activations that it has kernels for, its default first. `placement` of Q/DQ pairs: "kernels" puts them on both
-    sides of every integer kernel of ONNX Runtime, "inputs" before the layers and on residual sums only.
-    `lowest_opset` and `highest_opset` bound what the consumer reads; `onnxruntime` is the version that it has at
-    least (None: what the file itself needs). `provider` is the execution provider of ONNX Runtime that the files
-    are for, None for another runtime, whose speed and kernels no compile tells.
+    beside quantized activations. `code_bits` is the width of codes that its integer kernels sum without saturating.
+    `folds` says that nodes over constants alone are computed once, when the file is loaded: without it no storage
+    but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic of 32 bits only.
+    `negative_scales` says that it takes weights whose scales are below zero.
+
+    Raises OptionError where the fields contradict each other.
+    """
+
+    storages: tuple[Storage, ...] = STORAGES
+    tensor_bits: tuple[int, ...] = _TENSOR_BITS
+    direct_bits: tuple[int, ...] = (8, 4)
+    code_bits: int = _LONGEST_CODE
+    folds: bool = True
+    wide: bool = False
+    negative_scales: bool = False
+
+    def __post_init__(self) -> None:
+        storages, tensors, direct = {*self.storages}, {*self.tensor_bits}, {*self.direct_bits}
+        _require(str(self), {
+            f"storages must be some of {', '.join(STORAGES)}": bool(storages) and storages <= {*STORAGES},
+            "tensor_bits must be 8 and some of 4 and 2": 8 in tensors and tensors <= {*_TENSOR_BITS},
+            "direct_bits must be 8 and some of tensor_bits": 8 in direct and direct <= tensors,
+            "packed weights need a consumer that folds": self.folds or "packed" not in storages,
+            "code_bits must be 7 or 8": self.code_bits in ISAS.values(),
+        })  # fmt: skip
+
+    def summing(self, bits: int) -> WeightRules:
+        """The same where integer kernels sum codes of that width, or wider ones, without saturating."""
+        return replace(self, code_bits=max(self.code_bits, bits))
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationRules:
+    """How a consumer computes with quantized activations.
+
+    `bits` are the widths that it has kernels for, its default first. `signed` asks for symmetric INT8 (zero point 0)
+    instead of asymmetric UINT8. `placement` of Q/DQ pairs: "kernels" puts them on both sides of every integer kernel
+    of ONNX Runtime, "inputs" before the layers and on residual sums only.
+
+    Raises OptionError for widths that there are not.
+    """
+
+    bits: tuple[int, ...] = (8,)
+    signed: bool = False
+    placement: Policy = "kernels"
+
+    def __post_init__(self) -> None:
+        known = bool(self.bits) and {*self.bits} <= {*ACTIVATION_BITS}
+        _require(str(self), {"bits must be some of 4, 8 and 16": known})
+
+    def codes(self, bits: int | None = None) -> CodeType:
+        """The integers that hold activations of that width, by default of its first."""
+        return CodeType(bits or self.bits[0], self.signed)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One consumer of compiled files, and what it may be given.
+
+    `note` says in words what it is, `opsets` are the lowest and the highest that it reads, `onnxruntime` the version
+    that it has at least (None: what the file itself needs). `provider` is the execution provider of ONNX Runtime
+    that the files are for, None for another runtime, whose speed and kernels no compile tells.
 
     Raises OptionError where the fields contradict each other.
     """
 
     name: str
     note: str
-    storages: tuple[Storage, ...] = STORAGES
-    storage: Storage | None = None
-    tensor_bits: tuple[int, ...] = _TENSOR_BITS
-    direct_bits: tuple[int, ...] = (8, 4)
-    folds: bool = True
-    wide: bool = False
-    code_bits: int = _LONGEST_CODE
-    negative_scales: bool = False
-    signed_activations: bool = False
-    activation_bits: tuple[int, ...] = (8,)
-    placement: Policy = "kernels"
-    lowest_opset: int = _LOWEST_OPSET
-    highest_opset: int = _HIGHEST_OPSET
+    weights: WeightRules = WeightRules()
+    activations: ActivationRules = ActivationRules()
+    opsets: tuple[int, int] = _OPSETS
     onnxruntime: str | None = None
     provider: Provider | None = None
 
     def __post_init__(self) -> None:
-        for fault, found in self._faults().items():
-            if found:
-                raise OptionError(f"target {self.name!r}: {fault}; see docs/targets.md")
-
-    def _faults(self) -> dict[str, bool]:
-        return {
-            f"storages must be some of {', '.join(STORAGES)}": not self.storages or not {*self.storages} <= {*STORAGES},
-            "storage must be one of its storages": self.storage is not None and self.storage not in self.storages,
-            "tensor_bits must be 8 and some of 4 and 2": 8 not in self.tensor_bits or not {*self.tensor_bits} <= {*_TENSOR_BITS},
-            "direct_bits must be 8 and some of tensor_bits": 8 not in self.direct_bits or not {*self.direct_bits} <= {*self.tensor_bits},
-            "packed weights need a consumer that folds": "packed" in self.storages and not self.folds,
-            "code_bits must be 7 or 8": self.code_bits not in ISAS.values(),
-            "activation_bits must be some of 4, 8 and 16": not self.activation_bits or not {*self.activation_bits} <= {*ACTIVATION_BITS},
-            f"activation_bits of 4 or 16 need a highest_opset of {OTHER_CODES_OPSET} or more": {*self.activation_bits} != {8} and self.highest_opset < OTHER_CODES_OPSET,
-            f"highest_opset must be {_LEAST_HIGHEST} or more": self.highest_opset < _LEAST_HIGHEST,
-            "lowest_opset must be no more than highest_opset": self.lowest_opset > self.highest_opset,
-        }  # fmt: skip
+        lowest, highest = self.opsets
+        holds = {*self.activations.bits} == {8} or highest >= OTHER_CODES_OPSET
+        _require(f"target {self.name!r} of opsets {lowest} to {highest}", {
+            f"activations of 4 or 16 bits need a highest opset of {OTHER_CODES_OPSET} or more": holds,
+            f"the highest opset must be {_LEAST_HIGHEST} or more": highest >= _LEAST_HIGHEST,
+            "the lowest opset must be no more than the highest": lowest <= highest,
+        })  # fmt: skip
 
     @property
     def is_onnxruntime(self) -> bool:
@@ -93,13 +132,13 @@ class Target:
 
     @property
     def stored_as(self) -> Storage:
-        """The storage taken, or else its default."""
-        return self.storage or self.storages[0]
+        """The storage taken."""
+        return self.weights.storages[0]
 
     @property
     def grids(self) -> Grids:
         """Which codes and scales its files may hold; a tensor of two bits has no odd ones beyond -1 and 1."""
-        return Grids(negative=self.negative_scales, odd=self.stored_as != "native")
+        return Grids(negative=self.weights.negative_scales, odd=self.stored_as != "native")
 
     @property
     def halves(self) -> bool:
@@ -109,36 +148,38 @@ class Target:
     @property
     def is_plain(self) -> bool:
         """True where every weight is a tensor under a DequantizeLinear, with no node between."""
-        return self.stored_as == "native" or not self.folds
+        return self.stored_as == "native" or not self.weights.folds
 
     def storing(self, storage: str | None) -> Target:
         """The same consumer with weights stored so; None leaves its default. Raises OptionError where it cannot."""
         if storage is None:
             return self
-        if storage not in self.storages:
+        storages = self.weights.storages
+        if storage not in storages:
             raise OptionError(
-                f"target {self.name} takes no weights stored {storage!r}; choose {' or '.join(self.storages)}"
+                f"target {self.name} takes no weights stored {storage!r}; choose {' or '.join(storages)}"
             )
-        return replace(self, storage=storage)
+        taken_first = tuple(sorted(storages, key=lambda known: known != storage))
+        return replace(self, weights=replace(self.weights, storages=taken_first))
 
     def on(self, isa: str) -> Target:
         """The same consumer on CPUs of that kind alone. Raises OptionError with the kinds there are."""
         if isa not in ISAS:
             raise OptionError(f"isa {isa!r} is not known; choose {' or '.join(ISAS)}")
-        return replace(self, code_bits=max(self.code_bits, ISAS[isa]))
+        return replace(self, weights=self.weights.summing(ISAS[isa]))
 
     def computing(self, bits: int) -> Target:
         """The same consumer with quantized activations of that width alone. Raises OptionError where it has no kernels.
 
         What saturates are sums of products of bytes: beside wider activations codes have all their bits.
         """
-        if bits not in self.activation_bits:
+        if bits not in self.activations.bits:
             raise OptionError(
                 f"target {self.name} has no kernels for {bits}-bit activations, which gain nothing without; choose "
-                f"{' or '.join(f'int{b}' for b in self.activation_bits)} or fp32, or a target that has them, such as portable"
+                f"{' or '.join(f'int{b}' for b in self.activations.bits)} or fp32, or a target that has them, such as portable"
             )
-        code_bits = self.code_bits if bits == _LONGEST_CODE else _LONGEST_CODE
-        return replace(self, activation_bits=(bits,), code_bits=code_bits)
+        weights = self.weights if bits == _LONGEST_CODE else self.weights.summing(_LONGEST_CODE)
+        return replace(self, weights=weights, activations=replace(self.activations, bits=(bits,)))
 
     def legalize(self, option: Option, *, beside_integers: bool = False) -> Option:
         """The option as a file for this target really holds it: how wide its codes, and the tensor of them.
@@ -147,12 +188,12 @@ class Target:
         """
         if not option.is_quantized:
             return option
-        bits, integer = option.weight_bits, option.activation_bits is not None or beside_integers
+        rules, bits = self.weights, option.weight_bits
+        integer = option.activation_bits is not None or beside_integers
         if self.stored_as == "native":
-            bits = min(
-                width for width in (self.direct_bits if integer else self.tensor_bits) if width >= bits
-            )
-        codes = min(bits, self.code_bits) if integer else bits
+            tensors = rules.direct_bits if integer else rules.tensor_bits
+            bits = min(width for width in tensors if width >= bits)
+        codes = min(bits, rules.code_bits) if integer else bits
         spent = {"packed": codes, "native": bits, "int8": _LONGEST_CODE}[self.stored_as]
         return replace(option, weight_bits=codes, container_bits=spent if spent > codes else None)
 
@@ -164,23 +205,25 @@ TARGETS = {
     target.name: target
     for target in (
         Target(
-            "ort-cpu", "ONNX Runtime's CPU execution provider", code_bits=_ANY_CPU, negative_scales=True,
-            onnxruntime="1.15", provider="cpu",
+            "ort-cpu", "ONNX Runtime's CPU execution provider",
+            WeightRules(code_bits=_ANY_CPU, negative_scales=True), onnxruntime="1.15", provider="cpu",
         ),
         Target(
-            "ort-cuda", "ONNX Runtime's CUDA execution provider", negative_scales=True, onnxruntime="1.15",
-            provider="cuda",
+            "ort-cuda", "ONNX Runtime's CUDA execution provider",
+            WeightRules(negative_scales=True), onnxruntime="1.15", provider="cuda",
         ),
         Target(
-            "openvino", "OpenVINO on the CPU", tensor_bits=(8, 4), wide=True, code_bits=_ANY_CPU,
+            "openvino", "OpenVINO on the CPU",
+            WeightRules(tensor_bits=(8, 4), code_bits=_ANY_CPU, wide=True),
         ),
         Target(
-            "tensorrt", "TensorRT 8.5 and newer", ("native", "int8"), tensor_bits=(8,), direct_bits=(8,),
-            folds=False, signed_activations=True, placement="inputs", lowest_opset=9,
+            "tensorrt", "TensorRT 8.5 and newer",
+            WeightRules(("native", "int8"), tensor_bits=(8,), direct_bits=(8,), folds=False),
+            ActivationRules(signed=True, placement="inputs"), opsets=(9, 25),
         ),
         Target(
-            "portable", "any runtime that reads QuantizeLinear and DequantizeLinear", ("native", "int8"),
-            folds=False, code_bits=_ANY_CPU, activation_bits=(8, 16, 4),
+            "portable", "any runtime that reads QuantizeLinear and DequantizeLinear",
+            WeightRules(("native", "int8"), code_bits=_ANY_CPU, folds=False), ActivationRules((8, 16, 4)),
         ),
     )
 }  # fmt: skip
@@ -200,5 +243,5 @@ def find_target(name: str) -> Target:
         )
     found = load_attribute(name)
     if not isinstance(found, Target):
-        raise OptionError(f"{name} is a {type(found).__name__}; wanted an onnxmpq.values.target.Target")
+        raise OptionError(f"{name} is a {type(found).__name__}; wanted an onnxmpq.Target")
     return found

@@ -1,8 +1,10 @@
-"""The machine that figures of speed hold on."""
+"""The machine, the process and the versions that figures hold on."""
 
 from __future__ import annotations
 
 import platform
+import sys
+from importlib import metadata
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -22,6 +24,33 @@ def processor() -> str:
 def has_vnni() -> bool:
     """True on an x86 processor with VNNI."""
     return not set(_fields().get("flags", "").split()).isdisjoint(_VNNI)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a compile's result hangs on, as installed."""
+    names = {name: name for name in ("onnxmpq", "onnx", "numpy", "cvxpy", "onnxruntime")}
+    names["onnxruntime"] = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
+    return {name: version for name in names.values() if (version := _installed(name))}
+
+
+def peak_rss() -> int:
+    """Most memory this process ever held, in bytes; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent held before it became this process
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # a bare checkout
+        return None
 
 
 def _fields() -> dict[str, str]:

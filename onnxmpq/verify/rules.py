@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxmpq.onnx_io.contents import opset_version
-from onnxmpq.values.activation_range import CodeType
-from onnxmpq.values.layer import LAYER_OPS
 from onnxmpq.values.target import Target
 from onnxmpq.verify.readback import StoredWeight, read_weights
 
@@ -21,6 +19,7 @@ _WIDTHS = {
     TensorProto.INT2: 2, TensorProto.UINT2: 2,
 }  # fmt: skip
 _SIGNED = (TensorProto.INT8, TensorProto.INT4, TensorProto.INT2)
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose output channels are known here
 _BITWISE = frozenset({"BitShift", "BitwiseAnd"})  # TensorRT's parser has no BitShift
 
 
@@ -63,14 +62,15 @@ class _Graph:
 
 
 def _file_faults(graph: _Graph, target: Target) -> Iterator[str]:
-    if graph.opset > target.highest_opset:
-        yield f"opset {graph.opset} is above {target.highest_opset}"
-    if graph.opset < target.lowest_opset:
-        yield f"opset {graph.opset} is below {target.lowest_opset}"
+    lowest, highest = target.opsets
+    if graph.opset > highest:
+        yield f"opset {graph.opset} is above {highest}"
+    if graph.opset < lowest:
+        yield f"opset {graph.opset} is below {lowest}"
     for name, tensor in graph.constants.items():
-        if _WIDTHS.get(tensor.data_type, 8) not in target.tensor_bits:
+        if _WIDTHS.get(tensor.data_type, 8) not in target.weights.tensor_bits:
             yield f"tensor {name!r} is {TensorProto.DataType.Name(tensor.data_type)}"
-    if target.folds:
+    if target.weights.folds:
         return
     for node in graph.nodes:
         if node.op_type in _BITWISE or any(_is_packed(graph, name) for name in node.input[:1]):
@@ -90,7 +90,7 @@ def _is_packed(graph: _Graph, name: str) -> bool:
 
 def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
     """QuantizeLinear, each with the DequantizeLinear nodes that read it."""
-    wanted = [str(CodeType(bits, target.signed_activations).dtype) for bits in target.activation_bits]
+    wanted = [str(target.activations.codes(bits).dtype) for bits in target.activations.bits]
     for node in graph.nodes:
         if node.op_type != "QuantizeLinear":
             continue
@@ -105,7 +105,7 @@ def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
             yield f"{what} has the scale {scale}"
         if str(zero_point.dtype) not in wanted:
             yield f"{what} is {zero_point.dtype}, wanted {' or '.join(wanted)}"
-        if target.signed_activations and zero_point.any():
+        if target.activations.signed and zero_point.any():
             yield f"{what} has the zero point {zero_point}, wanted 0"
         for reader in graph.readers.get(node.output[0], ()):
             if reader.op_type == "DequantizeLinear" and list(reader.input[1:3]) != list(node.input[1:3]):
@@ -116,22 +116,22 @@ def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeigh
     maker = graph.producers[name]
     if maker.op_type == "Cast":  # half precision
         maker = graph.producers[maker.input[0]]
-    if not target.folds and maker.op_type != "DequantizeLinear":
+    if not target.weights.folds and maker.op_type != "DequantizeLinear":
         yield f"is made by {maker.op_type}, wanted DequantizeLinear"
     if not np.isfinite(stored.scale).all() or not stored.scale.all():
         yield "has scales that are zero or no numbers"
-    if not target.negative_scales and (stored.scale < 0).any():
+    if not target.weights.negative_scales and (stored.scale < 0).any():
         yield "has scales below zero"
     for layer in graph.readers.get(name, ()):
         axis = _channel_axis(layer, name, stored.codes.ndim)
-        if layer.op_type in LAYER_OPS and axis is not None and axis != stored.axis:
+        if layer.op_type in _LAYERS and axis is not None and axis != stored.axis:
             yield f"has scales along axis {stored.axis}, wanted {axis}, that of the output channels"
     if maker.op_type == "DequantizeLinear" and _is_integer(graph, name):  # Cast and Mul stay in float
-        low, high = -(1 << (target.code_bits - 1)), (1 << (target.code_bits - 1)) - 1
+        low, high = -(1 << (target.weights.code_bits - 1)), (1 << (target.weights.code_bits - 1)) - 1
         if stored.codes.min(initial=0) < low or stored.codes.max(initial=0) > high:
             yield f"has codes beyond {low} to {high} beside quantized activations"
         source = graph.constants.get(maker.input[0])
-        if source is not None and _WIDTHS[source.data_type] not in target.direct_bits:
+        if source is not None and _WIDTHS[source.data_type] not in target.weights.direct_bits:
             yield f"is read as {TensorProto.DataType.Name(source.data_type)} beside quantized activations"
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from onnxmpq.budgets.budget import Budget, Kind
-from onnxmpq.budgets.constrain import MEASURED, average_bits, reached, stored_bytes, weight_bytes
-from onnxmpq.budgets.row import SLACK
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.kind import Outcome
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.data.evidence import Evidence
 from onnxmpq.errors import VerifyError
@@ -26,16 +23,28 @@ from onnxmpq.runtime.requirements import requirements
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import UNMEASURED, CostTable, Sensitivity
+from onnxmpq.values.group import Unit
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.placement import Placement
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.report import BudgetReport, LayerReport, Report, SearchReport
+from onnxmpq.values.report import (
+    BudgetReport,
+    LayerReport,
+    QualityReport,
+    Report,
+    RunReport,
+    SearchReport,
+    SensitivityReport,
+    SizeReport,
+    SpeedReport,
+)  # fmt: skip
 from onnxmpq.values.score import Score
+from onnxmpq.values.storage import average_bits, stored_bytes, weight_bytes
 from onnxmpq.values.target import ISAS, Target
 from onnxmpq.verify.kernels import integer_kernels
-from onnxmpq.verify.machine import processor
+from onnxmpq.verify.machine import peak_rss, processor, versions
 from onnxmpq.verify.verify_file import verify_file
 
 _LEAST_AGREEMENT = 0.5
@@ -50,6 +59,7 @@ class Compiled:
     source: Path
     destination: Path
     prepared: Prepared
+    units: tuple[Unit, ...]  # what the file stores apart: one for each layer of the prepared model
     placement: Placement
     plan: Plan
     target: Target
@@ -75,48 +85,24 @@ def report_on(
 
     Raises VerifyError where the file is not what the plan says.
     """
-    prepared, plan = compiled.prepared, compiled.plan
     written = onnx.load(compiled.file)
     seen = _verified(compiled, written, candidates, runtime, reference) if verify else _Seen()
-    size = compiled.file.stat().st_size
-    needed = requirements(written, compiled.target)
+    size = _size(compiled)
+    outcome = Outcome(
+        compiled.units, compiled.plan, size.file_bytes, seen.scores, next(iter(seen.latency), None)
+    )
+    layers = zip(compiled.prepared.layers, compiled.units, strict=True)
     return Report(
         model=str(compiled.source),
         output=str(compiled.destination),
-        average_weight_bits=average_bits(prepared.layers, plan),
-        weight_bytes=weight_bytes(prepared.layers, plan),
-        fp32_weight_bytes=4 * sum(layer.params for layer in prepared.layers),
-        file_bytes=size,
-        fp32_file_bytes=compiled.source_bytes,
-        budgets=tuple(_budget(b, compiled, size, seen.scores, seen.latency) for b in budgets),
-        layers=tuple(_layer(layer, compiled, seen.kernels) for layer in prepared.layers),
-        metrics=seen.scores,
-        evaluated_on=compiled.evidence.judged_on,
-        latency=seen.latency,
-        is_faster=seen.is_faster,
-        provider=runtime.provider,
-        processor=processor(),
-        target=compiled.target.name,
-        storage=compiled.target.stored_as,
-        dequantizes=compiled.target.is_plain,
-        opset=needed.opset,
-        onnxruntime=needed.onnxruntime,
-        optimizations=needed.optimizations,
-        cpus=_cpus(compiled),
-        method=compiled.costs.method,
-        evaluations=compiled.costs.evaluations,
-        sensitivity_samples=compiled.costs.samples,
-        sensitivity_unit=compiled.costs.metric,
-        metric=prepared.metric.name,
-        calibration=compiled.evidence.calibration.description,
-        effort=compiled.effort,
-        search=compiled.search,
-        float_ops=dict(compiled.placement.float_ops),
-        notes=tuple(stages.notes),
-        seconds=stages.seconds,
-        peak_rss_bytes=_peak_rss(),
-        versions=_versions(),
-        is_broken=bool(seen.scores) and is_broken(seen.scores["compiled"]),
+        size=size,
+        budgets=tuple(budget_report(budget, outcome) for budget in budgets),
+        layers=tuple(_layer(layer, unit, compiled, seen.kernels) for layer, unit in layers),
+        quality=_quality(compiled, seen),
+        speed=_speed(compiled, seen),
+        requirements=requirements(written, compiled.target),
+        sensitivity=_sensitivity(compiled),
+        run=_run(compiled, runtime, stages),
     )
 
 
@@ -155,6 +141,58 @@ def is_broken(score: Score) -> bool:
     return score.sqnr is not None and score.sqnr < _LEAST_SQNR
 
 
+def _size(compiled: Compiled) -> SizeReport:
+    return SizeReport(
+        average_weight_bits=average_bits(compiled.units, compiled.plan),
+        weight_bytes=weight_bytes(compiled.units, compiled.plan),
+        fp32_weight_bytes=4 * sum(layer.params for layer in compiled.prepared.layers),
+        file_bytes=compiled.file.stat().st_size,
+        fp32_file_bytes=compiled.source_bytes,
+    )
+
+
+def _quality(compiled: Compiled, seen: _Seen) -> QualityReport:
+    return QualityReport(
+        metrics=seen.scores,
+        evaluated_on=compiled.evidence.judged_on,
+        cpus=_cpus(compiled),
+        is_broken=bool(seen.scores) and is_broken(seen.scores["compiled"]),
+    )
+
+
+def _speed(compiled: Compiled, seen: _Seen) -> SpeedReport:
+    return SpeedReport(
+        latency=seen.latency,
+        is_faster=seen.is_faster,
+        processor=processor(),
+        dequantizes=compiled.target.is_plain,
+        float_ops=dict(compiled.placement.float_ops),
+    )
+
+
+def _sensitivity(compiled: Compiled) -> SensitivityReport:
+    return SensitivityReport(
+        method=compiled.costs.method,
+        evaluations=compiled.costs.evaluations,
+        samples=compiled.costs.samples,
+        unit=compiled.costs.metric,
+        metric=compiled.prepared.metric.name,
+        effort=compiled.effort,
+        search=compiled.search,
+    )
+
+
+def _run(compiled: Compiled, runtime: Runtime, stages: Stages) -> RunReport:
+    return RunReport(
+        provider=runtime.provider,
+        calibration=compiled.evidence.calibration.description,
+        notes=tuple(stages.notes),
+        seconds=stages.seconds,
+        peak_rss_bytes=peak_rss(),
+        versions=versions(),
+    )
+
+
 def _scores(compiled: Compiled, reference: Session, session: Session) -> dict[str, Score]:
     prepared = compiled.prepared
     data = compiled.evidence.evaluation
@@ -186,7 +224,7 @@ def _cpus(compiled: Compiled) -> str:
     """On which CPUs the accuracy that was measured here holds."""
     plan = compiled.plan.options.values()
     full = sum(o.activation_bits == 8 and o.weight_bits > ISAS["any"] for o in plan)
-    if not full or compiled.target.signed_activations:
+    if not full or compiled.target.activations.signed:
         return "any"
     return (
         f"those with VNNI, and ARM: on x86 without it the sums of {full} layers with 8-bit codes saturate; "
@@ -194,32 +232,19 @@ def _cpus(compiled: Compiled) -> str:
     )
 
 
-def _budget(
-    budget: Budget,
-    compiled: Compiled,
-    file_bytes: int,
-    scores: Mapping[str, Score],
-    latency: Sequence[Latency],
-) -> BudgetReport:
-    value = reached(budget, compiled.prepared.layers, compiled.plan, file_bytes)
-    if budget.kind is Kind.DROP and scores:
-        before, after = scores["fp32"], scores["compiled"]
-        labelled = before.top1 is not None and after.top1 is not None
-        value = before.top1 - after.top1 if labelled else 1 - (after.agreement or 0.0)  # type: ignore[operator]
-    if latency and budget.kind is Kind.LATENCY:
-        value = 1 / latency[0].speedup
-    elif latency and budget.kind is Kind.MILLISECONDS:
-        value = 1e3 * latency[0].model
-    met = None if value is None else value <= budget.limit * (1 + SLACK)
-    if met is False and budget.kind not in MEASURED:
+def budget_report(budget: Budget, outcome: Outcome) -> BudgetReport:
+    """What was reached of a budget. Raises VerifyError where one that is counted does not hold."""
+    reached = budget.reached(outcome)
+    met = None if reached is None else budget.allows(reached)
+    if met is False and not budget.is_measured:
         raise VerifyError(
-            f"the written file does not hold budget {budget}: it reached {value:,.6g}; this is a fault of onnxmpq: "
+            f"the written file does not hold budget {budget}: it reached {reached:,.6g}; this is a fault of onnxmpq: "
             "please report it with the model, and ask for a little less meanwhile"
         )
-    return BudgetReport(str(budget), str(budget.kind), budget.limit, value, met)
+    return BudgetReport(str(budget), str(budget.kind), budget.limit, reached, met)
 
 
-def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
+def _layer(layer: Layer, unit: Unit, compiled: Compiled, kernels: Mapping[str, str] | None) -> LayerReport:
     option = compiled.plan[layer.name]
     return LayerReport(
         name=layer.name,
@@ -227,7 +252,7 @@ def _layer(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) 
         params=layer.params,
         weight_bits=option.weight_bits,
         activation_bits=option.activation_bits,
-        stored_bytes=stored_bytes(layer, option),
+        stored_bytes=stored_bytes(unit, option),
         sensitivity=_cost(compiled.costs, layer, option),
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),
@@ -254,30 +279,3 @@ def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | No
     if bits not in (None, 8):
         unseen = f"ONNX Runtime has no integer kernels for {bits}-bit activations"
     return compiled.placement.float_layers.get(layer.name) or unseen
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what a compile's result hangs on, as installed."""
-    names = {name: name for name in ("onnxmpq", "onnx", "numpy", "cvxpy", "onnxruntime")}
-    names["onnxruntime"] = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
-    return {name: version for name in names.values() if (version := _installed(name))}
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:  # a bare checkout
-        return None
-
-
-def _peak_rss() -> int:
-    """Most memory this process ever held, in bytes; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent held before it became this process
-        lines = status.read_text(encoding="ascii").splitlines()
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -17,18 +17,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.expose.emit_gradients import gradient_name
 from onnxmpq.passes.gradients.emitter import Emitter, Shapes
 from onnxmpq.passes.matching import is_standard
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.layer import LAYER_OPS
 
 Change = Mapping[str, Array]  # by name, what is added to a weight, and to a bias where that changes too
 
@@ -87,7 +87,7 @@ class EmitDirectional:
         self, e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor
     ) -> gs.Tensor:
         """From how far each change moves the output."""
-        if node.op == "Conv" and node.attrs.get("group", 1) == 1:  # one wide Conv is faster than many
+        if _has_patches(node):  # one wide Conv is faster than many
             joined = {name: np.concatenate([c[name] for c in changes]) for name in changes[0]}
             moved = [_moved(e, node, joined)]
         else:
@@ -131,7 +131,7 @@ def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
     found = [
         n
         for n in graph.nodes
-        if n.op in LAYER_OPS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
+        if n.op in OPERATORS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
     ]
     if not found:
         raise ModelError(
@@ -167,9 +167,14 @@ def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
     return e(node.op, *operands, **node.attrs)
 
 
+def _has_patches(node: gs.Node) -> bool:
+    """True for a layer of one group that gives all taps of its window at once."""
+    return OPERATORS[node.op].patches is not None and node.attrs.get("group", 1) == 1
+
+
 def _sums_first(e: Emitter, node: gs.Node, weight: str, changes: int) -> bool:
     """Whether the sum over positions comes first: it pays, and a sample's patches and gradient take little room."""
-    if node.op != "Conv" or node.attrs.get("group", 1) != 1 or node.inputs[1].name != weight:
+    if not _has_patches(node) or node.inputs[1].name != weight:
         return False
     outputs, positions = node.inputs[1].shape[0], math.prod(e.spatial(node.outputs[0]))
     held = math.prod(node.inputs[1].shape[1:]) * (positions + outputs)
@@ -179,11 +184,12 @@ def _sums_first(e: Emitter, node: gs.Node, weight: str, changes: int) -> bool:
 def _by_gradient(
     e: Emitter, node: gs.Node, changes: Sequence[Change], gradient: gs.Tensor, *, fed: bool
 ) -> gs.Tensor:
-    """[N, changes] of a Conv without groups, from the gradient of its weight for each sample."""
-    weight = node.inputs[1]
+    """[N, changes] of a layer that has patches, from the gradient of its weight for each sample."""
+    weight, patches_of = node.inputs[1], OPERATORS[node.op].patches
+    assert patches_of is not None
     outputs, patch = weight.shape[0], math.prod(weight.shape[1:])
     positions = math.prod(e.spatial(node.outputs[0]))
-    patches = e("Reshape", _patches(e, node, changes[0][weight.name].dtype), e.ints([-1, patch, positions]))
+    patches = e("Reshape", patches_of(e, node, changes[0][weight.name].dtype), e.ints([-1, patch, positions]))
     rows = e("Reshape", gradient, e.ints([-1, outputs, positions]))
     of_weight = e("MatMul", patches, e("Transpose", rows, perm=[0, 2, 1]))  # [N, patch, outputs]
     flat = e("Reshape", of_weight, e.ints([-1, patch * outputs]))
@@ -204,23 +210,3 @@ def _input(e: Emitter, weight: str, values: Array) -> gs.Tensor:
         known = [gs.Variable(name, values.dtype, list(values.shape))]
         graph.inputs.extend(known)
     return known[0]
-
-
-def _patches(e: Emitter, node: gs.Node, dtype: np.dtype[Any]) -> gs.Tensor:
-    """What the window of a Conv without groups sees, [N, inputs x kernel, positions ...].
-
-    A Conv of one group a channel, whose kernels each pick one place.
-    """
-    inputs, *kernel = node.inputs[1].shape[1:]
-    attrs = {name: value for name, value in node.attrs.items() if name != "group"}
-    moves = [*attrs.get("strides", []), *(1 + pad for pad in attrs.get("pads", []))]
-    if math.prod(kernel) == 1 and all(m == 1 for m in moves) and "auto_pad" not in attrs:
-        return node.inputs[0]
-    places = np.eye(math.prod(kernel), dtype=dtype).reshape(-1, 1, *kernel)
-    return e(
-        "Conv",
-        node.inputs[0],
-        e.constant(np.tile(places, (inputs, *[1] * (places.ndim - 1)))),
-        **attrs,
-        group=inputs,
-    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import attribute
+from onnxmpq.passes.matching import attribute, require
 
 
 def matmul_left(step: Step) -> gs.Tensor:
@@ -92,6 +92,19 @@ def gemm_bias(step: Step) -> gs.Tensor:
     e, scale = step.emit, attribute(step.node, "beta", 1.0)
     scaled = step.gradient if scale == 1.0 else e("Mul", step.gradient, scale)
     return e.unbroadcast(scaled, step.output, step.asked)
+
+
+def einsum(step: Step) -> gs.Tensor:
+    """g and the other operand, summed over the axes that the asked one does not have (Einsum-12, two operands)."""
+    left, arrow, result = "".join(step.node.attrs["equation"].split()).partition("->")
+    terms = left.split(",")
+    require(len(terms) == 2 and bool(arrow), "its equation is not of two operands with an explicit result")
+    mine, other = terms[step.index], terms[1 - step.index]
+    distinct = all(len(set(term)) == len(term) for term in (mine, other, result))
+    require(distinct and "." not in left, "its equation takes diagonals, or has an ellipsis")
+    require(set(mine) <= {*other, *result}, "it sums one operand alone")
+    gradient, given = step.gradient, step.input(1 - step.index)
+    return step.emit("Einsum", gradient, given, equation=f"{result},{other}->{mine}")
 
 
 def along(e: Emitter, tensor: gs.Tensor, rank: int, axis: int, matrix: NDArray[Any]) -> gs.Tensor:

@@ -16,11 +16,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import is_standard, read, redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 _LOWEST_OPSET = 13  # from here on the sizes of Split are an input
-_BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,11 @@ class HalveConstants:
         groups: dict[tuple[float, tuple[int, ...]], list[gs.Constant]] = {}
         for constant, unit in _halves(graph) if graph.opset >= _LOWEST_OPSET else ():
             groups.setdefault((unit, tuple(constant.shape[1:])), []).append(constant)
-        for (unit, _), some in groups.items():
-            _join(graph, some, unit)
+        if groups:
+            known = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+            writer = _Writer(graph, builders(graph)[0], known)
+            for (unit, _), some in groups.items():
+                writer.join(some, unit)
         return bool(groups)
 
 
@@ -67,7 +70,8 @@ def _unit(node: gs.Node, tensor: gs.Constant) -> float | None:
     if node.op == "Add":  # a Gemm whose bias was taken out
         other = node.inputs[1 - places[0]]
         return 1.0 if len(places) == 1 and any(maker.op == "Gemm" for maker in other.inputs) else None
-    return 1.0 if places == [2] and node.op in _BIASED else None
+    slot = OPERATORS[node.op].bias if node.op in OPERATORS else None
+    return 1.0 if slot is not None and places == [slot.place] else None
 
 
 def _is_half(values: NDArray[Any]) -> bool:
@@ -75,33 +79,44 @@ def _is_half(values: NDArray[Any]) -> bool:
         return bool(np.array_equal(values.astype(np.float16), values))
 
 
-def _join(graph: gs.Graph, constants: Sequence[gs.Constant], unit: float) -> None:
-    """The constants become pieces of one tensor, under their own names."""
-    names = builders(graph)[0]
-    joined = np.concatenate([read(constant) for constant in constants]) / np.float32(unit)
-    pieces = [gs.Variable(constant.name) for constant in constants]  # without a type: that would be written
-    for constant, piece in zip(constants, pieces, strict=True):
-        redirect(constant.outputs, constant, piece)
-    whole = pieces[0]
-    if len(pieces) > 1:
-        sizes = _constant(graph, names, "mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
-        whole = gs.Variable(names.name("mpq_all"))
-        graph.nodes.insert(0, gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
-    if unit != 1:
-        factor = _constant(graph, names, "mpq_unit", np.array(unit, np.float32))
-        single = gs.Variable(names.name("mpq_single"))
-        graph.nodes.insert(0, gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
-        whole = single
-    stored = gs.Constant(names.name("mpq_halves"), joined.astype(np.float16))
-    cast = gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole])
-    graph.nodes.insert(0, cast)
+@dataclass(slots=True)
+class _Writer:
+    """Writes into one graph, in front; a constant that the graph has already is not written again."""
 
+    graph: gs.Graph
+    names: NodeBuilder
+    known: list[gs.Constant]
 
-def _constant(graph: gs.Graph, names: NodeBuilder, stem: str, values: NDArray[Any]) -> gs.Constant:
-    """A constant that the graph has already, or a new one."""
-    known = (tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant))
-    alike = (c for c in known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
-    return next((c for c in alike if np.array_equal(read(c), values)), None) or names.constant(stem, values)
+    def join(self, constants: Sequence[gs.Constant], unit: float) -> None:
+        """The constants become pieces of one tensor, under their own names."""
+        joined = np.concatenate([read(constant) for constant in constants]) / np.float32(unit)
+        pieces = [gs.Variable(constant.name) for constant in constants]  # no type: it would be written
+        for constant, piece in zip(constants, pieces, strict=True):
+            redirect(constant.outputs, constant, piece)
+        whole = pieces[0]
+        if len(pieces) > 1:
+            sizes = self.constant("mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
+            whole = gs.Variable(self.names.name("mpq_all"))
+            self.first(gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
+        if unit != 1:
+            factor = self.constant("mpq_unit", np.array(unit, np.float32))
+            single = gs.Variable(self.names.name("mpq_single"))
+            self.first(gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
+            whole = single
+        stored = gs.Constant(self.names.name("mpq_halves"), joined.astype(np.float16))
+        self.first(gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole]))
+
+    def first(self, node: gs.Node) -> None:
+        self.graph.nodes.insert(0, node)
+
+    def constant(self, stem: str, values: NDArray[Any]) -> gs.Constant:
+        """A constant that the graph has already, or a new one."""
+        alike = (c for c in self.known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
+        found = next((c for c in alike if np.array_equal(read(c), values)), None)
+        if found is None:
+            found = self.names.constant(stem, values)
+            self.known.insert(0, found)
+        return found
 
 
 SCALE_UNIT = 2.0**-12

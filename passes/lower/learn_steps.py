@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import is_standard, redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
-from onnxmpq.values.layer import LAYER_OPS
 
 Role = Literal["weight", "activation"]
 ROLES: tuple[Role, ...] = ("weight", "activation")
@@ -60,7 +60,7 @@ def step_input(weight: str, role: Role, what: Literal["step", "low", "high"]) ->
 def _readers(graph: gs.Graph, weight: str) -> Iterator[tuple[gs.Node, int]]:
     """The layer nodes that multiply by the weight, and where."""
     for node in graph.nodes:
-        if node.op in LAYER_OPS and is_standard(node):
+        if node.op in OPERATORS and is_standard(node):
             for index, tensor in enumerate(node.inputs[:2]):
                 if tensor.name == weight and isinstance(tensor, gs.Constant) and tensor.dtype == np.float32:
                     yield node, index

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import TensorProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.bitpack import (
@@ -31,10 +32,11 @@ from onnxmpq.onnx_io.bitpack import (
     Bytes,
     cut,
     offset_codes,
-    pack_interleaved,
     pack_strided,
     packed_size,
 )
+from onnxmpq.onnx_io.late_values import LateValues
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import graphs, read, redirect
 from onnxmpq.values.arrays import Codes, Floats
 from onnxmpq.values.option import HALF_BITS
@@ -47,7 +49,10 @@ _log = logging.getLogger(__name__)
 _SIGNED = {8: TensorProto.INT8, 4: TensorProto.INT4, 2: TensorProto.INT2}
 _UNSIGNED = {4: TensorProto.UINT4, 2: TensorProto.UINT2}
 _BLOB_UNIT = 8  # a plane holds whole bytes, and every part of a blob has as many elements
+_BEGINNING = 64  # elements of a constant that differ where it differs from another, mostly
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
+
+Elements = Callable[[], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,20 +189,27 @@ class _Writer:
     fresh: Iterator[str]
     arithmetic: _Arithmetic
     nodes: list[Any] = field(default_factory=list)
-    constants: dict[tuple[int, tuple[int, ...], bytes], Any] = field(default_factory=dict)
+    constants: dict[tuple[int, tuple[int, ...]], list[tuple[Elements, Any]]] = field(default_factory=dict)
 
-    def constant(self, data_type: int, dims: Sequence[int], raw: bytes) -> Any:
-        key = (data_type, tuple(dims), raw)
-        if key not in self.constants:
-            proto = TensorProto(name=next(self.fresh), data_type=data_type, dims=dims, raw_data=raw)
-            # Lazily: graphsurgeon would write 4-bit and 2-bit values one a byte.
-            self.constants[key] = gs.Constant(proto.name, LazyValues(proto))
-        return self.constants[key]
+    def constant(self, data_type: int, dims: Sequence[int], elements: Elements) -> Any:
+        """A constant of these elements; they are asked for when it is written, or another has its type and shape."""
+        alike = self.constants.setdefault((data_type, tuple(dims)), [])
+        own = elements() if alike else None
+        for others, known in alike:
+            if own is not None and _are_equal(others(), own):
+                return known
+        found = gs.Constant(next(self.fresh), LateValues(data_type, dims, elements))
+        alike.append((elements, found))
+        return found
+
+    def values(self, data_type: int, values: NDArray[Any]) -> Any:
+        return self.constant(data_type, values.shape, lambda: values)
 
     def numbers(self, dims: Sequence[int], values: Iterable[int]) -> Any:
         """A constant of the type that unpacking computes in."""
-        raw = np.array([*values], self.arithmetic.dtype).tobytes()
-        return self.constant(self.arithmetic.data_type, dims, raw)
+        return self.values(
+            self.arithmetic.data_type, np.array([*values], self.arithmetic.dtype).reshape(dims)
+        )
 
     def number(self, value: int) -> Any:
         return self.numbers((), [value])
@@ -208,13 +220,13 @@ class _Writer:
         return tensor if data_type == wanted else self.node("Cast", tensor, to=wanted)
 
     def zeros(self, bits: int, count: int) -> Any:
-        return self.constant(_SIGNED[bits], (count,), bytes(packed_size(count, bits)))
+        return self.values(_SIGNED[bits], np.zeros(count, np.int8))
 
     def integers(self, values: Sequence[int]) -> Any:
-        return self.constant(TensorProto.INT64, (len(values),), np.array(values, "<i8").tobytes())
+        return self.values(TensorProto.INT64, np.array(values, "<i8"))
 
     def floats(self, values: Floats) -> Any:
-        return self.constant(TensorProto.FLOAT, values.shape, values.astype("<f4").tobytes())
+        return self.values(TensorProto.FLOAT, values.astype("<f4"))
 
     def node(self, op: str, *inputs: Any, output: str | None = None, **attrs: Any) -> Any:
         result = gs.Variable(output or next(self.fresh))
@@ -225,6 +237,14 @@ class _Writer:
         pieces = [gs.Variable(next(self.fresh)) for _ in sizes]
         self.nodes.append(gs.Node("Split", inputs=[tensor, self.integers(sizes)], outputs=pieces))
         return pieces
+
+
+def _are_equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """True where two constants of one type and shape would be the same bytes; mostly their beginnings tell."""
+    return (
+        one.flat[:_BEGINNING].tobytes() == other.flat[:_BEGINNING].tobytes()
+        and one.tobytes() == other.tobytes()
+    )
 
 
 def _constants_named(graph: gs.Graph, names: Collection[str]) -> dict[str, Any]:
@@ -270,13 +290,18 @@ def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
             f"and scales of shape {weight.scale.shape}; one scale a channel is stored"
         )
     low, high = code_range(weight.bits, odd=weight.is_odd)
-    outside = (codes < low) | (codes > high) | ((codes % 2 == 0) & weight.is_odd)
-    if outside.any():
+    within = low <= codes.min(initial=high) and codes.max(initial=low) <= high
+    if not within or (weight.is_odd and not _all_odd(codes)):
+        outside = (codes < low) | (codes > high) | ((codes % 2 == 0) & weight.is_odd)
         words = "odd, " if weight.is_odd else ""
         raise ModelError(
             f"weight {constant.name!r} has the code {codes[outside][0]}, which {weight.bits} bits "
             f"({words}{low} to {high}) cannot hold; clip the codes to their width"
         )
+
+
+def _all_odd(codes: Codes) -> bool:
+    return bool(np.bitwise_and.reduce(codes, axis=None) & 1)
 
 
 def _check_container(constant: Any, layer: PackedLayer) -> None:
@@ -298,19 +323,26 @@ def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], *, native2:
         codes = {name: layers[name].weight.codes for name, kind in kinds.items() if kind == (bits, odd)}
         if bits in _SIGNED and not odd and (bits != 2 or native2):
             for name, own in codes.items():
-                tensors[name] = writer.constant(_SIGNED[bits], own.shape, pack_interleaved(own, bits))
+                tensors[name] = writer.values(_SIGNED[bits], own)
         else:
-            flat = np.concatenate([own.reshape(-1) for own in codes.values()])
-            tensors |= _share_out(writer, _unpack_blob(writer, bits, flat, odd=odd, native2=native2), codes)
+            blob = _unpack_blob(writer, bits, list(codes.values()), odd=odd, native2=native2)
+            tensors |= _share_out(writer, blob, codes)
     return tensors
 
 
-def _unpack_blob(writer: _Writer, bits: int, codes: Codes, *, odd: bool, native2: bool) -> Any:
+def _unpack_blob(writer: _Writer, bits: int, codes: Sequence[Codes], *, odd: bool, native2: bool) -> Any:
     """Flat INT8 codes, the blob's end filled with the lowest code to whole units."""
-    offsets = np.pad(offset_codes(codes, bits, odd=odd), (0, -codes.size % _BLOB_UNIT))
+    count = sum(own.size for own in codes)
+    fill = -count % _BLOB_UNIT
+
+    @cache
+    def parts() -> list[Bytes]:
+        flat = np.concatenate([own.reshape(-1) for own in codes])
+        return cut(np.pad(offset_codes(flat, bits, odd=odd), (0, fill)), PARTS[bits])
+
     value = None
-    for width, part in zip(PARTS[bits], cut(offsets, PARTS[bits]), strict=True):
-        unpacked = _unpack_part(writer, part, width, native2)
+    for index, width in enumerate(PARTS[bits]):
+        unpacked = _unpack_part(writer, lambda i=index: parts()[i], count + fill, width, native2)  # type: ignore[misc]
         if value is None:
             value = unpacked
         else:
@@ -319,17 +351,20 @@ def _unpack_blob(writer: _Writer, bits: int, codes: Codes, *, odd: bool, native2
     if odd:  # the codes are two apart
         value = writer.node("Mul", value, writer.number(2))
     low, _ = code_range(bits, odd=odd)
-    lowest = writer.constant(TensorProto.INT8, (), bytes([-low]))
+    lowest = writer.values(TensorProto.INT8, np.array(-low, np.int8))
     return writer.node("Sub", writer.node("Cast", value, to=TensorProto.INT8), lowest)
 
 
-def _unpack_part(writer: _Writer, part: Bytes, width: int, native2: bool) -> Any:
+def _unpack_part(writer: _Writer, part: Callable[[], Bytes], count: int, width: int, native2: bool) -> Any:
     """Flat values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
     if width == 4 or (width == 2 and native2):
-        raw = pack_interleaved(part, width)
-        return writer.compute_in(writer.constant(_UNSIGNED[width], part.shape, raw), _UNSIGNED[width])
-    raw, keep = pack_strided(part, width), writer.arithmetic.keep
-    stored = writer.compute_in(writer.constant(TensorProto.UINT8, (len(raw),), raw), TensorProto.UINT8)
+        return writer.compute_in(writer.constant(_UNSIGNED[width], (count,), part), _UNSIGNED[width])
+    strided = writer.constant(
+        TensorProto.UINT8,
+        (packed_size(count, width),),
+        lambda: np.frombuffer(pack_strided(part(), width), np.uint8),
+    )
+    stored, keep = writer.compute_in(strided, TensorProto.UINT8), writer.arithmetic.keep
     shifts = writer.numbers((8 // width, 1), range(0, 8, width))
     rows = writer.node("BitShift", stored, shifts, direction="RIGHT")
     low = writer.node(keep, rows, writer.number(writer.arithmetic.low(width)))
@@ -378,15 +413,18 @@ def _scale_by_operator(
             codes = writer.node("Cast", codes, to=TensorProto.INT8)
         bits = 8
     along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
-    # Integer kernels of matrices are found only where the zero points are written out, one a channel.
-    is_matrix = any(node.op in {"Gemm", "MatMul"} for node in constant.outputs)
-    zeros = [writer.zeros(bits, len(layer.weight.scale))] if is_matrix else []
+    zeros = [writer.zeros(bits, len(layer.weight.scale))] if _wants_zero_points(constant) else []
     return writer.node(
         "DequantizeLinear", codes, writer.floats(layer.weight.scale), *zeros, output=name, **along
     )
 
 
+def _wants_zero_points(constant: gs.Constant) -> bool:
+    """True where a reader has an integer kernel that is found only where the zero points are written out, one a channel."""
+    kernels = [OPERATORS[node.op].integer for node in constant.outputs if node.op in OPERATORS]
+    return any(kernel is not None and kernel.wants_zero_points for kernel in kernels)
+
+
 def _store_half(writer: _Writer, constant: Any) -> Any:
-    half = read(constant).astype("<f2")
-    stored = writer.constant(TensorProto.FLOAT16, half.shape, half.tobytes())
+    stored = writer.constant(TensorProto.FLOAT16, constant.shape, lambda: read(constant).astype("<f2"))
     return writer.node("Cast", stored, to=TensorProto.FLOAT, output=constant.name)

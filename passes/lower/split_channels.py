@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.values.group import part_name, place_type
 
 _LOGGER = logging.getLogger(__name__)
 _INT32 = 6  # TensorProto.INT32
-_BYTE_PLACES = 256  # channels whose places fit a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,6 @@ class SplitChannels:
         if changed:
             graph.toposort()
         return changed
-
-
-def part_name(constant: str, index: int) -> str:
-    """The name of a group's own constant."""
-    return f"{constant}/part{index}"
-
-
-def place_type(channels: int) -> np.dtype[Any]:
-    """What the places of so many channels are stored in."""
-    return np.dtype(np.uint8 if channels <= _BYTE_PLACES else np.uint16)
 
 
 def _joined(builder: NodeBuilder, constant: gs.Constant, split: ChannelGroups) -> gs.Variable:

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxmpq.passes.matching import attribute, is_constant, optional_input, read, require, rewrite_each
+from onnxmpq.operators import OPERATORS
+from onnxmpq.passes.matching import is_constant, optional_input, read, require, rewrite_each
 from onnxmpq.values.activation_range import ActivationRange
 
 # Weight scales are at least a fifth of the channel's largest weight over 127, so biases stay below 5/8 of INT32.
@@ -19,7 +20,7 @@ _LARGEST_BIAS = 2.0**28
 
 @dataclass(frozen=True, slots=True)
 class ZeroDeadChannels:
-    """Zero the weights of a Conv's or Gemm's output channel that its INT32 bias could not stand beside.
+    """Zero the weights of an output channel, of a layer with an integer kernel, that its INT32 bias could not stand beside.
 
     Integer kernels count the bias in units of (input scale x weight scale), `ranges` giving the former by
     tensor. Where a channel's weights are tiny, as in channels that training has switched off, so is the unit:
@@ -34,7 +35,8 @@ class ZeroDeadChannels:
 
     def __call__(self, graph: gs.Graph) -> bool:
         """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("Conv", "Gemm"), self._zero)
+        integer = [op.name for op in OPERATORS.values() if op.integer is not None and op.bias is not None]
+        return rewrite_each(graph, integer, self._zero)
 
     def _zero(self, _graph: gs.Graph, node: gs.Node) -> None:
         source, weight, bias = node.inputs[0], node.inputs[1], optional_input(node, 2)
@@ -42,7 +44,7 @@ class ZeroDeadChannels:
         require(self.ranges[source.name].codes.bits == 8, "sums over wider codes are not held in INT32")
         require(is_constant(weight) and is_constant(bias), "its weight or bias is not constant")
         require(len(weight.outputs) == 1, f"{weight.name} is read {len(weight.outputs)} times")
-        axis = 1 if node.op == "Gemm" and not attribute(node, "transB", 0) else 0
+        axis = OPERATORS[node.op].layout(node, 1).axis
         values = read(weight)
         require(tuple(read(bias).shape) == (values.shape[axis],), "its bias is not one value a channel")
         dead = _dead(np.moveaxis(values, axis, 0), read(bias), self.ranges[source.name].scale)

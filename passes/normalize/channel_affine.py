@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import (
+    NoMatch,
     absorb_into,
     attribute,
     is_constant,
     is_float_constant,
-    is_standard,
     optional_input,
     own_name,
     per_channel,
@@ -24,9 +25,7 @@ from onnxmpq.passes.matching import (
     unique_name,
 )
 from onnxmpq.values.arrays import Array, Doubles
-from onnxmpq.values.layer import LAYER_OPS
-
-_SAME_SHAPE = {"BatchNormalization", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
+from onnxmpq.values.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +60,13 @@ def layer_before(graph: gs.Graph, tensor: gs.Tensor) -> LinearLayer:
     require_private(graph, tensor)
     tail = producer(tensor)
     node, bias_input = (tail, 2) if tail.op != "Add" else _biased_matmul(graph, tail)
-    require(node.op in LAYER_OPS, f"{tensor.name} is made by {node.op}, wanted one of {', '.join(LAYER_OPS)}")
+    operator = OPERATORS.get(node.op)
+    if operator is None or operator.result is None:
+        raise NoMatch(f"{tensor.name} is made by {node.op}, which no factor is folded into")
     weight = node.inputs[1]
     require(is_float_constant(weight), f"the weight {weight.name} is not a floating-point constant")
-    is_bare = tail.op == "MatMul"
-    return LinearLayer(node, tail, weight, None if is_bare else bias_input, *output_layout(node, weight))
+    is_bare = tail is node and operator.bias is None
+    return LinearLayer(node, tail, weight, None if is_bare else bias_input, *operator.result(node))
 
 
 def _biased_matmul(graph: gs.Graph, add: gs.Node) -> tuple[gs.Node, int]:
@@ -82,38 +83,6 @@ def split_operands(node: gs.Node) -> tuple[int, int]:
     constants = [i for i, tensor in enumerate(node.inputs) if is_constant(tensor)]
     require(len(node.inputs) == 2 and len(constants) == 1, "one of two operands should be constant")
     return 1 - constants[0], constants[0]
-
-
-def output_layout(node: gs.Node, weight: gs.Constant) -> tuple[int, int, int]:
-    """Rank, channel axis and number of channels of a layer's result."""
-    rank = len(weight.shape)
-    if node.op == "Conv":
-        return rank, 1, weight.shape[0]
-    if node.op == "ConvTranspose":
-        return rank, 1, weight.shape[1] * attribute(node, "group", 1)
-    if node.op == "Gemm":
-        return 2, 1, weight.shape[0 if attribute(node, "transB", 0) else 1]
-    require(rank >= 2, f"the weight {weight.name} is a vector: it has no output channels")
-    known = known_rank(node.outputs[0]) or 1
-    return known, known - 1, weight.shape[-1]
-
-
-def known_rank(tensor: gs.Tensor) -> int | None:
-    """The number of dimensions, where the graph says it or the nodes before leave no choice; else None."""
-    if tensor.shape is not None:
-        return len(tensor.shape)
-    if len(tensor.inputs) != 1 or not is_standard(tensor.inputs[0]):
-        return None
-    node = tensor.inputs[0]
-    if node.op in {"Flatten", "Gemm"}:
-        return 2
-    if node.op in _SAME_SHAPE:
-        return known_rank(node.inputs[0])
-    if node.op not in {"Add", "MatMul"} or not is_constant(node.inputs[1]):
-        return None
-    rank, other = known_rank(node.inputs[0]), len(node.inputs[1].shape)
-    # MatMul drops a dimension when an operand is a vector.
-    return None if rank is None or (node.op == "MatMul" and min(rank, other) < 2) else max(rank, other)
 
 
 def absorb(graph: gs.Graph, layer: LinearLayer, affine: Affine) -> None:
@@ -145,17 +114,16 @@ def _new_weight(graph: gs.Graph, layer: LinearLayer, affine: Affine) -> Array | 
     require(layer.weight not in graph.outputs, f"the weight {name} is a graph output")
     require(len(layer.weight.outputs) == 1, f"the weight {name} is read by other nodes too")
     weight = read(layer.weight).astype(np.float64)
-    return _stored(_scale_channels(layer.node, weight, affine.scale), layer.weight)
+    layout = OPERATORS[layer.node.op].layout(layer.node, 1)
+    return _stored(_scale_channels(weight, layout, affine.scale), layer.weight)
 
 
-def _scale_channels(node: gs.Node, weight: Doubles, scale: Doubles) -> Doubles:
-    if node.op == "ConvTranspose":  # [C, M / group, ...]: a channel's group is that of its rows
-        group = attribute(node, "group", 1)
-        rows = np.repeat(scale.reshape(group, -1), weight.shape[0] // group, axis=0)
-        return weight * rows.reshape(*rows.shape, *[1] * (weight.ndim - 2))
-    if node.op == "Conv" or (node.op == "Gemm" and attribute(node, "transB", 0)):
-        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return weight * scale
+def _scale_channels(weight: Doubles, layout: Layout, scale: Doubles) -> Doubles:
+    """The weight with its output channels times [channels of all groups]."""
+    groups = weight.reshape(layout.group, -1, *weight.shape[1:])
+    along = [layout.group, *(1 for _ in weight.shape)]
+    along[1 + layout.axis] = len(scale) // layout.group
+    return (groups * scale.reshape(along)).reshape(weight.shape)
 
 
 def _new_bias(layer: LinearLayer, affine: Affine) -> Array | None:
@@ -173,8 +141,9 @@ def _new_bias(layer: LinearLayer, affine: Affine) -> Array | None:
 
 
 def channel_bias(bias: gs.Tensor, op: str, rank: int, axis: int, channels: int) -> Doubles:
-    """A constant bias as one value a channel: a convolution's is a vector, any other broadcasts against the result."""
-    is_vector = op in {"Conv", "ConvTranspose"}
+    """A constant bias of a layer's node, or behind it, as one value a channel."""
+    slot = OPERATORS[op].bias
+    is_vector = slot is not None and slot.is_vector
     return per_channel(read(bias), *((1, 0) if is_vector else (rank, axis)), channels)
 
 

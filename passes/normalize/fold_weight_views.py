@@ -11,8 +11,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import (
-    WEIGHT_INPUTS,
     NoMatch,
     attribute,
     is_captured,
@@ -37,7 +37,7 @@ _STORED_BYTES = 1  # per element: what a weight takes once it has codes
 
 @dataclass(frozen=True, slots=True)
 class FoldWeightViews:
-    """Compute the weight of a Conv, ConvTranspose, Gemm or MatMul once, where constants alone make it.
+    """Compute the weight of a layer (`onnxmpq.operators`) once, where constants alone make it.
 
     Views (Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity, Cast between floats) are always folded;
     a constant behind them that others read as well stays for those. ConstantOfShape, Expand and arithmetic
@@ -51,7 +51,7 @@ class FoldWeightViews:
 
     def __call__(self, graph: gs.Graph) -> bool:
         """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, WEIGHT_INPUTS, _fold)
+        return rewrite_each(graph, OPERATORS, _fold)
 
 
 def _fold(graph: gs.Graph, layer: gs.Node) -> None:
@@ -72,7 +72,7 @@ def _fold(graph: gs.Graph, layer: gs.Node) -> None:
 def _computed_weight(graph: gs.Graph, layer: gs.Node) -> tuple[gs.Tensor, list[gs.Node]]:
     """The layer's weight and the nodes that compute it from constants, in order."""
     reasons = []
-    for index in WEIGHT_INPUTS[layer.op]:
+    for index in OPERATORS[layer.op].weights:
         try:
             return layer.inputs[index], _makers(graph, layer.inputs[index])
         except NoMatch as reason:

@@ -9,7 +9,8 @@ from typing import ClassVar
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import WEIGHT_INPUTS, graphs, is_float_constant, is_standard, unique_name
+from onnxmpq.operators import OPERATORS
+from onnxmpq.passes.matching import graphs, is_float_constant, is_standard, unique_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class HoistSubgraphWeights:
     In onnx-graphsurgeon a constant belongs to no graph: it is one object that nodes of any graph read, and
     it is written into every graph that does. A name of its own is all it lacks to be computed by the main
     graph instead, and captured by name (ONNX IR, outer-scope rule); `hoist_initializers` does so to the
-    written model. Takes the float constants at the weight input of Conv, ConvTranspose, Gemm and MatMul in
+    written model. Takes the float constants at the weight inputs of layers (`onnxmpq.operators`) in
     the bodies of If, Loop and Scan, nested ones too. Preserving: the outputs are bit-equal.
     """
 
@@ -39,7 +40,12 @@ def _subgraph_weights(graph: gs.Graph) -> Iterator[gs.Constant]:
     for subgraph in graph.subgraphs(recursive=True):
         for node in subgraph.nodes:
             if is_standard(node):
-                yield from (node.inputs[i] for i in WEIGHT_INPUTS.get(node.op, ()) if _is_weight(node, i))
+                yield from (node.inputs[i] for i in _places(node.op) if _is_weight(node, i))
+
+
+def _places(op: str) -> tuple[int, ...]:
+    """The inputs that may be a layer's weight."""
+    return OPERATORS[op].weights if op in OPERATORS else ()
 
 
 def _is_weight(node: gs.Node, index: int) -> bool:
@@ -93,7 +99,7 @@ def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _weight_names(graph: onnx.GraphProto) -> Iterator[str]:
     for node in graph.node:
-        yield from (node.input[i] for i in WEIGHT_INPUTS.get(node.op_type, ()) if i < len(node.input))
+        yield from (node.input[i] for i in _places(node.op_type) if i < len(node.input))
 
 
 def _other_names(main: onnx.GraphProto, bodies: Sequence[onnx.GraphProto]) -> set[str]:

@@ -8,7 +8,8 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import absorb_into, per_channel, read, require, rewrite_each, unique_name
-from onnxmpq.passes.normalize.channel_affine import known_rank, layer_before, split_operands
+from onnxmpq.passes.normalize.channel_affine import layer_before, split_operands
+from onnxmpq.passes.ranks import known_rank
 
 
 @dataclass(frozen=True, slots=True)

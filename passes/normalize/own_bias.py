@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import (
+    NoMatch,
     attribute,
     is_float_constant,
     is_private,
@@ -18,12 +20,12 @@ from onnxmpq.passes.matching import (
     rewrite_each,
     scaled,
 )
-from onnxmpq.passes.normalize.channel_affine import channel_bias, output_layout
+from onnxmpq.passes.normalize.channel_affine import channel_bias
 
 
 @dataclass(frozen=True, slots=True)
 class OwnBias:
-    """Make the constant bias of a Conv or Gemm a vector [channels] that nothing else reads, a Gemm's beta in it.
+    """Make each constant bias that rounding may move a vector [channels] that nothing else reads, a Gemm's beta in it.
 
     A Gemm's may be a scalar or [1, channels], and exporters let layers share equal ones, which are copied then: a float
     a channel. Layers whose weight is no constant of their own stay. Preserving: equal but for beta's rounding.
@@ -33,7 +35,8 @@ class OwnBias:
 
     def __call__(self, graph: gs.Graph) -> bool:
         """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("Conv", "Gemm"), _own)
+        movable = [op.name for op in OPERATORS.values() if op.bias is not None and op.bias.moves]
+        return rewrite_each(graph, movable, _own)
 
 
 def _own(graph: gs.Graph, node: gs.Node) -> None:
@@ -42,7 +45,10 @@ def _own(graph: gs.Graph, node: gs.Node) -> None:
     require(
         is_float_constant(weight) and is_private(graph, weight), f"{weight.name} is no constant of its own"
     )
-    rank, axis, channels = output_layout(node, weight)
+    result = OPERATORS[node.op].result
+    if result is None:
+        raise NoMatch("the layout of its result is not known")
+    rank, axis, channels = result(node)
     is_own = old.shape == (channels,) and is_private(graph, bias)
     require(not is_own or beta != 1, "its bias is its own")
     values = scaled(channel_bias(bias, node.op, rank, axis, channels).astype(old.dtype), beta)

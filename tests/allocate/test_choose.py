@@ -4,14 +4,14 @@ import pytest
 
 from onnxmpq.allocate.choose import choose_plan, forced_plan, widest
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.budgets.constrain import weight_bytes
 from onnxmpq.errors import InfeasibleError
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import CostTable
-from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.storage import weight_bytes
 
-LAYERS = tuple(Layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(6))
+LAYERS = tuple(example_layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(6))
 OPTIONS = {layer.name: tuple(Option(b) for b in (2, 4, 8)) for layer in LAYERS}
 COSTS = CostTable(
     {layer.name: {o: (i + 1) * 4.0 ** -o.weight_bits for o in OPTIONS[layer.name]} for i, layer in enumerate(LAYERS)},

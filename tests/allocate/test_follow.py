@@ -4,14 +4,14 @@ import pytest
 
 from onnxmpq.allocate.follow import follow
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.budgets.constrain import weight_bytes
 from onnxmpq.errors import InfeasibleError
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import Trajectory
-from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.storage import weight_bytes
 
-LAYERS = tuple(Layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(6))
+LAYERS = tuple(example_layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(6))
 PLANS = tuple(
     Plan({layer.name: Option(8 if i >= step else 4) for i, layer in enumerate(LAYERS)}) for step in range(7)
 )

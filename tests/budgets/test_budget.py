@@ -2,29 +2,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.budgets.budget import Budget, Kind
+from onnxmpq.budgets.bits import BITS
+from onnxmpq.budgets.bops import BOPS
+from onnxmpq.budgets.budget import Budget, needing, tightest
+from onnxmpq.budgets.drop import DROP
+from onnxmpq.budgets.file_bytes import FILE_BYTES
+from onnxmpq.budgets.kind import Kind, Needs
+from onnxmpq.budgets.latency import LATENCY
+from onnxmpq.budgets.milliseconds import MILLISECONDS
+from onnxmpq.budgets.ratio import RATIO
 from onnxmpq.errors import BudgetError, OnnxmpqError
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "limit"),
     [
-        ("4bit-avg", Kind.BITS, 4.0),
-        ("4.5bit-avg", Kind.BITS, 4.5),
-        ("1.5MB", Kind.FILE, 1.5e6),
-        ("350kB", Kind.FILE, 350e3),
-        ("350KB", Kind.FILE, 350e3),
-        ("2MiB", Kind.FILE, 2 * 2**20),
-        ("8KiB", Kind.FILE, 8192.0),
-        ("25%", Kind.RATIO, 0.25),
-        ("8x", Kind.RATIO, 0.125),
-        ("drop=0.5%", Kind.DROP, 0.005),
-        ("2.1GBOPs", Kind.BOPS, 2.1e9),
-        ("900MBOPs", Kind.BOPS, 900e6),
-        ("latency=0.7x", Kind.LATENCY, 0.7),
-        ("latency=5ms", Kind.MILLISECONDS, 5.0),
-        ("latency=800us", Kind.MILLISECONDS, 0.8),
-        ("latency=1.5s", Kind.MILLISECONDS, 1500.0),
+        ("4bit-avg", BITS, 4.0),
+        ("4.5bit-avg", BITS, 4.5),
+        ("1.5MB", FILE_BYTES, 1.5e6),
+        ("350kB", FILE_BYTES, 350e3),
+        ("350KB", FILE_BYTES, 350e3),
+        ("2MiB", FILE_BYTES, 2 * 2**20),
+        ("8KiB", FILE_BYTES, 8192.0),
+        ("25%", RATIO, 0.25),
+        ("8x", RATIO, 0.125),
+        ("drop=0.5%", DROP, 0.005),
+        ("2.1GBOPs", BOPS, 2.1e9),
+        ("900MBOPs", BOPS, 900e6),
+        ("latency=0.7x", LATENCY, 0.7),
+        ("latency=5ms", MILLISECONDS, 5.0),
+        ("latency=800us", MILLISECONDS, 0.8),
+        ("latency=1.5s", MILLISECONDS, 1500.0),
     ],
 )
 def test_parses_and_prints_back(text: str, kind: Kind, limit: float) -> None:
@@ -138,3 +146,12 @@ def test_errors_are_of_the_family_and_builtins() -> None:
     with pytest.raises(ValueError, match="not understood") as caught:
         Budget.parse("much")
     assert isinstance(caught.value, OnnxmpqError)
+
+
+def test_budgets_by_what_they_need() -> None:
+    words = ("4bit-avg", "drop=2%", "2kB", "latency=5ms", "drop=1%", "latency=0.7x", "1kB")
+    budgets = [Budget.parse(word) for word in words]
+    assert [str(budget) for budget in needing(budgets, Needs.TIME)] == ["latency=5ms", "latency=0.7x"]
+    assert [str(tightest(budgets, needs)) for needs in (Needs.LOSS, Needs.FILE)] == ["drop=1%", "1kB"]
+    assert tightest(budgets[:1], Needs.LOSS) is None
+    assert [budget.is_measured for budget in budgets] == [False, True, False, True, True, True, False]

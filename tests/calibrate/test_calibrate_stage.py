@@ -52,9 +52,9 @@ def test_a_detector_that_finds_nothing(tmp_path: Path, activations: str, method:
     acts = {layer.name: layer.activation_bits for layer in report.layers}
     reached = 8 if activations == "int8" else None
     assert acts == {"a": reached, "y": reached, "b": None, "classes": None}
-    said = any(note.startswith("no calibration sample reaches b, classes") for note in report.notes)
+    said = any(note.startswith("no calibration sample reaches b, classes") for note in report.run.notes)
     assert said == (activations == "int8")
-    assert report.metrics["compiled"].sqnr is not None
+    assert report.quality.metrics["compiled"].sqnr is not None
 
 
 def test_a_tensor_that_only_a_layer_in_float_reads_cannot_be_spared(

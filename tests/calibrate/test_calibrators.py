@@ -27,7 +27,7 @@ from onnxmpq.values.activation_range import INT8, UINT8, ActivationRange, CodeTy
 from onnxmpq.values.arrays import Array
 
 OWN = """
-from onnxmpq.calibrate.calibrators import Calibrator
+from onnxmpq import Calibrator
 
 def most(seen, codes):
     return 0.97 * seen.lowest, 0.97 * seen.highest

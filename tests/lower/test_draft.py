@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxmpq.lower.channel_groups import part_of
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.values.costs import CostTable, Trajectory
+from onnxmpq.values.group import Group
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 
@@ -16,7 +16,7 @@ Lower = Callable[..., Lowering]
 
 
 def plan_of(lowering: Lowering, bits: int) -> Plan:
-    return Plan({layer.name: Option(bits) for layer in lowering.layers})
+    return Plan({unit.name: Option(bits) for unit in lowering.units})
 
 
 def test_a_draft_holds_what_would_ship(lower_classifier: Lower) -> None:
@@ -32,12 +32,16 @@ def test_a_draft_holds_what_would_ship(lower_classifier: Lower) -> None:
 
 def test_plans_over_groups_are_drafted_over_groups(lower_classifier: Lower) -> None:
     lowering = lower_classifier()
-    first, *others = lowering.layers
+    first, *others = lowering.setting.prepared.layers
     half = first.channels // 2
-    units = [part_of(first, i, range(half * i, half * (i + 1))) for i in range(2)]
-    bits = dict.fromkeys([la.name for la in others], 8) | {units[0].name: 4, units[1].name: 8}
-    plan = Plan({name: Option(b) for name, b in bits.items()})
-    over = lowering.over(Trajectory((plan,), (None,), "kl", "m", 1, layers=tuple(units)))
-    assert over.layers == (*units, *others)
-    assert [layer.part_of for layer in over.draft(plan).prepared.layers[:2]] == [first.name] * 2
+    halves = tuple(range(half)), tuple(range(half, first.channels))
+    groups = [Group(first, channels, i) for i, channels in enumerate(halves)]
+    path = Trajectory((plan_of(lowering, 8),), (None,), "kl", "m", 1, groups={first.name: halves})
+    over = lowering.over(path)
+    assert over.units == (*groups, *others)
+    plan = Plan({**plan_of(over, 8).options, groups[0].name: Option(4)})
+    draft = over.draft(plan)
+    assert (draft.units, draft.plan) == (over.units, plan)
+    assert [layer.params for layer in draft.prepared.layers] == [unit.params for unit in over.units]
+    assert over.draft(plan_of(over, 8)) == lowering.draft(plan_of(lowering, 8))
     assert over.over(CostTable({}, "kl", "m", 1)) == lowering

@@ -67,4 +67,4 @@ def test_a_network_that_resizes_to_the_size_of_a_tensor_compiles(tmp_path: Path,
     report = onnxmpq.compile_model(
         tmp_path / "m.onnx", ["5bit-avg"], {"x": x}, effort="fast", activations=activations
     )
-    assert (report.metrics["compiled"].sqnr or 0) > 20
+    assert (report.quality.metrics["compiled"].sqnr or 0) > 20

@@ -5,14 +5,14 @@ from onnx import helper, numpy_helper
 
 from onnxmpq.errors import OptionError
 from onnxmpq.place.half_precision import check_halves
-from onnxmpq.values.layer import Layer
+from onnxmpq.testing.models import example_layer
 
 
 def notes(largest: float) -> list[str]:
     weight = np.linspace(-largest, largest, 36, dtype=np.float32).reshape(4, 9)
     graph = helper.make_graph([], "g", [], [], [numpy_helper.from_array(weight, "w")])
     model: onnx.ModelProto = helper.make_model(graph)
-    return list(check_halves(model, [Layer("head", "Gemm", ("head",), "w", (4, 9), 0)]))
+    return list(check_halves(model, [example_layer("head", "Gemm", ("head",), "w", (4, 9), 0)]))
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-3, 1.0, 65504.0])

@@ -1,14 +1,27 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from onnxmpq.budgets.budget import Budget
+from onnxmpq.budgets.kind import Form, Kind
 from onnxmpq.evaluation import Evaluation
 from onnxmpq.inspection import InspectedLayer, Inspection
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.values.latency import Latency
-from onnxmpq.values.report import BudgetReport, LayerReport, Report, SearchReport
+from onnxmpq.values.report import (
+    BudgetReport,
+    LayerReport,
+    QualityReport,
+    Report,
+    RunReport,
+    SearchReport,
+    SensitivityReport,
+    SizeReport,
+    SpeedReport,
+)
+from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.score import Score
 
 Capture = pytest.CaptureFixture[str]
@@ -22,41 +35,53 @@ LAYERS = (
 REPORT = Report(
     model="m.onnx",
     output="[out].onnx",
-    average_weight_bits=10.512,
-    weight_bytes=2543,
-    fp32_weight_bytes=7648,
-    file_bytes=3000,
-    fp32_file_bytes=9000,
+    size=SizeReport(
+        average_weight_bits=10.512,
+        weight_bytes=2543,
+        fp32_weight_bytes=7648,
+        file_bytes=3000,
+        fp32_file_bytes=9000,
+    ),
     budgets=(),
     layers=LAYERS,
-    metrics={"fp32": Score(500, 0.9, 1.0, 0.0, None), "compiled": Score(500, 0.888, 0.95, 0.0123, 20.0)},
-    evaluated_on="500 samples of x.npz",
-    latency=(Latency(1, 0.002, 0.001, 2.0), Latency(16, 0.01, 0.02, 0.5)),
-    is_faster=True,
-    provider="cpu",
-    processor="Fast CPU",
-    target="ort-cpu",
-    storage="packed",
-    dequantizes=False,
-    opset=21,
-    onnxruntime="1.23",
-    optimizations="all",
-    cpus="any",
-    method="measured",
-    evaluations=48,
-    sensitivity_samples=128,
-    sensitivity_unit="nats",
-    metric="kl",
-    calibration="512 samples of y.npz",
-    effort="balanced",
-    search=None,
-    float_ops={"act": "HardSwish has no integer kernel"},
-    notes=(),
-    seconds={"load": 1.0, "sensitivity": 1.5, "verify": 1.0},
-    peak_rss_bytes=123_000_000,
-    versions={},
-    is_broken=False,
+    quality=QualityReport(
+        metrics={"fp32": Score(500, 0.9, 1.0, 0.0, None), "compiled": Score(500, 0.888, 0.95, 0.0123, 20.0)},
+        evaluated_on="500 samples of x.npz",
+        cpus="any",
+        is_broken=False,
+    ),
+    speed=SpeedReport(
+        latency=(Latency(1, 0.002, 0.001, 2.0), Latency(16, 0.01, 0.02, 0.5)),
+        is_faster=True,
+        processor="Fast CPU",
+        dequantizes=False,
+        float_ops={"act": "HardSwish has no integer kernel"},
+    ),
+    requirements=Requirements("ort-cpu", "packed", 21, "1.23"),
+    sensitivity=SensitivityReport(
+        method="measured",
+        evaluations=48,
+        samples=128,
+        unit="nats",
+        metric="kl",
+        effort="balanced",
+        search=None,
+    ),
+    run=RunReport(
+        provider="cpu",
+        calibration="512 samples of y.npz",
+        notes=(),
+        seconds={"load": 1.0, "sensitivity": 1.5, "verify": 1.0},
+        peak_rss_bytes=123_000_000,
+        versions={},
+    ),
 )
+
+
+def but(*layers: LayerReport, **groups: Mapping[str, Any]) -> Report:
+    """The report with these fields of its groups changed, and these layers where there are any."""
+    changed = {name: replace(getattr(REPORT, name), **fields) for name, fields in groups.items()}
+    return replace(REPORT, layers=layers or LAYERS, **changed)
 
 
 def shown(report: Report, capsys: Capture) -> str:
@@ -68,12 +93,12 @@ def shown(report: Report, capsys: Capture) -> str:
 
 
 def test_short_times_are_microseconds(capsys: Capture) -> None:
-    fast = replace(REPORT, latency=(Latency(1, 1.2e-3, 0.00004, 30.0),))
+    fast = but(speed={"latency": (Latency(1, 1.2e-3, 0.00004, 30.0),)})
     assert "1.20 ms -> 40 µs (30.00x faster here)" in shown(fast, capsys)
 
 
 def test_a_difference_that_rounds_to_none_is_none(capsys: Capture) -> None:
-    same = replace(REPORT, latency=(Latency(1, 1.001e-3, 1e-3, 1.001), Latency(8, 1e-3, 1.001e-3, 0.999)))
+    same = but(speed={"latency": (Latency(1, 1.001e-3, 1e-3, 1.001), Latency(8, 1e-3, 1.001e-3, 0.999))})
     printed = shown(same, capsys)
     assert printed.count("1.00 ms -> 1.00 ms (as fast here)") == 2
 
@@ -104,11 +129,13 @@ def test_a_report(capsys: Capture) -> None:
 )
 def test_a_search_says_what_was_tried_and_kept(search: SearchReport, said: str, capsys: Capture) -> None:
     line = next(
-        text for text in shown(replace(REPORT, search=search), capsys).splitlines() if "requantizing" in text
+        text
+        for text in shown(but(sensitivity={"search": search}), capsys).splitlines()
+        if "requantizing" in text
     )
     assert line.split(maxsplit=1) == ["search", said]
     nothing = SearchReport(0.5, 0.5, 0, 0, None)
-    assert "requantizing" not in shown(replace(REPORT, search=nothing), capsys)
+    assert "requantizing" not in shown(but(sensitivity={"search": nothing}), capsys)
 
 
 def test_every_layer_is_a_line(capsys: Capture) -> None:
@@ -118,38 +145,41 @@ def test_every_layer_is_a_line(capsys: Capture) -> None:
 
 
 def test_a_broken_result_is_said_in_the_last_line(capsys: Capture) -> None:
-    assert shown(replace(REPORT, is_broken=True), capsys).splitlines()[-1].startswith("LOST: ")
+    assert shown(but(quality={"is_broken": True}), capsys).splitlines()[-1].startswith("LOST: ")
 
 
 def test_a_gain_in_size_only_is_said_last_with_its_reason(capsys: Capture) -> None:
-    slow = replace(
-        REPORT, is_faster=False, latency=(Latency(1, 0.002, 0.002, 1.0), Latency(8, 0.01, 0.02, 0.5))
-    )
-    said = shown(slow, capsys).splitlines()[-1]
+    times = Latency(1, 0.002, 0.002, 1.0), Latency(8, 0.01, 0.02, 0.5)
+    slow = {"is_faster": False, "latency": times}
+    said = shown(but(speed=slow), capsys).splitlines()[-1]
     assert said.startswith("SIZE ONLY: ")
     assert "1.00x fp32's time at batch 1, 2.00x fp32's time at batch 8" in said
     assert "1 of 4 layers run as integer kernels" in said
     floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
-    said = shown(replace(slow, layers=floats), capsys)
+    said = shown(but(*floats, speed=slow), capsys)
     assert "so layers compute as before; --activations int8" in said.splitlines()[-1]
     assert "0 of 4 layers as integer kernels, 4 in float" in said
-    larger = shown(replace(slow, file_bytes=9000), capsys).splitlines()[-1]
+    larger = shown(but(speed=slow, size={"file_bytes": 9000}), capsys).splitlines()[-1]
     assert larger.startswith("NO GAIN: this file is no faster here (")
     assert "SIZE ONLY" not in shown(REPORT, capsys)
 
 
 def test_weights_that_are_dequantized_at_every_run_are_the_reason_why_a_file_is_slow(capsys: Capture) -> None:
-    slow = replace(REPORT, is_faster=False, storage="native", dequantizes=True)
-    said = shown(slow, capsys).splitlines()[-1]
+    slow: dict[str, Any] = {
+        "speed": {"is_faster": False, "dequantizes": True},
+        "requirements": {"storage": "native"},
+    }
+    said = shown(but(**slow), capsys).splitlines()[-1]
     assert said.endswith("kernels, for the others native weights are dequantized at every run")
     floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
-    said = shown(replace(slow, layers=floats), capsys).splitlines()[-1]
+    said = shown(but(*floats, **slow), capsys).splitlines()[-1]
     assert "activations stay in fp32, so native weights are dequantized at every run; --activations" in said
 
 
 def test_activations_without_kernels_are_the_reason_why_a_file_is_slow(capsys: Capture) -> None:
     narrow = tuple(replace(layer, activation_bits=4, kernel=None) for layer in LAYERS)
-    said = shown(replace(REPORT, is_faster=False, layers=narrow, optimizations="basic"), capsys)
+    basic = {"optimizations": "basic"}
+    said = shown(but(*narrow, speed={"is_faster": False}, requirements=basic), capsys)
     assert said.splitlines()[-1].endswith(
         "has no integer kernels for 4-bit activations, and computes in float between them"
     )
@@ -157,7 +187,8 @@ def test_activations_without_kernels_are_the_reason_why_a_file_is_slow(capsys: C
 
 
 def test_nothing_measured(capsys: Capture) -> None:
-    text = shown(replace(REPORT, metrics={}, latency=(), layers=(), float_ops={}, peak_rss_bytes=0), capsys)
+    speed: dict[str, Any] = {"latency": (), "float_ops": {}}
+    text = shown(but(quality={"metrics": {}}, speed=speed, run={"peak_rss_bytes": 0}), capsys)
     assert "judged on" not in text
     assert "memory" not in text
 
@@ -173,7 +204,7 @@ def test_nothing_measured(capsys: Capture) -> None:
     ],
 )
 def test_scores_of_every_kind(score: Score, words: str, capsys: Capture) -> None:
-    assert words in shown(replace(REPORT, metrics={"fp32": Score(5), "compiled": score}), capsys)
+    assert words in shown(but(quality={"metrics": {"fp32": Score(5), "compiled": score}}), capsys)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +226,20 @@ def test_budgets_of_every_kind(word: str, reached: float | None, words: str, cap
     budget = Budget.parse(word)
     asked = BudgetReport(word, str(budget.kind), budget.limit, reached)
     assert f"{word}: reached {words}\n" in shown(replace(REPORT, budgets=(asked,)), capsys)
+
+
+def test_a_kind_of_budget_says_itself_what_was_reached_and_missed(capsys: Capture) -> None:
+    kind = Kind(
+        name="share of MACs with 16-bit inputs",
+        forms=(Form("a16={}%", float),),
+        words=lambda reached, limit: f"{reached:.0%} of all MACs, {limit:.0%} asked",
+        missed="as counted",
+    )
+    report = replace(REPORT, budgets=(BudgetReport("a16=15%", kind.name, 0.15, 0.4, False),))
+    show_report(report, [kind])
+    text = capsys.readouterr().out
+    assert "a16=15%: reached 40% of all MACs, 15% asked\n" in text
+    assert text.endswith("MISSED: budget a16=15% does not hold as counted\n")
 
 
 def test_an_inspection(capsys: Capture) -> None:

@@ -15,8 +15,8 @@ from onnxmpq.requantize.logit_scale import best_logit_scale, file_loss, with_log
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.testing import model_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.plan import Plan
@@ -25,7 +25,7 @@ Lower = Callable[..., Lowering]
 
 
 def draft_of(lowering: Lowering, bits: int) -> Draft:
-    return lowering.draft(Plan({layer.name: Option(bits) for layer in lowering.layers}))
+    return lowering.draft(Plan({layer.name: Option(bits) for layer in lowering.units}))
 
 
 def shrunk(draft: Draft, factor: float) -> Draft:
@@ -67,7 +67,7 @@ def test_a_bias_that_was_shifted_is_scaled_with_its_shift(
     weight = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     bias = np.arange(1, 5, dtype=np.float32)
     model = model_of("g (float[N, 3] x) => (float[N, 4] y) { y = Gemm (x, w, b) }", w=weight, b=bias)
-    layer = Layer("y", "Gemm", ("y",), "w", (3, 4), 1, bias="b")
+    layer = example_layer("y", "Gemm", ("y",), "w", (3, 4), 1, bias="b")
     candidates = Candidates(model, "nearest")
     candidates.replace(layer, quantize(weight, 1, 4), np.full(4, 0.5, np.float32))
     monkeypatch.setattr(logit_scale, "_logits", lambda _: ("y", layer))

@@ -36,13 +36,14 @@ Lower = Callable[..., Lowering]
 @pytest.fixture
 def draft(lower_classifier: Lower) -> Draft:
     lowering = lower_classifier(rounding="compensated", widths=(2, 3, 4, 8))
-    return trying(lowering.draft(Plan({layer.name: Option(3) for layer in lowering.layers})), tries=True)
+    return trying(lowering.draft(Plan({layer.name: Option(3) for layer in lowering.units})), tries=True)
 
 
 def trying(draft: Draft, *, tries: bool) -> Draft:
     """Under an effort that tries requantizing first, or that requantizes at once."""
-    effort = replace(draft.setting.request.effort, tries=tries)
-    request = replace(draft.setting.request, effort=effort)
+    effort = replace(draft.setting.request.search.effort, tries=tries)
+    own = draft.setting.request
+    request = replace(own, search=replace(own.search, effort=effort))
     return replace(draft, setting=replace(draft.setting, request=request))
 
 
@@ -96,7 +97,8 @@ def test_codes_keep_their_kind_where_the_file_would_break_a_budget(
         return requantized(*args, same_kind=same_kind)
 
     monkeypatch.setattr(stage, "requantized", noted)
-    request = replace(draft.setting.request, budgets=(Budget.parse(limit),))
+    own = draft.setting.request
+    request = replace(own, constraints=replace(own.constraints, budgets=(Budget.parse(limit),)))
     draft = replace(draft, setting=replace(draft.setting, request=request))
     stage.rounded_again(draft, draft.setting.splits.requantizing, NO_AUGMENTATION, lambda _done, _total: None)
     assert asked == kept

@@ -27,7 +27,7 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import fitted
 from onnxmpq.rounding.moments import input_moments
 from onnxmpq.rounding.quantizer import quantize
-from onnxmpq.rounding.shrink import shrinkage
+from onnxmpq.rounding.shrink import diagonals, shrinkage
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 from onnxmpq.values.arrays import Array
@@ -178,35 +178,6 @@ def test_what_is_fitted_to_few_windows_holds_on_others(bits: int) -> None:
     assert requantized_ < 1.15 * unrequantized  # 1.27 and 1.50 times where they are trusted
 
 
-def test_few_windows_are_known_by_what_varies_within_maps_too() -> None:
-    """The fit sees the quantized maps before the pool, through the pairs."""
-    text = """<ir_version: 8, opset_import: ["" : 13]> net (float[n, 24, 3, 3] x) => (float[n, 5] y) {
-        c = Conv (x, k)  r = Relu (c)  %s  p = GlobalAveragePool (m)  f = Flatten (p)  y = MatMul (f, w) }"""
-    shapes = {"k": (24, 24, 1, 1), "w": (24, 5)}
-    model = network(text % "m = Identity (r)", shapes)
-    pairs = "q = QuantizeLinear (r, s)  m = DequantizeLinear (q, s)"
-    quantized = network((text % pairs), {**shapes, "s": ()})
-    quantized_maps = onnx.ModelProto()
-    quantized_maps.CopyFrom(quantized)
-    quantized_maps.graph.output.append(onnx.ValueInfoProto(name="m"))
-    traced = trace(CPU, model, {"x": np.ones((1, 24, 3, 3), np.float32)})
-    layers = layers_of(model, traced)
-    data = samples(24, 3, 3).some(16, 0)
-    requantizer = SequentialRequantizer(CPU, model, quantized, layers, traced, data, 8, seed=0)
-    first, second = layers
-    requantizer.fix({first.weight: requantizer._value(first.weight)})
-    regression = find_regression_target(second, model, quantized, traced)
-    assert regression is not None
-    halves = requantizer._fits(second, regression)
-    assert [half.count for half in halves] == [8, 8]
-    maps = [CPU.session(quantized_maps).run(batch.feeds)["m"] for batch in data.batches(8)]
-    for half, some in zip(halves, maps, strict=True):
-        left = (some - some.mean(axis=(2, 3), keepdims=True)).transpose(1, 0, 2, 3).reshape(24, -1)
-        assert half.within is not None
-        np.testing.assert_allclose(half.within[0], left @ left.T, rtol=1e-3, atol=1e-2)
-    assert requantizer.requantize(second, 3) is not None
-
-
 def pointwise(size: int) -> tuple[onnx.ModelProto, Dataset, dict[str, Traced], Layer]:
     """A network of one convolution over maps of that size, 64 samples, a run's tensors, and the layer."""
     text = f"""<ir_version: 8, opset_import: ["" : 13]>
@@ -342,7 +313,7 @@ def test_rows_are_drawn_to_those_they_come_from_as_the_moments_are_to_their_diag
     rng = np.random.default_rng(windows)
     rows, inputs = rng.standard_normal((1, 3, 8)).astype(np.float32), rng.standard_normal((windows, 8)) + 1
     fit = fit_of(inputs, rng.standard_normal((windows, 3)))
-    (share,), (diagonal,) = shrinkage(fit.moments)
+    (share,), (diagonal,) = shrinkage(fit.moments), diagonals(fit.gram)
     gram, cross = fit.gram[0], fit.cross[0]
     drawn = ((1 - share) * gram + share * diagonal) / (1 - share)
     whole = drawn + 0.01 * gram.diagonal().mean() * np.eye(8)

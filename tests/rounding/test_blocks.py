@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.layer import Layer
 
 
 def convolution(channels: int, kernel: int) -> Layer:
-    return Layer("c", "Conv", ("c",), "w", (8, channels, kernel, kernel), 0)
+    return example_layer("c", "Conv", ("c",), "w", (8, channels, kernel, kernel), 0)
 
 
 @pytest.mark.parametrize(
@@ -18,10 +19,10 @@ def convolution(channels: int, kernel: int) -> Layer:
         (convolution(64, 3), 1, 576),
         (convolution(455, 3), 1, 4095),
         (convolution(512, 3), 2, 2304),
-        (Layer("d", "Conv", ("d",), "w", (8, 1, 3, 3), 0, 8), 1, 9),
-        (Layer("f", "Gemm", ("f",), "w", (16, 9216), 0), 6, 1536),
-        (Layer("m", "MatMul", ("m",), "w", (4097, 16), 1), 2, 2049),
-        (Layer("t", "ConvTranspose", ("t",), "w", (8192, 4, 2, 2), 1, 2), 1, 4096),
+        (example_layer("d", "Conv", ("d",), "w", (8, 1, 3, 3), 0, 8), 1, 9),
+        (example_layer("f", "Gemm", ("f",), "w", (16, 9216), 0), 6, 1536),
+        (example_layer("m", "MatMul", ("m",), "w", (4097, 16), 1), 2, 2049),
+        (example_layer("t", "ConvTranspose", ("t",), "w", (8192, 4, 2, 2), 1, 2), 1, 4096),
         (convolution(3, 64), 3, 4096),
     ],
 )

@@ -11,10 +11,11 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import Fitted
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.testing import model_of
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.arrays import Floats
-from onnxmpq.values.layer import Layer
+from onnxmpq.values.group import Group
 
-LAYER = Layer("y", "Conv", ("y",), "w", (4, 2, 1, 1), 0, bias="b")
+LAYER = example_layer("y", "Conv", ("y",), "w", (4, 2, 1, 1), 0, bias="b")
 WEIGHT = np.random.default_rng(0).standard_normal(LAYER.shape).astype(np.float32)
 BIAS = np.array([1.0003, -0.3, 0.7, 0.1], np.float32)  # none of them a half
 
@@ -32,8 +33,9 @@ def candidates() -> Candidates:
 
 def test_a_group_of_channels_has_its_part_of_what_the_bias_gains(candidates: Candidates) -> None:
     candidates.replace(LAYER, quantize(WEIGHT, 0, 4), np.arange(4, dtype=np.float32))
-    part = replace(LAYER, name="y/1", shape=(2, 2, 1, 1), part=(1, 3), part_of="y")
-    parts = candidates.of_parts(convolution(WEIGHT[[1, 3]], BIAS[[1, 3]]), [part])
+    group = Group(LAYER, (1, 3), 0)
+    parts = candidates.of_groups(convolution(WEIGHT[[1, 3]], BIAS[[1, 3]]), [group])
+    part = replace(LAYER, name=group.name, shape=(2, 2, 1, 1))
     np.testing.assert_array_equal(parts.bias(part, 4), BIAS[[1, 3]] + np.array([1, 3], np.float32))
 
 

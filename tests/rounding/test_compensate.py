@@ -12,6 +12,7 @@ from onnxmpq.rounding.compensate import bias_shift, compensate
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.rows import channel_scales, from_rows, row_scales, to_rows
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.arrays import Doubles, Floats
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, code_range
@@ -27,14 +28,14 @@ SHAPES = {
 }
 
 
-def layer_of(kind: str, bias: str | None = None) -> Layer:
+def small_layer(kind: str, bias: str | None = None) -> Layer:
     shape, axis, group = SHAPES[kind]
     op = (
         kind.rsplit(maxsplit=1)[-1]
         if kind.rsplit(maxsplit=1)[-1] in {"ConvTranspose", "Gemm", "MatMul"}
         else "Conv"
     )
-    return Layer(kind, op, (kind,), "w", shape, axis, group, bias=bias)
+    return example_layer(kind, op, (kind,), "w", shape, axis, group, bias=bias)
 
 
 def moments_of(layer: Layer, seed: int, mean: float = 0.0) -> tuple[Moments, Floats]:
@@ -55,7 +56,7 @@ def output_error(weight: Floats, rounded: Floats, layer: Layer, x: Floats) -> fl
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_rows_and_back(kind: str) -> None:
-    layer = layer_of(kind)
+    layer = small_layer(kind)
     codes = np.random.default_rng(0).integers(-8, 8, layer.shape).astype(np.float32)
     rows = to_rows(codes, layer)
     assert rows.shape[0] == layer.group
@@ -65,7 +66,7 @@ def test_rows_and_back(kind: str) -> None:
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_disturbs_the_output_less_than_nearest_rounding(kind: str, bits: int) -> None:
-    layer = layer_of(kind)
+    layer = small_layer(kind)
     weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
     moments, x = moments_of(layer, 2)
     stored = compensate(weight, layer, gram_for(layer, moments), [bits])[bits]
@@ -77,7 +78,7 @@ def test_disturbs_the_output_less_than_nearest_rounding(kind: str, bits: int) ->
 
 
 def test_weights_whose_squares_are_no_numbers_are_rounded_without_a_word() -> None:
-    layer = layer_of("Gemm")
+    layer = small_layer("Gemm")
     weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
     gram = gram_for(layer, moments_of(layer, 2)[0])
     found = compensate(np.float32(2.0**100) * weight, layer, gram, [3])[3]
@@ -86,7 +87,7 @@ def test_weights_whose_squares_are_no_numbers_are_rounded_without_a_word() -> No
 
 @pytest.mark.parametrize("seed", range(4))
 def test_two_bits_take_the_better_grid(seed: int) -> None:
-    layer = layer_of("Gemm")
+    layer = small_layer("Gemm")
     weight = np.random.default_rng(seed).standard_normal(layer.shape).astype(np.float32)
     moments, x = moments_of(layer, seed + 20)
     both, even = (
@@ -97,7 +98,7 @@ def test_two_bits_take_the_better_grid(seed: int) -> None:
 
 
 def test_comes_close_to_the_best_of_all_roundings() -> None:
-    layer = Layer("fc", "Gemm", ("fc",), "w", (1, 8), 0)
+    layer = example_layer("fc", "Gemm", ("fc",), "w", (1, 8), 0)
     worse = []
     for seed in range(20):
         weight = np.random.default_rng(seed).standard_normal(layer.shape).astype(np.float32)
@@ -115,13 +116,13 @@ def test_comes_close_to_the_best_of_all_roundings() -> None:
 
 @pytest.mark.parametrize("kind", ["grouped", "depthwise"])
 def test_every_group_is_rounded_against_its_own_matrix(kind: str) -> None:
-    layer = layer_of(kind)
+    layer = small_layer(kind)
     weight = np.random.default_rng(8).standard_normal(layer.shape).astype(np.float32)
     moments, _ = moments_of(layer, 9)
     energies = moments.gram * (10.0 ** np.arange(layer.group))[:, None, None]
     stored = compensate(weight, layer, energies, [3])[3]
     rows = layer.shape[0] // layer.group
-    alone = Layer("g", "Conv", ("g",), "w", (rows, *layer.shape[1:]), 0)
+    alone = example_layer("g", "Conv", ("g",), "w", (rows, *layer.shape[1:]), 0)
     for g in range(layer.group):
         part = slice(g * rows, (g + 1) * rows)
         expected = compensate(weight[part], alone, energies[g : g + 1], [3])[3]
@@ -131,7 +132,7 @@ def test_every_group_is_rounded_against_its_own_matrix(kind: str) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_depthwise_comes_close_to_the_best_of_all_codes(bits: int) -> None:
-    layer = Layer("dw", "Conv", ("dw",), "w", (40, 1, 2, 2), 0, 40)
+    layer = example_layer("dw", "Conv", ("dw",), "w", (40, 1, 2, 2), 0, 40)
     weight = np.random.default_rng(10).standard_normal(layer.shape).astype(np.float32)
     moments, _ = moments_of(layer, 11)
     stored = compensate(weight, layer, moments.gram, [bits])[bits]
@@ -154,7 +155,7 @@ def test_blocks_round_as_the_whole_without_what_lies_between_them(
     kind: str, largest: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing lies between the blocks, they lose nothing but what one damping for all is worth."""
-    layer = layer_of(kind, bias="b" if kind == "Conv" else None)
+    layer = small_layer(kind, bias="b" if kind == "Conv" else None)
     weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
     moments, _ = moments_of(layer, 2)
     monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", largest)
@@ -184,7 +185,7 @@ def cost(weight: Floats, rounded: Floats, layer: Layer, gram: Doubles) -> float:
 
 
 def test_the_bias_takes_up_the_mean_of_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = layer_of("grouped", bias="b")
+    layer = small_layer("grouped", bias="b")
     weight = np.random.default_rng(5).standard_normal(layer.shape).astype(np.float32)
     rounded = quantize(weight, 0, 3).dequantize()
     moments, _ = moments_of(layer, 6, mean=3.0)
@@ -197,7 +198,7 @@ def test_the_bias_takes_up_the_mean_of_every_block(monkeypatch: pytest.MonkeyPat
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(SHAPES)), st.lists(st.integers(2, 8), min_size=1, max_size=4, unique=True))
 def test_widths_rounded_together_are_as_rounded_alone(kind: str, widths: list[int]) -> None:
-    layer = layer_of(kind)
+    layer = small_layer(kind)
     weight = np.random.default_rng(3).standard_normal(layer.shape).astype(np.float32)
     moments, _ = moments_of(layer, 4)
     together = compensate(weight, layer, gram_for(layer, moments), widths)
@@ -208,7 +209,7 @@ def test_widths_rounded_together_are_as_rounded_alone(kind: str, widths: list[in
 
 def test_the_bias_takes_up_the_mean() -> None:
     """Moments without the mean then leave less of the error: not in every draw, the walk being no exact search."""
-    layer = layer_of("grouped", bias="b")
+    layer = small_layer("grouped", bias="b")
     centred, whole = 0.0, 0.0
     for seed in range(12):
         weight = np.random.default_rng(5 + seed).standard_normal(layer.shape).astype(np.float32)
@@ -217,14 +218,14 @@ def test_the_bias_takes_up_the_mean() -> None:
         lost = (to_rows(weight, layer) - to_rows(rounded, layer)) @ x
         shift = bias_shift(weight, rounded, layer, moments)
         assert np.abs(lost.mean(axis=2).ravel() - shift).max() < 1e-3
-        free = compensate(weight, layer_of("grouped"), moments.gram, [3])[3].dequantize()
+        free = compensate(weight, small_layer("grouped"), moments.gram, [3])[3].dequantize()
         centred += float(np.square(lost - lost.mean(axis=2, keepdims=True)).sum())
         whole += output_error(weight, free, layer, x)
     assert centred < whole
 
 
 def test_inputs_that_never_fire_do_no_harm() -> None:
-    layer = layer_of("Gemm")
+    layer = small_layer("Gemm")
     weight = np.random.default_rng(7).standard_normal(layer.shape).astype(np.float32)
     silent = Moments(np.zeros((1, 5, 5)), np.zeros((1, 5)), 10)
     ours, nearest = compensate(weight, layer, silent.gram, [4])[4], quantize(weight, 1, 4)

@@ -7,13 +7,13 @@ from onnxmpq.rounding.fitted import Task, fitted
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.shrink import shrunk
 from onnxmpq.rounding.squant import quantize_balanced
-from onnxmpq.values.layer import Layer
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.quantized_weight import EVERY_GRID
 
 
 def test_widths_are_compensated_from_two_bits_up() -> None:
     rng = np.random.default_rng(0)
-    layer = Layer("fc", "Gemm", ("fc",), "w", (6, 12), 0)
+    layer = example_layer("fc", "Gemm", ("fc",), "w", (6, 12), 0)
     weight = rng.standard_normal(layer.shape).astype(np.float32)
     x = rng.standard_normal((40, 12)) @ rng.standard_normal((12, 12))
     moments = Moments((x.T @ x)[None], x.mean(axis=0)[None], 40)

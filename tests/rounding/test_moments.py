@@ -1,7 +1,6 @@
 """Emitted second moments against NumPy, window by window."""
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from onnx import numpy_helper
 from shared import shared
 
 from onnxmpq.data import open_data, synthetic_data
-from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.data.evidence import gather
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
@@ -28,11 +26,11 @@ from onnxmpq.rounding.moments import (
     has_moments,
     input_moments,
     is_known,
-    is_short,
     step,
 )
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_pass
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.layer import Layer
 
 CPU = Runtime("cpu", threads=1)
@@ -212,40 +210,6 @@ def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
     np.testing.assert_allclose(moments.covariance(), centred @ centred.transpose(0, 2, 1), atol=1e-9)
 
 
-POOLED = """<ir_version: 8, opset_import: ["" : 13]> g (float[n, 12, 3, 3] x) => (float[n, 4] y) {
-    p = GlobalAveragePool (x)  f = Flatten (p)  y = MatMul (f, w) }"""
-
-
-@pytest.mark.parametrize("count", [11, 12])
-def test_what_varies_within_maps_is_known_where_windows_are_fewer_than_columns(count: int) -> None:
-    model, rng = onnx.parser.parse_model(POOLED), np.random.default_rng(5)
-    weight = rng.standard_normal((12, 4)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    x = rng.standard_normal((count, 12, 3, 3)).astype(np.float32)
-    (layer,) = discover(gs.import_onnx(model), {"x": x.shape})
-    data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 12, 3, 3))], samples=None)
-    ((_, moments),) = input_moments(
-        CPU, model, [layer], data, 2, lambda _done, _total: None, Augmentations(axis=-1)
-    )
-    assert moments.count == count
-    if count == 12:
-        assert moments.within is None
-        return
-    assert moments.within is not None
-    left = (x - x.mean(axis=(2, 3), keepdims=True)).transpose(0, 2, 3, 1).reshape(-1, 12).astype(np.float64)
-    np.testing.assert_allclose(moments.within[0], left.T @ left, rtol=1e-3, atol=1e-3)
-
-
-def test_a_short_layer_has_some_windows_but_fewer_than_columns() -> None:
-    spec = [InputSpec("x", np.dtype(np.float32), (None, 2))]
-    data = open_data({"x": np.ones((16, 2), np.float32)}, spec, samples=None)
-    wide = Layer("fc", "Gemm", ("fc",), "w", (5, 17), 0)
-    assert is_short(wide, data)
-    assert not is_short(replace(wide, shape=(5, 16)), data)
-    assert not is_short(replace(wide, shape=(5, 17 * 16)), data)  # too few to tell anything
-    assert not is_short(replace(wide, op="Conv", shape=(5, 17, 1, 1), positions=(2, 2)), data)
-
-
 def test_emitting_changes_nothing_else() -> None:
     model = convolution((4, 3, 3, 3), "pads=[1, 1, 1, 1]", (6, 6), 3)
     tapped = check_pass(EmitGram({"w": 1}), model, kind="exposing")
@@ -255,17 +219,17 @@ def test_emitting_changes_nothing_else() -> None:
 
 
 def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
-    small = Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
-    large = Layer("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
+    small = example_layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
+    large = example_layer("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
     assert step(small, 64, enough(small)) == 1
     assert step(large, 16, enough(large)) > 3
     assert 16 * (512 // step(large, 16, enough(large))) ** 2 >= 32 * columns(large)
 
 
 def test_what_no_matrix_is_made_for() -> None:
-    assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 3, 80, 80), 0))
-    assert not has_moments(Layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, weights_only=True))
-    assert not has_moments(Layer("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))
+    assert not has_moments(example_layer("a", "Conv", ("a",), "w", (8, 3, 80, 80), 0))
+    assert not has_moments(example_layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, weights_only=True))
+    assert not has_moments(example_layer("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))
 
 
 @pytest.mark.parametrize(("group", "pads", "stride", "taken"), [(1, 1, 1, 1), (3, 0, 2, 1), (1, 1, 1, 2)])
@@ -277,7 +241,7 @@ def test_products_of_a_target_and_the_windows(group: int, pads: int, stride: int
     assert EmitGram({"w": taken}, {"w": "y"})(graph)
     x = np.random.default_rng(4).standard_normal((2, 3, 7, 9)).astype(np.float32)
     found = CPU.session(gs.export_onnx(graph)).run({"x": x})
-    layer = Layer("c", "Conv", ("c",), "w", (6, 3 // group, 3, 3), 0, group)
+    layer = example_layer("c", "Conv", ("c",), "w", (6, 3 // group, 3, 3), 0, group)
     seen = windows(x, layer, pads, stride * taken, 1)
     order = np.arange(9 * (3 // group)).reshape(3 // group, 9).T.ravel()  # tap by tap, as the pass counts
     target = found["y"][:, :, ::taken, ::taken]
@@ -307,7 +271,7 @@ def test_how_many_windows_tell_something(count: int, samples: int, synthetic: bo
         if synthetic
         else open_data({"x": np.zeros((samples, 2), np.float32)}, specs, samples=None)
     )
-    assert is_known(Layer("fc", "Gemm", ("fc",), "w", (40, 128), 0), count, data) is known
+    assert is_known(example_layer("fc", "Gemm", ("fc",), "w", (40, 128), 0), count, data) is known
 
 
 @pytest.mark.parametrize("value", [1.7, 1000.0])

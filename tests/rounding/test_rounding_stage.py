@@ -38,7 +38,7 @@ def test_a_layer_in_blocks_is_named_in_the_report(wide: Path) -> None:
     report = onnxmpq.compile_model(
         wide, ["4bit-avg"], {"x": x.astype(np.float32)}, activations="fp32", effort="fast"
     )
-    said = [note for note in report.notes if note.startswith("wider than 4,096 columns")]
+    said = [note for note in report.run.notes if note.startswith("wider than 4,096 columns")]
     first = report.layers[0].name
     assert said == [
         f"wider than 4,096 columns, rounded in blocks of input channels: {first} (2 of 2,500 columns)"
@@ -49,7 +49,7 @@ def test_layers_whose_inputs_are_not_known_are_named(wide: Path) -> None:
     """64 windows for two blocks of 2,500 columns; the second layer has 6."""
     x = np.random.default_rng(1).standard_normal((64, 5000)).astype(np.float32)
     report = onnxmpq.compile_model(wide, ["4bit-avg"], {"x": x}, activations="fp32", effort="fast")
-    said = [note for note in report.notes if note.startswith("too few windows")]
+    said = [note for note in report.run.notes if note.startswith("too few windows")]
     first = report.layers[0].name
     assert said == [f"too few windows to learn from, so the errors of each kernel cancel in {first}"]
 
@@ -66,5 +66,5 @@ def test_weights_on_the_left_and_stacks_of_matrices_are_named(tmp_path: Path) ->
     report = onnxmpq.compile_model(
         tmp_path / "left.onnx", ["4bit-avg"], {"x": x}, activations="fp32", effort="fast"
     )
-    said = [note for note in report.notes if "errors of each kernel" in note]
+    said = [note for note in report.run.notes if "errors of each kernel" in note]
     assert said == ["weights on the left or in a stack, so the errors of each kernel cancel in h, s"]

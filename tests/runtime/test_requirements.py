@@ -6,8 +6,9 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.runtime.requirements import Requirements, described, requirements
+from onnxmpq.runtime.requirements import described, requirements
 from onnxmpq.testing import model_of
+from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.target import TARGETS, Target
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits.onnx"
@@ -29,7 +30,7 @@ def test_the_floor_is_the_version_that_was_measured(
         DIGITS, ["8bit-avg"], bits=(bits,), storage=storage, activations="fp32", rounding="nearest", samples=8,
         verify=False, output=tmp_path / "m.onnx",
     )  # fmt: skip
-    assert (report.onnxruntime, report.opset) == (version, opset)
+    assert (report.requirements.onnxruntime, report.requirements.opset) == (version, opset)
     assert described(onnx.load(tmp_path / "m.onnx")) == Requirements("ort-cpu", storage, opset, version)
     found = onnxmpq.inspect_model(tmp_path / "m.onnx").requirements
     assert str(found) == f"opset {opset}, ONNX Runtime {version}"

@@ -23,7 +23,7 @@ Lower = Callable[..., Lowering]
 
 
 def plan_of(lowering: Lowering, bits: int, **others: int) -> Plan:
-    return Plan({layer.name: Option(others.get(layer.name, bits)) for layer in lowering.layers})
+    return Plan({layer.name: Option(others.get(layer.name, bits)) for layer in lowering.units})
 
 
 def test_only_plans_by_measured_costs_are_searched(lower_classifier: Lower) -> None:
@@ -58,7 +58,7 @@ def test_a_rival_that_computes_otherwise_is_none(
     lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lowering = lower_classifier(budgets=parse_budgets(["5bit-avg"]))
-    integers = Plan({layer.name: Option(8, 8) for layer in lowering.layers})
+    integers = Plan({layer.name: Option(8, 8) for layer in lowering.units})
     monkeypatch.setattr(stage, "uniform_plan", lambda *_: integers)
     plan = plan_of(lowering, 4)
     found = rivals(lowering, plan, within(lowering.setting, plan))

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from onnxmpq.search.swaps import Search, improve, moves, uniform_plan
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import CostTable
-from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 
-LAYERS = tuple(Layer(name, "Conv", (name,), name, (4, 4, 1, 1), 0) for name in "abc")
+LAYERS = tuple(example_layer(name, "Conv", (name,), name, (4, 4, 1, 1), 0) for name in "abc")
 OPTIONS = {la.name: (Option(2), Option(4), Option(8)) for la in LAYERS}
 COSTS = CostTable({n: {Option(2): 4.0, Option(4): 1.0, Option(8): 0.0} for n in "abc"}, "kl", "test", 1)
 

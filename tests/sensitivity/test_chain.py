@@ -12,6 +12,7 @@ from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 from onnxmpq.sensitivity import chain
 from onnxmpq.sensitivity.chain import Chain
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.layer import Layer
 
 CPU = Runtime("cpu", threads=1)
@@ -161,8 +162,8 @@ def test_control_flow_bodies_are_followed() -> None:
         )
     feeds = {"x": rng.standard_normal((1, 4)).astype(np.float32), "c": np.array(True)}
     layers = (
-        Layer("h", "MatMul", ("h",), "w", (4, 4), 1),
-        Layer("u", "MatMul", ("u",), "v", (4, 4), 1, weights_only=True),
+        example_layer("h", "MatMul", ("h",), "w", (4, 4), 1),
+        example_layer("u", "MatMul", ("u",), "v", (4, 4), 1, weights_only=True),
     )
     for step in Chain(CPU, model, layers, trace(CPU, model, feeds)).walk(feeds):
         weight = rng.standard_normal((4, 4)).astype(np.float32)

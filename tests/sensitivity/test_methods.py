@@ -1,7 +1,7 @@
 """Every method, built in or in a file of its own, meets the battery; the battery finds what is wrong with one."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,14 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.step_sizes import StepTraining
 from onnxmpq.testing import check_method, classifier, labelled, probe_of
 from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
+from onnxmpq.values.group import Unit, channels_of, divided, layer_of
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 
 KURTOSIS = '''
 """A method in one file: layers with heavy tails are sensitive."""
 import numpy as np
-from onnxmpq.data import Dataset
-from onnxmpq.metrics.metric import Metric
-from onnxmpq.values.costs import CostTable
+from onnxmpq import CostTable, Dataset, Metric
 
 def kurtosis(probe):
     costs = {}
@@ -72,16 +71,13 @@ def with_channels_permuted() -> onnx.ModelProto:
     return model
 
 
-def sizes(found: Trajectory) -> list[dict[str, int]]:
+def sizes(found: Trajectory, probe: Probe) -> list[dict[str, int]]:
     """The stored bits of each layer of the model, plan by plan."""
-    layers = {layer.name: layer for layer in found.layers}
     steps = []
     for plan in found.plans:
-        bits: dict[str, int] = {}
-        for name, option in plan.options.items():
-            unit = layers.get(name)
-            whole, params = (name, 1) if unit is None else (unit.part_of or name, unit.params)
-            bits[whole] = bits.get(whole, 0) + params * option.weight_bits
+        bits = dict.fromkeys(probe.options, 0)
+        for unit in divided(probe.chosen, found.groups):
+            bits[layer_of(unit).name] += unit.params * plan[unit.name].weight_bits
         steps.append(bits)
     return steps
 
@@ -91,10 +87,10 @@ def test_channels_in_another_order_change_nothing(name: str) -> None:
     arrays = labelled(classifier())
     # Sums in another order round some values to other codes, and what is trained long on that goes another way.
     method = Limpq(StepTraining(least=0)) if name == "limpq" else METHODS[name]
-    found = method(probe_of(classifier(), arrays))
-    other = method(probe_of(with_channels_permuted(), arrays))
+    probes = probe_of(classifier(), arrays), probe_of(with_channels_permuted(), arrays)
+    found, other = map(method, probes)
     if isinstance(found, Trajectory) and isinstance(other, Trajectory):
-        assert sizes(found) == sizes(other)
+        assert sizes(found, probes[0]) == sizes(other, probes[1])
         return
     assert isinstance(found, CostTable)
     assert isinstance(other, CostTable)
@@ -169,6 +165,11 @@ def test_a_misspelt_option_is_refused(kind: Callable[..., object], option: str, 
         kind(**{option: value})
 
 
+def test_a_variant_of_an_earlier_version_goes_on_working() -> None:
+    now = find_method("onnxmpq.sensitivity.methods.ompq:as_published")
+    assert find_method("onnxmpq.sensitivity.ompq:as_published") is now
+
+
 @pytest.mark.parametrize("variant", ["csmpq:as_published", "ompq:as_published"])
 def test_the_published_programs_do_not_see_the_network(variant: str) -> None:
     """Their importances drown in the solver's tolerance: what is left is the projection of the sizes."""
@@ -198,16 +199,16 @@ def widths_by_size(found: Sensitivity, probe: Probe) -> list[dict[str, list[int]
 
 
 def widths(found: Sensitivity, probe: Probe, budget: Budget) -> dict[str, list[int]]:
+    units: Sequence[Unit] = probe.chosen
     if isinstance(found, Trajectory):
-        units = found.layers or probe.chosen
+        units = list(divided(probe.chosen, found.groups))
         plan = follow(found, units, [budget], no_file, no_loss)
     else:
-        units = probe.chosen
-        plan = choose_plan(found, units, probe.options, [budget], no_file, no_loss)
+        plan = choose_plan(found, probe.chosen, probe.options, [budget], no_file, no_loss)
     by_channel = {layer.name: [0] * layer.channels for layer in probe.chosen}
     for unit in units:
-        for channel in unit.part or range(unit.channels):
-            by_channel[unit.origin][channel] = plan[unit.name].weight_bits
+        for channel in channels_of(unit):
+            by_channel[layer_of(unit).name][channel] = plan[unit.name].weight_bits
     return by_channel
 
 
@@ -300,7 +301,7 @@ def test_costs_of_what_there_is_no_choice_of_do_no_harm() -> None:
     assert fault(replace(whole, costs=costs), fewer) is None
     path = growing(probe)
     assert isinstance(path, Trajectory)
-    assert fault(replace(path, plans=path.plans[:1], losses=(None,), layers=probe.layers), fewer) is None
+    assert fault(replace(path, plans=path.plans[:1], losses=(None,)), fewer) is None
     strange = replace(whole, costs={**whole.costs, "nolayer": {Option(4): 1.0}})
     assert "costs of nolayer, which the model does not have" in str(fault(strange, probe))
     beyond = replace(whole, costs={**whole.costs, first: {**whole.costs[first], Option(7): 1.0}})
@@ -309,10 +310,9 @@ def test_costs_of_what_there_is_no_choice_of_do_no_harm() -> None:
 
 def test_a_path_over_what_the_model_does_not_have_is_refused() -> None:
     probe = probe_of(classifier(), labelled(classifier()))
-    layers = [replace(probe.layers[0], part_of="nolayer", part=(0,)), *probe.layers[1:]]
-    plan = Plan({layer.name: Option(2) for layer in layers})
-    found = Trajectory((plan,), (None,), "none", "strange", 0, layers=tuple(layers))
-    assert fault(found, probe) == "its plans decide nolayer, which the model does not have"
+    plan = Plan({"nolayer/part0": Option(2), **{layer.name: Option(2) for layer in probe.layers}})
+    found = Trajectory((plan,), (None,), "none", "strange", 0, groups={"nolayer": ((0,),)})
+    assert fault(found, probe) == "its plans decide nolayer/part0, which the model does not have"
     lacking = Trajectory(
         (Plan({layer.name: Option(2) for layer in probe.layers[1:]}),), (None,), "none", "lacking", 0
     )

@@ -57,7 +57,9 @@ def test_a_path_holds_each_change_once(probe: Probe) -> None:
     found = semilayer(probe)
     fields = json.loads(found.to_json())
     assert fields["start"].keys() == found.plans[0].options.keys()
-    assert sum(map(len, fields["steps"])) < 3 * len(found.layers)  # each group goes from 8 to 4 to 2
+    assert sum(map(len, fields["steps"])) < 3 * len(
+        found.plans[0].options
+    )  # each group goes from 8 to 4 to 2
 
 
 def test_a_path_is_the_same_text_in_every_run(probe: Probe) -> None:
@@ -67,15 +69,27 @@ def test_a_path_is_the_same_text_in_every_run(probe: Probe) -> None:
         assert list(step) == sorted(step, key=order.index)
 
 
-def test_groups_of_channels_are_those_of_this_model(probe: Probe, tmp_path: Path) -> None:
+def test_a_file_says_which_channels_each_group_holds(probe: Probe, tmp_path: Path) -> None:
     found = semilayer(probe)
-    stale = tuple(replace(unit, macs=1, scale_bytes=9, place_bytes=9) for unit in found.layers)
-    again = saved(replace(found, layers=stale), tmp_path, probe)(probe)
+    again = saved(found, tmp_path, probe)(probe)
     assert isinstance(again, Trajectory)
-    costly = [(la.name, la.origin, la.part, la.macs, la.scale_bytes, la.place_bytes) for la in again.layers]
-    assert costly == [
-        (la.name, la.origin, la.part, la.macs, la.scale_bytes, la.place_bytes) for la in found.layers
-    ]
+    assert again.groups == found.groups != {}
+    fields = json.loads(found.to_json())
+    assert {name: tuple(map(tuple, own)) for name, own in fields["groups"].items()} == found.groups
+
+
+def test_groups_that_do_not_hold_a_layers_channels_are_refused(probe: Probe, tmp_path: Path) -> None:
+    found = semilayer(probe)
+    name, (first, *others) = next(iter(found.groups.items()))
+    doubled = replace(found, groups={**found.groups, name: ((*first, first[0]), *others)})
+    with pytest.raises(DataError, match=f"its groups of layer '{name}' do not hold each of"):
+        saved(doubled, tmp_path, probe)(probe)
+    cut = replace(found, groups={**found.groups, name: tuple(others)})
+    with pytest.raises(DataError, match="which the model does not have"):
+        saved(cut, tmp_path, probe)(probe)
+    undecided = replace(found, groups={**found.groups, name: (first, *others, ())})
+    with pytest.raises(DataError, match=f"its plans do not decide '{name}/part{1 + len(others)}'"):
+        saved(undecided, tmp_path, probe)(probe)
 
 
 def test_fewer_widths_need_no_other_file(probe: Probe, tmp_path: Path) -> None:
@@ -120,7 +134,7 @@ def changed(fields: dict[str, Any], **changes: Any) -> str:
         *(changed({}, costs=some) for some in BROKEN),
         changed({}, costs={"a": {"4": 10**400}}), changed({}, samples=None), changed({}, method=None), changed({}, metric=3),
         changed({}, evaluations="x"), changed(PATH, steps=None), changed(PATH, steps=[3]), changed(PATH, losses=None),
-        changed(PATH, start=[]), changed(PATH, layers=[{"what": 1}]), changed(PATH, start={"a": 7}),
+        changed(PATH, start=[]), changed(PATH, layers=[{"what": 1}]), changed(PATH, groups=[]), changed(PATH, groups={"a": [["x"]]}), changed(PATH, start={"a": 7}),
     ],
 )  # fmt: skip
 def test_a_file_of_something_else_is_named(tmp_path: Path, text: str) -> None:
@@ -138,19 +152,18 @@ def test_what_is_fixed_stays_so_whatever_a_saved_path_says(
     for method in (METHODS["greedy"], semilayer):
         file = tmp_path / "path.json"
         free = lower_classifier(method=method)
-        measure(free, file)
+        measure(free.setting, free.candidates, file)
         name = free.setting.prepared.layers[0].name
         fixed = lower_classifier(method=find_method(str(file)), keeps=parse_keeps([f"{name}=8"]))
-        found = measure(fixed)
+        found = measure(fixed.setting, fixed.candidates)
         assert isinstance(found, Trajectory)
         assert {plan[name] for plan in found.plans} == {Option(8)}
-        assert all(unit.origin != name for unit in found.layers)
+        assert name not in found.groups
 
 
 def test_it_is_saved_as_the_method_gave_it(lower_classifier: Callable[..., Lowering], tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     lowering = lower_classifier(method=measured)
-    costs = measure(lowering, file)
-    assert measure(lower_classifier(method=find_method(str(file)))) == replace(
-        costs, method="measured, read from found.json"
-    )
+    costs = measure(lowering.setting, lowering.candidates, file)
+    again = lower_classifier(method=find_method(str(file)))
+    assert measure(again.setting, again.candidates) == replace(costs, method="measured, read from found.json")

@@ -35,11 +35,19 @@ def test_a_path_gets_the_layers_that_have_no_choice() -> None:
     assert [plan["b"] for plan in found.plans] == [Option(16)] * 2
 
 
-def test_a_path_over_parts_of_a_layer_says_nothing_of_the_layer_itself() -> None:
-    plans = tuple(Plan({"a/0": Option(8), "a/1": Option(bits)}) for bits in (8, 4))
-    path = Trajectory(plans, (None, None), "kl", "m", 1)
+def test_a_path_over_groups_of_a_layer_says_nothing_of_the_layer_itself() -> None:
+    plans = tuple(Plan({"a/part0": Option(8), "a/part1": Option(bits)}) for bits in (8, 4))
+    path = Trajectory(plans, (None, None), "kl", "m", 1, groups={"a": ((0,), (1, 2))})
     found = whole_path(path, {"a": (Option(4), Option(8)), "b": (Option(16),)})
-    assert [set(plan.options) for plan in found.plans] == [{"a/0", "a/1", "b"}] * 2
+    assert [set(plan.options) for plan in found.plans] == [{"a/part0", "a/part1", "b"}] * 2
+    assert found.groups == path.groups
+
+
+def test_a_layer_without_a_choice_is_decided_as_a_whole() -> None:
+    plan = Plan({"a/part0": Option(8), "a/part1": Option(4), "b": Option(4)})
+    path = Trajectory((plan,), (None,), "kl", "m", 1, groups={"a": ((0,), (1, 2))})
+    found = whole_path(path, {"a": (Option(16),), "b": (Option(4), Option(8))})
+    assert (found.plans, found.groups) == ((Plan({"a": Option(16), "b": Option(4)}),), {})
 
 
 def test_what_rounded_inputs_cost_is_in_the_unit_of_the_table(
@@ -56,7 +64,7 @@ def test_what_rounded_inputs_cost_is_in_the_unit_of_the_table(
     monkeypatch.setattr(stage, "asked", lambda *_: CostTable(costs, "kl", "m", 1))
     monkeypatch.setattr(stage, "float_rivals", lambda _: {"a": ("x", None)})
     monkeypatch.setattr(stage, "activation_losses", losses)
-    measure(lowering)
+    measure(lowering.setting, lowering.candidates)
     assert lowering.setting.prepared.metric.name == "soft-kl"
     assert units == ["kl"]
 
@@ -77,10 +85,11 @@ def broken(probe: Probe) -> CostTable:
 
 
 def test_a_method_that_fails_is_named(lower_classifier: Lower) -> None:
+    failing, silent = lower_classifier(method=broken), lower_classifier(method=lambda _: None)
     with pytest.raises(OptionError, match="the method broken failed: RuntimeError: disk on fire"):
-        measure(lower_classifier(method=broken))
+        measure(failing.setting, failing.candidates)
     with pytest.raises(OptionError, match="gave a NoneType; wanted a CostTable"):
-        measure(lower_classifier(method=lambda _: None))
+        measure(silent.setting, silent.candidates)
 
 
 def test_a_path_may_start_from_layers_left_as_they_are(lower_classifier: Lower) -> None:
@@ -90,14 +99,14 @@ def test_a_path_may_start_from_layers_left_as_they_are(lower_classifier: Lower) 
     probe = probe_of(lowering.setting, lowering.candidates)
     assert set(probe.options.values()) == {(Option(4),)}
     assert set(probe.untouched.values()) == {Option(32)}
-    found = measure(lowering)
+    found = measure(lowering.setting, lowering.candidates)
     assert isinstance(found, Trajectory)
     assert [sum(o == Option(32) for o in plan.options.values()) for plan in found.plans] == [4, 3, 2, 1, 0]
 
 
 def test_nothing_is_measured_where_one_plan_is_left(lower_classifier: Lower) -> None:
     lowering = lower_classifier(method=broken, budgets=parse_budgets(["8bit-avg"]))
-    costs = measure(lowering)
+    costs = measure(lowering.setting, lowering.candidates)
     assert isinstance(costs, CostTable)
     assert costs.method == UNMEASURED
     assert all(table == {Option(4): 1.0, Option(8): 0.0} for table in costs.costs.values())

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from shared import DIGITS, SHARED
 
+from onnxmpq.api import compile_model
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.pipeline import compile_model
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of, random_feeds
 from onnxmpq.timing import layer_times as module

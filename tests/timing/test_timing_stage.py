@@ -28,7 +28,7 @@ def test_a_layer_that_is_always_in_float_was_timed_so() -> None:
 
 def test_layers_are_timed_at_their_widest(lower_classifier: Callable[..., Lowering]) -> None:
     lowering = lower_classifier(widths=(4, 8, 32), activations="int8")
-    first, *others = [layer.name for layer in lowering.layers]
+    first, *others = [layer.name for layer in lowering.units]
     plan = with_float(lowering, {first})
     assert plan[first] == Option(32)
     for name in others:

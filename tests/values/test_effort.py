@@ -9,3 +9,7 @@ from onnxmpq.values.effort import find_effort
 def test_an_unknown_effort_names_the_nearest() -> None:
     with pytest.raises(OptionError, match="balanced"):
         find_effort("ballanced")
+
+
+def test_an_effort_of_an_earlier_version_goes_on_working() -> None:
+    assert find_effort("max") is find_effort("balanced")

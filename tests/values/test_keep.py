@@ -1,13 +1,14 @@
 import pytest
 
 from onnxmpq.errors import OptionError
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.keep import Keep, looser_options, options_of, overridden
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 
 
 def layer(name: str, op: str = "Conv", **fields: object) -> Layer:
-    return Layer(name, op, (name,), f"{name}.w", (4, 4), 0, **fields)  # type: ignore[arg-type]
+    return example_layer(name, op, (name,), f"{name}.w", (4, 4), 0, **fields)  # type: ignore[arg-type]
 
 
 LAYERS = (layer("stem"), layer("body/conv1"), layer("head", "Gemm"))

@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -30,8 +32,22 @@ def test_a_cost_table_survives_json(costs: dict[str, dict[Option, float]]) -> No
 @given(st.lists(OPTIONS, min_size=1, max_size=5), st.floats(0) | st.none())
 def test_a_path_survives_json(options: list[Option], loss: float | None) -> None:
     plans = tuple(Plan({"a": option, "b": Option(8)}) for option in options)
-    path = Trajectory(plans, (loss,) * len(plans), "kl", "greedy", 3, 55)
+    path = Trajectory(plans, (loss,) * len(plans), "kl", "greedy", 3, 55, {"c": ((0, 2), (1,))})
     assert Trajectory.from_json(path.to_json()) == path
+
+
+def test_groups_are_read_from_files_of_older_versions() -> None:
+    path = Trajectory(
+        (Plan({"a/part0": Option(8), "a/part1": Option(4), "b": Option(4)}),), (None,), "kl", "m", 3
+    )
+    layers = [
+        {"name": "a/part0", "part": [0, 2], "part_of": "a"}, {"name": "a/part1", "part": [1], "part_of": "a"},
+        {"name": "b", "part": [], "part_of": None},
+    ]  # fmt: skip
+    fields = json.loads(path.to_json())
+    del fields["groups"]
+    found = Trajectory.from_json(json.dumps({**fields, "layers": layers}))
+    assert found == replace(path, groups={"a": ((0, 2), (1,))})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Targets: what each makes of an option, that every built-in passes its battery, and a third party's own."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from onnxmpq.errors import MissingFileError, OptionError
 from onnxmpq.testing import check_target
 from onnxmpq.values.option import Option
-from onnxmpq.values.target import STORAGES, TARGETS, Target, find_target
+from onnxmpq.values.target import STORAGES, TARGETS, ActivationRules, Target, WeightRules, find_target
 
 ORT = TARGETS["ort-cpu"]
 FLOAT, INTEGER = None, 8
@@ -47,7 +47,7 @@ def test_bytes_hold_codes_of_every_width() -> None:
 def test_vnni_lifts_the_limit_on_codes() -> None:
     assert held(ORT.on("vnni"), "packed", INTEGER)[-1] == "8/8"
     assert held(ORT.on("any"), "packed", INTEGER)[-1] == "7/8"
-    assert TARGETS["ort-cuda"].on("any").code_bits == 8  # never narrower than the target asks
+    assert TARGETS["ort-cuda"].on("any").weights.code_bits == 8  # never narrower than the target asks
 
 
 def test_seven_bits_are_what_saturating_kernels_sum_exactly() -> None:
@@ -65,25 +65,40 @@ def test_layers_in_float_are_held_as_they_are_unless_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("rules", "words"),
     [
-        ({"storages": ()}, "storages"),
-        ({"storages": ("zipped",)}, "storages"),
-        ({"storage": "int8", "storages": ("native",)}, "one of its storages"),
-        ({"tensor_bits": (4, 2)}, "tensor_bits"),
-        ({"tensor_bits": (8, 3)}, "tensor_bits"),
-        ({"direct_bits": (4,)}, "direct_bits"),
-        ({"tensor_bits": (8,)}, "direct_bits"),
+        ({"storages": ()}, "storages must"),
+        ({"storages": ("zipped",)}, "storages must"),
+        ({"tensor_bits": (4, 2)}, "tensor_bits must"),
+        ({"tensor_bits": (8, 3)}, "tensor_bits must"),
+        ({"direct_bits": (4,)}, "direct_bits must"),
+        ({"tensor_bits": (8,)}, "direct_bits must"),
         ({"folds": False}, "packed weights need"),
-        ({"code_bits": 6}, "code_bits"),
-        ({"highest_opset": 12}, "highest_opset"),
-        ({"highest_opset": 20, "activation_bits": (8, 16)}, "highest_opset of 21"),
-        ({"lowest_opset": 26}, "lowest_opset"),
+        ({"code_bits": 6}, r"code_bits=6.*: code_bits must be 7 or 8; see docs/targets.md"),
     ],
 )
-def test_fields_that_contradict_each_other(fields: dict[str, object], words: str) -> None:
+def test_rules_for_weights_that_contradict_each_other(rules: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        replace(ORT, **fields)  # type: ignore[arg-type]
+        WeightRules(**rules)
+
+
+@pytest.mark.parametrize("bits", [(), (8, 5)])
+def test_widths_of_activations_that_there_are_not(bits: tuple[int, ...]) -> None:
+    with pytest.raises(OptionError, match="bits must be some of 4, 8 and 16"):
+        ActivationRules(bits)
+
+
+@pytest.mark.parametrize(
+    ("opsets", "bits", "words"),
+    [
+        ((7, 12), (8,), "target 'dsp' of opsets 7 to 12: the highest opset must be 13"),
+        ((7, 20), (8, 16), "highest opset of 21"),
+        ((26, 25), (8,), "no more than the highest"),
+    ],
+)
+def test_opsets_that_hold_too_little(opsets: tuple[int, int], bits: tuple[int, ...], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        Target("dsp", "a signal processor", activations=ActivationRules(bits), opsets=opsets)
 
 
 def test_choices_that_a_target_has_not() -> None:
@@ -92,6 +107,7 @@ def test_choices_that_a_target_has_not() -> None:
     with pytest.raises(OptionError, match="any or vnni"):
         ORT.on("sse2")
     assert ORT.storing(None) is ORT
+    assert ORT.storing("int8").weights.storages == ("int8", "packed", "native")  # the others are still read
     assert [target.stored_as for target in TARGETS.values()] == [
         "packed",
         "packed",
@@ -103,9 +119,13 @@ def test_choices_that_a_target_has_not() -> None:
 
 
 DSP = """
-from onnxmpq.values.target import Target
-DSP = Target("dsp", "a signal processor", ("native",), tensor_bits=(8, 4), direct_bits=(8, 4), folds=False,
-             signed_activations=True, highest_opset=21, activation_bits=(8, 16, 4))
+from onnxmpq import ActivationRules, Target, WeightRules
+DSP = Target(
+    "dsp", "a signal processor",
+    WeightRules(("native",), tensor_bits=(8, 4), folds=False),
+    ActivationRules((8, 16, 4), signed=True),
+    opsets=(7, 21),
+)
 NUMBER = 3
 """
 
@@ -128,13 +148,15 @@ def test_codes_beside_wide_activations_have_all_their_bits() -> None:
     portable = TARGETS["portable"]
     assert portable.computing(8).legalize(Option(8, 8)) == Option(7, 8, 8)
     assert portable.computing(16).legalize(Option(8, 16)) == Option(8, 16)
-    assert portable.computing(16).activation_bits == (16,)
+    assert portable.computing(16).activations.bits == (16,)
     with pytest.raises(OptionError, match="tensorrt has no kernels for 16-bit activations"):
         TARGETS["tensorrt"].computing(16)
 
 
 def test_the_battery_finds_a_target_that_does_not_hold_what_it_says() -> None:
-    wrong = Target("wrong", "says that it runs opset 13 only", ("native",), folds=False, highest_opset=13)
+    wrong = Target(
+        "wrong", "says that it runs opset 13 only", WeightRules(("native",), folds=False), opsets=(7, 13)
+    )
     with pytest.raises(AssertionError, match=r"wrong, native, 1 bits, fp32 activations: .*opset"):
         check_target(wrong)
     with pytest.raises(AssertionError, match="agrees to"):

@@ -28,6 +28,7 @@ from onnxmpq.place.kernels import place_activations
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of, random_feeds
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.verify.kernels import integer_kernels
@@ -214,7 +215,7 @@ def test_a_shared_weight_needs_all_its_nodes(second: str, found: dict[str, str],
         s=np.array(0.1, np.float32),
         o=np.array(128, np.uint8),
     )
-    layer = Layer("c", "Conv", ("c", "e"), "w", (8, 8, 1, 1), 0)
+    layer = example_layer("c", "Conv", ("c", "e"), "w", (8, 8, 1, 1), 0)
     assert integer_kernels(written, optimize(written, tmp_path), [layer]) == found
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import UNMEASURED, CostTable
-from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.score import Score
@@ -45,7 +45,7 @@ def test_on_which_cpus_a_measured_accuracy_holds(target: str, option: Option, ev
 
 def test_a_layer_without_a_choice_has_no_cost() -> None:
     costs = {"a": {Option(4): 2.0, Option(8): 1.0}, "b": {Option(8): 0.0}}
-    first, second = (Layer(name, "Conv", (name,), name, (4, 4, 1, 1), 0) for name in "ab")
+    first, second = (example_layer(name, "Conv", (name,), name, (4, 4, 1, 1), 0) for name in "ab")
     found = CostTable(costs, "kl", "measured", 1)
     assert _cost(found, first, Option(8)) == 1
     assert _cost(found, second, Option(8)) is None

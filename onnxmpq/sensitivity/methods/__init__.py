@@ -83,11 +83,6 @@ def gives_path(method: Method) -> bool:
     return bool(getattr(method, "gives_path", False))
 
 
-def is_saved(method: Method) -> bool:
-    """True where nothing need be looked at: an earlier compile did."""
-    return isinstance(method, Saved)
-
-
 def is_ours(method: Method) -> bool:
     """True for the methods of this package, with whatever options: what they give need not be checked."""
     return (method.__module__ or "").startswith(f"{__name__}.")

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.data import Dataset
-from onnxmpq.lower.channel_groups import part_of
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, titled
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Trajectory
+from onnxmpq.values.group import Groups, channels_of, divided, layer_of
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, Option
 from onnxmpq.values.plan import Plan
@@ -67,7 +67,7 @@ class Semilayers:
     def __call__(self, probe: Probe) -> Trajectory:
         """The path from everything as wide as it may be to everything at its narrowest.
 
-        Its plans are over groups of channels, its `layers`: those that have one width all along the path.
+        Its plans are over groups of channels: those that have one width all along the path.
         Costs an evaluation for every channel and width. Raises DataError without labels, OptionError for a model
         that is no classifier.
         """
@@ -177,27 +177,32 @@ class _Search:
 
     def trajectory(self, method: str) -> Trajectory:
         """The points as plans over groups of channels with one history; a loss is told where the file could be so."""
-        units: list[tuple[Layer, str, int]] = []
-        for layer in self.layers:
-            history = np.stack([self._stored(layer, point) for point in self.path])
-            _, number = np.unique(history, axis=1, return_inverse=True)
-            groups = [np.flatnonzero(number.ravel() == i).tolist() for i in range(number.max() + 1)]
-            groups.sort()
-            whole = len(groups) == 1
-            units += [
-                (layer if whole else part_of(layer, i, g), layer.name, g[0]) for i, g in enumerate(groups)
-            ]
-        parents = {layer.name: layer for layer in self.layers}
-        plans = []
-        for point in self.path:
-            stored = {name: self._stored(layer, point) for name, layer in parents.items()}
-            plans.append(Plan({u.name: self._option(name, int(stored[name][c])) for u, name, c in units}))
-        losses = [point.outcome.loss if self._is_real(point) else None for point in self.path]
-        layers = tuple(unit for unit, _, _ in units)
+        found = {layer.name: self._groups(layer) for layer in self.layers}
+        groups = {name: own for name, own in found.items() if len(own) > 1}
+        plans = tuple(self._plan(point, groups) for point in self.path)
+        losses = tuple(point.outcome.loss if self._is_real(point) else None for point in self.path)
         return Trajectory(
-            tuple(plans), tuple(losses), self.probe.metric.name, method, self.probe.data.count,
-            self.judge.evaluations, layers,
-        )  # fmt: skip
+            plans,
+            losses,
+            self.probe.metric.name,
+            method,
+            self.probe.data.count,
+            self.judge.evaluations,
+            groups,
+        )
+
+    def _groups(self, layer: Layer) -> tuple[tuple[int, ...], ...]:
+        """The layer's channels by their widths along the path."""
+        history = np.stack([self._stored(layer, point) for point in self.path])
+        _, number = np.unique(history, axis=1, return_inverse=True)
+        groups = [np.flatnonzero(number.ravel() == i).tolist() for i in range(number.max() + 1)]
+        return tuple(map(tuple, sorted(groups)))
+
+    def _plan(self, point: _Point, groups: Groups) -> Plan:
+        """The widths at a point; a group's channels have one."""
+        stored = {layer.name: self._stored(layer, point) for layer in self.layers}
+        units = [(unit, layer_of(unit).name) for unit in divided(self.layers, groups)]
+        return Plan({u.name: self._option(name, int(stored[name][channels_of(u)[0]])) for u, name in units})
 
     def _stored(self, layer: Layer, point: _Point) -> Widths:
         """What the channels would be stored at: as wide as they may be where they are float still."""

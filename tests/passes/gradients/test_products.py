@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 from central_differences import check_gradients
 
+from onnxmpq.errors import ModelError
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.passes.expose.emit_gradients import EmitGradients
 from onnxmpq.testing import model_of
 
 
@@ -27,6 +30,26 @@ def test_gemm(turned: tuple[int, int], bias: list[int]) -> None:
         }}
     """)
     check_gradients(model, ["a", "b", "c"], tolerance=1e-6)
+
+
+@pytest.mark.parametrize(("equation", "a", "b"), [
+    ("ij,jk->ik", [3, 4], [4, 2]), ("bsd,dhk->bshk", [2, 3, 4], [4, 2, 3]), ("bij,bjk->bik", [2, 3, 4], [2, 4, 2]),
+    ("ij,ij->ij", [3, 4], [3, 4]), ("bhsk,hkd->bsd", [2, 2, 3, 4], [2, 4, 5]),
+])  # fmt: skip
+def test_einsum(equation: str, a: list[int], b: list[int]) -> None:
+    y = f"[{', '.join('?' * len(equation.partition('->')[2]))}]"
+    text = (
+        f"""g (double{a} a, double{b} b) => (double{y} y) {{ y = Einsum <equation = "{equation}"> (a, b) }}"""
+    )
+    check_gradients(model_of(text), ["a", "b"], tolerance=1e-9)
+
+
+@pytest.mark.parametrize("equation", ["ij,jk->k", "ii,ik->ik", "...j,jk->...k", "ij,jk"])
+def test_an_einsum_that_has_no_gradient_says_why(equation: str) -> None:
+    text = f"""g (float[3, 3] a, float[3, 3] b) => (float y) {{ e = Einsum <equation = "{equation}"> (a, b)
+        y = ReduceSum <keepdims = 0> (e) }}"""
+    with pytest.raises(ModelError, match="Einsum"):
+        EmitGradients("y", ("a",))(import_graph(model_of(text)))
 
 
 def test_a_constant_factor_is_turned_before_the_run() -> None:

@@ -39,7 +39,9 @@ def test_the_runtime_keeps_the_pool_in_float_and_drops_the_clip(tmp_path: Path) 
         Runtime("cpu", 1).session(model, save_optimized=tmp_path / name)
     before, after = (onnx.load(tmp_path / name) for name in ("before", "after"))
     assert ops(before) == ["QuantizeLinear", "MaxPool", "DequantizeLinear"]  # what the pass is there against
-    assert ops(after) == ["MaxPool", "QuantizeLinear", "DequantizeLinear"]
+    # Some versions lay the map out in blocks of channels for the float kernel.
+    kernels = [op for op in ops(after) if not op.startswith("Reorder")]
+    assert kernels == ["MaxPool", "QuantizeLinear", "DequantizeLinear"]
 
 
 def test_a_pool_between_codes_is_left_alone() -> None:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from onnxmpq.passes.lower.split_channels import ChannelGroups, SplitChannels, part_name
+from onnxmpq.passes.lower.split_channels import ChannelGroups, SplitChannels
 from onnxmpq.testing import check_pass, model_of
+from onnxmpq.values.group import part_name
 
 RNG = np.random.default_rng(0)
 W, B = RNG.standard_normal((6, 3)).astype(np.float32), RNG.standard_normal(6).astype(np.float32)

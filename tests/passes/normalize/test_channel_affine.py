@@ -3,7 +3,8 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxmpq.passes.matching import NoMatch
-from onnxmpq.passes.normalize.channel_affine import Affine, absorb, known_rank, layer_before
+from onnxmpq.passes.normalize.channel_affine import Affine, absorb, layer_before
+from onnxmpq.passes.ranks import known_rank
 from onnxmpq.testing import model_of
 
 ONES = np.ones((4, 6), np.float32)

@@ -15,6 +15,7 @@ from onnxmpq.sensitivity.methods.semilayer import Semilayer, Semilayers, _Point,
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 from onnxmpq.values.costs import Trajectory
+from onnxmpq.values.group import channels_of, divided
 from onnxmpq.values.option import FLOAT_BITS, Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.verify.readback import read_weights
@@ -176,12 +177,13 @@ def test_a_channel_whose_loss_is_no_number_belongs_to_a_half() -> None:
 
 def test_groups_have_one_width_each_and_all_go_down(probe: Probe) -> None:
     found = semilayer(probe)
-    assert found.layers
+    assert found.groups
     assert {o.weight_bits for o in found.plans[0].options.values()} == {8}
     assert {o.weight_bits for o in found.plans[-1].options.values()} == {2}
-    sizes = [sum(u.params * plan[u.name].weight_bits for u in found.layers) for plan in found.plans]
+    units = tuple(divided(probe.layers, found.groups))
+    sizes = [sum(u.params * plan[u.name].weight_bits for u in units) for plan in found.plans]
     assert sizes == sorted(sizes, reverse=True)
-    assert sum(unit.params for unit in found.layers) == sum(layer.params for layer in probe.layers)
+    assert sum(unit.params for unit in units) == sum(layer.params for layer in probe.layers)
 
 
 def test_what_may_stay_in_float_starts_there(probe: Probe) -> None:
@@ -207,9 +209,9 @@ def joint_loss(probe: Probe, found: Trajectory, plan: Plan) -> float:
     decided = {}
     for layer in probe.layers:
         weight = np.array(probe.candidate(layer, FLOAT_BITS)[layer.weight])
-        for unit in [u for u in found.layers if layer.name in (u.name, u.part_of)]:
+        for unit in divided([layer], found.groups):
             rows = np.moveaxis(weight, layer.axis, 0)
-            chosen = list(unit.part or range(layer.channels))
+            chosen = list(channels_of(unit))
             rounded = probe.candidate(layer, plan[unit.name].weight_bits)[layer.weight]
             rows[chosen] = np.moveaxis(rounded, layer.axis, 0)[chosen]
         decided[layer.weight] = weight
@@ -233,7 +235,7 @@ def test_widths_of_channels_are_real_in_the_file(tmp_path: Path, rounding: str, 
         tmp_path / "model.onnx", ["3.5bit-avg"], arrays, evaluation=arrays, method="semilayer", rounding=rounding,
         activations=activations,
     )  # fmt: skip
-    assert report.average_weight_bits <= 3.5
+    assert report.size.average_weight_bits <= 3.5
     stored = read_weights(onnx.load(report.output))
     parts = [layer for layer in report.layers if "/part" in layer.name]
     assert len({layer.weight_bits for layer in parts if layer.name.startswith(parts[0].name[:-1])}) > 1

@@ -1,0 +1,93 @@
+"""A compile as one call: words become values here, and nowhere behind it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from onnxmpq.budgets.budget import Budget
+from onnxmpq.calibrate.calibrators import find_calibrator
+from onnxmpq.data import DataSource
+from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.observer import Observer, Stages
+from onnxmpq.pipeline import compiled
+from onnxmpq.request import (
+    DEFAULT_BITS,
+    Constraints,
+    Quantizers,
+    Request,
+    Run,
+    Search,
+    Sources,
+    default_output,
+    parse_budgets,
+    parse_keeps,
+    parse_saved,
+    parse_target,
+    parse_widths,
+)
+from onnxmpq.rounding.candidates import ROUNDINGS
+from onnxmpq.sensitivity.methods import find_method
+from onnxmpq.values.arrays import Shape
+from onnxmpq.values.effort import find_effort
+from onnxmpq.values.keep import Keep
+from onnxmpq.values.report import Report
+
+
+def compile_model(
+    model: str | os.PathLike[str],
+    budgets: Sequence[Budget | str],
+    data: DataSource | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    evaluation: DataSource | None = None,
+    training: DataSource | None = None,
+    preprocess: Preprocess | None = None,
+    activations: str | None = None,
+    calibrator: str | None = None,
+    rounding: str = ROUNDINGS[0],
+    method: str | os.PathLike[str] = "measured",
+    metric: str | None = None,
+    bits: Sequence[int] = DEFAULT_BITS,
+    keep: Sequence[Keep | str] = (),
+    shapes: Mapping[str, Shape] | None = None,
+    samples: int = 512,
+    effort: str = "balanced",
+    target: str = "ort-cpu",
+    storage: str | None = None,
+    isa: str = "any",
+    provider: str = "auto",
+    seed: int = 0,
+    verify: bool = True,
+    force: bool = False,
+    save_sensitivity: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
+) -> Report:
+    """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
+
+    `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
+    those of `data` that weights are rounded against. `activations` is "int8", "int16", "int4" or "fp32" (default with real data: the target's first, int8 of
+    ours; fp32 without), `calibrator` chooses their ranges: "mean_minmax_3sigma", "minmax", "percentile", "entropy", "mse" or
+    `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model. What the
+    method finds is saved to `save_sensitivity` as soon as it is known; `method` takes that file's name, ending in .json.
+
+    Raises a subclass of OnnxmpqError; no model is written then.
+    """
+    asked, method = parse_budgets(budgets), os.fspath(method)
+    request = Request(
+        constraints=Constraints(budgets=asked, widths=parse_widths(bits, asked), keeps=parse_keeps(keep)),
+        quantizers=Quantizers(
+            rounding=rounding, activations=activations,
+            calibrator=None if calibrator is None else find_calibrator(calibrator),
+        ),
+        target=parse_target(target, storage, isa, activations),
+        search=Search(method=find_method(method), effort=find_effort(effort), metric=metric, seed=seed),
+        run=Run(provider, verify, force),
+    )  # fmt: skip
+    sources = Sources(
+        model=Path(model), output=default_output(Path(model)) if output is None else Path(output), data=data,
+        evaluation=evaluation, training=training, preprocess=preprocess, shapes=shapes or {}, samples=samples,
+        method=method, sensitivity=None if save_sensitivity is None else parse_saved(Path(save_sensitivity)),
+    )  # fmt: skip
+    return compiled(sources, request, Stages(observer or Observer()))

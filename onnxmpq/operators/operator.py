@@ -1,0 +1,90 @@
+"""What is known of an operator that multiplies by a weight: one value, which all stages ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.node_builder import NodeBuilder
+from onnxmpq.values.layout import Layout
+
+Shapes = Mapping[str, Sequence[int]]  # of tensors, as traced in a run
+
+
+@dataclass(frozen=True, slots=True)
+class BiasSlot:
+    """The input that a bias is given at.
+
+    `is_vector`: it has one value a channel, whatever the rank of the result; else it broadcasts against the result.
+    `moves`: what rounding does to the mean of the output may go into it.
+    """
+
+    place: int
+    is_vector: bool = True
+    moves: bool = True
+
+
+def _never(_node: gs.Node) -> str | None:
+    return None
+
+
+def _holds(_node: gs.Node, _quantized: bool) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerKernel:
+    """How ONNX Runtime's CPU provider runs a node in integers, its data at input 0 and its weight at input 1.
+
+    `refusal` says in words why a node has no such kernel, None where it has. `gives_codes`: its output must be quantized
+    as well. `takes_in_sum`: a vector that is added behind becomes part of the kernel, whose output must be quantized
+    then. `leaves_bias` tells whether a kernel is found only without the node's bias, given whether its output is
+    quantized. `wants_zero_points`: it is found only where the weight's zero points are written out.
+    """
+
+    refusal: Callable[[gs.Node], str | None] = _never
+    gives_codes: bool = False
+    takes_in_sum: bool = False
+    leaves_bias: Callable[[gs.Node, bool], bool] = _holds
+    wants_zero_points: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One operator of the ONNX domain whose constant operand is a layer's weight.
+
+    `weights` are the inputs that may be that operand, the likelier first. For a weight at an input:
+
+        layout      how it is laid out as rows x columns
+        macs        multiply-accumulates of one run, given the shapes of that run (0: not known)
+        positions   the sizes of the map that it is applied over, () where there is none
+        result      rank, channel axis and number of channels of the output (None: nothing is folded into the weight)
+
+    `windows` (builder, node, place of the weight, step) writes the nodes that give the vectors which a row is multiplied
+    with: a tensor [group * channels, N, *positions] for each tap of a channel, of every `step`-th position; `targets`
+    (builder, node, place, target, step) those that bring a tensor of the output's shape into their order,
+    [group, rows, N]. Without `windows` a weight is rounded
+    without data, without `targets` it is not rounded again behind quantized layers. `patches` gives all taps at
+    once, [N, columns, positions]: gradients of the weight for single samples are then one product.
+
+    `integer` is its integer kernel (None: there is none), `profiled` are the names that the runtime's profile has for
+    the kernels that compute it.
+    """
+
+    name: str
+    weights: tuple[int, ...]
+    layout: Callable[[gs.Node, int], Layout]
+    macs: Callable[[gs.Node, int, Shapes], int]
+    positions: Callable[[gs.Node, Shapes], tuple[int, ...]] = lambda _node, _shapes: ()
+    result: Callable[[gs.Node], tuple[int, int, int]] | None = None
+    bias: BiasSlot | None = None
+    windows: Callable[[NodeBuilder, gs.Node, int, int], list[gs.Tensor]] | None = None
+    targets: Callable[[NodeBuilder, gs.Node, int, gs.Tensor, int], gs.Variable] | None = None
+    patches: Callable[[Emitter, gs.Node, np.dtype[Any]], gs.Tensor] | None = None
+    integer: IntegerKernel | None = None
+    profiled: frozenset[str] = frozenset()

@@ -1,0 +1,27 @@
+"""What matrix products share: rows of features before them, rows of results behind them."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.operators.operator import Shapes
+from onnxmpq.operators.windows import as_float, reshaped
+from onnxmpq.passes.node_builder import NodeBuilder
+
+ON_THE_LEFT = "weights on the left or in a stack"  # of matrices
+
+
+def rows_of(builder: NodeBuilder, tensor: gs.Tensor, features: int) -> gs.Variable:
+    """[1, features, rows] of a tensor [..., features]."""
+    rows = reshaped(builder, as_float(builder, tensor), 1, -1, features)
+    return builder.node("Transpose", [rows], "gram", {"perm": [0, 2, 1]})
+
+
+def product_macs(node: gs.Node, weight: gs.Tensor, shapes: Shapes, columns: int, stacked: int = 1) -> int:
+    """Those of a product whose result has so many values for each of `columns` output channels, of `stacked` matrices."""
+    shape = shapes.get(node.outputs[0].name)
+    if shape is None:
+        return 0
+    return int(math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1))

@@ -1,0 +1,59 @@
+"""Nodes that convolutions share: the maps before and behind them, position by position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmpq.operators.operator import Shapes
+from onnxmpq.passes.node_builder import NodeBuilder
+
+FLOAT = 1  # TensorProto.FLOAT
+TO_THE_END = int(np.iinfo(np.int64).max)
+
+
+def as_float(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor in single precision: sums of half-precision squares overflow."""
+    if tensor.dtype == np.float32:
+        return tensor
+    return builder.node("Cast", [tensor], "gram", {"to": FLOAT})
+
+
+def channels_first(builder: NodeBuilder, tensor: gs.Tensor, rank: int) -> gs.Variable:
+    """[channels, N, *positions] of a map [N, channels, *positions]: turned once, before taps multiply its size."""
+    return builder.node("Transpose", [tensor], "gram", {"perm": [1, 0, *range(2, 2 + rank)]})
+
+
+def strided(
+    builder: NodeBuilder,
+    tensor: gs.Tensor,
+    index: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> gs.Tensor:
+    """What a window sees at the tap `index`, all positions: a strided slice that ends where the last window does."""
+    if all(k == 1 for k in kernel) and all(s == 1 for s in strides):
+        return tensor
+    starts = [i * d for i, d in zip(index, dilations, strict=True)]
+    behind = [(k - 1) * d - s for k, d, s in zip(kernel, dilations, starts, strict=True)]
+    ends = [-b if b else TO_THE_END for b in behind]
+    axes = list(range(2, 2 + len(kernel)))
+    bounds = [builder.constant("gram_slice", np.array(v, np.int64)) for v in (starts, ends, axes, strides)]
+    return builder.node("Slice", [tensor, *bounds], "gram")
+
+
+def reshaped(builder: NodeBuilder, tensor: gs.Tensor, *shape: int) -> gs.Variable:
+    """The tensor in another shape."""
+    return builder.node(
+        "Reshape", [tensor, builder.constant("gram_shape", np.array(shape, np.int64))], "gram"
+    )
+
+
+def map_macs(tensor: gs.Tensor, weight: gs.Tensor, shapes: Shapes) -> int:
+    """Those of a weight that is applied at every position of a map."""
+    shape = shapes.get(tensor.name)
+    return 0 if shape is None else int(math.prod(weight.shape) * shape[0] * math.prod(shape[2:]))
