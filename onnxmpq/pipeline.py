@@ -1,9 +1,9 @@
 """The compile, stage by stage: the page to read first.
 
-load -> prepare -> place -> calibrate -> round -> sensitivity -> (time) -> allocate -> (search) -> (requantize) -> write
+load -> normalize -> place -> calibrate -> round -> sensitivity -> (time) -> allocate -> (search) -> (requantize) -> write
 -> verify. Each arrow is one frozen value: `Loaded`, `Prepared`, `Placed`, `Setting` (what all later stages look at),
 `Lowering` (the rounded weights, and what makes a file of any plan), `CostTable` or `Trajectory`, `Plan`, `Draft` (the
-plan and its weights), the model, `Report`. The stages are the files of `onnxmpq.stages`.
+plan and its weights), the model, `Report`. Each stage is the `stage.py` of its folder.
 """
 
 from __future__ import annotations

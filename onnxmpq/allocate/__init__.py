@@ -1,1 +1,1 @@
-"""TODO."""
+"""The plan of least cost within all budgets, solved as an integer programme."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The range of each quantized tensor, by any of the calibrators."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What can be refused before anything long has run."""

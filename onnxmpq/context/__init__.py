@@ -1,1 +1,1 @@
-"""TODO."""
+"""Values that hold models, data and sessions, which the stages read."""

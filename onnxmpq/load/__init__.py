@@ -1,1 +1,1 @@
-"""TODO."""
+"""A model file and data on disk as what a compile starts from."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What outputs are judged by: loss of function, quality against labels, latency."""

@@ -1,4 +1,4 @@
-"""prepare: the model as a clean float graph, which the budgets and the data fit."""
+"""normalize: the model as a clean float graph, which the budgets and the data fit."""
 
 from __future__ import annotations
 

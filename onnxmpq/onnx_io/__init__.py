@@ -1,1 +1,1 @@
-"""TODO."""
+"""Model files: read, checked, written at once or not at all."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Where Q/DQ pairs go, and what options that leaves each layer."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The weights of every layer at every width: scales, codes, biases."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""ONNX Runtime: which provider, which session, what runs. Nothing else imports onnxruntime."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Plans near the allocated one, judged by the network as a whole."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What each layer takes, as an integer kernel and in float."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""A written file read back, run, judged and timed, by code that did not write it."""
