@@ -43,7 +43,7 @@ def networks(names: Sequence[str] = ()) -> list[Network]:
     """The networks of these names, all where none is given. SystemExit for a name that is not there."""
     if not SHARED.is_dir():
         print(f"{SHARED} is not there: running on the project's own models/digits")
-    known = {network.name: network for network in (_shared() if SHARED.is_dir() else [])} or _digits()
+    known = {network.name: network for network in (_shared() if SHARED.is_dir() else [])} or digits()
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SystemExit(f"no network {', '.join(unknown)}; there are {', '.join(known)}")
@@ -115,7 +115,8 @@ def _shared() -> list[Network]:
     ]
 
 
-def _digits() -> dict[str, Network]:
+def digits() -> dict[str, Network]:
+    """The project's own model, by its name."""
     model = ROOT / "models" / "digits.onnx"
     data = model.with_suffix(".calib.npz"), model.with_suffix(".eval.npz")
     return {"digits": Network("digits", model, *data)}

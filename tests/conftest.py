@@ -29,10 +29,11 @@ from onnxmpq.values.target import find_target
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:  # private: only tests do not wait
     """Latencies that nobody reads need no pauses and no turns of runs."""
-    for name in ("_PAUSE", "_WARM", "_TURN"):
-        monkeypatch.setattr(latency, name, 0.0)
+    monkeypatch.setattr(latency, "_PAUSE", 0.0)
+    monkeypatch.setattr(latency, "_WARM", 0.0)
+    monkeypatch.setattr(latency, "_TURN", 0.0)
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_a_run_goes_on_where_the_last_one_stopped(
         )
 
     monkeypatch.setattr(module.Bench, "result", fake)
-    monkeypatch.setattr(module, "networks", lambda _names: [load("networks")._digits()["digits"]])
+    monkeypatch.setattr(module, "networks", lambda _names: [load("networks").digits()["digits"]])
     results, output = tmp_path / "r.jsonl", tmp_path / "t.md"
     module.append(results, module.Result("digits", 4.0, "fp32", "balanced", 0, 512, "abc", images=1))
     words = [
@@ -322,7 +322,7 @@ def test_the_demo_file_spends_what_its_plan_says(
 ) -> None:
     module = load("networks")
     monkeypatch.setattr(module, "SHARED", tmp_path)
-    digits = module._digits()["digits"]
+    digits = module.digits()["digits"]
     found = load("bytes").spend(digits, 3.0, activations)
     assert found.data_holds
     assert found.rest_holds

@@ -143,7 +143,7 @@ def test_equal_plans_are_equal_files_and_are_judged_once(bench: Any, monkeypatch
     lines = bench.judge.judgements.path.read_text().splitlines()
     assert len(lines) == 3  # the original, too
     again = type(bench)(bench.network, 1, 64, 16, bench.judge.judgements)
-    monkeypatch.setattr(type(bench.judge), "_judged", None)  # nothing is to be judged any more
+    monkeypatch.setattr(type(bench.judge.held_out), "outputs", None)  # nothing is to be judged any more
     second = again.points("nearest", "size", [3.0, 4.0])
     assert [p.digest for p in second] == [p.digest for p in first]
     assert bench.judge.judgements.path.read_text().splitlines() == lines

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from onnxmpq.onnx_io.traced import Traced
@@ -81,6 +83,21 @@ def crossing(
     made = dict.fromkeys([*inputs, *(name for node in nodes[:cut] for name in node.output if name)])
     needed = {name for node in nodes[cut:] for name in names_read(node)} | set(outputs)
     return [name for name in made if name in needed]
+
+
+def crossing_sizes(nodes: Sequence[onnx.NodeProto], sizes: Mapping[str, int]) -> NDArray[np.int64]:
+    """Bytes that cross each position, int64 [nodes + 1]: of tensors made before it that are read at or behind it.
+
+    `sizes` are bytes of tensors; those that it lacks take none, and those that no node makes are fed.
+    """
+    last = {name: i for i, node in enumerate(nodes) for name in names_read(node)}
+    made = dict.fromkeys(last, 0) | {name: i + 1 for i, node in enumerate(nodes) for name in node.output}
+    changes = np.zeros(len(nodes) + 2, np.int64)
+    for name, start in made.items():
+        if name in last and name in sizes:
+            changes[start] += sizes[name]
+            changes[last[name] + 1] -= sizes[name]
+    return np.cumsum(changes)[:-1]
 
 
 def descendants(nodes: Sequence[onnx.NodeProto], starts: Iterable[int], stop: int) -> list[onnx.NodeProto]:

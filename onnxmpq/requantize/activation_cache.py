@@ -8,18 +8,17 @@ the next): where more crosses, the cache stops before, and what is asked for run
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
 from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
-from onnxmpq.onnx_io.subgraph import Part, ancestors, crossing, extract, names_read
+from onnxmpq.onnx_io.subgraph import Part, ancestors, crossing, crossing_sizes, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_threads
@@ -58,7 +57,7 @@ class ActivationCache:
         self._held: list[State] | None = None
         self._samples = data.source.step or batch_size  # of a batch
         allowed = most * (data.source.step or 1) // max(1, data.count * augmentations.count)
-        self._may_stop = _crossing_sizes(self._nodes, self._reads, _sizes(model, traced)) <= allowed
+        self._may_stop = crossing_sizes(self._nodes, _sizes(model, traced)) <= allowed
 
     @property
     def at_start(self) -> bool:
@@ -142,20 +141,6 @@ def in_step(first: ActivationCache, second: ActivationCache) -> Iterator[tuple[S
     if first.at_start and second.at_start:
         return ((state, state) for state in first.states())
     return zip(first.states(), second.states(), strict=True)
-
-
-def _crossing_sizes(
-    nodes: Sequence[onnx.NodeProto], reads: Sequence[Collection[str]], sizes: Mapping[str, int]
-) -> NDArray[np.int64]:
-    """Bytes that cross each place, int64 [nodes + 1]: of tensors made before it that are read at or behind it."""
-    last = {name: i for i, read in enumerate(reads) for name in read}
-    made = dict.fromkeys(last, 0) | {name: i + 1 for i, node in enumerate(nodes) for name in node.output}
-    changes = np.zeros(len(nodes) + 2, np.int64)
-    for name, start in made.items():
-        if name in last and name in sizes:
-            changes[start] += sizes[name]
-            changes[last[name] + 1] -= sizes[name]
-    return np.cumsum(changes)[:-1]
 
 
 def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from onnxmpq.requantize.logit_layer import logit_layer
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import QUANTIZED_BITS
 
-_FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
+FACTORS = 1.02 ** np.array(sorted(range(-5, 21), key=abs))  # 0.91 to 1.49; where all are alike, the first
 _FEWEST = 8  # samples that a factor is found on
 
 
@@ -27,8 +27,8 @@ def best_logit_scale(draft: Draft) -> float:
     output, layer = _logits(draft)
     if output is None or layer is None or draft.setting.splits.judging.count < _FEWEST:
         return 1.0
-    losses = _losses(draft, output)
-    factor = float(_FACTORS[np.argmin(losses)])
+    losses = losses_by_factor(draft, output)
+    factor = float(FACTORS[np.argmin(losses)])
     if factor == 1 or not np.isfinite(losses).all():
         return 1.0
     # What lies between the layer and the output may be quantized, and saturate.
@@ -61,16 +61,16 @@ def file_losses(draft: Draft) -> Sums:
     return losses_by_batch(draft.setting.expected, session, draft.prepared.metric)
 
 
-def _losses(draft: Draft, output: str) -> Sums:
-    """The loss with each factor, the first of them 1."""
+def losses_by_factor(draft: Draft, output: str) -> Sums:
+    """The loss with each of `FACTORS` on the logits `output`, float64 [factors]; the first is 1."""
     metric = draft.prepared.metric
     session = draft.setting.runtime.session(draft.lowered(), spin=False)
-    distances, weight = np.zeros(len(_FACTORS)), 0.0
+    distances, weight = np.zeros(len(FACTORS)), 0.0
     for batch, expected in draft.setting.expected.batches():
         found = session.run(batch.feeds)[output]
         distances += [
             metric.distance(expected, {output: sharpened(found, metric.kinds[output], factor)}).sum()
-            for factor in _FACTORS.tolist()
+            for factor in FACTORS.tolist()
         ]
         weight += float(metric.weight(expected).sum())
     losses: Sums = distances / max(weight, np.finfo(np.float64).tiny)

@@ -66,7 +66,7 @@ _CHEAP_PRODUCTS = (
 )  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
 _SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
 _FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
-_DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
 _HALVES = 2
 _TARGET = "requantize/target"
@@ -193,14 +193,14 @@ class SequentialRequantizer:
         Codes of two bits are of the kind that is better, or as `odd` says.
         """
         regression = find_regression_target(layer, self._float, self._quantized, self._traced)
-        halves = self._fits(layer, regression) if regression is not None else []
+        halves = self.fits(layer, regression) if regression is not None else []
         if regression is None or not halves:
             return None
         fit = reduce(Fit.with_, halves)
         rows = to_rows(self._value(layer.weight).astype(np.float32), layer)
         with threadpool_limits(limits=1):
             centre = layer.bias is not None
-            damping = _damping(rows, [half.centred() if centre else half for half in halves])
+            damping = best_damping(rows, [half.centred() if centre else half for half in halves])
             del halves
             whole = fit.centred() if centre else fit
             wanted = _wanted(rows, whole, damping)
@@ -235,7 +235,7 @@ class SequentialRequantizer:
         value: Array = numpy_helper.to_array(next(i for i in self._float.graph.initializer if i.name == name))
         return value
 
-    def _fits(self, layer: Layer, regression: RegressionTarget) -> list[Fit]:
+    def fits(self, layer: Layer, regression: RegressionTarget) -> list[Fit]:
         """The sums over each half of the samples (one where there is one batch).
 
         Nothing where they cannot be gathered, or are few of what the first rounding saw.
@@ -326,14 +326,14 @@ def _is_known(layer: Layer, data: Dataset, halves: Sequence[Fit]) -> bool:
     return finite and is_known(layer, sum(half.count for half in halves), data)
 
 
-def _damping(rows: Floats, halves: Sequence[Fit]) -> float:
+def best_damping(rows: Floats, halves: Sequence[Fit]) -> float:
     """The one with which the rows that are fitted to each half of the samples give the other half's targets best."""
     if len(halves) < _HALVES:
-        return _DAMPINGS[0]
+        return DAMPINGS[0]
     every = -(-rows.shape[1] // _ROWS_ASKED)
     rows, halves = rows[:, ::every], [replace(half, cross=half.cross[:, ::every]) for half in halves]
     pairs = (halves, halves[::-1])
-    return min(_DAMPINGS, key=lambda d: sum(_unseen(_wanted(rows, fit, d), other) for fit, other in pairs))
+    return min(DAMPINGS, key=lambda d: sum(_unseen(_wanted(rows, fit, d), other) for fit, other in pairs))
 
 
 def _unseen(rows: Doubles, fit: Fit) -> float:
@@ -343,11 +343,11 @@ def _unseen(rows: Doubles, fit: Fit) -> float:
 
 def _wanted(rows: Floats, fit: Fit, damping: float) -> Doubles:
     """The rows that give the target best; one of zeros, which only a bias stands behind, is not fitted to noise."""
-    found: Doubles = np.where(rows.any(axis=2, keepdims=True), _solved(rows, fit, damping), 0.0)
+    found: Doubles = np.where(rows.any(axis=2, keepdims=True), solved_rows(rows, fit, damping), 0.0)
     return found
 
 
-def _solved(rows: Floats, fit: Fit, share: float) -> Doubles:
+def solved_rows(rows: Floats, fit: Fit, share: float) -> Doubles:
     """The rows that give the target best, held to those they come from by the damping, the more the fewer windows."""
     diagonal = np.einsum("gii->gi", fit.gram).mean(axis=1)
     damping = share * np.where(diagonal > 0, diagonal, 1.0)[:, None, None]

@@ -77,12 +77,16 @@ class Chain:
         model: onnx.ModelProto,
         layers: Sequence[Layer],
         traced: Mapping[str, Traced],
+        *,
+        layers_a_part: int = _LAYERS_A_PART,
+        rest_bytes: int = _REST_BYTES,
     ) -> None:
+        """Cut every `layers_a_part` layers; what follows a cut is one session where all of these hold `rest_bytes` at most."""
         self._outputs = tuple(o.name for o in model.graph.output)
         self._constants = {
             i.name: numpy_helper.to_array(i) for i in model.graph.initializer if i.name in self._outputs
         }
-        self._segments = _Cutter(runtime, model, layers, traced).segments()
+        self._segments = _Cutter(runtime, model, layers, traced, layers_a_part).segments(rest_bytes)
 
     def outputs(self, feeds: State) -> State:
         """The graph's outputs with every weight as it is."""
@@ -112,7 +116,12 @@ class _Cutter:
     """Cuts a model at its layers, and loads the parts."""
 
     def __init__(
-        self, runtime: Runtime, model: onnx.ModelProto, layers: Sequence[Layer], traced: Mapping[str, Traced]
+        self,
+        runtime: Runtime,
+        model: onnx.ModelProto,
+        layers: Sequence[Layer],
+        traced: Mapping[str, Traced],
+        layers_a_part: int,
     ) -> None:
         self._runtime, self._model, self._layers = runtime, model, layers
         self._nodes = list(model.graph.node)
@@ -122,20 +131,19 @@ class _Cutter:
         }
         self._outputs = [o.name for o in model.graph.output]
         self._uses = _uses(self._nodes, layers)
-        self._cuts = _cuts(self._uses, len(self._nodes))
+        self._cuts = _cuts(self._uses, len(self._nodes), layers_a_part)
         inputs = [i.name for i in model.graph.input]
         self._crossings = {cut: crossing(self._nodes, cut, self._outputs, inputs) for cut in self._cuts}
 
-    def segments(self) -> tuple[_Segment, ...]:
+    def segments(self, rest_bytes: int) -> tuple[_Segment, ...]:
         """From cut to cut."""
-        rests = self._rests()
-        return tuple(self._segment(index, rest) for index, rest in enumerate(rests))
+        return tuple(self._segment(index, rest) for index, rest in enumerate(self._rests(rest_bytes)))
 
-    def _rests(self) -> list[tuple[_Link, ...]]:
+    def _rests(self, rest_bytes: int) -> list[tuple[_Link, ...]]:
         """From each cut to the end."""
         cuts, nodes = self._cuts, self._nodes
         # One session from a cut to the end has no cut to reorder tensors at, but holds all the weights behind it.
-        if self._model.ByteSize() * len(cuts) / 2 <= _REST_BYTES:
+        if self._model.ByteSize() * len(cuts) / 2 <= rest_bytes:
             return [(self._load(nodes[cut:], self._outputs),) for cut in cuts[:-1]]
         links = [
             self._load(nodes[start:stop], self._crossings[stop]) for start, stop in itertools.pairwise(cuts)
@@ -180,7 +188,7 @@ def _uses(nodes: Sequence[onnx.NodeProto], layers: Sequence[Layer]) -> dict[str,
     return uses
 
 
-def _cuts(uses: Mapping[str, Sequence[int]], length: int) -> list[int]:
+def _cuts(uses: Mapping[str, Sequence[int]], length: int, layers_a_part: int) -> list[int]:
     """Where segments start, and the end: every few layers, at a layer's first use."""
     firsts = sorted({positions[0] for positions in uses.values()})
-    return sorted({0, *firsts[_LAYERS_A_PART::_LAYERS_A_PART], length})
+    return sorted({0, *firsts[layers_a_part::layers_a_part], length})

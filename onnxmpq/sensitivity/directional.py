@@ -202,7 +202,7 @@ def batch_shapes(probe: Probe, weights: Sequence[str]) -> tuple[Shapes, int]:
         pair = next(probe.data.batches(2))
         shapes = common_shapes([probe.traced, trace(probe.runtime, probe.model, pair.feeds)])
         outputs = layer_outputs(import_graph(probe.model), weights)
-        if all(_counts_samples(shapes.get(name, ())) for name in outputs):
+        if all(counts_samples(shapes.get(name, ())) for name in outputs):
             return shapes, probe.batch_size
     return {name: traced.shape for name, traced in probe.traced.items()}, 1
 
@@ -214,7 +214,8 @@ def note_runs(probe: Probe) -> None:
         probe.note(f"the model takes {step} samples a run; their slopes are those of one")
 
 
-def _counts_samples(shape: tuple[int | None, ...]) -> bool:
+def counts_samples(shape: tuple[int | None, ...]) -> bool:
+    """True where only the first axis is free (None): it is that of the samples."""
     return len(shape) > 0 and shape[0] is None and None not in shape[1:]
 
 

@@ -78,6 +78,11 @@ class StepTraining:
         """How often all samples are seen."""
         return max(self.epochs, math.ceil(self.least / _steps(data, batch_size)))
 
+    def rate_after(self, share: float) -> float:
+        """The rate when this share of all steps is done."""
+        turn = 0.5 * (1 + math.cos(math.pi * min(share, 1)))
+        return self.last_rate + (self.rate - self.last_rate) * turn
+
 
 @dataclass(frozen=True, slots=True)
 class TrainedSteps:
@@ -95,6 +100,21 @@ def learned_widths(options: Mapping[str, Sequence[Option]]) -> list[int]:
         if chooses_activations(some):
             widths.update(o.activation_bits for o in some if o.activation_bits)
     return sorted(widths, reverse=True)
+
+
+def code_range(widths: Sequence[int], signed: Array) -> tuple[Array, Array]:
+    """Lowest and highest codes, float64 [layers, widths]; what is not `signed` (bool [layers]) is never negative."""
+    bits, signs = np.array(widths, np.float64)[None, :], signed[:, None]
+    lowest = np.where(signs, -(2 ** (bits - 1)), 0.0)
+    return lowest, np.where(signs, np.maximum(2 ** (bits - 1) - 1, 1), 2**bits - 1)
+
+
+def smoothed_labels(labels: Array, classes: int, smoothing: float) -> Array:
+    """Probabilities float32 [samples, classes]: `smoothing` is shared by all classes, the label has the rest."""
+    share = np.float32(smoothing)
+    target = np.full((len(labels), classes), share / classes, np.float32)
+    target[np.arange(len(labels)), labels] += 1 - share
+    return target
 
 
 def chooses_activations(options: Sequence[Option]) -> bool:
@@ -116,8 +136,7 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> TrainedS
     done = 0
     for _ in range(epochs):
         for batch in data.shuffled(learner.batch_size, rng):
-            turn = 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
-            learner.learn(batch, training.last_rate + (training.rate - training.last_rate) * turn, rng)
+            learner.learn(batch, training.rate_after(done / total), rng)
             done += 1
             probe.progress(min(done, total), total)
     probe.progress(total, total)
@@ -130,7 +149,7 @@ def _steps(data: Dataset, batch_size: int) -> int:
 
 
 @dataclass(slots=True)
-class _Parameter:
+class Parameter:
     """Values under SGD with momentum.
 
     A parameter whose gradient is zero throughout stays as it is; where `each`, every value is a parameter of its own.
@@ -169,19 +188,21 @@ class _Learner:
         self.layers, self.shapes, self.batch_size = made.layers, made.shapes, made.batch_size
         self.session = probe.runtime.session(made.model)
         initial = {i.name: i for i in probe.model.graph.initializer}
-        self.weights = {
-            la.weight: _Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers
-        }
+        self.weights = {la.weight: Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers}
         read = _inputs_read(probe)
         inputs = [read[layer.weight] for layer in self.layers]
         self.values = {
             "weight": np.array([layer.params for layer in self.layers]),
             "activation": _sizes(probe, inputs),
         }
-        self.signed, means = _first_look(probe, inputs, self.values["activation"], data, self.batch_size)
+        signed, means = _first_look(probe, inputs, self.values["activation"], data, self.batch_size)
+        self.codes: dict[Role, tuple[Array, Array]] = {
+            "weight": code_range(self.widths, np.ones(len(self.layers), bool)),
+            "activation": code_range(self.widths, signed),
+        }
         self.steps = {
-            "weight": _Parameter(np.array([self._weight_steps(layer) for layer in self.layers]), each=True),
-            "activation": _Parameter(2 * means[:, None] / np.sqrt(self._highest("activation")), each=True),
+            "weight": Parameter(np.array([self._weight_steps(layer) for layer in self.layers]), each=True),
+            "activation": Parameter(2 * means[:, None] / np.sqrt(self.codes["activation"][1]), each=True),
         }
         self.highest = {
             role: np.maximum(steps.value, training.limits[1]) for role, steps in self.steps.items()
@@ -219,7 +240,7 @@ class _Learner:
             names = [gradient_name(step_input(layer.weight, role, "step")) for layer in self.layers]
             slopes = np.array([float(found[name]) for name in names]) / batch.count
             values = self.values[role] * (batch.count if role == "activation" else 1)
-            scale = np.sqrt(self._highest(role)[rows, columns] * values)
+            scale = np.sqrt(self.codes[role][1][rows, columns] * values)
             self.steps[role].gradient[rows, columns] += slopes / scale
         for weight in self.weights if self.training.trains == "all" else ():
             self.weights[weight].gradient += found[gradient_name(weight)] / np.float32(batch.count)
@@ -227,7 +248,7 @@ class _Learner:
     def _feeds(self, columns: Array) -> dict[str, Array]:
         feeds: dict[str, Array] = {}
         for role in ROLES:
-            steps, high, low = self.steps[role].value, self._highest(role), self._lowest(role)
+            steps, (low, high) = self.steps[role].value, self.codes[role]
             for row, (layer, column) in enumerate(zip(self.layers, columns.tolist(), strict=True)):
                 feeds[step_input(layer.weight, role, "step")] = steps[row, column].astype(np.float32)
                 feeds[step_input(layer.weight, role, "low")] = low[row, column].astype(np.float32)
@@ -235,17 +256,6 @@ class _Learner:
         if self.training.trains == "all":
             feeds |= {name: parameter.value for name, parameter in self.weights.items()}
         return {name: np.asarray(value) for name, value in feeds.items()}
-
-    def _highest(self, role: Role) -> Array:
-        """Highest code [layers, widths]; activations that are never negative have no sign."""
-        bits = np.array(self.widths, np.float64)[None, :]
-        signed = np.ones(len(self.layers), bool) if role == "weight" else self.signed
-        return np.where(signed[:, None], np.maximum(2 ** (bits - 1) - 1, 1), 2**bits - 1)
-
-    def _lowest(self, role: Role) -> Array:
-        bits = np.array(self.widths, np.float64)[None, :]
-        signed = np.ones(len(self.layers), bool) if role == "weight" else self.signed
-        return np.where(signed[:, None], -(2 ** (bits - 1)), 0.0)
 
     def _weight_steps(self, layer: Layer) -> list[float]:
         weight = self.weights[layer.weight].value
@@ -260,9 +270,7 @@ class _Learner:
         """What the output is compared with, in its own form: the float network's, or the smoothed labels."""
         if self.training.targets == "float":
             return self.float.run(batch.feeds, [self.output])[self.output]
-        smoothing = np.float32(self.training.smoothing)
-        target = np.full((batch.count, self.outcomes), smoothing / self.outcomes, np.float32)
-        target[np.arange(batch.count), batch.given_labels] += 1 - smoothing
+        target = smoothed_labels(batch.given_labels, self.outcomes, self.training.smoothing)
         if self.kind is not OutputKind.PROBABILITIES:
             target = np.log(np.maximum(target, _TINY))  # logits of those probabilities
         return target.reshape(batch.count, *self.shape).astype(self.dtype)

@@ -102,7 +102,7 @@ def attribute(times: Sequence[KernelTime], model: onnx.ModelProto, layers: Seque
     Nodes of `model` are named after their first outputs.
     """
     order = {layer.name: place for place, layer in enumerate(layers)}
-    kernels = _layer_kernels(times, model, layers)
+    kernels = layer_kernels(times, model, layers)
     made: dict[str, str] = {}  # tensor -> the latest layer before it
     owners: list[str | None] = []
     for place, time in enumerate(times):
@@ -124,7 +124,7 @@ def _dequantizes(time: KernelTime) -> bool:
     return time.op == "DequantizeLinear"
 
 
-def _layer_kernels(
+def layer_kernels(
     times: Sequence[KernelTime], model: onnx.ModelProto, layers: Sequence[Layer]
 ) -> dict[int, str]:
     """The layer of each kernel that computes one, by the kernel's place.

@@ -11,9 +11,9 @@ _CPUINFO = Path("/proc/cpuinfo")
 _VNNI = ("avx512_vnni", "avx_vnni")  # x86: products of uint8 and int8 are summed without saturating
 
 
-def processor() -> str:
+def processor(cpuinfo: Path = _CPUINFO) -> str:
     """The processor's name, and where x86 tells of it the instructions that integer kernels are made of."""
-    fields = _fields()
+    fields = _fields(cpuinfo)
     name = fields.get("model name") or platform.processor() or platform.machine() or "an unnamed processor"
     if "flags" not in fields:
         return name
@@ -21,9 +21,9 @@ def processor() -> str:
     return f"{name} ({f'with {found}' if found else 'without VNNI'})"
 
 
-def has_vnni() -> bool:
+def has_vnni(cpuinfo: Path = _CPUINFO) -> bool:
     """True on an x86 processor with VNNI."""
-    return not set(_fields().get("flags", "").split()).isdisjoint(_VNNI)
+    return not set(_fields(cpuinfo).get("flags", "").split()).isdisjoint(_VNNI)
 
 
 def versions() -> dict[str, str]:
@@ -53,10 +53,10 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _fields() -> dict[str, str]:
+def _fields(cpuinfo: Path) -> dict[str, str]:
     """What Linux says of the last core; empty elsewhere."""
-    if not _CPUINFO.is_file():
+    if not cpuinfo.is_file():
         return {}
-    lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     pairs = (line.split(":", 1) for line in lines if ":" in line)
     return {name.strip(): value.strip() for name, value in pairs}

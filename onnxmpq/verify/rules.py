@@ -123,7 +123,7 @@ def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeigh
     if not target.weights.negative_scales and (stored.scale < 0).any():
         yield "has scales below zero"
     for layer in graph.readers.get(name, ()):
-        axis = _channel_axis(layer, name, stored.codes.ndim)
+        axis = channel_axis(layer, name, stored.codes.ndim)
         if layer.op_type in _LAYERS and axis is not None and axis != stored.axis:
             yield f"has scales along axis {stored.axis}, wanted {axis}, that of the output channels"
     if maker.op_type == "DequantizeLinear" and _is_integer(graph, name):  # Cast and Mul stay in float
@@ -142,7 +142,7 @@ def _is_integer(graph: _Graph, weight: str) -> bool:
     return any(node.op_type == "DequantizeLinear" and not graph.is_weight(node) for node in makers)
 
 
-def _channel_axis(layer: NodeProto, weight: str, rank: int) -> int | None:
+def channel_axis(layer: NodeProto, weight: str, rank: int) -> int | None:
     """The axis of output channels; None where the weight is the left operand of a product."""
     attributes = {a.name: helper.get_attribute_value(a) for a in layer.attribute}
     if layer.op_type == "Conv":

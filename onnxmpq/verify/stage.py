@@ -155,7 +155,7 @@ def _quality(compiled: Compiled, seen: _Seen) -> QualityReport:
     return QualityReport(
         metrics=seen.scores,
         evaluated_on=compiled.evidence.judged_on,
-        cpus=_cpus(compiled),
+        cpus=valid_cpus(compiled.plan, compiled.target),
         is_broken=bool(seen.scores) and is_broken(seen.scores["compiled"]),
     )
 
@@ -220,11 +220,10 @@ def _kernels(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime) -> 
         return integer_kernels(written, onnx.load(optimized), compiled.prepared.layers)
 
 
-def _cpus(compiled: Compiled) -> str:
-    """On which CPUs the accuracy that was measured here holds."""
-    plan = compiled.plan.options.values()
-    full = sum(o.activation_bits == 8 and o.weight_bits > ISAS["any"] for o in plan)
-    if not full or compiled.target.activations.signed:
+def valid_cpus(plan: Plan, target: Target) -> str:
+    """On which CPUs the accuracy that was measured here holds, in words: "any", or which of them."""
+    full = sum(o.activation_bits == 8 and o.weight_bits > ISAS["any"] for o in plan.options.values())
+    if not full or target.activations.signed:
         return "any"
     return (
         f"those with VNNI, and ARM: on x86 without it the sums of {full} layers with 8-bit codes saturate; "
@@ -253,14 +252,14 @@ def _layer(layer: Layer, unit: Unit, compiled: Compiled, kernels: Mapping[str, s
         weight_bits=option.weight_bits,
         activation_bits=option.activation_bits,
         stored_bytes=stored_bytes(unit, option),
-        sensitivity=_cost(compiled.costs, layer, option),
+        sensitivity=cost_alone(compiled.costs, layer, option),
         kernel=None if kernels is None else kernels.get(layer.name),
         reason=layer.reason or _why_float(layer, compiled, kernels),
         container_bits=option.container_bits,
     )
 
 
-def _cost(found: Sensitivity, layer: Layer, option: Option) -> float | None:
+def cost_alone(found: Sensitivity, layer: Layer, option: Option) -> float | None:
     """What a layer's width costs alone; a path knows no such thing, and one option was not measured."""
     if not isinstance(found, CostTable) or found.method == UNMEASURED or len(found.costs[layer.name]) == 1:
         return None

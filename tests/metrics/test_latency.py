@@ -36,11 +36,12 @@ class Timed:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:  # private: whole seconds are easy to add up
     clock = Clock()
     monkeypatch.setattr(latency, "time", clock)
-    for name, seconds in (("_PAUSE", 1.0), ("_WARM", 2.0), ("_TURN", 4.0)):
-        monkeypatch.setattr(latency, name, seconds)
+    monkeypatch.setattr(latency, "_PAUSE", 1.0)
+    monkeypatch.setattr(latency, "_WARM", 2.0)
+    monkeypatch.setattr(latency, "_TURN", 4.0)
     return clock
 
 

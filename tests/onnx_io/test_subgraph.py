@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.onnx_io.subgraph import extract
+from onnxmpq.onnx_io.subgraph import crossing, crossing_sizes, extract
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 from onnxmpq.testing import model_of
@@ -68,3 +68,12 @@ def test_a_network_that_resizes_to_the_size_of_a_tensor_compiles(tmp_path: Path,
         tmp_path / "m.onnx", ["5bit-avg"], {"x": x}, effort="fast", activations=activations
     )
     assert (report.quality.metrics["compiled"].sqnr or 0) > 20
+
+
+def test_bytes_that_cross_each_place_are_those_of_the_tensors_that_do() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 13]>
+        g (float[n, 6] x) => (float[n, 6] y) {
+            a = MatMul (x, w1)  r = Relu (a)  b = MatMul (r, w2)  s = Add (b, a)  y = MatMul (s, w3) }""")
+    nodes, sizes = model.graph.node, {"x": 1, "a": 10, "r": 100, "b": 1000, "s": 10_000, "y": 100_000}
+    expected = [sum(sizes[name] for name in crossing(nodes, place, (), ["x"])) for place in range(6)]
+    assert crossing_sizes(nodes, sizes).tolist() == expected == [1, 10, 110, 1010, 10_000, 0]

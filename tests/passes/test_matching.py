@@ -48,9 +48,9 @@ def test_per_channel_agrees_with_broadcasting(shape: list[int], rank: int, data:
 def test_reading_leaves_values_unloaded() -> None:
     graph = graph_of("g (float[2] x) => (float[2] y) { y = Mul (x, c) }", c=np.ones(2, np.float32))
     constant = graph.nodes[0].inputs[1]
-    before = constant._values
+    before = constant._values  # private: the public ones would be loaded by being looked at
     np.testing.assert_array_equal(read(constant), [1, 1])
-    assert constant._values is before
+    assert constant._values is before  # private: as above
 
 
 def test_only_a_constant_can_be_read() -> None:

@@ -1,5 +1,7 @@
 """The cache: what is asked of it comes out as if the whole network had run, whatever it holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,11 +10,11 @@ from onnx import numpy_helper
 from onnxmpq.data import Dataset, open_data
 from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.data.samples import InputSpec
-from onnxmpq.onnx_io.subgraph import crossing
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.requantize.activation_cache import ActivationCache, _crossing_sizes, _sizes, in_step
+from onnxmpq.requantize.activation_cache import ActivationCache, in_step
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
+from onnxmpq.testing import model_of
 
 CPU = Runtime("cpu", threads=1)
 TEXT = """
@@ -115,27 +117,24 @@ def test_what_crosses_counts_in_every_view(model: onnx.ModelProto, data: Dataset
 
 def test_it_stays_where_a_trace_was_wrong(model: onnx.ModelProto, data: Dataset) -> None:
     """The first batch tells."""
-    cache = cache_of(model, data, 20 * 6 * 4 - 1)
-    cache._may_stop[:] = True
+    traced = trace(CPU, model, next(iter(data.batches(1))).feeds)
+    wrong = {name: replace(value, shape=(1, 1)) for name, value in traced.items()}
+    cache = ActivationCache(CPU, model, wrong, data, 8, most=20 * 6 * 4 - 1)
     cache.advance({"w2"})
     assert {name for state in cache.states() for name in state} == {"x"}
 
 
-def test_what_crosses_each_place_is_counted(model: onnx.ModelProto, data: Dataset) -> None:
-    cache = cache_of(model, data)
-    sizes = {"x": 1, "a": 10, "r": 100, "b": 1000, "s": 10_000, "y": 100_000}
-    found = _crossing_sizes(cache._nodes, cache._reads, sizes)
-    expected = [sum(sizes[n] for n in crossing(cache._nodes, place, (), ["x"])) for place in range(6)]
-    assert found.tolist() == expected == [1, 10, 110, 1010, 10_000, 0]
-
-
-def test_a_pair_that_no_trace_has_seen_gives_as_much_as_it_takes() -> None:
+def test_a_pair_that_no_trace_has_seen_gives_as_much_as_it_takes(data: Dataset) -> None:
     """Either end of it may have the name that the float network had."""
-    text = """<ir_version: 8, opset_import: ["" : 13]> net (float[n, 6] x) => (float[n, 6] y) {
-        q = QuantizeLinear (x, scale)  d = DequantizeLinear (q, scale)
-        made = Relu (d)  p = QuantizeLinear (made, scale)  y = DequantizeLinear (p, scale) }"""
-    traced = {"x": Traced(onnx.TensorProto.FLOAT, (1, 6)), "y": Traced(onnx.TensorProto.FLOAT, (1, 6))}
-    assert set(_sizes(onnx.parser.parse_model(text), traced).values()) == {24}
+    text = """g (float[n, 6] x) => (float[n, 6] y) {
+        q = QuantizeLinear (x, s1)  d = DequantizeLinear (q, s2)  made = Mul (d, c)
+        p = QuantizeLinear (made, s3)  y = DequantizeLinear (p, s4) }"""
+    model = model_of(text, **dict.fromkeys(("s1", "s2", "c", "s3", "s4"), np.array(0.5, np.float32)))
+    traced = {name: Traced(onnx.TensorProto.FLOAT, (1, 6)) for name in "xy"}
+    cache = ActivationCache(CPU, model, traced, data, 8, most=20 * 6 * 4)
+    for changing, held in (("s2", "q"), ("c", "d"), ("s3", "made"), ("s4", "p")):
+        cache.advance({changing})
+        assert {name for state in cache.states() for name in state} == {held}
 
 
 def test_a_graph_that_demands_its_batch_is_counted_by_the_batch(model: onnx.ModelProto) -> None:

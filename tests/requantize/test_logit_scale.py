@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from onnxmpq.lower.draft import Draft, Lowering
-from onnxmpq.metrics.metric import kl_divergence, sharpened
+from onnxmpq.metrics.metric import choose_metric, kl_divergence, sharpened
 from onnxmpq.requantize import logit_scale
-from onnxmpq.requantize.logit_scale import best_logit_scale, file_loss, with_logit_scale
+from onnxmpq.requantize.logit_scale import (
+    FACTORS,
+    best_logit_scale,
+    file_loss,
+    losses_by_factor,
+    with_logit_scale,
+)
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.testing import model_of
@@ -48,7 +54,7 @@ def test_logits_that_were_shrunk_are_as_large_as_before(lower_classifier: Lower)
 def test_losses_are_those_of_the_metric(lower_classifier: Lower) -> None:
     draft = draft_of(lower_classifier(metric="nse"), 8)
     (output,) = draft.prepared.metric.kinds
-    losses = logit_scale._losses(draft, output)
+    losses = losses_by_factor(draft, output)
     assert losses[0] == pytest.approx(file_loss(draft))
 
 
@@ -61,17 +67,17 @@ def test_the_first_roundings_stay(lower_classifier: Lower) -> None:
     np.testing.assert_array_equal(found, (1.2 * scale).astype(np.float32))
 
 
-def test_a_bias_that_was_shifted_is_scaled_with_its_shift(
-    lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bias_that_was_shifted_is_scaled_with_its_shift(lower_classifier: Lower) -> None:
     weight = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     bias = np.arange(1, 5, dtype=np.float32)
     model = model_of("g (float[N, 3] x) => (float[N, 4] y) { y = Gemm (x, w, b) }", w=weight, b=bias)
     layer = example_layer("y", "Gemm", ("y",), "w", (3, 4), 1, bias="b")
     candidates = Candidates(model, "nearest")
     candidates.replace(layer, quantize(weight, 1, 4), np.full(4, 0.5, np.float32))
-    monkeypatch.setattr(logit_scale, "_logits", lambda _: ("y", layer))
-    draft = replace(draft_of(lower_classifier(), 8), candidates=candidates, plan=Plan({"y": Option(4)}))
+    setting = lower_classifier().setting
+    metric = choose_metric(model, {"y": (1, 4)})
+    prepared = replace(setting.prepared, model=model, layers=(layer,), metric=metric)
+    draft = Draft(replace(setting, prepared=prepared), candidates, Plan({"y": Option(4)}), (layer,))
     found = with_logit_scale(draft, 1.2).candidates.bias(layer, 4)
     assert found is not None
     np.testing.assert_allclose(found, 1.2 * (bias + 0.5), rtol=1e-6)
@@ -80,10 +86,10 @@ def test_a_bias_that_was_shifted_is_scaled_with_its_shift(
 def test_a_factor_that_the_file_is_not_better_for_is_not_taken(
     lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draft, losses = draft_of(lower_classifier(), 8), np.linspace(1, 0, len(logit_scale._FACTORS))
-    monkeypatch.setattr(logit_scale, "_losses", lambda *_: losses)
+    draft, losses = draft_of(lower_classifier(), 8), np.linspace(1, 0, len(FACTORS))
+    monkeypatch.setattr(logit_scale, "losses_by_factor", lambda *_: losses)
     monkeypatch.setattr(logit_scale, "file_loss", lambda _: 0.5)
-    assert best_logit_scale(draft) == logit_scale._FACTORS[-1]
+    assert best_logit_scale(draft) == FACTORS[-1]
     monkeypatch.setattr(logit_scale, "file_loss", lambda _: 2.0)
     assert best_logit_scale(draft) == 1
 

@@ -16,12 +16,12 @@ from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.requantize import sequential as requantize
 from onnxmpq.requantize.regression_target import find_regression_target
 from onnxmpq.requantize.sequential import (
-    _DAMPINGS,
+    DAMPINGS,
     Fit,
     SequentialRequantizer,
-    _damping,
-    _solved,
+    best_damping,
     requantized,
+    solved_rows,
 )
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import fitted
@@ -196,7 +196,7 @@ def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> 
         find_regression_target(layer, model, model, traced),
     )
     assert regression is not None
-    halves = requantizer._fits(layer, regression)
+    halves = requantizer.fits(layer, regression)
     assert sum(half.count for half in halves) == data.count
     assert len(halves) == 2
 
@@ -205,7 +205,7 @@ def test_a_layer_of_few_columns_sees_as_many_windows_as_the_first_rounding_does(
     model, data, traced, layer = pointwise(16)
     regression = find_regression_target(layer, model, model, traced)
     assert regression is not None
-    halves = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0)._fits(
+    halves = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0).fits(
         layer, regression
     )
     assert sum(half.count for half in halves) == data.count * 16 * 16
@@ -215,20 +215,17 @@ def test_large_maps_are_seen_of_few_samples_as_they_are(monkeypatch: pytest.Monk
     model, data, traced, layer = pointwise(16)
     regression = find_regression_target(layer, model, model, traced)
     assert regression is not None
-    monkeypatch.setattr(requantize, "_SAMPLES_OF_LARGE_MAPS", 12)
-    for products, samples in (
-        (12 * 12 * 256 // 2, 12),
-        (12 * 12 * 256, 64),
-    ):  # twice as many as it needs, or fewer
-        monkeypatch.setattr(requantize, "_CHEAP_PRODUCTS", products)
+    monkeypatch.setattr(requantize, "_SAMPLES_OF_LARGE_MAPS", 12)  # private: no map of a test is large
+    every, needed = 12 * 16 * 16, 12 * 12 * 256  # windows of 12 samples, and the products of as many
+    # Where these are twice as many as it needs it sees them all, otherwise every second place along each axis of all samples.
+    for products, expected in ((needed // 2, every), (needed, 64 * 8 * 8)):
+        monkeypatch.setattr(requantize, "_CHEAP_PRODUCTS", products)  # private: as above
         requantizer = SequentialRequantizer(
             CPU, model, model, [layer], traced, data, 16, seed=0, augmentations=Augmentations(-1)
         )
-        assert requantizer._pair(layer).quantized.data.count == samples
-        halves = requantizer._fits(layer, regression)
-        windows = sum(half.count for half in halves)
+        halves = requantizer.fits(layer, regression)
         assert len(halves) == 2
-        assert requantize._enough(layer) <= windows <= samples * 256
+        assert sum(half.count for half in halves) == expected
 
 
 @pytest.mark.parametrize(("count", "halves"), [(1, 1), (2, 2), (7, 2), (16, 2)])
@@ -237,7 +234,7 @@ def test_few_samples_are_in_two_halves_too(count: int, halves: int) -> None:
     regression = find_regression_target(layer, model, model, traced)
     assert regression is not None
     requantizer = SequentialRequantizer(CPU, model, model, [layer], traced, data.some(count, 0), 16, seed=0)
-    assert len(requantizer._fits(layer, regression)) == halves
+    assert len(requantizer.fits(layer, regression)) == halves
 
 
 def test_augmentations_of_one_sample_are_in_one_half_and_count_once() -> None:
@@ -247,8 +244,8 @@ def test_augmentations_of_one_sample_are_in_one_half_and_count_once() -> None:
     requantizer = SequentialRequantizer(
         CPU, model, model, [layer], traced, data, 16, seed=0, augmentations=Augmentations(-1)
     )
-    both = requantizer._fits(layer, regression)
-    plain = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0)._fits(
+    both = requantizer.fits(layer, regression)
+    plain = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0).fits(
         layer, regression
     )
     # A map of 1 x 1 kernels has the same windows whichever way it is turned.
@@ -278,9 +275,9 @@ def test_halves_that_contradict_each_other_are_damped_more() -> None:
         targets = inputs @ (rows[0].T + 0.5) + noise * rng.standard_normal((400, 3))
         return fit_of(inputs, targets)
 
-    assert _damping(rows, [half(0.0), half(0.0)]) == min(_DAMPINGS)
-    assert _damping(rows, [half(500.0), half(500.0)]) == max(_DAMPINGS)
-    assert _damping(rows, [half(500.0)]) == min(_DAMPINGS)
+    assert best_damping(rows, [half(0.0), half(0.0)]) == min(DAMPINGS)
+    assert best_damping(rows, [half(500.0), half(500.0)]) == max(DAMPINGS)
+    assert best_damping(rows, [half(500.0)]) == min(DAMPINGS)
 
 
 def test_the_damping_is_judged_on_the_other_half() -> None:
@@ -292,7 +289,7 @@ def test_the_damping_is_judged_on_the_other_half() -> None:
         inputs = rng.standard_normal((12, 8))
         return fit_of(inputs, inputs @ rows[0].T + 20 * rng.standard_normal((12, 3)))
 
-    assert _damping(rows, [half(), half()]) > min(_DAMPINGS)
+    assert best_damping(rows, [half(), half()]) > min(DAMPINGS)
 
 
 def test_the_damping_is_judged_both_ways() -> None:
@@ -305,7 +302,7 @@ def test_the_damping_is_judged_both_ways() -> None:
         return fit_of(inputs, inputs @ (rows[0].T + 0.5) + noise * rng.standard_normal((windows, 3)))
 
     halves = [half(400, 0.0), half(12, 20.0)]
-    assert _damping(rows, halves) == _damping(rows, halves[::-1]) == max(_DAMPINGS)
+    assert best_damping(rows, halves) == best_damping(rows, halves[::-1]) == max(DAMPINGS)
 
 
 @pytest.mark.parametrize("windows", [6, 40])
@@ -319,7 +316,7 @@ def test_rows_are_drawn_to_those_they_come_from_as_the_moments_are_to_their_diag
     whole = drawn + 0.01 * gram.diagonal().mean() * np.eye(8)
     expected = np.linalg.solve(whole, (cross + rows[0] @ (whole - gram)).T).T
     assert share > 0.01
-    np.testing.assert_allclose(_solved(rows, fit, 0.01)[0], expected)
+    np.testing.assert_allclose(solved_rows(rows, fit, 0.01)[0], expected)
 
 
 def test_a_constant_input_goes_with_no_target_where_a_bias_takes_up_the_means() -> None:

@@ -1,5 +1,7 @@
 """The chain must give what the whole model gives, for every layer and any weight."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -8,9 +10,8 @@ from onnx import numpy_helper
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.runtime.session import Runtime
+from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
-from onnxmpq.sensitivity import chain
 from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.testing.models import example_layer
 from onnxmpq.values.layer import Layer
@@ -66,16 +67,12 @@ def load(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[tuple[La
 
 @pytest.mark.parametrize("rest_bytes", [0, 1 << 30])
 @pytest.mark.parametrize("layers_a_part", [1, 2, 3, 100])
-def test_every_layer_gives_what_the_whole_model_gives(
-    layers_a_part: int, rest_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chain, "_LAYERS_A_PART", layers_a_part)
-    monkeypatch.setattr(chain, "_REST_BYTES", rest_bytes)
+def test_every_layer_gives_what_the_whole_model_gives(layers_a_part: int, rest_bytes: int) -> None:
     model = network()
     rng = np.random.default_rng(1)
     feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)}
     layers, traced = load(model, {"x": feeds["x"][:1]})
-    walked = Chain(CPU, model, layers, traced)
+    walked = Chain(CPU, model, layers, traced, layers_a_part=layers_a_part, rest_bytes=rest_bytes)
     expected = CPU.session(model).run(feeds)
     for name, values in walked.outputs(feeds).items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
@@ -89,18 +86,25 @@ def test_every_layer_gives_what_the_whole_model_gives(
     assert seen == [layer.name for layer in layers]
 
 
-def test_only_what_comes_behind_is_run() -> None:
+def test_only_what_comes_behind_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, loaded = Runtime.session, list[onnx.ModelProto]()
+
+    def spy(runtime: Runtime, model: onnx.ModelProto, **options: Any) -> Session:
+        loaded.append(model)
+        return session(runtime, model, **options)
+
     model = network()
     layers, traced = load(model, {"x": np.zeros((1, 3, 8, 8), np.float32)})
-    walked = Chain(CPU, model, layers, traced)
-    tails = {t.layer.weight: t.link.part for s in walked._segments for t in s.tails}
-    assert "Conv" not in {n.op_type for n in tails["w4"].model.graph.node}
-    assert len(tails["w3"].model.graph.node) < len(model.graph.node) - 2
+    monkeypatch.setattr(Runtime, "session", spy)
+    Chain(CPU, model, layers, traced)
+    tails = {
+        i.name: part.graph.node for part in loaded for i in part.graph.input
+    }  # by the weight that each is fed
+    assert "Conv" not in {n.op_type for n in tails["w4"]}
+    assert len(tails["w3"]) < len(model.graph.node) - 2
 
 
-def test_sequences_and_optionals_cross_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "_LAYERS_A_PART", 1)
-    monkeypatch.setattr(chain, "_REST_BYTES", 0)
+def test_sequences_and_optionals_cross_cuts() -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 18]>
     g (float[n, 4, 6, 6] x) => (float[n, 4, 6, 6] y)
@@ -128,7 +132,7 @@ def test_sequences_and_optionals_cross_cuts(monkeypatch: pytest.MonkeyPatch) -> 
         model.graph.initializer.append(numpy_helper.from_array(values, name))
     feeds = {"x": rng.standard_normal((2, 4, 6, 6)).astype(np.float32)}
     layers, traced = load(model, {"x": feeds["x"][:1]})
-    walked = Chain(CPU, model, layers, traced)
+    walked = Chain(CPU, model, layers, traced, layers_a_part=1, rest_bytes=0)
     np.testing.assert_allclose(
         walked.outputs(feeds)["y"], CPU.session(model).run(feeds)["y"], rtol=1e-4, atol=1e-4
     )

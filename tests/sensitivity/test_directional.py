@@ -19,7 +19,7 @@ from onnxmpq.normalize.prepare import prepare
 from onnxmpq.passes.expose.emit_loss import Loss
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity import directional
-from onnxmpq.sensitivity.directional import Objective, _counts_samples, slopes
+from onnxmpq.sensitivity.directional import Objective, counts_samples, slopes
 from onnxmpq.sensitivity.methods.first_order import FirstOrder
 from onnxmpq.sensitivity.methods.fisher import fisher
 from onnxmpq.sensitivity.probe import Probe
@@ -148,13 +148,16 @@ def test_samples_of_another_size_are_refused() -> None:
         list(slopes(probe, lambda: objective))
 
 
+def hold(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    # private: no network of a test is too large for one pass
+    monkeypatch.setattr(directional, "_BYTES_A_PASS", most)
+
+
 def test_what_is_too_large_for_one_pass_goes_by_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = testing.probe_of(classifier(), labelled(classifier()))
     together = FirstOrder()(probe)
     most = max(layer.params for layer in probe.chosen)
-    monkeypatch.setattr(
-        directional, "_BYTES_A_PASS", 2 * 4 * most
-    )  # two of three widths of the largest layer
+    hold(monkeypatch, 2 * 4 * most)  # two of three widths of the largest layer
     apart = FirstOrder()(probe)
     assert apart.evaluations > together.evaluations == 1
     for name, costs in together.costs.items():
@@ -162,7 +165,7 @@ def test_what_is_too_large_for_one_pass_goes_by_widths(monkeypatch: pytest.Monke
 
 
 def test_progress_never_falls_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directional, "_BYTES_A_PASS", 1)  # each width of each layer in a pass of its own
+    hold(monkeypatch, 1)  # each width of each layer in a pass of its own
     calls: list[tuple[int, int]] = []
     probe = testing.probe_of(classifier(), labelled(classifier()))
     FirstOrder()(replace(probe, progress=lambda *call: calls.append(call)))
@@ -172,16 +175,16 @@ def test_progress_never_falls_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_samples_are_told_apart_where_they_are_all_that_is_free() -> None:
-    assert _counts_samples((None, 3, 4))
-    assert not _counts_samples((None, None))
-    assert not _counts_samples((2, None))
-    assert not _counts_samples(())
+    assert counts_samples((None, 3, 4))
+    assert not counts_samples((None, None))
+    assert not counts_samples((2, None))
+    assert not counts_samples(())
 
 
 def test_passes_by_widths_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = testing.probe_of(classifier(), labelled(classifier()))
     together = fisher(probe)
-    monkeypatch.setattr(directional, "_BYTES_A_PASS", 1)
+    hold(monkeypatch, 1)
     apart = fisher(probe)
     assert apart.evaluations == sum(len(options) for options in probe.options.values())
     for name, costs in together.costs.items():

@@ -1,13 +1,14 @@
 """The profile tells of every node that runs, by whatever name. Nothing here looks at a clock."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.runtime.session import Runtime
+from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.testing import model_of, random_feeds
-from onnxmpq.timing import kernel_times as module
 from onnxmpq.timing.kernel_times import kernel_times
 
 RUNTIME = Runtime("cpu", threads=1)
@@ -65,8 +66,9 @@ def test_what_runs_inside_control_flow_counts_for_that_alone() -> None:
     assert numbers[1] == numbers[0] + 1
 
 
-def test_a_node_that_it_does_not_tell_of_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = residual()
-    monkeypatch.setattr(module, "_durations", lambda _: {})
+def test_a_node_that_it_does_not_tell_of_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, profile = residual(), tmp_path / "times.json"
+    profile.write_text("[]", encoding="utf-8")
+    monkeypatch.setattr(Session, "end_profile", lambda _: profile)
     with pytest.raises(onnxmpq.OnnxmpqError, match="profile lacks"):
         kernel_times(RUNTIME, model, random_feeds(model), 1)

@@ -79,13 +79,13 @@ def test_every_layer_of_a_network_is_found_in_each_of_its_files(
     whole = module.attribute
 
     def spy(times: list[KernelTime], model: onnx.ModelProto, layers: list[Layer]) -> list[str]:
-        kernels = module._layer_kernels(times, model, layers)
+        kernels = module.layer_kernels(times, model, layers)
         found.append({layer.name: list(kernels.values()).count(layer.name) for layer in layers})
         return whole(times, model, layers)
 
     monkeypatch.setattr(module, "attribute", spy)
-    monkeypatch.setattr(module, "_RUNS", 1)
-    monkeypatch.setattr(module, "_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_RUNS", 1)  # private: nobody reads the times
+    monkeypatch.setattr(module, "_SECONDS", 0.0)  # private: as above
     compile_model(
         path, ["latency=100x"], output=tmp_path / "out.onnx", activations="int8", method="size", samples=2,
         rounding="nearest", provider="cpu", verify=False,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxmpq.verify import machine
+from onnxmpq.verify.machine import has_vnni, processor
 
 
 @pytest.mark.parametrize(
@@ -14,19 +14,13 @@ from onnxmpq.verify import machine
         ("model name\t: Arm CPU\nFeatures\t: asimddp\n", "Arm CPU", False),
     ],
 )
-def test_what_linux_says(
-    info: str, words: str, vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_linux_says(info: str, words: str, vnni: bool, tmp_path: Path) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text(info, encoding="utf-8")
-    monkeypatch.setattr(machine, "_CPUINFO", path)
-    assert machine.processor() == words
-    assert machine.has_vnni() is vnni
+    assert processor(path) == words
+    assert has_vnni(path) is vnni
 
 
-def test_a_system_that_tells_nothing_has_a_name_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "none")
-    assert machine.processor()
-    assert not machine.has_vnni()
+def test_a_system_that_tells_nothing_has_a_name_all_the_same(tmp_path: Path) -> None:
+    assert processor(tmp_path / "none")
+    assert not has_vnni(tmp_path / "none")

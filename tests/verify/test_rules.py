@@ -13,7 +13,7 @@ from onnxmpq.errors import VerifyError
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.target import TARGETS
 from onnxmpq.verify import verify_file as verify
-from onnxmpq.verify.rules import _channel_axis, broken_rules
+from onnxmpq.verify.rules import broken_rules, channel_axis
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits.onnx"
 Break = Callable[[onnx.ModelProto], None]
@@ -197,11 +197,11 @@ def test_a_broken_rule_is_said(
 def test_where_each_operator_has_its_output_channels(
     op: str, inputs: str, rank: int, axis: int | None
 ) -> None:
-    assert _channel_axis(helper.make_node(op, list(inputs), ["y"]), "w", rank) == axis
+    assert channel_axis(helper.make_node(op, list(inputs), ["y"]), "w", rank) == axis
 
 
 def test_a_transposed_gemm_has_its_output_channels_first() -> None:
-    assert _channel_axis(helper.make_node("Gemm", ["x", "w"], ["y"], transB=1), "w", 2) == 0
+    assert channel_axis(helper.make_node("Gemm", ["x", "w"], ["y"], transB=1), "w", 2) == 0
 
 
 def test_a_compile_does_not_leave_a_file_that_breaks_a_rule(

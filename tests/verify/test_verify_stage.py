@@ -1,6 +1,4 @@
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -10,7 +8,7 @@ from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.score import Score
 from onnxmpq.values.target import TARGETS
-from onnxmpq.verify.stage import _cost, _cpus, is_broken
+from onnxmpq.verify.stage import cost_alone, is_broken, valid_cpus
 
 
 @pytest.mark.parametrize(
@@ -39,14 +37,13 @@ def test_when_a_model_has_lost_its_function(score: Score, broken: bool) -> None:
     ],
 )
 def test_on_which_cpus_a_measured_accuracy_holds(target: str, option: Option, everywhere: bool) -> None:
-    compiled: Any = SimpleNamespace(plan=Plan({"a": option}), target=TARGETS[target])
-    assert (_cpus(compiled) == "any") is everywhere
+    assert (valid_cpus(Plan({"a": option}), TARGETS[target]) == "any") is everywhere
 
 
-def test_a_layer_without_a_choice_has_no_cost() -> None:
+def test_a_layer_without_a_choice_has_nocost_alone() -> None:
     costs = {"a": {Option(4): 2.0, Option(8): 1.0}, "b": {Option(8): 0.0}}
     first, second = (example_layer(name, "Conv", (name,), name, (4, 4, 1, 1), 0) for name in "ab")
     found = CostTable(costs, "kl", "measured", 1)
-    assert _cost(found, first, Option(8)) == 1
-    assert _cost(found, second, Option(8)) is None
-    assert _cost(CostTable(costs, "kl", UNMEASURED, 1), first, Option(8)) is None
+    assert cost_alone(found, first, Option(8)) == 1
+    assert cost_alone(found, second, Option(8)) is None
+    assert cost_alone(CostTable(costs, "kl", UNMEASURED, 1), first, Option(8)) is None

@@ -124,12 +124,12 @@ class FirstOrder:
         forms = list(_BY_SAMPLE)
         widths = widths_of(probe)
         totals = {name: np.zeros((len(forms), len(bits))) for name, bits in widths.items()}
-        for found in slopes(probe, partial(self._objective, probe)):
+        for found in slopes(probe, partial(self.objective, probe)):
             totals[found.layer][:, found.columns] += [
                 _BY_SAMPLE[form](found.values).sum(axis=0) for form in forms
             ]
         sums = {form: {n: np.abs(total[i]) for n, total in totals.items()} for i, form in enumerate(forms)}
-        probe.note(_cancelled(sums["signed"], sums["mean-absolute"]))
+        probe.note(cancellation(sums["signed"], sums["mean-absolute"]))
         return {name: total / probe.data.count for name, total in sums[self.form].items()}
 
     def _by_weights(self, probe: Probe) -> dict[str, Doubles]:
@@ -137,7 +137,7 @@ class FirstOrder:
         layers = probe.chosen
         power = 2 if self.form == "diagonal" else 1
         totals: dict[str, Doubles] = {layer.name: np.zeros(layer.shape) for layer in layers}
-        for name, gradient in _weight_gradients(probe, self._objective(probe), layers, one_by_one=power == 2):
+        for name, gradient in _weight_gradients(probe, self.objective(probe), layers, one_by_one=power == 2):
             totals[name] += gradient**power
         return {
             layer.name: self._form(probe, layer, totals[layer.name] / probe.data.count) for layer in layers
@@ -154,7 +154,7 @@ class FirstOrder:
         }
         return np.array([float(forms[self.form](change)) for change in changes])
 
-    def _objective(self, probe: Probe) -> Objective:
+    def objective(self, probe: Probe) -> Objective:
         """Cross-entropy with the classes of every batch."""
         output, kind = _classifier(probe.metric)
         if self.labels == "data":
@@ -171,7 +171,7 @@ class FirstOrder:
         return Objective(Loss.CROSS_ENTROPY, {output: kind}, targets)
 
 
-def _cancelled(signed: Mapping[str, Doubles], absolute: Mapping[str, Doubles]) -> str:
+def cancellation(signed: Mapping[str, Doubles], absolute: Mapping[str, Doubles]) -> str:
     """How far the samples' slopes cancel, as F2 over F1 at the narrowest width: near 0, F2 ranks noise.
 
     A line for the report; each layer's own goes to the log, at INFO.

@@ -61,13 +61,14 @@ class Ompq:
         """
         features = layer_features(probe, "ompq")
         tensors = tuple(dict.fromkeys(features.values()))
-        orm, samples = self._orthogonality(probe, tensors)
+        orm, samples = self.measure(probe, tensors)
         found = dict(zip(tensors, importance(orm, self.beta), strict=True))
         theta = {name: found[tensor] for name, tensor in features.items()}
         unit, method = "orthogonality", titled("ompq", self)
         return solved(self.program, probe, Importances(theta, unit, method, samples, evaluations=1))
 
-    def _orthogonality(self, probe: Probe, tensors: tuple[str, ...]) -> tuple[Doubles, int]:
+    def measure(self, probe: Probe, tensors: tuple[str, ...]) -> tuple[Doubles, int]:
+        """ORM [L, L] of these tensors, and the samples that it is over. Raises OptionError for samples one at a time."""
         graph = import_graph(probe.model)
         EmitAlignment(tensors)(graph)
         graph.outputs = [output for output in graph.outputs if output.name == ALIGNMENT]

@@ -73,7 +73,7 @@ class Semilayers:
         """
         self.check_data(probe.metric, probe.data, probe.training)
         probe = probe.seeing(self.images)
-        search = _Search(replace(probe, metric=probe.metric.plain))
+        search = SemilayerSearch(replace(probe, metric=probe.metric.plain))
         widths = sorted({bits for found in search.options.values() for bits in found}, reverse=True)
         for bits in widths:
             search.split(bits)
@@ -106,7 +106,9 @@ class _Point:
 
 
 @dataclass(slots=True)
-class _Search:
+class SemilayerSearch:
+    """The running network, width by width: `split` a width first, then `accept` or `postpone` its `halves`."""
+
     probe: Probe
     layers: list[Layer] = field(init=False)
     options: dict[str, dict[int, Option]] = field(init=False)

@@ -16,7 +16,7 @@ from onnxmpq.errors import DataError, OptionError
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.methods import METHODS
-from onnxmpq.sensitivity.methods.first_order import FORMS, FirstOrder, _cancelled
+from onnxmpq.sensitivity.methods.first_order import FORMS, FirstOrder, cancellation
 from onnxmpq.sensitivity.methods.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import model_of, probe_of
@@ -79,7 +79,7 @@ def test_how_far_slopes_cancel_is_said() -> None:
 
 def test_slopes_are_compared_at_the_narrowest_width(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    said = _cancelled(
+    said = cancellation(
         {"a": np.array([0.1, 0.9]), "b": np.array([0.3, 0.9])}, {"a": np.ones(2), "b": np.ones(2)}
     )
     assert said.endswith("0.2 in the median, 0.1 (a) to 0.3 (b)")
@@ -92,7 +92,7 @@ def test_labels_are_drawn_as_often_as_they_are_likely() -> None:
     )
     likely = np.array([0.7, 0.2, 0.1], np.float32)
     probe = probe_of(model, {"x": np.tile(np.log(likely), (2000, 1))})
-    objective = FirstOrder(labels="drawn")._objective(probe)
+    objective = FirstOrder(labels="drawn").objective(probe)
     drawn = np.concatenate([objective.targets(batch)["y"] for batch in probe.data.batches(500)])
     np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 2000, likely, atol=0.05)
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +16,6 @@ from onnxmpq.normalize.prepare import prepare
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.methods import METHODS, Method
-from onnxmpq.sensitivity.methods.fisher import _lengths, _of_distributions
 from onnxmpq.sensitivity.methods.measured import at_every_width
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import model_of, probe_of
@@ -64,29 +62,35 @@ def test_costs_are_those_of_the_measured_loss(metric: str) -> None:
     assert kendall(cheap[:, 2:].ravel(), measured[:, 2:].ravel()) > 0.8
 
 
-def two_outputs(second: float, metric: str) -> Probe:
-    """Three values twice, the second time multiplied by a number."""
+def costs_of_outputs(metric: str, *factors: float) -> np.ndarray:
+    """Costs [outputs, widths] of the layers that make three values, once for each factor and times it; none where it is 0."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 3), (3, 3)))
+    outputs = [f"y{i}" for i in range(len(factors))]
+    products = " ".join(f"{y} = MatMul (x, w{i})" for i, y in enumerate(outputs))
     model = model_of(
-        "g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z) { y = MatMul (x, w) z = MatMul (x, v) }",
-        w=np.eye(3, dtype=np.float32), v=second * np.eye(3, dtype=np.float32),
-    )  # fmt: skip
-    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+        f"g (float[N, 3] x) => ({', '.join(f'float[N, 3] {y}' for y in outputs)}) {{ {products} }}",
+        **{f"w{i}": np.float32(factor) * weight for i, factor in enumerate(factors)},
+    )
     probe = probe_of(model, {"x": x})
-    return replace(probe, metric=choose_metric(model, {"y": (4, 3), "z": (4, 3)}, metric))
+    options = {la.name: probe.options[la.name] for la, f in zip(probe.layers, factors, strict=True) if f}
+    chosen = choose_metric(model, dict.fromkeys(outputs, (4, 3)), metric)
+    return costs(replace(probe, metric=chosen, options=options), METHODS["fisher"])
 
 
 def test_two_distributions_count_half_each() -> None:
-    probe = two_outputs(1.0, "kl")
-    signs = _of_distributions(probe).targets(next(probe.data.batches(4)))
-    assert signs.keys() == {"y", "z"}
-    for values in signs.values():
-        np.testing.assert_allclose(np.abs(values), math.sqrt(0.5 / (4 * 2)), rtol=1e-6)
+    one, two = costs_of_outputs("kl", 1), costs_of_outputs("kl", 1, 1)
+    assert two.min() > 0
+    np.testing.assert_allclose(two[0], one[0] / 2, rtol=1e-5)
+
+
+def test_outputs_count_alike_however_large() -> None:
+    np.testing.assert_allclose(costs_of_outputs("nse", 1, 1), costs_of_outputs("nse", 1, 4), rtol=1e-5)
 
 
 def test_an_output_of_zeros_is_not_counted() -> None:
-    both, one = (_lengths(two_outputs(second, "nse")) for second in (1.0, 0.0))
-    assert one == {"y": pytest.approx(math.sqrt(2) * both["y"])}
-    assert both["z"] == both["y"]
+    both, one = costs_of_outputs("nse", 1, 1), costs_of_outputs("nse", 1, 0)
+    np.testing.assert_allclose(one[0], 2 * both[0], rtol=1e-5)
 
 
 def test_an_output_of_one_number_for_all() -> None:

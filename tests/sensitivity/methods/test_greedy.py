@@ -1,7 +1,9 @@
 """Greedy search: how many evaluations, of which network, and that updating pays on a real one."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,9 @@ import pytest
 from shared import shared
 
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.sensitivity import chain
+from onnxmpq.sensitivity.chain import Chain, State, Step
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome
-from onnxmpq.sensitivity.methods.greedy import Greedy, Move, _Search, by_loss, by_steps, greedy
+from onnxmpq.sensitivity.methods.greedy import Greedy, by_loss, by_steps, greedy
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 from onnxmpq.values.costs import Trajectory
@@ -32,13 +34,16 @@ def probe() -> Probe:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The layer of every run of a changed network, on every batch."""
     runs: list[str] = []
-    run = chain.Chain._changed
+    walk = Chain.walk
 
-    def counting(self: chain.Chain, tail: Any, *rest: Any) -> chain.State:
-        runs.append(tail.layer.name)
-        return run(self, tail, *rest)
+    def counted(step: Step, constants: State) -> State:
+        runs.append(step.layer.name)
+        return step.outputs(constants)
 
-    monkeypatch.setattr(chain.Chain, "_changed", counting)
+    def counting(chain: Chain, feeds: State) -> Iterator[Step]:
+        return (replace(step, outputs=partial(counted, step)) for step in walk(chain, feeds))
+
+    monkeypatch.setattr(Chain, "walk", counting)
     return runs
 
 
@@ -105,20 +110,29 @@ def test_equal_top1_is_told_apart_by_the_loss_for_each_bit_saved(
     small, *_, large = sorted(probe.chosen, key=lambda layer: layer.params)
     losses = {small.name: 0.2, large.name: 0.3}
 
-    def tried(self: _Search, moves: Sequence[Move], _total: int) -> list[Outcome]:
-        return [Outcome(losses[la.name] * (o != self.state[la.name]), 0.5, 1.0) for la, o in moves]
+    def outcome(layer: Layer, weight: np.ndarray) -> Outcome:
+        is_wide = np.array_equal(weight, probe.candidate(layer, 8)[layer.weight])
+        return Outcome(0.0 if is_wide else losses[layer.name], 0.5, 1.0)
 
-    monkeypatch.setattr(_Search, "try_all", tried)
+    def judged(_judge: Judge, _decided: object, changes: Sequence[Change]) -> list[Outcome]:
+        return [outcome(change.layer, change.constants[change.layer.weight]) for change in changes]
+
+    monkeypatch.setattr(Judge, "__call__", judged)
     plans = by_steps(replace(probe, options=dict.fromkeys(losses, (Option(4), Option(8))))).plans
     assert plans[1] == Plan({small.name: Option(8), large.name: Option(4)})
 
 
-def test_of_equal_outcomes_the_larger_layer_goes_first(probe: Probe) -> None:
-    search = _Search(probe, "top-1")
-    small, *_, large = sorted(probe.chosen, key=lambda layer: layer.params)
-    for loss in (0.1, float("nan")):
-        outcome = Outcome(loss, 0.5, 1.0)
-        assert search.rank(large, outcome) < search.rank(small, outcome)
+@pytest.mark.parametrize("loss", [0.1, float("nan")])
+def test_of_equal_outcomes_the_larger_layer_goes_first(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    monkeypatch.setattr(Judge, "__call__", lambda _, __, changes: [Outcome(loss, 0.5, 1.0)] * len(changes))
+    plans = greedy(probe).plans
+    lowered = [
+        next(n for n in plan.options if plan[n] != before[n])
+        for before, plan in itertools.pairwise(plans[:5])
+    ]
+    assert lowered == [layer.name for layer in sorted(probe.chosen, key=lambda layer: -layer.params)]
 
 
 def test_losses_are_those_of_the_joint_network(probe: Probe) -> None:

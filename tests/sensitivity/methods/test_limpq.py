@@ -19,7 +19,7 @@ from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.lower.learn_steps import ROLES, LearnSteps, step_input
 from onnxmpq.sensitivity.methods.limpq import Limpq, indicator_costs, limpq, without_labels
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.step_sizes import StepTraining, _Learner, learn_steps, learned_widths
+from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps, learned_widths
 from onnxmpq.testing import classifier, labelled, model_of, probe_of, run
 from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
@@ -242,11 +242,17 @@ def test_one_negative_sample_gives_an_activation_signs() -> None:
     arrays[name] = np.abs(arrays[name])
     probe = probe_of(classifier(), arrays, bits=(2, 4))
     few = replace(probe, batch_size=len(arrays["labels"]) // 4)
-    training = StepTraining(least=0, epochs=1)
-    assert not _Learner(training, few, few.data).signed[0]
+    assert first_ratio(few) == pytest.approx(math.sqrt(15 / 3))  # of the highest codes
     arrays[name][-1, 0] = -0.1
     again = replace(probe_of(classifier(), arrays, bits=(2, 4)), batch_size=few.batch_size)
-    assert _Learner(training, again, again.data).signed[0]
+    assert first_ratio(again) == pytest.approx(math.sqrt(7 / 1))
+
+
+def first_ratio(probe: Probe) -> float:
+    """Of the steps at 2 and 4 bits that training would start the first layer's activation with."""
+    training = StepTraining(least=0, epochs=1, rate=0.0, last_rate=0.0)
+    steps = learn_steps(training, probe, probe.data).activation[probe.layers[0].name]
+    return steps[2] / steps[4]
 
 
 def test_a_network_that_moves_the_axis_of_samples_learns_from_one_at_a_time() -> None:

@@ -23,7 +23,7 @@ def probe() -> Probe:
 
 
 def test_the_matrix_is_symmetric_one_on_the_diagonal_and_within_zero_and_one(probe: Probe) -> None:
-    orm, samples = Ompq(batches=2)._orthogonality(probe, TENSORS)
+    orm, samples = Ompq(batches=2).measure(probe, TENSORS)
     assert samples == 64
     assert np.array_equal(orm, orm.T)
     assert np.array_equal(np.diag(orm), np.ones(4))
@@ -58,7 +58,7 @@ def test_scaling_a_feature_changes_nothing() -> None:
         tensors = tuple(
             n.output[0] for n in probe.model.graph.node if n.op_type in {"Mul", "MatMul", "Gemm", "Relu"}
         )
-        orms.append(ompq._orthogonality(probe, tensors)[0])
+        orms.append(ompq.measure(probe, tensors)[0])
     np.testing.assert_allclose(orms[0], orms[1], rtol=1e-5)
 
 

@@ -1,6 +1,7 @@
 """Semilayers: a partition of every layer, found on a network where it is known, and a bar that never falls."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 import onnxmpq
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome
-from onnxmpq.sensitivity.methods.semilayer import Semilayer, Semilayers, _Point, _Search, semilayer
+from onnxmpq.sensitivity.methods.semilayer import Semilayer, Semilayers, SemilayerSearch, semilayer
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import classifier, labelled, model_of, probe_of
 from onnxmpq.values.costs import Trajectory
 from onnxmpq.values.group import channels_of, divided
+from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.verify.readback import read_weights
@@ -26,9 +28,20 @@ def probe() -> Probe:
     return probe_of(classifier(), labelled(classifier()), bits=(2, 3, 4, 6, 8))
 
 
+def alone(probe: Probe, layer: Layer, channels: Sequence[int], bits: int) -> Change:
+    """These channels at a width, all else in float."""
+    constants = {}
+    for name, value in probe.candidate(layer, FLOAT_BITS).items():
+        mixed, axis = value.copy(), layer.axis if name == layer.weight else 0
+        rounded = probe.candidate(layer, bits)[name]
+        np.moveaxis(mixed, axis, 0)[list(channels)] = np.moveaxis(rounded, axis, 0)[list(channels)]
+        constants[name] = mixed
+    return Change(layer, constants)
+
+
 @pytest.mark.parametrize("bits", [2, 6])
 def test_semilayers_partition_every_layer(probe: Probe, bits: int) -> None:
-    search = _Search(probe)
+    search = SemilayerSearch(probe)
     search.split(bits)
     for layer in probe.layers:
         halves = [half.channels for half in search.halves[bits] if half.layer == layer]
@@ -39,7 +52,7 @@ def test_semilayers_partition_every_layer(probe: Probe, bits: int) -> None:
 
 
 def test_top1_never_falls_while_semilayers_are_accepted(probe: Probe) -> None:
-    search = _Search(probe)
+    search = SemilayerSearch(probe)
     for bits in (8, 6, 4, 3, 2):
         search.split(bits)
         search.accept(bits)
@@ -55,9 +68,9 @@ def test_top1_never_falls_while_semilayers_are_accepted(probe: Probe) -> None:
 def test_the_bar_rises_with_what_is_accepted(
     probe: Probe, monkeypatch: pytest.MonkeyPatch, second: tuple[float, float], kept: list[float]
 ) -> None:
-    points = iter([_Point({}, Outcome(loss, top1, 1.0)) for top1, loss in ((0.9, 0.1), second)])
-    monkeypatch.setattr(_Search, "_lowered", lambda *_: next(points))
-    search = _Search(probe)
+    outcomes = iter([Outcome(loss, top1, 1.0) for top1, loss in ((0.9, 0.1), second)])
+    search = SemilayerSearch(probe)
+    monkeypatch.setattr(Judge, "__call__", lambda *_: [next(outcomes)])
     search.kept = [0.7]
     search.halves[2] = [Semilayer(search.layers[0], (channel,), 0.0) for channel in (0, 1)]
     search.accept(2)
@@ -66,12 +79,12 @@ def test_the_bar_rises_with_what_is_accepted(
 
 
 def test_priorities_are_losses_for_each_weight_saved(probe: Probe) -> None:
-    search = _Search(probe)
+    search = SemilayerSearch(probe)
     search.split(2)
     for half in search.halves[2]:
-        (alone,) = search.judge({}, [search._half_alone(half, 2)])
+        (outcome,) = search.judge({}, [alone(probe, half.layer, half.channels, 2)])
         weights = len(half.channels) * half.layer.params / half.layer.channels
-        assert half.priority == pytest.approx(alone.loss / (weights * 30 / 32), rel=1e-6)
+        assert half.priority == pytest.approx(outcome.loss / (weights * 30 / 32), rel=1e-6)
 
 
 def gains_and_loses() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -97,7 +110,7 @@ def test_the_half_that_gains_from_rounding_is_found() -> None:
     rounded = probe.candidate(probe.layers[0], 2)[probe.layers[0].weight][:, :, 0, 0]
     assert np.diag(rounded)[::2].min() > 0.6
     assert np.diag(rounded)[1::2].max() < 0.4
-    search = _Search(probe)
+    search = SemilayerSearch(probe)
     search.split(2)
     assert {half.channels for half in search.halves[2]} == {(0, 2, 4, 6), (1, 3, 5, 7)}
 
@@ -107,7 +120,7 @@ def test_a_channel_that_rounding_leaves_as_it_is_gains() -> None:
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
     weight[1] = 0
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
-    search = _Search(probe_of(model, arrays, bits=(2, 8)))
+    search = SemilayerSearch(probe_of(model, arrays, bits=(2, 8)))
     search.split(2)
     assert {half.channels for half in search.halves[2]} == {(0, 1, 2, 4, 6), (3, 5, 7)}
 
@@ -119,21 +132,24 @@ def test_so_it_does_in_every_layer() -> None:
         weight = onnx.numpy_helper.to_array(tensor).copy()
         np.moveaxis(weight, axis, 0)[:2] = 0
         tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
-    search = _Search(probe_of(model, labelled(model), bits=(2, 3, 4, 6, 8)))
+    probe = probe_of(model, labelled(model), bits=(2, 3, 4, 6, 8))
+    search = SemilayerSearch(probe)
     for bits in (8, 6, 4, 3, 2):
         search.split(bits)
-        gains = [half.channels for half in search.halves[bits] if 0 in half.channels]
-        assert len(gains) == len(search.layers)
-        assert all(1 in channels for channels in gains)
-        assert all(search._gains(layer, bits)[:2].all() for layer in search.layers)
+        halves = {half.layer.name: half.channels for half in search.halves[bits] if 0 in half.channels}
         for layer in search.layers:
-            (alone,) = search.judge({}, [search._half_alone(Semilayer(layer, (0,), 0.0), bits)])
-            assert alone.cross_entropy == search.floats[layer.name].cross_entropy
+            unchanged = search.floats[layer.name].cross_entropy or 0.0
+            changes = [alone(probe, layer, (channel,), bits) for channel in range(layer.channels)]
+            entropies = [outcome.cross_entropy or 0.0 for outcome in search.judge({}, changes)]
+            assert entropies[:2] == [unchanged, unchanged]
+            assert halves[layer.name] == tuple(
+                c for c, entropy in enumerate(entropies) if entropy <= unchanged
+            )
 
 
 def test_a_layer_in_control_flow_is_one_half() -> None:
     """No file divides it."""
-    search = _Search(probe_of(classifier(), labelled(classifier()), bits=(2, 8)))
+    search = SemilayerSearch(probe_of(classifier(), labelled(classifier()), bits=(2, 8)))
     search.layers = [replace(layer, weights_only=layer.op == "MatMul") for layer in search.layers]
     before = search.judge.evaluations
     search.split(2)
@@ -146,7 +162,7 @@ def test_a_layer_in_control_flow_is_one_half() -> None:
 def test_a_layer_without_the_postponed_width_goes_to_its_widest(probe: Probe) -> None:
     first, *others = probe.options
     narrow = {first: (Option(2), Option(8)), **dict.fromkeys(others, (Option(6),))}
-    search = _Search(replace(probe, options=narrow))
+    search = SemilayerSearch(replace(probe, options=narrow))
     search.split(6)
     search.postpone(6, FLOAT_BITS)
     widths = search.path[-1].widths
@@ -166,9 +182,10 @@ def test_a_channel_whose_loss_is_no_number_belongs_to_a_half() -> None:
     inputs[16:24] = [0.9, 0, 1, 0]
     arrays = {"x": inputs[:, :, None, None], "labels": np.repeat(np.arange(4), 8)}
     probe = probe_of(model, arrays, bits=(2, 8))
-    search = _Search(probe)
+    search = SemilayerSearch(probe)
     search.split(2)
-    assert any(np.isnan(o.cross_entropy or 0) for o in search._alone(search.layers[0], 2))
+    outcomes = search.judge({}, [alone(probe, search.layers[0], (channel,), 2) for channel in range(4)])
+    assert any(np.isnan(outcome.cross_entropy or 0) for outcome in outcomes)
     assert sorted(c for half in search.halves[2] for c in half.channels) == [0, 1, 2, 3]
     assert {o.weight_bits for o in semilayer(probe).plans[-1].options.values()} == {2}
     search.accept(2)  # of no number the largest is a class, too
