@@ -48,7 +48,7 @@ def requantizing_pays(setting: Setting, options: Options) -> bool:
 def requantize(draft: Draft) -> Draft:
     """The draft rounded again, unless the network is the worse for it; said."""
     note, found = draft.setting.stages.note, requantized_draft(draft)
-    note(f"rounded again behind quantized layers{_told(found, draft.setting)}")
+    note(f"rounded again behind quantized layers{told(found, draft.setting)}")
     if found.factor != 1:
         note(
             f"logits scaled by {found.factor:.2f}, so that the network is as sure of its classes as the float one"
@@ -56,7 +56,7 @@ def requantize(draft: Draft) -> Draft:
     return found.draft
 
 
-def _told(found: Requantized, setting: Setting) -> str:
+def told(found: Requantized, setting: Setting) -> str:
     """What a trial came to, and what ships."""
     kept = "" if found.helped else ", so the first rounding is kept"
     if not setting.request.search.effort.tries:
@@ -107,7 +107,7 @@ def requantized_draft(draft: Draft) -> Requantized:
     splits, augmentations = draft.setting.splits, draft.setting.augmentations
     first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
     before = rounded_on(splits.requantizing, draft)
-    found = _compared(before, rounded_again(before, splits.requantizing, NO_AUGMENTATION, first))
+    found = compared(before, rounded_again(before, splits.requantizing, NO_AUGMENTATION, first))
     factor = best_logit_scale(found.draft if found.helped else before)
     final = rounded_again(draft, splits.rounding, augmentations, second) if found.helped else draft
     return replace(found, draft=with_logit_scale(final, factor), factor=factor)
@@ -122,7 +122,7 @@ def _untried(draft: Draft) -> Requantized:
     after = rounded_again(
         draft, setting.splits.requantizing, setting.augmentations, setting.stages.observer.progress
     )
-    found = replace(_compared(draft, after), doubt=math.inf)
+    found = replace(compared(draft, after), doubt=math.inf)
     final = found.draft if found.helped else draft
     factor = best_logit_scale(final)
     return replace(found, draft=with_logit_scale(final, factor), factor=factor)
@@ -173,7 +173,7 @@ def _turn(progress: Progress, number: int) -> Progress:
     return lambda done, total: progress(number * total + done, 2 * total)
 
 
-def _compared(first: Draft, trial: Draft) -> Requantized:
+def compared(first: Draft, trial: Draft) -> Requantized:
     """The trial with the losses, of which each group of samples has its part."""
     before, behind = file_losses(first), file_losses(trial)
     with np.errstate(invalid="ignore"):  # both may be infinite

@@ -156,7 +156,7 @@ def test_infinite_losses_are_compared_without_a_warning(
     draft: Draft, monkeypatch: pytest.MonkeyPatch, before: float, behind: float, helped: bool
 ) -> None:
     monkeypatch.setattr(stage, "file_losses", lambda some: np.full(16, before if some is draft else behind))
-    found = stage._compared(draft, replace(draft))
+    found = stage.compared(draft, replace(draft))
     assert found.doubt == 0
     assert found.helped is helped
 
@@ -232,7 +232,7 @@ def test_a_plan_of_wide_weights_ships_as_it_is(draft: Draft) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tries", "behind", "doubt", "told"),
+    ("tries", "behind", "doubt", "words"),
     [
         (True, 1.0, 0.0, ": soft-kl 2 -> 1 in a trial on 8 other calibration samples"),
         (True, 2.5, 1.0, ": soft-kl 2 -> 2.5 in a trial on 8 other calibration samples, within chance"),
@@ -244,7 +244,7 @@ def test_a_plan_of_wide_weights_ships_as_it_is(draft: Draft) -> None:
         (False, np.nan, np.inf, ", which broke the network, so the first rounding is kept"),
     ],
 )  # fmt: skip
-def test_what_is_said(draft: Draft, tries: bool, behind: float, doubt: float, told: str) -> None:
+def test_what_is_said(draft: Draft, tries: bool, behind: float, doubt: float, words: str) -> None:
     setting = trying(draft, tries=tries).setting
     assert setting.splits.judging.count == 8
-    assert stage._told(Requantized(draft, 2.0, behind, doubt), setting) == told
+    assert stage.told(Requantized(draft, 2.0, behind, doubt), setting) == words
