@@ -47,6 +47,7 @@ benchmarks: .venv/benchmarks
 	$(BIN)/python benchmarks/blocks.py
 	$(BIN)/python benchmarks/calibrators.py
 	$(BIN)/python benchmarks/drops.py
+	$(BIN)/python benchmarks/ablation.py
 	$(BIN)/python benchmarks/methods.py
 
 .venv/demo: pyproject.toml

@@ -284,6 +284,11 @@ def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: P
                 "| mean_minmax_3sigma | 1.000 | 1.000 |",
             ],
         ),
+        (
+            "ablation.py",
+            ["--budgets", "3", "--variants", "base", "no-odd", "--results", "results.jsonl"],
+            ["| digits | 64 | 3 | base | 0 |", "| digits | 64 | 3 | no-odd | 0 |"],
+        ),
         ("drops.py", ["--limits", "5", "--seeds", "0"], ["| digits | 5 % | 64 | no | 0 |", "1 of 1"]),
         ("speed.py", [], ["## Peak memory", "## Making a session", "## The sensitivity stage", "## Latency"]),
     ],
