@@ -30,7 +30,7 @@ def losses_alone(
     for batch in probe.data.batches(probe.batch_size):
         reference = chain.outputs(batch.feeds)
         weight += probe.metric.weight(reference)
-        for step in chain.walk(batch.feeds):
+        for step in chain.steps(batch.feeds):
             for place, changed in enumerate(changes(step)):
                 outputs = step.outputs(changed)
                 distance[step.layer.name, place] += probe.metric.distance(reference, outputs)

@@ -2,7 +2,7 @@
 
 A tail goes from a layer to the end of its part and takes the layer's weight and bias as inputs; from there the
 rest of the network runs in one session, or part by part where the weights are too many to hold several times.
-One batch walks the chain once, and only the tensors that cross the current cut are held: memory does not depend
+A batch runs through the chain once, and only the tensors that cross the current cut are held: memory does not depend
 on the number of samples.
 """
 
@@ -92,7 +92,7 @@ class Chain:
         """The graph's outputs with every weight as it is."""
         return self._finish(0, feeds)
 
-    def walk(self, feeds: State) -> Iterator[Step]:
+    def steps(self, feeds: State) -> Iterator[Step]:
         """Every layer in execution order, on one batch."""
         state = feeds
         for segment in self._segments:

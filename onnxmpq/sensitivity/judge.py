@@ -65,7 +65,7 @@ class Judge:
         for batch in probe.data.batches(probe.batch_size):
             reference = self._float.run(batch.feeds)
             weight += probe.metric.weight(reference)
-            for step in chain.walk(batch.feeds):
+            for step in chain.steps(batch.feeds):
                 for row in rows[step.layer.name]:
                     outputs = step.outputs(dict(changes[row].constants))
                     distance[row] += probe.metric.distance(reference, outputs)

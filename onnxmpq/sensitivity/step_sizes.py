@@ -74,7 +74,7 @@ class StepTraining:
         require_number("limpq", "lowest step", self.limits[0], 0)
         require_number("limpq", "highest step", self.limits[1], self.limits[0])
 
-    def turns(self, data: Dataset, batch_size: int) -> int:
+    def epochs_needed(self, data: Dataset, batch_size: int) -> int:
         """How often all samples are seen."""
         return max(self.epochs, math.ceil(self.least / _steps(data, batch_size)))
 
@@ -131,7 +131,7 @@ def learn_steps(training: StepTraining, probe: Probe, data: Dataset) -> TrainedS
     data = data.remembered()
     learner = _Learner(training, probe, data)
     rng = np.random.default_rng(probe.seed)
-    epochs = training.turns(data, learner.batch_size)
+    epochs = training.epochs_needed(data, learner.batch_size)
     total = epochs * _steps(data, learner.batch_size)
     done = 0
     for _ in range(epochs):
@@ -163,8 +163,8 @@ class Parameter:
     def __post_init__(self) -> None:
         self.velocity, self.gradient = np.zeros_like(self.value), np.zeros_like(self.value)
 
-    def descend(self, rate: float, training: StepTraining) -> None:
-        """One step along the gradient gathered so far, which starts at zero again."""
+    def update(self, rate: float, training: StepTraining) -> None:
+        """One update by the gradient gathered so far, which starts at zero again."""
         moved = self.gradient != 0 if self.each else np.any(self.gradient)
         slope = np.clip(self.gradient, -_CLIPPED, _CLIPPED) + training.decay * self.value
         self.velocity = np.where(moved, training.momentum * self.velocity + slope, self.velocity)
@@ -230,7 +230,7 @@ class _Learner:
             )
         trained = [*self.steps.values(), *(self.weights.values() if self.training.trains == "all" else ())]
         for parameter in trained:
-            parameter.descend(rate, self.training)
+            parameter.update(rate, self.training)
         self._clamp()
 
     def _gather(self, found: dict[str, Array], columns: Array, batch: Batch) -> None:

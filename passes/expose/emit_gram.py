@@ -41,7 +41,7 @@ class EmitGram:
     block is filled up with channels of zeros.
 
     `targets` names a tensor of the shape of a layer's output: `cross_name(weight)`, float32 [group, rows, D + 1],
-    is then the sum of t x^T over the same windows, t being the target at each one's place (Conv, Gemm and MatMul
+    is then the sum of t x^T over the same windows, t being the target at each one's place (Conv, Gemm, MatMul and Einsum
     that one node reads, in one block). Exposing: what the graph gave before stays bit-equal.
     """
 

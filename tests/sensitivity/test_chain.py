@@ -72,12 +72,12 @@ def test_every_layer_gives_what_the_whole_model_gives(layers_a_part: int, rest_b
     rng = np.random.default_rng(1)
     feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)}
     layers, traced = load(model, {"x": feeds["x"][:1]})
-    walked = Chain(CPU, model, layers, traced, layers_a_part=layers_a_part, rest_bytes=rest_bytes)
+    chain = Chain(CPU, model, layers, traced, layers_a_part=layers_a_part, rest_bytes=rest_bytes)
     expected = CPU.session(model).run(feeds)
-    for name, values in walked.outputs(feeds).items():
+    for name, values in chain.outputs(feeds).items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
     seen = []
-    for step in walked.walk(feeds):
+    for step in chain.steps(feeds):
         weight = rng.standard_normal(step.layer.shape).astype(np.float32)
         whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)
         for name, values in step.outputs({step.layer.weight: weight}).items():
@@ -132,12 +132,12 @@ def test_sequences_and_optionals_cross_cuts() -> None:
         model.graph.initializer.append(numpy_helper.from_array(values, name))
     feeds = {"x": rng.standard_normal((2, 4, 6, 6)).astype(np.float32)}
     layers, traced = load(model, {"x": feeds["x"][:1]})
-    walked = Chain(CPU, model, layers, traced, layers_a_part=1, rest_bytes=0)
+    chain = Chain(CPU, model, layers, traced, layers_a_part=1, rest_bytes=0)
     np.testing.assert_allclose(
-        walked.outputs(feeds)["y"], CPU.session(model).run(feeds)["y"], rtol=1e-4, atol=1e-4
+        chain.outputs(feeds)["y"], CPU.session(model).run(feeds)["y"], rtol=1e-4, atol=1e-4
     )
     steps = 0
-    for step in walked.walk(feeds):
+    for step in chain.steps(feeds):
         weight = rng.standard_normal(step.layer.shape).astype(np.float32)
         whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)["y"]
         np.testing.assert_allclose(
@@ -169,7 +169,7 @@ def test_control_flow_bodies_are_followed() -> None:
         example_layer("h", "MatMul", ("h",), "w", (4, 4), 1),
         example_layer("u", "MatMul", ("u",), "v", (4, 4), 1, weights_only=True),
     )
-    for step in Chain(CPU, model, layers, trace(CPU, model, feeds)).walk(feeds):
+    for step in Chain(CPU, model, layers, trace(CPU, model, feeds)).steps(feeds):
         weight = rng.standard_normal((4, 4)).astype(np.float32)
         whole = CPU.session(with_weight(model, step.layer.weight, weight)).run(feeds)
         np.testing.assert_allclose(step.outputs({step.layer.weight: weight})["y"], whole["y"], rtol=1e-5)

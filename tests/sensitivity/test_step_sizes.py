@@ -17,7 +17,7 @@ def test_what_is_never_negative_has_codes_from_zero() -> None:
 def test_a_descent_follows_the_gradient_and_the_decay() -> None:
     parameter = Parameter(np.array([1.0]))
     parameter.gradient = np.array([0.5])
-    parameter.descend(0.1, StepTraining(decay=0.2))
+    parameter.update(0.1, StepTraining(decay=0.2))
     assert parameter.value == pytest.approx(0.93)
     assert not parameter.gradient.any()
 

@@ -34,16 +34,16 @@ def probe() -> Probe:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The layer of every run of a changed network, on every batch."""
     runs: list[str] = []
-    walk = Chain.walk
+    steps = Chain.steps
 
     def counted(step: Step, constants: State) -> State:
         runs.append(step.layer.name)
         return step.outputs(constants)
 
     def counting(chain: Chain, feeds: State) -> Iterator[Step]:
-        return (replace(step, outputs=partial(counted, step)) for step in walk(chain, feeds))
+        return (replace(step, outputs=partial(counted, step)) for step in steps(chain, feeds))
 
-    monkeypatch.setattr(Chain, "walk", counting)
+    monkeypatch.setattr(Chain, "steps", counting)
     return runs
 
 
