@@ -44,8 +44,14 @@ _DIGITS: Mapping[str, Sequence[str]] = {
     "keep": ("--budget", "3bit-avg", "--keep", "op:Gemm=8", "--bits", "2,3,4,8,fp16"),
     **{
         f"target {name}": ("--budget", "4bit-avg", "--target", name)
-        for name in ("ort-cuda", "openvino", "tensorrt", "portable")
+        for name in ("ort-cuda", "openvino", "portable")
     },
+    "target tensorrt": (
+        "--budget",
+        "8bit-avg",
+        "--target",
+        "tensorrt",
+    ),  # its tensors of int8 layers have 8 bits
     "int16": ("--budget", "4bit-avg", "--target", "portable", "--activations", "int16"),
     "int4": ("--budget", "6bit-avg", "--target", "portable", "--activations", "int4"),
     "storage int8": ("--budget", "3bit-avg", "--storage", "int8"),

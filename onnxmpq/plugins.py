@@ -123,6 +123,8 @@ def _is_elsewhere(name: str, folder: Path) -> bool:
         spec = importlib.util.find_spec(name)
     except ValueError:  # a module that was made by hand, such as `__main__`
         return True
-    if spec is None or spec.origin is None:
-        return spec is not None
+    if spec is None:
+        return False
+    if spec.origin is None:  # a folder without `__init__.py`, which gives way to a file in Python, too
+        return spec.submodule_search_locations is None
     return not spec.has_location or Path(spec.origin).resolve().parent not in (folder, Path.cwd())

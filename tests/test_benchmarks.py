@@ -331,3 +331,12 @@ def test_the_demo_file_spends_what_its_plan_says(
     found = load("bytes").spend(digits, 3.0, activations)
     assert found.data_holds
     assert found.rest_holds
+
+
+def test_files_for_tensorrt_are_compared_and_no_errors(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load("same_files")
+    monkeypatch.setattr(script, "SHARED", tmp_path / "nothing")
+    arguments = dict(script.cases("wide", tmp_path))["digits target tensorrt"]
+    assert not script.compiled([*arguments, "--samples", "16"], tmp_path).startswith("no file")

@@ -184,3 +184,13 @@ def test_a_plug_in_may_do_without_a_file_that_fails(tmp_path: Path) -> None:
     )
     assert load_attribute(f"{mine}:f")() is None
     assert str(tmp_path.resolve() / "helper.py") not in sys.modules
+
+
+def test_a_folder_of_the_same_name_in_the_working_directory_hides_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere" / "helper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.syspath_prepend("")  # as `python -m` does
+    mine = write(tmp_path / "plug_in", mine="import helper\nx = helper.value", helper="value = 3")
+    assert load_attribute(f"{mine}:x") == 3

@@ -18,7 +18,7 @@ from onnxmpq.context.prepared import Prepared
 from onnxmpq.lower.lower_plan import Frame, frame, planned_opset, store
 from onnxmpq.onnx_io.graph import export_model
 from onnxmpq.onnx_io.late_values import LateValues, raw_bytes
-from onnxmpq.passes.matching import graphs
+from onnxmpq.passes.matching import graphs, redirect
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import describe
 from onnxmpq.values.plan import Plan
@@ -38,7 +38,7 @@ class _Framed:
 
     def size(self, prepared: Prepared, plan: Plan, candidates: Candidates, target: Target) -> int:
         whole = self.frame.graph
-        filled = Frame(whole.copy(), self.frame.placement)
+        filled = Frame(_copied(whole), self.frame.placement)
         store(filled, prepared, plan, candidates, target)
         model = onnx.ModelProto()
         model.CopyFrom(self.bare)
@@ -97,6 +97,18 @@ def _field(length: int) -> int:
 def _node(node: gs.Node) -> NodeProto:
     inputs, outputs = ([tensor.name for tensor in some] for some in (node.inputs, node.outputs))
     return helper.make_node(node.op, inputs, outputs, node.name, domain=node.domain, **node.attrs)
+
+
+def _copied(graph: gs.Graph) -> gs.Graph:
+    """A copy in which a constant that several graphs read stays one: graphsurgeon makes one for each of them."""
+    copied, firsts = graph.copy(), dict[int, gs.Constant]()
+    for before, after in zip(graphs(graph), graphs(copied), strict=True):
+        made = after.tensors()
+        for name, tensor in before.tensors().items():
+            if isinstance(tensor, gs.Constant):
+                first = firsts.setdefault(id(tensor), made[name])
+                redirect(made[name].outputs if first is not made[name] else (), made[name], first)
+    return copied
 
 
 def _constants(graph: gs.Graph) -> dict[str, gs.Constant]:

@@ -133,6 +133,15 @@ def test_a_calibrator_is_found_by_name_or_in_a_file(tmp_path: Path) -> None:
         find_calibrator("percentiles")
 
 
+@pytest.mark.parametrize(
+    ("before", "now"), [(name, name) for name in CALIBRATORS] + [("typical", "mean_minmax_3sigma")]
+)
+def test_a_calibrator_is_found_where_it_stood_before(before: str, now: str) -> None:
+    found = find_calibrator(f"onnxmpq.activations.calibrators.{before}:{before}")
+    assert found == find_calibrator(f"onnxmpq.calibrate.calibrators.{now}:{now}")
+    assert found.interval is CALIBRATORS[now].interval
+
+
 def changing(seen: Statistics, _codes: CodeType) -> tuple[float, float]:
     seen.histogram.counts[0] += 1
     return seen.lowest, seen.highest

@@ -97,8 +97,22 @@ def branches() -> onnx.ModelProto:
     return model
 
 
+def shared() -> onnx.ModelProto:
+    """A weight that only the two branches read, and one that the main graph reads as well."""
+    return model_of(
+        """g (float[2, 4] x, bool c) => (float[2, 4] y) {
+            k = MatMul (x, both)  l = Relu (k)
+            y = If (c) <
+                then_branch = t () => (float[2, 4] u) { m = MatMul (l, one)  n = Relu (m)  u = MatMul (n, both) },
+                else_branch = e () => (float[2, 4] v) { w = Neg (l)  v = MatMul (w, one) }
+            >
+        }""",
+        **weights(one=(4, 4), both=(4, 4)),
+    )
+
+
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
-    "operators": operators, "twins": twins, "branches": branches, "digits": lambda: onnx.load(DIGITS),
+    "operators": operators, "twins": twins, "branches": branches, "shared": shared, "digits": lambda: onnx.load(DIGITS),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +42,9 @@ CALIBRATORS: dict[str, Calibrator] = {
 }
 
 
-_RENAMED = {"typical": "mean_minmax_3sigma"}  # earlier names go on working
+# Earlier names go on working, and where our calibrators stood before, as in onnxmpq.activations.calibrators.mse:mse.
+_RENAMED = {"typical": "mean_minmax_3sigma"}
+_MOVED = re.compile(rf"onnxmpq\.activations\.calibrators\.({'|'.join([*CALIBRATORS, *_RENAMED])}):\1")
 
 
 def default_calibrator(bits: int) -> Calibrator:
@@ -62,6 +65,8 @@ def find_calibrator(name: str) -> Calibrator:
             f"calibrator {name!r} is not known; {nearest(name, CALIBRATORS) or 'built in: ' + ', '.join(CALIBRATORS)}. "
             "One of your own is named file.py:function"
         )
+    if moved := _MOVED.fullmatch(name):
+        name = "onnxmpq.calibrate.calibrators.{0}:{0}".format(_RENAMED.get(moved[1], moved[1]))
     found = load_attribute(name)
     if isinstance(found, Calibrator):
         return found
