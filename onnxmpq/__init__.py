@@ -69,3 +69,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxmpq' has no attribute {name!r}")
     return getattr(import_module(f"onnxmpq.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """With the public names, which are not there before they are asked for."""
+    return sorted({*globals(), *__all__})

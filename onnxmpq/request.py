@@ -198,7 +198,9 @@ def _require_times(target: Target) -> None:
 
 
 def parse_budgets(budgets: Sequence[Budget | str]) -> tuple[Budget, ...]:
-    """Budgets as given or as text. Raises OptionError for text that is none."""
+    """Budgets as given or as text. Raises OptionError for text that is none, and for one in place of several."""
+    if isinstance(budgets, str | Budget):
+        raise OptionError(f"budgets are a sequence, found {budgets!r}; write [{str(budgets)!r}]")
     return tuple(b if isinstance(b, Budget) else Budget.parse(b) for b in budgets)
 
 

@@ -23,6 +23,8 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 from onnxmpq import cli
+from onnxmpq.calibrate.calibrators import CALIBRATORS
+from onnxmpq.sensitivity.methods import METHODS
 
 BUDGET = ("--budget", "8bit-avg")
 CLASSIFIER = """
@@ -188,6 +190,12 @@ def test_help_lists_every_option_once_in_groups_and_gives_examples(run: Command)
         assert len(re.findall(rf"^  (-\w, )?{option}\b", text, re.MULTILINE)) == 1, option
     for title in ("What the file may be:", "Data:", "How it is found:", "The compile itself:", "Examples:"):
         assert title in text
+
+
+def test_help_names_what_the_tables_hold(run: Command) -> None:
+    text = run("compile", "--help").out
+    for name in (*CALIBRATORS, *METHODS):
+        assert name in text
 
 
 def test_help_and_version(run: Command) -> None:

@@ -105,7 +105,12 @@ def _of(extremes: Extremes, index: int, histogram: Histogram) -> Statistics:
 
 def _interval(name: str, seen: Statistics, calibrator: Calibrator, codes: CodeType) -> tuple[float, float]:
     """What the calibrator chooses, within what was seen."""
-    low, high = map(float, calibrator.interval(seen, codes))
+    try:
+        low, high = map(float, calibrator.interval(seen, codes))
+    except (TypeError, ValueError) as error:  # of a function of the user's
+        raise OptionError(
+            f"the calibrator failed on tensor {name!r}: {error}; wanted a function (Statistics, CodeType) -> (low, high)"
+        ) from error
     if not low <= high:  # nor where one of them is NaN
         raise OptionError(
             f"the calibrator gave {low} to {high} for tensor {name!r}; wanted its lower and its upper end"

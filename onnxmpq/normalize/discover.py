@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, 
         weights[id(weight)] = weight
     outputs = {id(tensor) for tensor in graph.outputs}
     layers = [_layer(weights[key], nodes, shapes, samples, outputs) for key, nodes in users.items()]
-    layers += [_computed(node, name) for node, name, _ in skipped if _has_computed_weight(node)]
+    computed = [(node, name, place) for node, name, _ in skipped for place in _computed_places(node)]
+    layers += [_computed(node, name, place) for node, name, place in computed]
     order = {name: i for i, (_, name, _) in enumerate(names)}
     return tuple(sorted(layers, key=lambda layer: order[layer.name]))
 
@@ -88,7 +90,7 @@ def _layer(
         nodes=tuple(name for _, name, _ in users),
         weight=weight.name,
         shape=shape,
-        layout=_layout(node, weight) if len(shape) > 1 else VECTOR,
+        layout=_common_layout([node for node, _, _ in users], weight) if len(shape) > 1 else VECTOR,
         positions=operator.positions(node, shapes),
         macs=sum(OPERATORS[n.op].macs(n, _place(n, weight), shapes) for n, _, _ in users) // samples,
         float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
@@ -102,6 +104,12 @@ def _layer(
 
 def _place(node: gs.Node, weight: gs.Constant) -> int:
     return next(place for place in OPERATORS[node.op].weights if node.inputs[place] is weight)
+
+
+def _common_layout(nodes: Sequence[gs.Node], weight: gs.Constant) -> Layout:
+    """The first node's; blind where others read the weight in another one."""
+    first, *others = {_layout(node, weight): None for node in nodes}
+    return replace(first, blind="nodes that share its weight read it in different ways") if others else first
 
 
 def _layout(node: gs.Node, weight: gs.Constant) -> Layout:
@@ -142,11 +150,16 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
     return None
 
 
-def _has_computed_weight(node: gs.Node) -> bool:
-    """True where the weight comes out of constants alone, by any number of nodes."""
-    if not node.inputs[1].inputs:
+def _computed_places(node: gs.Node) -> list[int]:
+    """The input that a weight comes to out of constants alone, by any number of nodes, or none."""
+    places = OPERATORS[node.op].weights if len(node.inputs) > 1 else ()
+    return [place for place in places if _is_computed(node.inputs[place])][:1]
+
+
+def _is_computed(weight: gs.Tensor) -> bool:
+    if not weight.inputs:
         return False
-    seen, waiting = set(), [node.inputs[1]]
+    seen, waiting = set(), [weight]
     while waiting:
         tensor = waiting.pop()
         if isinstance(tensor, gs.Constant) or tensor.is_empty() or id(tensor) in seen:
@@ -158,11 +171,11 @@ def _has_computed_weight(node: gs.Node) -> bool:
     return True
 
 
-def _computed(node: gs.Node, name: str) -> Layer:
+def _computed(node: gs.Node, name: str, place: int) -> Layer:
     """A layer without a weight of its own: nothing of it is stored in float, so nothing counts."""
-    maker = node.inputs[1].inputs[0]
+    maker = node.inputs[place].inputs[0]
     if maker.op == "DequantizeLinear":
         reason = "its weight is quantized already"
     else:
         reason = f"its weight is computed by {maker.op}; its codes would take more bytes than the node does"
-    return Layer(name, node.op, (name,), node.inputs[1].name, (0,), VECTOR, reason=reason)
+    return Layer(name, node.op, (name,), node.inputs[place].name, (0,), VECTOR, reason=reason)

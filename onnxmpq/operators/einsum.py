@@ -2,7 +2,7 @@
 
 Where every axis of the weight is either summed over with the other operand or kept for the result alone, and the
 other operand's own axes are all kept, it is a MatMul in disguise: "bsd,dhk->bshk". Any other form ("ij,ij->ij", an
-ellipsis, three operands) is rounded without data.
+ellipsis, three operands, an axis of one that is repeated) is rounded without data.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.operator import Operator, Shapes
-from onnxmpq.operators.products import product_macs
 from onnxmpq.operators.windows import as_float, reshaped
+from onnxmpq.passes.einsum import Equation, axes
 from onnxmpq.passes.node_builder import NodeBuilder
 from onnxmpq.values.layout import Layout
 
@@ -53,20 +53,23 @@ class _Terms:
 
 
 def _terms(node: gs.Node, place: int) -> _Terms:
-    equation = "".join(node.attrs["equation"].split())
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:  # the letters that occur once, in order (Einsum-12)
-        letters = left.replace(",", "").replace(".", "")
-        result = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    others = "".join(term for i, term in enumerate(terms) if i != place)
-    return _Terms(terms[place], others, result, len(terms))
+    equation = Equation.of(node)
+    operands = equation.operands
+    return _Terms(operands[place], equation.others(place), equation.result, len(operands))
+
+
+def _is_whole(node: gs.Node, place: int, terms: _Terms) -> bool:
+    """False where an operand's axis of one is repeated to be summed over with the other's."""
+    weight, data = node.inputs[place], node.inputs[1 - place]
+    given = dict(zip(terms.data, data.shape or (), strict=False))
+    pairs = [(weight.shape[axis], given.get(terms.weight[axis])) for axis in terms.summed]
+    return all(mine == size or not isinstance(size, int) for mine, size in pairs)
 
 
 def _layout(node: gs.Node, place: int) -> Layout:
     terms = _terms(node, place)
     rank = len(node.inputs[place].shape)
-    if not terms.is_product or len(terms.weight) != rank:
+    if not terms.is_product or len(terms.weight) != rank or not _is_whole(node, place, terms):
         return Layout(
             rank - 1, (rank - 1,), tuple(range(rank - 1)), blind="an Einsum that is no matrix product"
         )
@@ -75,9 +78,15 @@ def _layout(node: gs.Node, place: int) -> Layout:
 
 
 def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    terms, weight = _terms(node, place), node.inputs[place]
-    named = zip(terms.weight, weight.shape, strict=False)  # an ellipsis stands for any number of axes
-    return product_macs(node, weight, shapes, math.prod(int(n) for c, n in named if c in terms.result))
+    """One for each value of every axis: those of a plain loop."""
+    known = [shapes.get(t.name, t.shape if i == place else None) for i, t in enumerate(node.inputs)]
+    sizes: dict[str, int] = {}
+    for term, shape in zip(Equation.of(node).operands, known, strict=True):
+        if shape is None:
+            return 0
+        for axis, size in zip(axes(term, len(shape)), shape, strict=True):
+            sizes[axis] = max(sizes.get(axis, 1), int(size))
+    return math.prod(sizes.values())
 
 
 def _windows(builder: NodeBuilder, node: gs.Node, place: int, _step: int) -> list[gs.Tensor]:

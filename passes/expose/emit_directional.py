@@ -159,9 +159,10 @@ def layer_outputs(graph: gs.Graph, weights: Sequence[str]) -> tuple[str, ...]:
 def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
     """How far a change moves the node's output: the node applied to it, a bias only where that changes."""
     operands = []
-    for tensor in node.inputs[:2]:
+    slot = OPERATORS[node.op].bias
+    for tensor in (t for i, t in enumerate(node.inputs) if slot is None or i != slot.place):
         operands.append(e.constant(change[tensor.name]) if tensor.name in change else tensor)
-    bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
+    bias = str(node.inputs[slot.place].name) if slot is not None and len(node.inputs) > slot.place else ""
     if bias in change and np.any(change[bias]):
         operands.append(e.constant(change[bias]))
     return e(node.op, *operands, **node.attrs)

@@ -41,8 +41,8 @@ class EmitGram:
     block is filled up with channels of zeros.
 
     `targets` names a tensor of the shape of a layer's output: `cross_name(weight)`, float32 [group, rows, D + 1],
-    is then the sum of t x^T over the same windows, t being the target at each one's place (Conv, Gemm, MatMul and Einsum
-    that one node reads, in one block). Exposing: what the graph gave before stays bit-equal.
+    is then the sum of t x^T over the same windows, t being the target at each one's place (operators with
+    `targets`, of a weight that one node reads, in one block). Exposing: what the graph gave before stays bit-equal.
     """
 
     weights: Mapping[str, int]
@@ -62,7 +62,8 @@ class EmitGram:
             if gram_name(weight) in present or not readers:
                 continue
             windows = {_window(*reader) for reader in readers}
-            if len(windows) > 1:
+            layouts = {OPERATORS[node.op].layout(node, place) for node, place in readers}
+            if len(windows) > 1 or len(layouts) > 1:
                 _LOGGER.debug("no second moments for %s: its readers differ in their windows", weight)
                 continue
             blocks = _Blocks.of(*windows.pop(), self.channels.get(weight))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxmpq.passes.einsum import Equation
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import attribute, require
@@ -95,16 +96,22 @@ def gemm_bias(step: Step) -> gs.Tensor:
 
 
 def einsum(step: Step) -> gs.Tensor:
-    """g and the other operand, summed over the axes that the asked one does not have (Einsum-12, two operands)."""
-    left, arrow, result = "".join(step.node.attrs["equation"].split()).partition("->")
-    terms = left.split(",")
-    require(len(terms) == 2 and bool(arrow), "its equation is not of two operands with an explicit result")
-    mine, other = terms[step.index], terms[1 - step.index]
-    distinct = all(len(set(term)) == len(term) for term in (mine, other, result))
-    require(distinct and "." not in left, "its equation takes diagonals, or has an ellipsis")
-    require(set(mine) <= {*other, *result}, "it sums one operand alone")
-    gradient, given = step.gradient, step.input(1 - step.index)
-    return step.emit("Einsum", gradient, given, equation=f"{result},{other}->{mine}")
+    """g and the other operands, summed over the axes that the asked one does not have (Einsum-12)."""
+    e, equation = step.emit, Equation.of(step.node)
+    terms, mine = [equation.result, *equation.operands], equation.operands[step.index]
+    distinct = all(len(set(term)) == len(term) for term in terms)
+    require(distinct and "." not in "".join(terms), "its equation takes diagonals, or has an ellipsis")
+    require(set(mine) <= {*equation.others(step.index), *equation.result}, "it sums one operand alone")
+    known = [e.known(tensor) or () for tensor in step.node.inputs]
+    sizes = {
+        pair for term, shape in zip(terms[1:], known, strict=True) for pair in zip(term, shape, strict=False)
+    }
+    ones, more = {c for c, size in sizes if size == 1}, {c for c, size in sizes if size not in {1, None}}
+    require(not ones & more, "it repeats an axis of one")
+    places = [i for i in range(len(step.node.inputs)) if i != step.index]
+    others = [equation.result, *(equation.operands[i] for i in places)]
+    given = [step.input(i) for i in places]
+    return e("Einsum", step.gradient, *given, equation=f"{','.join(others)}->{mine}")
 
 
 def along(e: Emitter, tensor: gs.Tensor, rank: int, axis: int, matrix: NDArray[Any]) -> gs.Tensor:

@@ -31,7 +31,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
         convolution.conv_transpose_weight,
         convolution.conv_bias,
     ),
-    "Einsum": (products.einsum, products.einsum),
+    "Einsum": (products.einsum, products.einsum, products.einsum),
     "Gemm": (products.gemm_left, products.gemm_right, products.gemm_bias),
     "MatMul": (products.matmul_left, products.matmul_right),
     # arithmetic

@@ -72,7 +72,7 @@ def _fold(graph: gs.Graph, layer: gs.Node) -> None:
 def _computed_weight(graph: gs.Graph, layer: gs.Node) -> tuple[gs.Tensor, list[gs.Node]]:
     """The layer's weight and the nodes that compute it from constants, in order."""
     reasons = []
-    for index in OPERATORS[layer.op].weights:
+    for index in (i for i in OPERATORS[layer.op].weights if i < len(layer.inputs)):
         try:
             return layer.inputs[index], _makers(graph, layer.inputs[index])
         except NoMatch as reason:

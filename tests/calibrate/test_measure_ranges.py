@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -129,6 +129,14 @@ def test_what_a_calibrator_chooses_stays_within_what_was_seen() -> None:
 def test_what_is_no_interval_is_refused(ends: tuple[float, float]) -> None:
     with pytest.raises(OptionError, match=r"the calibrator gave .* for tensor 'x'"):
         calibrate(RUNTIME, MODEL, place("x"), cast("Dataset", Stream(noise(2))), Calibrator(lambda *_: ends))
+
+
+@pytest.mark.parametrize(
+    "interval", [lambda *_: 1.0, lambda *_: (1, 2, 3), lambda _: (0, 1), lambda *_: ("low", 1)]
+)
+def test_a_calibrator_that_fails_is_named(interval: Any) -> None:
+    with pytest.raises(OptionError, match=r"the calibrator failed on tensor 'x'.*wanted a function"):
+        calibrate(RUNTIME, MODEL, place("x"), cast("Dataset", Stream(noise(2))), Calibrator(interval))
 
 
 def test_order_and_repetition_do_not_matter() -> None:

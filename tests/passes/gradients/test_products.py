@@ -34,17 +34,31 @@ def test_gemm(turned: tuple[int, int], bias: list[int]) -> None:
 
 @pytest.mark.parametrize(("equation", "a", "b"), [
     ("ij,jk->ik", [3, 4], [4, 2]), ("bsd,dhk->bshk", [2, 3, 4], [4, 2, 3]), ("bij,bjk->bik", [2, 3, 4], [2, 4, 2]),
-    ("ij,ij->ij", [3, 4], [3, 4]), ("bhsk,hkd->bsd", [2, 2, 3, 4], [2, 4, 5]),
+    ("ij,ij->ij", [3, 4], [3, 4]), ("bhsk,hkd->bsd", [2, 2, 3, 4], [2, 4, 5]), ("ij,jk", [3, 4], [4, 2]),
 ])  # fmt: skip
 def test_einsum(equation: str, a: list[int], b: list[int]) -> None:
-    y = f"[{', '.join('?' * len(equation.partition('->')[2]))}]"
+    y = f"[{', '.join('?' * len(equation.partition('->')[2] or 'ik'))}]"
     text = (
         f"""g (double{a} a, double{b} b) => (double{y} y) {{ y = Einsum <equation = "{equation}"> (a, b) }}"""
     )
     check_gradients(model_of(text), ["a", "b"], tolerance=1e-9)
 
 
-@pytest.mark.parametrize("equation", ["ij,jk->k", "ii,ik->ik", "...j,jk->...k", "ij,jk"])
+def test_an_einsum_of_three_operands() -> None:
+    model = model_of("""g (double[2, 3] a, double[3, 4] b, double[4, 2] c) => (double[?, ?] y) {
+        y = Einsum <equation = "ij,jk,kl->il"> (a, b, c)
+    }""")
+    check_gradients(model, ["a", "b", "c"], tolerance=1e-9)
+
+
+def test_an_einsum_that_repeats_an_axis_of_one_has_no_gradient() -> None:
+    text = """g (float[3, 1] a, float[4, 2] b) => (float y) { e = Einsum <equation = "ij,jk->ik"> (a, b)
+        y = ReduceSum <keepdims = 0> (e) }"""
+    with pytest.raises(ModelError, match="repeats an axis of one"):
+        EmitGradients("y", ("a",))(import_graph(model_of(text)))
+
+
+@pytest.mark.parametrize("equation", ["ij,jk->k", "ii,ik->ik", "...j,jk->...k"])
 def test_an_einsum_that_has_no_gradient_says_why(equation: str) -> None:
     text = f"""g (float[3, 3] a, float[3, 3] b) => (float y) {{ e = Einsum <equation = "{equation}"> (a, b)
         y = ReduceSum <keepdims = 0> (e) }}"""
