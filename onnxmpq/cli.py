@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any, NoReturn
@@ -22,7 +21,7 @@ from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.metrics.metric import METRICS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
-from onnxmpq.request import ACTIVATIONS
+from onnxmpq.request import ACTIVATIONS, BUILT_IN_CALIBRATORS, BUILT_IN_METHODS
 from onnxmpq.values.effort import EFFORTS, find_effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOATS
@@ -106,20 +105,6 @@ class Grouped(click.Command):
                 formatter.write_dl([record for name in names if (record := records[name]) is not None])
 
 
-class Listing(click.Option):
-    """An option whose help has the names of a table at `{}`, which is read only where the help is shown."""
-
-    def __init__(self, *args: Any, table: str, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.table = table
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The option and its help."""
-        module, name = self.table.split(":")
-        self.help = (self.help or "").replace("{}", ", ".join(getattr(import_module(module), name)))
-        return super().get_help_record(ctx)
-
-
 _COMPILE_GROUPS = {
     "What the file may be": ("budgets", "bits", "keeps", "activations", "target", "storage", "isa", "output"),
     "Data": ("data", "evaluation", "training", "preprocess", "shapes", "samples"),
@@ -175,9 +160,8 @@ def cli() -> None:
 )
 @click.option(
     "--calibrator",
-    cls=Listing,
-    table="onnxmpq.calibrate.calibrators:CALIBRATORS",
-    help="Ranges of activations: {}, file.py:function.  [default: mean_minmax_3sigma, mse at int4]",
+    help=f"Ranges of activations: {', '.join(BUILT_IN_CALIBRATORS)}, file.py:function.  "
+    "[default: mean_minmax_3sigma, mse at int4]",
 )
 @click.option(
     "--rounding",
@@ -188,11 +172,9 @@ def cli() -> None:
 )
 @click.option(
     "--method",
-    cls=Listing,
-    table="onnxmpq.sensitivity.methods:METHODS",
     default="measured",
     show_default=True,
-    help="Sensitivity: {}, file.py:function, or a .json that was saved.",
+    help=f"Sensitivity: {', '.join(BUILT_IN_METHODS)}, file.py:function, or a .json that was saved.",
 )
 @click.option("--save-sensitivity", type=OUTPUT, help="Save what --method finds, as JSON for --method.")
 @click.option("--metric", type=click.Choice(METRICS), help="Loss of function.  [default: by the outputs]")

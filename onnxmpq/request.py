@@ -9,12 +9,12 @@ from pathlib import Path
 
 from onnxmpq.budgets.budget import Budget, needing
 from onnxmpq.budgets.kind import Needs
-from onnxmpq.calibrate.calibrators import Calibrator, default_calibrator
+from onnxmpq.calibrate.calibrators import CALIBRATORS, Calibrator, default_calibrator
 from onnxmpq.data import DataSource, require_seed
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.errors import OptionError
 from onnxmpq.rounding.candidates import ROUNDINGS
-from onnxmpq.sensitivity.methods import Method, gives_path, name_of
+from onnxmpq.sensitivity.methods import METHODS, Method, gives_path, name_of
 from onnxmpq.values.activation_range import CodeType
 from onnxmpq.values.arrays import Shape
 from onnxmpq.values.effort import Effort
@@ -24,6 +24,7 @@ from onnxmpq.values.target import Target, find_target
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 ACTIVATIONS: Mapping[str, int | None] = {"int8": 8, "int16": 16, "int4": 4, "fp32": None}
+BUILT_IN_CALIBRATORS, BUILT_IN_METHODS = tuple(CALIBRATORS), tuple(METHODS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

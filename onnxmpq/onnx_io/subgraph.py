@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnxmpq.onnx_io.contents import subgraphs
 from onnxmpq.onnx_io.traced import Traced
 
 # What shapes are computed with. How many values come of it does not depend on values, but for a Slice's bounds.
@@ -63,9 +64,8 @@ def extract(
 def names_read(node: onnx.NodeProto) -> Iterator[str]:
     """Every tensor that a node reads, those its control-flow bodies capture included."""
     yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            yield from _captured(body)
+    for body in subgraphs([node]):
+        yield from _captured(body)
 
 
 def _captured(body: onnx.GraphProto) -> Iterator[str]:

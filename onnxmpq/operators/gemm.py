@@ -19,9 +19,7 @@ def _layout(node: gs.Node, place: int) -> Layout:
 
 
 def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    weight = node.inputs[place]
-    columns = int(weight.shape[_layout(node, place).axis]) if len(weight.shape) > 1 else 1
-    return product_macs(node, weight, shapes, columns)
+    return product_macs(node, node.inputs[place], shapes, _layout(node, place).axis)
 
 
 def _result(node: gs.Node) -> tuple[int, int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.operator import IntegerKernel, Operator, Shapes
@@ -23,9 +21,7 @@ def _layout(node: gs.Node, place: int) -> Layout:
 
 
 def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    weight = node.inputs[place]
-    columns = int(weight.shape[_layout(node, place).axis]) if len(weight.shape) > 1 else 1
-    return product_macs(node, weight, shapes, columns, math.prod(weight.shape[:-2]))
+    return product_macs(node, node.inputs[place], shapes, _layout(node, place).axis)
 
 
 def _result(node: gs.Node) -> tuple[int, int, int]:

@@ -19,9 +19,11 @@ def rows_of(builder: NodeBuilder, tensor: gs.Tensor, features: int) -> gs.Variab
     return builder.node("Transpose", [rows], "gram", {"perm": [0, 2, 1]})
 
 
-def product_macs(node: gs.Node, weight: gs.Tensor, shapes: Shapes, columns: int, stacked: int = 1) -> int:
-    """Those of a product whose result has so many values for each of `columns` output channels, of `stacked` matrices."""
+def product_macs(node: gs.Node, weight: gs.Tensor, shapes: Shapes, axis: int) -> int:
+    """Those of a product by a matrix with its output channels along an axis, by a stack of such, or by a vector."""
     shape = shapes.get(node.outputs[0].name)
     if shape is None:
         return 0
+    columns = int(weight.shape[axis]) if len(weight.shape) > 1 else 1
+    stacked = math.prod(weight.shape[:-2])
     return int(math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1))

@@ -22,6 +22,7 @@ from onnxmpq.runtime.ordered_pool import map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Doubles
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.runs import runs
 
 _BYTES_A_PASS = 512 << 20
 _WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
@@ -188,15 +189,9 @@ def channel_major(layer: Layer) -> NDArray[np.intp]:
 
 def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
     """Layers in runs whose matrices together stay within the bound."""
-    run: list[Layer] = []
-    size = 0
-    for layer in layers:
-        matrices = layer.group * block_count(layer)
-        bytes_ = 12 * matrices * block_columns(layer) ** 2  # the sum in float64 and a batch's in float32
-        if run and size + bytes_ > _BYTES_A_PASS:
-            yield run
-            run, size = [], 0
-        run.append(layer)
-        size += bytes_
-    if run:
-        yield run
+    return runs(layers, _bytes, _BYTES_A_PASS)
+
+
+def _bytes(layer: Layer) -> int:
+    """Those of its matrices: the sum in float64 and a batch's in float32."""
+    return 12 * layer.group * block_count(layer) * block_columns(layer) ** 2

@@ -37,6 +37,7 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.runs import runs
 
 Targets = Mapping[str, Array]  # by output
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -234,17 +235,7 @@ def check_sizes(batch: Batch, shapes: Shapes) -> None:
 
 def _groups(probe: Probe) -> Iterator[list[_Share]]:
     """Layers, each with all of its widths or with as many as fit, whose changes fit in memory together."""
-    group: list[_Share] = []
-    size = 0
-    for share in _shares(probe):
-        bytes_ = 4 * share.layer.params * len(share.widths)
-        if group and size + bytes_ > _BYTES_A_PASS:
-            yield group
-            group, size = [], 0
-        group.append(share)
-        size += bytes_
-    if group:
-        yield group
+    return runs(_shares(probe), lambda share: 4 * share.layer.params * len(share.widths), _BYTES_A_PASS)
 
 
 def _shares(probe: Probe) -> Iterator[_Share]:

@@ -23,10 +23,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import OPERATORS, operator_of
 from onnxmpq.passes.expose.emit_gradients import gradient_name
 from onnxmpq.passes.gradients.emitter import Emitter, Shapes
-from onnxmpq.passes.matching import is_standard
+from onnxmpq.passes.matching import optional_input
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.arrays import Array
 
@@ -129,9 +129,7 @@ def rows_of(changes: Sequence[Change], weight: str) -> Array:
 def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
     """The layers of the main graph that multiply by a weight. Raises ModelError where there is none."""
     found = [
-        n
-        for n in graph.nodes
-        if n.op in OPERATORS and is_standard(n) and weight in [t.name for t in n.inputs[:2]]
+        n for n in graph.nodes if operator_of(n) is not None and weight in [t.name for t in n.inputs[:2]]
     ]
     if not found:
         raise ModelError(
@@ -158,14 +156,17 @@ def layer_outputs(graph: gs.Graph, weights: Sequence[str]) -> tuple[str, ...]:
 
 def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
     """How far a change moves the node's output: the node applied to it, a bias only where that changes."""
-    operands = []
-    slot = OPERATORS[node.op].bias
-    for tensor in (t for i, t in enumerate(node.inputs) if slot is None or i != slot.place):
-        operands.append(e.constant(change[tensor.name]) if tensor.name in change else tensor)
-    bias = str(node.inputs[slot.place].name) if slot is not None and len(node.inputs) > slot.place else ""
-    if bias in change and np.any(change[bias]):
-        operands.append(e.constant(change[bias]))
+    bias = _bias(node)
+    others = [tensor for tensor in node.inputs if tensor is not bias and not tensor.is_empty()]
+    operands = [e.constant(change[t.name]) if t.name in change else t for t in others]
+    if bias is not None and bias.name in change and np.any(change[bias.name]):
+        operands.append(e.constant(change[bias.name]))
     return e(node.op, *operands, **node.attrs)
+
+
+def _bias(node: gs.Node) -> gs.Tensor | None:
+    slot = OPERATORS[node.op].bias
+    return None if slot is None else optional_input(node, slot.place)
 
 
 def _has_patches(node: gs.Node) -> bool:
@@ -196,10 +197,11 @@ def _by_gradient(
     flat = e("Reshape", of_weight, e.ints([-1, patch * outputs]))
     along = rows_of(changes, weight.name)
     found = e("Gemm", flat, _input(e, weight.name, along) if fed else e.constant(along), transB=1)
-    bias = str(node.inputs[2].name) if len(node.inputs) > 2 else ""
-    if not any(bias in change and np.any(change[bias]) for change in changes):
+    bias = _bias(node)
+    if bias is None or not any(bias.name in change and np.any(change[bias.name]) for change in changes):
         return found
-    of_bias = e("MatMul", e.sum(rows, [2], keep=False), e.constant(np.stack([c[bias] for c in changes], 1)))
+    of_all = e.constant(np.stack([change[bias.name] for change in changes], 1))
+    of_bias = e("MatMul", e.sum(rows, [2], keep=False), of_all)
     return e("Add", found, of_bias)
 
 

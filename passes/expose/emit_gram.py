@@ -61,12 +61,10 @@ class EmitGram:
             readers = list(_readers(graph, weight))
             if gram_name(weight) in present or not readers:
                 continue
-            windows = {_window(*reader) for reader in readers}
-            layouts = {OPERATORS[node.op].layout(node, place) for node, place in readers}
-            if len(windows) > 1 or len(layouts) > 1:
+            if len({OPERATORS[node.op].layout(node, place) for node, place in readers}) > 1:
                 _LOGGER.debug("no second moments for %s: its readers differ in their windows", weight)
                 continue
-            blocks = _Blocks.of(*windows.pop(), self.channels.get(weight))
+            blocks = _Blocks.of(*_window(*readers[0]), self.channels.get(weight))
             target = tensors.get(self.targets.get(weight, ""))
             try:
                 self._expose(graph, builder, readers, blocks, step, target)
