@@ -86,11 +86,12 @@ class Quantizers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """How widths are found: by which method, in which loss (`choose_metric`), on how many samples, by which draws."""
+    """How widths are found: by which method, in which loss (`choose_metric`), of what outputs, by which draws."""
 
     method: Method
     effort: Effort
     metric: str | None = None
+    outputs: Mapping[str, OutputKind] = field(default_factory=dict)  # what the user says of some
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ def sees_the_same(
     Each batch but the first is held against its mirror image and against the batch before.
     """
     size = data.source.step or max(1, min(batch_size, _BATCH, data.count // 2))
-    mirror, other, compared = np.zeros(len(metric.kinds)), np.zeros(len(metric.kinds)), 0
+    mirror, other, compared = np.zeros(metric.terms), np.zeros(metric.terms), 0
     before: Outputs | None = None
     for batch in data.some(max(_SAMPLES, 2 * size), seed).batches(size):
         expected = session.run(batch.feeds)
@@ -61,7 +61,7 @@ def sees_the_same(
 
 def _distance(metric: Metric, expected: Outputs, found: Outputs) -> Sums:
     same = _shapes(expected) == _shapes(found)
-    return metric.distance(expected, found) if same else np.full(len(metric.kinds), np.inf)
+    return metric.distance(expected, found) if same else np.full(metric.terms, np.inf)
 
 
 def _shapes(outputs: Outputs) -> dict[str, tuple[int, ...]]:

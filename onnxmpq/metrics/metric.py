@@ -13,19 +13,21 @@ others will lose. A temperature (Hinton, Vinyals, Dean, arXiv 1503.02531) gives 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
 from onnxmpq.values.arrays import Array
+from onnxmpq.values.channels import Channels
 from onnxmpq.values.output_kind import OutputKind
 
 Sums = NDArray[np.float64]
+T = TypeVar("T", Sums, NDArray[np.bool_])
+Own = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
 
 METRICS = ("kl", "soft-kl", "nse")
 TEMPERATURE = 4.0  # of soft-kl
@@ -33,83 +35,79 @@ TEMPERATURE = 4.0  # of soft-kl
 _TINY = 1e-12  # floor of a probability: a runtime's softmax underflows to zero
 
 
-_KINDS = {
-    "Softmax": OutputKind.PROBABILITIES,
-    "LogSoftmax": OutputKind.LOG_PROBABILITIES,
-    "Sigmoid": OutputKind.INDEPENDENT,
-}
-_RECASTING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_WHOLE = Channels()
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The loss of one model: `name` is one of METRICS, `kinds` maps its float outputs to what they hold."""
+    """The loss of one model: `name` is one of METRICS, `kinds` maps its float outputs to what they hold.
+
+    `channels`: of outputs whose channels differ in scale, or that may be silent, how squared errors are weighed.
+    `own` is the user's: from the outputs of both by name, of one run, to one number a row, lower is better.
+    """
 
     name: str
     kinds: Mapping[str, OutputKind]
+    channels: Mapping[str, Channels] = field(default_factory=dict)
+    own: Own | None = None
 
     @property
     def plain(self) -> Metric:
         """The same without a temperature: what papers call KL."""
         return replace(self, name="kl") if self.name == "soft-kl" else self
 
+    @property
+    def terms(self) -> int:
+        """How many sums a distance and a weight have: one an output, and one a group of its channels; one of the user's."""
+        if self.own is not None:
+            return 1
+        return sum(len(c.groups) for c in self._weighed()) if self.name == "nse" else len(self.kinds)
+
     def distance(self, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Sums:
-        """Distance of one batch, float64 [outputs]."""
+        """Distance of one batch, float64 [terms]. Raises OptionError where the user's metric fails."""
+        if self.own is not None:
+            return np.array([_own_loss(self.name, self.own, reference, outputs) * _rows(reference)])
         if self.name == "nse":
-            return np.array([_squared_error(reference[n], outputs[n]) for n in self.kinds])
+            weighed = zip(self.kinds, self._weighed(), strict=True)
+            return _joined([_squared_error(reference[n], outputs[n], channels) for n, channels in weighed])
         heat = TEMPERATURE if self.name == "soft-kl" else 1.0
         return np.array(
             [kl_divergence(reference[n], outputs[n], kind, heat).sum() for n, kind in self.kinds.items()]
         )
 
     def weight(self, reference: Mapping[str, Array]) -> Sums:
-        """Weight of one batch, float64 [outputs]."""
+        """Weight of one batch, float64 [terms]."""
+        if self.own is not None:
+            return np.array([float(_rows(reference))])
         if self.name == "nse":
-            return np.array([_squares(reference[n]) for n in self.kinds])
-        return np.array([float(len(reference[n])) for n in self.kinds])
+            return _joined([_energy(reference[n], c) for n, c in zip(self.kinds, self._weighed(), strict=True)])
+        return np.array([float(judged_rows(reference[n]).sum()) for n in self.kinds])
 
-    @staticmethod
-    def loss(distance: Sums, weight: Sums) -> float:
+    def loss(self, distance: Sums, weight: Sums) -> float:
         """The loss of summed distances and weights; outputs that are zero throughout are left out."""
         counted = weight > 0
-        return float(np.mean(distance[counted] / weight[counted])) if counted.any() else 0.0
+        if not counted.any():
+            return 0.0
+        shares = np.divide(distance, weight, out=np.zeros_like(weight), where=counted)
+        if len(weight) in (1, len(self.kinds)):
+            return float(np.mean(shares[counted]))
+        parts = zip(self.by_output(shares), self.by_output(counted), strict=True)
+        return float(np.mean([found[some].mean() for found, some in parts if some.any()]))
 
+    def by_output(self, terms: T) -> list[T]:
+        """Terms [terms] in parts, one an output: [groups] each."""
+        if len(terms) == 0:
+            return []
+        found: list[T] = np.split(terms, np.cumsum([len(c.groups) for c in self._weighed()])[:-1])
+        return found
 
-def choose_metric(
-    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], name: str | None = None
-) -> Metric:
-    """The metric for a model: softened KL if every output is one distribution a sample, else normalised squared error.
-
-    Independent probabilities are compared by their KL as it is: of what is nearly sure `1 - p` tells too little to be
-    softened. `shapes` are the traced shapes of the float outputs, `name` (one of METRICS) overrides.
-    Raises OptionError when KL is demanded of outputs that are no distributions, and for a name that is none.
-    """
-    if name not in (None, *METRICS):
-        raise OptionError(f"metric {name!r} is not known; choose {', '.join(METRICS)}")
-    kinds = {output: output_kind(model, output, shape) for output, shape in shapes.items()}
-    values = [output for output, kind in kinds.items() if kind is OutputKind.VALUES]
-    if name not in (None, "nse") and (values or not kinds):
-        raise OptionError(
-            f"--metric {name} needs outputs of shape [N, classes]; {values} of this model are not: use --metric nse"
-        )
-    if name is None:
-        sure = "kl" if OutputKind.INDEPENDENT in kinds.values() else "soft-kl"
-        name = "nse" if values or not kinds else sure
-    return Metric(name, kinds)
-
-
-def output_kind(model: onnx.ModelProto, output: str, shape: Sequence[int]) -> OutputKind:
-    """What an output of this traced shape holds: [N, classes] (with ones behind) is a distribution."""
-    kind = _KINDS.get(_maker(model, output), OutputKind.LOGITS)
-    is_vector = len(shape) >= 2 and all(size == 1 for size in shape[2:])
-    if not is_vector or (shape[1] < 2 and kind is not OutputKind.INDEPENDENT):
-        return OutputKind.VALUES
-    return kind
+    def _weighed(self) -> list[Channels]:
+        return [self.channels.get(name, _WHOLE) for name in self.kinds]
 
 
 def classifier_output(metric: Metric) -> str | None:
     """The output whose largest value is the class: the only one that holds a distribution, if there is one."""
-    names = [n for n, kind in metric.kinds.items() if kind not in (OutputKind.VALUES, OutputKind.INDEPENDENT)]
+    names = [n for n, kind in metric.kinds.items() if kind.has_classes]
     return names[0] if len(names) == 1 and len(metric.kinds) == 1 else None
 
 
@@ -126,27 +124,26 @@ def surprise(output: Array, labels: Array, kind: OutputKind) -> Sums:
     return found
 
 
-def _maker(model: onnx.ModelProto, tensor: str) -> str:
-    """The operator that computes a tensor's values, those that only recast or reshape them passed over."""
-    made = {name: node for node in model.graph.node for name in node.output}
-    while tensor in made and made[tensor].op_type in _RECASTING:
-        tensor = made[tensor].input[0]
-    return made[tensor].op_type if tensor in made else ""
-
-
 def kl_divergence(reference: Array, output: Array, kind: OutputKind, temperature: float = 1.0) -> Sums:
     """KL(reference || output) of each sample in nats, float64 [N], from arrays [N, classes, 1...].
 
     A temperature divides the logarithms of the probabilities, and its square multiplies the divergence.
 
-    Where the output has another shape (its size depends on the data) every sample has lost what there was to lose:
-    log(classes), the divergence of a certain class from equal odds.
+    Where the output has another shape (its size depends on the data), or NaN, a sample has lost what there was to lose:
+    log(classes), the divergence of a certain class from equal odds. Where the reference has NaN there is nothing to lose.
     """
-    if reference.shape != output.shape:
-        lost = temperature**2 * math.log(max(math.prod(reference.shape[1:]), 2))
-        return np.full(len(reference), lost)
     if not reference.size:
         return np.zeros(len(reference))
+    lost = temperature**2 * math.log(max(math.prod(reference.shape[1:]), 2))
+    if reference.shape != output.shape:
+        return np.full(len(reference), lost)
+    with np.errstate(invalid="ignore"):
+        found = temperature**2 * _divergence(reference, output, kind, temperature)
+    known: Sums = np.where(np.isfinite(found), np.maximum(found, 0.0), lost)
+    return np.where(judged_rows(reference), known, 0.0)
+
+
+def _divergence(reference: Array, output: Array, kind: OutputKind, temperature: float) -> Sums:
     p, q = (_log_probabilities(a.reshape(len(a), -1).astype(np.float64), kind) for a in (reference, output))
     if temperature != 1:
         floor = _resolved(kind, reference.dtype)
@@ -155,9 +152,8 @@ def kl_divergence(reference: Array, output: Array, kind: OutputKind, temperature
             for values in (p, q)
         )
     p, q = (np.maximum(values, math.log(_TINY)) for values in (p, q))  # masked logits are -inf
-    divergence = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(reference), -1).sum(axis=1)
-    positive: Sums = np.maximum(divergence, 0.0) * temperature**2
-    return positive
+    divergence: Sums = (np.exp(p) * (p - q)).sum(axis=-1).reshape(len(reference), -1).sum(axis=1)
+    return divergence
 
 
 def sharpened(values: Array, kind: OutputKind, factor: float) -> Array:
@@ -200,16 +196,55 @@ def _log_probabilities(values: Sums, kind: OutputKind) -> Sums:
     return result
 
 
-def _squared_error(reference: Array, output: Array) -> float:
-    """An output whose shape changed (its size depends on the data) has lost all of the reference."""
+def _own_loss(name: str, own: Own, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+    try:
+        return float(own(reference, outputs))
+    except Exception as error:  # whatever the user's code raises
+        raise OptionError(
+            f"metric {name} failed on outputs {', '.join(reference)}: {type(error).__name__}: {error}; it takes the "
+            "outputs of both models as two dicts of arrays, and gives one number, lower is better"
+        ) from error
+
+
+def _rows(outputs: Mapping[str, Array]) -> int:
+    """Of a run: the most that any output has."""
+    return max((len(v) for v in outputs.values() if isinstance(v, np.ndarray) and v.ndim), default=1)
+
+
+def judged_rows(reference: Array) -> NDArray[np.bool_]:
+    """Which rows can be compared, bool [N]: those without NaN or Inf; masked logits are -inf."""
+    lost = np.isnan(reference) | np.isposinf(reference)
+    rows: NDArray[np.bool_] = ~lost.reshape(len(reference), -1).any(axis=1)
+    return rows
+
+
+def _joined(parts: Sequence[Sums]) -> Sums:
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _squared_error(reference: Array, output: Array, channels: Channels) -> Sums:
+    """Where the reference is finite; what became NaN or Inf there has lost all.
+
+    An output whose shape changed (its size depends on the data) has lost all of the reference.
+    """
     if reference.shape != output.shape:
-        return _squares(reference)
-    return _squares(output - reference.astype(np.float64))
+        return _energy(reference, channels)
+    with np.errstate(invalid="ignore"):  # Inf - Inf
+        error = output - reference.astype(np.float64)
+    found = channels.squares(error)
+    if np.isfinite(found).all():
+        return found
+    lost = np.where(np.isfinite(reference), reference, 0).astype(np.float64)
+    return channels.squares(np.where(np.isfinite(error), error, lost))
 
 
-def _squares(values: Array) -> float:
-    flat = np.asarray(values, np.float64).ravel()
-    return float(flat @ flat)
+def _energy(reference: Array, channels: Channels) -> Sums:
+    """The sums of squares of what is finite, and what a silent output counts as."""
+    found = channels.squares(reference.astype(np.float64))
+    if not np.isfinite(found).all():
+        found = channels.squares(np.where(np.isfinite(reference), reference, 0).astype(np.float64))
+    total: Sums = found + channels.least(reference)
+    return total
 
 
 def signal_to_noise(expected: Array, found: Array) -> float:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.metric import Metric, Sums, classes, classifier_output, probabilities
+from onnxmpq.metrics.output_kinds import Seen, is_float
 from onnxmpq.metrics.reference_outputs import Expected, Outputs
+from onnxmpq.metrics.tally import EqualTally, FloatTally, decibels
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.score import Score
+from onnxmpq.values.channels import Channels
+from onnxmpq.values.score import OutputScore, Score
 
 _LOOKED_AT = 500  # samples at most, where all would tell no more
 _GLANCED_AT = 16
+_GLANCED_BYTES = 64 << 20
 _ENOUGH_LABELS = 20  # fewer say nothing about chance
 
 
@@ -25,41 +30,37 @@ class _Tally:
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
-        self._noise = Metric("nse", metric.kinds)
-        self._hits = 0
-        self._equal = 0.0
-        outputs = len(metric.kinds)
-        self._kl: Sums = np.zeros(outputs)
-        self._error: Sums = np.zeros(outputs)
-        self._energy: Sums = np.zeros(outputs)
+        self._outputs: dict[str, FloatTally | EqualTally] = {
+            name: FloatTally(kind, metric.channels.get(name, Channels())) for name, kind in metric.kinds.items()
+        }
+        self._hits = self._rows = 0
+        self._own: Sums = np.zeros(2)
 
-    def add(self, reference: Outputs, outputs: Outputs, labels: Array | None, samples: int) -> None:
-        if not self._metric.kinds:
-            self._equal += _equal_share(reference, outputs) * samples
-            return
-        self._error += self._noise.distance(reference, outputs)
-        self._energy += self._noise.weight(reference)
+    def add(self, reference: Outputs, outputs: Outputs, labels: Array | None) -> None:
+        for name, values in reference.items():
+            self._outputs.setdefault(name, EqualTally()).add(values, outputs[name])
+        if self._metric.own is not None:
+            self._own += [self._metric.distance(reference, outputs)[0], self._metric.weight(reference)[0]]
         name = classifier_output(self._metric)
-        if name is None:
-            return
-        self._kl += Metric("kl", self._metric.kinds).distance(reference, outputs)
-        if outputs[name].shape != reference[name].shape:
-            return  # no sample's class is where it was
-        chosen = classes(outputs[name])
-        self._equal += int((chosen == classes(reference[name])).sum())
-        if labels is not None:
-            self._hits += int((chosen == labels).sum())
+        if name is not None and labels is not None:
+            self._rows += len(labels)
+            same = outputs[name].shape == reference[name].shape  # else no sample's class is where it was
+            self._hits += int((classes(outputs[name]) == labels).sum()) if same else 0
 
-    def score(self, samples: int, *, labelled: bool) -> Score:
-        is_classifier = classifier_output(self._metric) is not None
-        if not self._metric.kinds:
-            return Score(samples, agreement=self._equal / samples)
+    def score(self, samples: int) -> Score:
+        found = {name: tally.score() for name, tally in self._outputs.items()}
+        floats = [score for score in found.values() if score.sqnr is not None]
+        name = classifier_output(self._metric)
+        equal = [score.agreement for score in found.values() if score.agreement is not None]
+        agreement = found[name].agreement if name is not None else None
         return Score(
             samples,
-            self._hits / samples if is_classifier and labelled else None,
-            self._equal / samples if is_classifier else None,
-            float(self._kl.mean()) / samples if is_classifier else None,
-            _decibels(self._noise.loss(self._error, self._energy)),
+            top1=self._hits / self._rows if self._rows else None,
+            agreement=agreement if floats else float(np.mean(equal)) if equal else None,
+            kl=found[name].kl if name is not None else None,
+            sqnr=_mean_decibels(floats) if floats else None,
+            own=None if self._metric.own is None else float(self._own[0] / max(self._own[1], 1)),
+            outputs=found,
         )
 
 
@@ -71,26 +72,30 @@ def compare(
     for batch in data.batches(batch_size):
         expected = reference.run(batch.feeds)
         got = expected if model is reference else model.run(batch.feeds)
-        tallies[0].add(expected, expected, batch.labels, batch.count)
-        tallies[1].add(expected, got, batch.labels, batch.count)
-    first, second = (tally.score(data.count, labelled=data.has_labels) for tally in tallies)
-    return first, second
+        tallies[0].add(expected, expected, batch.labels)
+        tallies[1].add(expected, got, batch.labels)
+    return tallies[0].score(data.count), tallies[1].score(data.count)
 
 
-def _equal_share(reference: Outputs, outputs: Outputs) -> float:
-    """Mean over the outputs of the share of equal elements; none where an output's shape differs."""
-    pairs = [(reference[name], outputs[name]) for name in reference]
-    arrays = [(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.size]
-    if not arrays:
-        return 1.0
-    return float(np.mean([(a == b).mean() if a.shape == b.shape else 0.0 for a, b in arrays]))
+def _mean_decibels(scores: Sequence[OutputScore]) -> float:
+    """In dB the mean over the outputs of noise relative to the signal, of those that are not zero throughout."""
+    noises = [10 ** (-(score.sqnr or 0.0) / 10) for score in scores if score.sqnr != -math.inf]
+    mean = sum(noises) / max(len(noises), 1)
+    return decibels(mean, 1.0)
 
 
-def _decibels(noise: float) -> float:
-    """Noise relative to the signal in dB of SQNR; NaN is the worst of noise, not its absence."""
-    if math.isnan(noise):
-        return -math.inf
-    return -10 * math.log10(noise) if noise > 0 else math.inf
+def glance(session: Session, data: Dataset, batch_size: int, seed: int) -> dict[str, list[Any]]:
+    """What a model gives for a few samples, run by run: what its outputs hold is read off it."""
+    found: dict[str, list[Any]] = {name: [] for name in session.outputs}
+    held = 0
+    for batch in data.some(_GLANCED_AT, seed).batches(batch_size):
+        outputs = session.run(batch.feeds)
+        for name, value in outputs.items():
+            found[name].append(value)
+        held += sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
+        if held > _GLANCED_BYTES:
+            break
+    return found
 
 
 def check_label_range(data: Dataset, shapes: Mapping[str, Sequence[int]], metric: Metric) -> None:
@@ -106,15 +111,17 @@ def check_label_range(data: Dataset, shapes: Mapping[str, Sequence[int]], metric
         )
 
 
-def check_numbers(reference: Session, data: Dataset, metric: Metric, batch_size: int, seed: int) -> None:
+def check_numbers(seen: Seen, description: str) -> None:
     """Raise DataError where no sample gets a number at some output of the fp32 model: anything would be equal to that."""
-    data, lost = data.some(_GLANCED_AT, seed), set(metric.kinds)
-    for batch in data.batches(batch_size) if lost else ():
-        outputs = reference.run(batch.feeds, list(metric.kinds))
-        lost = {name for name in lost if outputs[name].size and not np.isfinite(outputs[name]).any()}
+    floats = {name: values for name, values in seen.items() if is_float(values)}
+    lost = [
+        name
+        for name, values in floats.items()
+        if any(v.size for v in values) and not any(np.isfinite(v).any() for v in values)
+    ]
     if lost:
         raise DataError(
-            f"the fp32 model gives nothing but NaN or Inf at output {min(lost)!r} on {data.description}: its weights are "
+            f"the fp32 model gives nothing but NaN or Inf at output {lost[0]!r} on {description}: its weights are "
             "damaged, or the data are not what it was trained on. Check them, or go on with --force"
         )
 
@@ -172,7 +179,7 @@ def mean_loss(expected: Expected, model: Session, metric: Metric) -> float:
 
 def losses_by_batch(expected: Expected, model: Session, metric: Metric) -> Sums:
     """What each batch has in the loss, float64 [batches]; their sum is the metric's loss of the model."""
-    distances, weight = [], np.zeros(len(metric.kinds))
+    distances, weight = [], np.zeros(metric.terms)
     for batch, outputs in expected.batches():
         weight = weight + metric.weight(outputs)
         distances.append(metric.distance(outputs, model.run(batch.feeds)))

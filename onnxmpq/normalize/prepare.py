@@ -11,7 +11,9 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.errors import ModelError
-from onnxmpq.metrics.metric import choose_metric, signal_to_noise
+from onnxmpq.metrics.choose_metric import choose_metric
+from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.subgraph import names_read
@@ -36,6 +38,7 @@ from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.output_kind import OutputKind
 
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
@@ -77,12 +80,16 @@ def prepare(
     batchable: bool,
     metric: str | None = None,
     samples: int = 1,
+    seen: Seen | None = None,
+    outputs: Mapping[str, OutputKind] | None = None,
+    labelled: bool = False,
 ) -> Prepared:
     """Normalise a model and discover its layers.
 
     `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says
     that activations will be int8 (a half-precision graph is then widened, for want of integer kernels between
-    half floats); `metric` as `choose_metric` takes it. Raises ModelError where a pass changed the result, or
+    half floats); `metric`, `outputs` (what the user says of them), `labelled` (whether samples have labels) and `seen`
+    (the original's outputs on some samples; None: those of `sample`) as `choose_metric` takes them. Raises ModelError where a pass changed the result, or
     nothing can be quantized.
     """
     if integer:
@@ -91,7 +98,9 @@ def prepare(
     traced = trace(runtime, model, sample)
     layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
     check_layers(layers)
-    judged_by = choose_metric(model, _float_outputs(model, traced), metric)
+    known = seen or {name: [value] for name, value in runtime.session(original).run(sample).items()}
+    sizes = {name: t.shape for name, t in traced.items()}
+    judged_by = choose_metric(model, known, metric, asked=outputs, labelled=labelled, sizes=sizes)
     batch_size = _batch_size(traced) if batchable else 1
     return Prepared(original, model, layers, traced, sample, judged_by, batch_size)
 
@@ -110,13 +119,6 @@ def normalised(
     model = export_model(graph, original)
     prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
     return model
-
-
-def _float_outputs(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the outputs that are plain float tensors."""
-    found = {o.name: traced[o.name] for o in model.graph.output if o.name in traced}
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    return {name: t.shape for name, t in found.items() if not t.containers and t.elem_type in floats}
 
 
 def raise_graph(graph: gs.Graph, opset: int) -> None:

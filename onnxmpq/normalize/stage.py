@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from onnxmpq.budgets.budget import Budget, tightest
 from onnxmpq.budgets.kind import Needs
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import classifier_output
-from onnxmpq.metrics.score import check_label_range, check_labels, check_numbers, sureness
+from onnxmpq.metrics.output_kinds import Seen, is_guessed
+from onnxmpq.metrics.score import check_label_range, check_labels, check_numbers, glance, sureness
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.sensitivity.methods import check_data, ignores_training, is_demanding
+from onnxmpq.values.output_kind import OutputKind
 
 _FAMILIAR = 0.99  # mean probability of the class taken; on test images of CIFAR-10 ResNets have 0.97
 
@@ -21,13 +25,30 @@ def prepare_model(loaded: Loaded) -> Prepared:
     Raises OptionError or DataError where a budget or the labels do not fit its function.
     """
     evidence, request = loaded.evidence, loaded.request
+    seen = glance(loaded.session, evidence.calibration, 1, request.search.seed)
+    if not request.run.force:
+        check_numbers(seen, evidence.calibration.description)
+    labelled = evidence.evaluation.has_labels or evidence.calibration.has_labels
     prepared = prepare(
         loaded.runtime, loaded.model, evidence.sample,
         integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.search.metric,
-        samples=evidence.samples_a_run,
+        samples=evidence.samples_a_run, seen=seen, outputs=request.search.outputs, labelled=labelled,
     )  # fmt: skip
     check_function(loaded, prepared)
+    if not labelled:
+        for text in guesses(prepared, seen, request.search.outputs):
+            loaded.stages.note(text)
     return prepared
+
+
+def guesses(prepared: Prepared, seen: Seen, asked: Mapping[str, OutputKind]) -> Iterator[str]:
+    """What nothing but its shape tells of an output, and how to say otherwise."""
+    for name, kind in prepared.metric.kinds.items():
+        if name not in asked and kind is OutputKind.LOGITS and is_guessed(prepared.model, name, seen[name]):
+            yield (
+                f"output {name!r} is {'x'.join(map(str, seen[name][0].shape))} and has no Softmax: it is taken for the "
+                f"logits of classes; if it is not, say --outputs {name}=embedding or {name}=values"
+            )
 
 
 def check_function(loaded: Loaded, prepared: Prepared) -> None:
@@ -40,8 +61,6 @@ def check_function(loaded: Loaded, prepared: Prepared) -> None:
     if evidence.training is not None and ignores_training(request.search.method):
         loaded.stages.note("--train-data is for methods that train, such as limpq; this one takes none of it")
     seed = request.search.seed
-    if not request.run.force:
-        check_numbers(loaded.session, evidence.calibration, prepared.metric, prepared.batch_size, seed)
     shapes = {name: prepared.traced[name].shape for name in prepared.metric.kinds}
     for data in (evidence.evaluation, evidence.calibration, evidence.training):
         if data is not None:

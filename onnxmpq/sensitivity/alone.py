@@ -22,9 +22,9 @@ def losses_alone(
     `changes` are what a layer's constants, and its inputs, are changed to, on one batch: as many on each.
     """
     chain = Chain(probe.runtime, probe.model, layers, probe.traced)
-    kinds = len(probe.metric.kinds)
-    distance: defaultdict[tuple[str, int], Sums] = defaultdict(lambda: np.zeros(kinds))
-    weight: Sums = np.zeros(kinds)
+    terms = probe.metric.terms
+    distance: defaultdict[tuple[str, int], Sums] = defaultdict(lambda: np.zeros(terms))
+    weight: Sums = np.zeros(terms)
     total = math.ceil(probe.data.count / probe.batch_size) * len(layers)
     done = 0
     for batch in probe.data.batches(probe.batch_size):

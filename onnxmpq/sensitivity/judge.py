@@ -58,8 +58,8 @@ class Judge:
         layers = {change.layer.name: change.layer for change in changes}
         order = [layer for layer in probe.layers if layer.name in layers]
         chain = Chain(probe.runtime, _with_constants(probe.model, decided), order, probe.traced)
-        distance = np.zeros((len(changes), len(probe.metric.kinds)))
-        weight: Sums = np.zeros(len(probe.metric.kinds))
+        distance = np.zeros((len(changes), probe.metric.terms))
+        weight: Sums = np.zeros(probe.metric.terms)
         hits, entropy = np.zeros(len(changes)), np.zeros(len(changes))
         rows = {name: [i for i, c in enumerate(changes) if c.layer.name == name] for name in layers}
         for batch in probe.data.batches(probe.batch_size):

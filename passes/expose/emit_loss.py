@@ -41,7 +41,7 @@ class Loss(StrEnum):
 class EmitLoss:
     """Add the scalar output `LOSS`, and an input `target_name(output)` for each of `outputs`.
 
-    `outputs` maps graph outputs to what they hold; all but VALUES are [N, classes, 1...]. Outputs that are
+    `outputs` maps graph outputs to what they hold; distributions are [N, classes, 1...]. Outputs that are
     probabilities already are not normalised again. The outcomes of independent probabilities are [N, 2 classes]:
     all that are true, then all that are false.
 
@@ -62,7 +62,7 @@ class EmitLoss:
         for name, kind in self.outputs.items():
             if name not in present:
                 raise ModelError(f"the graph has no output {name!r}; it has {', '.join(present)}")
-            if kind is OutputKind.VALUES and self.loss in {Loss.KL, Loss.CROSS_ENTROPY}:
+            if not kind.is_distribution and self.loss in {Loss.KL, Loss.CROSS_ENTROPY}:
                 raise ModelError(f"{self.loss} is of probabilities, and output {name!r} holds values")
         dtypes = {o.name: np.dtype(o.dtype) for o in graph.outputs if isinstance(o.dtype, np.dtype | type)}
         emit = Emitter(builders(graph)[0], {}, dtypes)
@@ -81,7 +81,7 @@ class EmitLoss:
         name = target_name(output.name)
         if self.loss is Loss.CROSS_ENTROPY:
             return gs.Variable(name, np.int64, [None])
-        if self.loss is Loss.PROJECTION and kind is not OutputKind.VALUES:
+        if self.loss is Loss.PROJECTION and kind.is_distribution:
             return gs.Variable(name, output.dtype, [None, None])
         # Exporters declare sizes of outputs that are those of their own run only.
         free = None if output.shape is None else [None] * len(output.shape)
@@ -136,7 +136,7 @@ def _squared_error(e: Emitter, output: gs.Tensor, _kind: OutputKind, target: gs.
 
 def _projection(e: Emitter, output: gs.Tensor, kind: OutputKind, target: gs.Tensor) -> gs.Tensor:
     embedded = output
-    if kind is not OutputKind.VALUES:  # 2 sqrt(p) by way of logarithms: p may underflow
+    if kind.is_distribution:  # 2 sqrt(p) by way of logarithms: p may underflow
         embedded = e("Mul", e("Exp", e("Mul", log_probabilities(e, output, kind), 0.5)), 2.0)
     return _all(e, e("Mul", embedded, target))
 

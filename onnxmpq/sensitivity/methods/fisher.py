@@ -39,6 +39,8 @@ from onnxmpq.metrics.metric import Sums
 from onnxmpq.passes.expose.emit_loss import Loss
 from onnxmpq.sensitivity.directional import Objective, Targets, passes, slopes, widths_of
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.values.arrays import Shape
+from onnxmpq.values.channels import Channels
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.output_kind import OutputKind
 
@@ -49,11 +51,16 @@ def fisher(probe: Probe) -> CostTable:
     Costs a forward and a backward run of the samples, and for each layer one weight gradient a sample, or a
     product of its input with each width's rounding error, whichever is less work: some forward runs in all.
 
-    Raises OptionError for a model without an output to differentiate, ModelError and DataError as `slopes` does.
+    Raises OptionError for a model without an output to differentiate and for a metric of the user's, ModelError and DataError as `slopes` does.
     """
     if not probe.metric.kinds:
         raise OptionError(
             "method fisher differentiates outputs of floating-point numbers, and this model has none; use "
+            "--method measured"
+        )
+    if probe.metric.own is not None:
+        raise OptionError(
+            f"method fisher differentiates the outputs, and the metric {probe.metric.name} is a function of yours; use "
             "--method measured"
         )
     widths = widths_of(probe)
@@ -84,29 +91,46 @@ def _of_distributions(probe: Probe) -> Objective:
     return Objective(Loss.PROJECTION, kinds, targets, tangents=True)
 
 
-def _of_values(probe: Probe, lengths: Mapping[str, float]) -> Objective:
+def _of_values(probe: Probe, lengths: Mapping[str, float | Sums]) -> Objective:
     """Random signs, of lengths that make squared slopes add up to the mean normalised squared error."""
     return Objective(Loss.PROJECTION, dict.fromkeys(lengths, OutputKind.VALUES), _signs_of(probe, lengths))
 
 
-def _signs_of(probe: Probe, lengths: Mapping[str, float]) -> Callable[[Batch], Targets]:
-    """What draws random signs, of a length for each output, in the shapes and types of a batch's outputs."""
+def _signs_of(probe: Probe, lengths: Mapping[str, float | Sums]) -> Callable[[Batch], Targets]:
+    """What draws random signs, of a length for each output (or its channels), in the shapes of a batch's outputs."""
     rng = np.random.default_rng(probe.seed)
 
-    def drawn(output: str, length: float, batch: Batch) -> NDArray[np.floating]:
+    def drawn(output: str, length: float | Sums, batch: Batch) -> NDArray[np.floating]:
         traced = probe.traced[output]
         shape = traced.shape if batch.count == 1 else (batch.count, *traced.shape[1:])
-        return rng.choice(np.array([-length, length], traced.dtype), shape)
+        signs = rng.choice(np.array([-1, 1], traced.dtype), shape)
+        return signs * np.asarray(length, traced.dtype)
 
     return lambda batch: {name: drawn(name, length, batch) for name, length in lengths.items()}
 
 
-def _lengths(probe: Probe) -> dict[str, float]:
-    """1 / sqrt(outputs x sum of squares) of each output that is not zero throughout."""
-    names = list(probe.metric.kinds)
-    weight: Sums = np.zeros(len(names))
+def _lengths(probe: Probe) -> dict[str, float | Sums]:
+    """1 / sqrt(outputs x groups x sum of squares) of each output that is not zero throughout, by group of channels."""
+    metric, names = probe.metric, list(probe.metric.kinds)
+    weight: Sums = np.zeros(metric.terms)
     session = probe.runtime.session(probe.model, spin=False)
     for batch in probe.data.batches(probe.batch_size):
-        weight += probe.metric.weight(session.run(batch.feeds))
-    counted = int((weight > 0).sum())
-    return {n: 1 / math.sqrt(w * counted) for n, w in zip(names, weight, strict=True) if w > 0}
+        weight += metric.weight(session.run(batch.feeds))
+    parts = dict(zip(names, metric.by_output(weight), strict=True))
+    counted = sum(bool((part > 0).any()) for part in parts.values())
+    lengths = {}
+    for name, part in parts.items():
+        if (part > 0).any():
+            a_group = np.where(part > 0, part, np.inf) * counted * int((part > 0).sum())
+            lengths[name] = _spread(1 / np.sqrt(a_group), metric.channels.get(name), probe.traced[name].shape)
+    return lengths
+
+
+def _spread(by_group: Sums, channels: Channels | None, shape: Shape) -> float | Sums:
+    """Of each group's channels, in the shape that broadcasts along them."""
+    if channels is None or len(by_group) == 1:
+        return float(by_group[0])
+    by_channel = np.zeros(shape[channels.axis])
+    for value, group in zip(by_group, channels.groups, strict=True):
+        by_channel[list(group)] = value
+    return by_channel.reshape([-1 if axis == channels.axis else 1 for axis in range(len(shape))])

@@ -1,0 +1,124 @@
+"""What made a tensor's values: the operator, or the one that a few operators write out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+# What only recasts, moves or picks values.
+_MOVING = frozenset(
+    {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split"}
+)
+_BOUNDING = frozenset({"Clip", "Max", "Add", "Expand", "Unsqueeze", "Reshape", "Cast", "Identity"})
+_NORMALIZE = "LpNormalization"  # what a division by the norm is called here
+UNIT_RANGE = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})  # their values lie in 0..1
+
+
+class Makers:
+    """The makers of a graph's tensors."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._made = {name: node for node in model.graph.node for name in node.output}
+        self._constants = {i.name: i for i in model.graph.initializer}
+
+    def op(self, tensor: str) -> str:
+        """The operator that computes a tensor's values, those that only move them passed over; "" for an input.
+
+        A softmax, a sigmoid and a division by the norm that are written out go by the operator's name.
+        """
+        node = self._behind(tensor, _MOVING)
+        return "" if node is None else self._written_out(node) or node.op_type
+
+    def along(self, tensor: str, axis: int, sizes: Mapping[str, int]) -> list[tuple[int, str]]:
+        """How many channels which operator made, along an axis of `tensor`; `sizes` are those of tensors along it.
+
+        A Concat along that axis is looked through, however often. Raises KeyError where a size is not known.
+        """
+        node = self._made.get(tensor)
+        if node is not None and node.op_type == "Identity":
+            return self.along(node.input[0], axis, sizes)
+        if node is None or node.op_type != "Concat" or _attribute(node, "axis", 0) != axis:
+            return [(sizes[tensor], self.op(tensor))]
+        return [part for name in node.input for part in self.along(name, axis, sizes)]
+
+    def _behind(self, tensor: str, passed: frozenset[str]) -> onnx.NodeProto | None:
+        while (node := self._made.get(tensor)) is not None and node.op_type in passed:
+            tensor = self._data(node)
+        return node
+
+    def _data(self, node: onnx.NodeProto) -> str:
+        """The input of a node that holds data: the first that is no constant."""
+        return next((name for name in node.input if name and not self._is_constant(name)), node.input[0])
+
+    def _is_constant(self, tensor: str) -> bool:
+        node = self._made.get(tensor)
+        return tensor in self._constants or (node is not None and node.op_type == "Constant")
+
+    def _written_out(self, node: onnx.NodeProto) -> str | None:
+        if node.op_type in ("Div", "Mul") and len(node.input) == 2:
+            return self._quotient(node)
+        if node.op_type == "Reciprocal":
+            return "Sigmoid" if self._is_one_and_exp(node.input[0]) else None
+        if node.op_type == "Sub":
+            return "LogSoftmax" if self._is_log_of_sum(node.input[1]) else None
+        return None
+
+    def _quotient(self, node: onnx.NodeProto) -> str | None:
+        """A division, also as a product with the reciprocal."""
+        above, below = node.input
+        if node.op_type == "Mul":
+            other = self._made.get(below)
+            if other is None or other.op_type != "Reciprocal":
+                return None
+            below = other.input[0]
+        if self._value(above) == 1:
+            return "Sigmoid" if self._is_one_and_exp(below) else None
+        sums = self._behind(below, _BOUNDING)
+        if sums is None:
+            return None
+        if sums.op_type in ("ReduceSum", "ReduceL1") and sums.input[0] == above:
+            return "Softmax" if self._is(above, "Exp") else None
+        return _NORMALIZE if self._is_norm(sums) else None
+
+    def _is_norm(self, node: onnx.NodeProto) -> bool:
+        if node.op_type == "Sqrt":
+            inner = self._behind(node.input[0], _BOUNDING)
+            return inner is not None and inner.op_type in ("ReduceSum", "ReduceSumSquare")
+        if node.op_type == "Pow":
+            return self._value(node.input[1]) == 0.5 and self._is(node.input[0], "ReduceSum")
+        return node.op_type == "ReduceL2"
+
+    def _is_one_and_exp(self, tensor: str) -> bool:
+        node = self._made.get(tensor)
+        if node is None or node.op_type != "Add":
+            return False
+        return any(self._value(n) == 1 for n in node.input) and any(self._is(n, "Exp") for n in node.input)
+
+    def _is_log_of_sum(self, tensor: str) -> bool:
+        """log(sum(exp(x))), maybe with the largest value that was taken away added back."""
+        node = self._behind(tensor, _BOUNDING)
+        if node is not None and node.op_type == "ReduceLogSumExp":
+            return True
+        return node is not None and node.op_type == "Log" and self._is(node.input[0], "ReduceSum")
+
+    def _is(self, tensor: str, op: str) -> bool:
+        return tensor in self._made and self._made[tensor].op_type == op
+
+    def _value(self, tensor: str) -> float | None:
+        """The value of a constant that holds one value."""
+        node = self._made.get(tensor)
+        if tensor in self._constants:
+            values = numpy_helper.to_array(self._constants[tensor])
+        elif node is not None and node.op_type == "Constant" and node.attribute[0].name == "value":
+            values = numpy_helper.to_array(node.attribute[0].t)
+        else:
+            return None
+        same = values.size and values.dtype.kind in "fiu" and (values == values.ravel()[0]).all()
+        return float(np.ravel(values)[0]) if same else None
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((a.i for a in node.attribute if a.name == name), default)
