@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -27,20 +27,18 @@ if TYPE_CHECKING:
     from onnxmpq.values.report import (
         BudgetReport,
         LayerReport,
-        QualityReport,
         Report,
         RunReport,
         SearchReport,
         SensitivityReport,
         SizeReport,
-        SpeedReport,
     )
     from onnxmpq.values.score import Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
 
-Rows = list[tuple[str, str]]
+Row = tuple[str, str]  # of the verdict: what it is, and what it is like
 
 
 class ConsoleObserver(Observer):
@@ -137,21 +135,7 @@ def show_evaluation(result: Evaluation) -> None:
     """Scores of a model, beside its reference's where it was measured against one."""
     console = _console()
     _line(console, f"{result.model} on {result.data}")
-    latency = result.latency
-    if result.reference is None:
-        top1 = [("top-1", _percent(result.score.top1))] if result.score.top1 is not None else []
-        size = [("bytes", f"{result.file_bytes:,}"), ("latency, batch 1", _duration(latency.model))]
-        _show_rows(console, [*top1, *size])
-        return
-    _show_rows(
-        console,
-        [
-            ("reference", result.reference),
-            *_compared(result.reference_score, result.score),
-            ("bytes", _sizes(result.reference_bytes, result.file_bytes)),
-            ("latency, batch 1", _speed(latency)),
-        ],
-    )
+    _show_rows(console, _scored(result))
 
 
 def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -167,7 +151,7 @@ def _line(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, soft_wrap=True)
 
 
-def _show_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+def _show_rows(console: Console, rows: Iterable[Row]) -> None:
     for name, value in rows:
         _line(console, f"{name:<16} {value}")
 
@@ -269,55 +253,40 @@ def _summary(found: Inspection) -> str:
     return f"{stored} of {len(found.layers)} layers are quantized, {bits:.3f} bits a weight on average"
 
 
-def _verdict(report: Report, kinds: Mapping[str, Kind]) -> Rows:
-    needed, quality = report.requirements, report.quality
-    return [
-        *_size_rows(report.size),
-        *(("budget", f"{b.asked}: reached {_reached(b, kinds[b.kind])}") for b in report.budgets),
-        *_quality_rows(quality),
-        *_kernel_rows(report),
-        ("needs", f"{needed} ({needed.target}, {needed.storage} weights)"),
-        ("right on CPUs", quality.cpus),
-        *_speed_rows(report.speed),
-        *_sensitivity_rows(report.sensitivity, report.run.seconds.get("sensitivity", 0.0)),
-        ("compile", _taken(report.run)),
-    ]
+def _verdict(report: Report, kinds: Mapping[str, Kind]) -> Iterator[Row]:
+    size, quality, needed, speed = report.size, report.quality, report.requirements, report.speed
+    yield "file", _sizes(size.fp32_file_bytes, size.file_bytes)
+    yield "weights", _weights(size)
+    for budget in report.budgets:
+        yield "budget", f"{budget.asked}: reached {_reached(budget, kinds[budget.kind])}"
+    if quality.metrics:
+        yield "judged on", quality.evaluated_on
+        yield from _compared(quality.metrics["fp32"], quality.metrics["compiled"])
+    if speed.latency and report.run.provider == "cpu":  # it was looked at the runtime's own graph
+        yield "runs as", _kernels(report)
+    yield "needs", f"{needed} ({needed.target}, {needed.storage} weights)"
+    yield "right on CPUs", quality.cpus
+    for latency in speed.latency:
+        yield f"speed, batch {latency.batch}", _speed(latency)
+    if speed.latency:
+        yield "speeds hold on", speed.processor
+    yield from _sensitivity_rows(report.sensitivity, report.run.seconds.get("sensitivity", 0.0))
+    yield "compile", _taken(report.run)
 
 
-def _size_rows(size: SizeReport) -> Rows:
+def _weights(size: SizeReport) -> str:
     ratio = size.fp32_weight_bytes / max(size.weight_bytes, 1)
     bits = f"{size.average_weight_bits:.3f} bits on average"
-    return [
-        ("file", _sizes(size.fp32_file_bytes, size.file_bytes)),
-        ("weights", f"{bits}, {size.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"),
-    ]
+    return f"{bits}, {size.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"
 
 
-def _quality_rows(quality: QualityReport) -> Rows:
-    if not quality.metrics:
-        return []
-    compared = _compared(quality.metrics["fp32"], quality.metrics["compiled"])
-    return [("judged on", quality.evaluated_on), *compared]
-
-
-def _kernel_rows(report: Report) -> Rows:
-    looked = report.speed.latency and report.run.provider == "cpu"  # at the runtime's own graph
-    return [("runs as", _kernels(report))] if looked else []
-
-
-def _speed_rows(speed: SpeedReport) -> Rows:
-    rows = [(f"speed, batch {latency.batch}", _speed(latency)) for latency in speed.latency]
-    return [*rows, ("speeds hold on", speed.processor)] if rows else []
-
-
-def _sensitivity_rows(found: SensitivityReport, seconds: float) -> Rows:
+def _sensitivity_rows(found: SensitivityReport, seconds: float) -> Iterator[Row]:
     """Which method found the sensitivities, what that took, and what became of plans around the first one."""
     taken = [_counted(found.evaluations, "evaluation")] if found.evaluations else []
     taken += [f"{found.samples:,} samples"] if found.samples else []
-    rows = [("sensitivity", ", ".join([found.method, *taken, f"{seconds:.1f} s"]))]
+    yield "sensitivity", ", ".join([found.method, *taken, f"{seconds:.1f} s"])
     if found.search is not None and (found.search.tried or found.search.rival):
-        rows.append(("search", _searched(found.search, found.metric)))
-    return rows
+        yield "search", _searched(found.search, found.metric)
 
 
 def _taken(run: RunReport) -> str:
@@ -336,19 +305,30 @@ def _counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
-def _compared(fp32: Score, compiled: Score) -> Rows:
-    rows = []
+def _scored(result: Evaluation) -> Iterator[Row]:
+    score, latency = result.score, result.latency
+    if result.reference is not None:
+        yield "reference", result.reference
+        yield from _compared(result.reference_score, score)
+        yield "bytes", _sizes(result.reference_bytes, result.file_bytes)
+        yield "latency, batch 1", _speed(latency)
+        return
+    if score.top1 is not None:
+        yield "top-1", f"{score.top1:.2%}"
+    yield "bytes", f"{result.file_bytes:,}"
+    yield "latency, batch 1", _duration(latency.model)
+
+
+def _compared(fp32: Score, compiled: Score) -> Iterator[Row]:
     if fp32.top1 is not None and compiled.top1 is not None:
         points = (compiled.top1 - fp32.top1) * 100
-        rows.append(("top-1", f"{_percent(fp32.top1)} -> {_percent(compiled.top1)} ({points:+.2f} points)"))
+        yield "top-1", f"{fp32.top1:.2%} -> {compiled.top1:.2%} ({points:+.2f} points)"
     if compiled.agreement is not None:
-        agreement = f"{_percent(compiled.agreement)} same class as fp32, {compiled.samples} samples"
-        rows.append(("agreement", agreement))
+        yield "agreement", f"{compiled.agreement:.2%} same class as fp32, {compiled.samples} samples"
     if compiled.kl is not None:
-        rows.append(("KL to fp32", f"{compiled.kl:.3g} nats"))
+        yield "KL to fp32", f"{compiled.kl:.3g} nats"
     elif compiled.sqnr is not None:
-        rows.append(("SQNR to fp32", _decibels(compiled.sqnr)))
-    return rows
+        yield "SQNR to fp32", _decibels(compiled.sqnr)
 
 
 def _sizes(before: int, after: int) -> str:
@@ -366,10 +346,6 @@ def _speed(latency: Latency) -> str:
 
 def _reached(budget: BudgetReport, kind: Kind) -> str:
     return "not measured" if budget.reached is None else kind.words(budget.reached, budget.limit)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
 
 
 def _duration(seconds: float) -> str:

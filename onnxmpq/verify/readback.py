@@ -21,7 +21,7 @@ from onnxmpq.errors import VerifyError
 from onnxmpq.onnx_io.bitpack import packed_size, sign_extend, unpack_interleaved
 from onnxmpq.values.arrays import Array, Codes, Floats
 
-_STORED_BITS: dict[int, int] = {
+STORED_BITS: dict[int, int] = {
     TensorProto.INT8: 8, TensorProto.INT4: 4, TensorProto.INT2: 2,
     TensorProto.UINT8: 8, TensorProto.UINT4: 4, TensorProto.UINT2: 2,
 }  # fmt: skip
@@ -102,14 +102,19 @@ class _Reader:
         if values is not None:
             return values, values.itemsize
         node = self.producers.get(name)
-        if node is None or node.op_type != "Split":
-            whole = self._single(name)
-            return None if whole is None else (whole, 2)
-        whole = self._single(node.input[0])
-        sizes = self.constant(node.input[1]) if len(node.input) == 2 else None
-        if whole is None or sizes is None or _attribute(node, "axis"):
+        if node is not None and node.op_type == "Split":
+            whole = self._single(node.input[0])
+            halves = None if whole is None else self.piece(node, whole, name)
+        else:
+            halves = self._single(name)
+        return None if halves is None else (halves, 2)
+
+    def piece(self, split: NodeProto, whole: Array, name: str) -> Array | None:
+        """What a Split along the first axis gives of `whole` under a name."""
+        sizes = self.constant(split.input[1]) if len(split.input) == 2 else None
+        if sizes is None or _attribute(split, "axis"):
             return None
-        return np.split(whole, sizes.cumsum()[:-1])[list(node.output).index(name)], 2
+        return np.split(whole, sizes.cumsum()[:-1])[list(split.output).index(name)]
 
     def _single(self, name: str) -> Array | None:
         """FLOAT16 values cast to FLOAT, and perhaps times a unit."""
@@ -138,9 +143,9 @@ class _Reader:
 
 def _stored_value(tensor: TensorProto) -> _Value | None:
     """An initializer as PackWeights writes it: an integer of up to 8 bits in `raw_data`."""
-    if tensor.data_type not in _STORED_BITS or not tensor.HasField("raw_data"):
+    if tensor.data_type not in STORED_BITS or not tensor.HasField("raw_data"):
         return None
-    bits, shape = _STORED_BITS[tensor.data_type], tuple(tensor.dims)
+    bits, shape = STORED_BITS[tensor.data_type], tuple(tensor.dims)
     count = int(np.prod(shape))
     if len(tensor.raw_data) != packed_size(count, bits):
         raise VerifyError(
@@ -165,11 +170,8 @@ def _join(reader: _Reader, node: NodeProto, value: _Value, _name: str) -> _Value
 
 
 def _split(reader: _Reader, node: NodeProto, value: _Value, name: str) -> _Value | None:
-    sizes = reader.constant(node.input[1]) if len(node.input) == 2 else None
-    if sizes is None or _attribute(node, "axis"):
-        return None
-    pieces = np.split(value.array, sizes.cumsum()[:-1])
-    return _Value(pieces[list(node.output).index(name)], value.bits)
+    piece = reader.piece(node, value.array, name)
+    return None if piece is None else _Value(piece, value.bits)
 
 
 def _with_constant(compute: Callable[[NodeProto, Array, Array], Array]) -> _Operator:

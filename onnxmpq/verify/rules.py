@@ -12,13 +12,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.values.target import Target
-from onnxmpq.verify.readback import StoredWeight, read_weights
+from onnxmpq.verify.readback import STORED_BITS, StoredWeight, read_weights
 
-_WIDTHS = {
-    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4,
-    TensorProto.INT2: 2, TensorProto.UINT2: 2,
-}  # fmt: skip
-_SIGNED = (TensorProto.INT8, TensorProto.INT4, TensorProto.INT2)
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose output channels are known here
 _BITWISE = frozenset({"BitShift", "BitwiseAnd"})  # TensorRT's parser has no BitShift
 
@@ -68,7 +63,7 @@ def _file_faults(graph: _Graph, target: Target) -> Iterator[str]:
     if graph.opset < lowest:
         yield f"opset {graph.opset} is below {lowest}"
     for name, tensor in graph.constants.items():
-        if _WIDTHS.get(tensor.data_type, 8) not in target.weights.tensor_bits:
+        if STORED_BITS.get(tensor.data_type, 8) not in target.weights.tensor_bits:
             yield f"tensor {name!r} is {TensorProto.DataType.Name(tensor.data_type)}"
     if target.weights.folds:
         return
@@ -85,7 +80,7 @@ def _is_packed(graph: _Graph, name: str) -> bool:
     """True for an integer constant that something else than a DequantizeLinear reads as its data."""
     tensor = graph.constants.get(name)
     readers = {node.op_type for node in graph.readers.get(name, ()) if node.input[0] == name}
-    return tensor is not None and tensor.data_type in _WIDTHS and bool(readers - {"DequantizeLinear"})
+    return tensor is not None and tensor.data_type in STORED_BITS and bool(readers - {"DequantizeLinear"})
 
 
 def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
@@ -131,7 +126,7 @@ def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeigh
         if stored.codes.min(initial=0) < low or stored.codes.max(initial=0) > high:
             yield f"has codes beyond {low} to {high} beside quantized activations"
         source = graph.constants.get(maker.input[0])
-        if source is not None and _WIDTHS[source.data_type] not in target.weights.direct_bits:
+        if source is not None and STORED_BITS[source.data_type] not in target.weights.direct_bits:
             yield f"is read as {TensorProto.DataType.Name(source.data_type)} beside quantized activations"
 
 

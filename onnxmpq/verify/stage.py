@@ -114,24 +114,19 @@ class _Seen:
     latency: tuple[Latency, ...] = ()
     kernels: Mapping[str, str] | None = None
 
-    @property
-    def is_faster(self) -> bool | None:
-        """Than fp32 at some batch size."""
-        return any(times.speedup >= _LEAST_SPEEDUP for times in self.latency) if self.latency else None
-
 
 def _verified(
     compiled: Compiled, written: onnx.ModelProto, candidates: Candidates, runtime: Runtime, reference: Session
 ) -> _Seen:
     """Check the file, then score it and time it."""
+    prepared, data = compiled.prepared, compiled.evidence.evaluation
     session = verify_file(
-        compiled.file, written, compiled.prepared, compiled.plan, candidates, compiled.target, runtime
+        compiled.file, written, prepared, compiled.plan, candidates, compiled.target, runtime
     )
-    return _Seen(
-        _scores(compiled, reference, session),
-        _latencies(compiled, reference, session),
-        _kernels(compiled, written, runtime),
-    )
+    before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
+    sizes = dict.fromkeys([1, prepared.batch_size])
+    times = (measure_latency(reference, session, _repeat(prepared.sample, size), size) for size in sizes)
+    return _Seen({"fp32": before, "compiled": after}, tuple(times), _kernels(compiled, written, runtime))
 
 
 def is_broken(score: Score) -> bool:
@@ -163,7 +158,7 @@ def _quality(compiled: Compiled, seen: _Seen) -> QualityReport:
 def _speed(compiled: Compiled, seen: _Seen) -> SpeedReport:
     return SpeedReport(
         latency=seen.latency,
-        is_faster=seen.is_faster,
+        is_faster=any(t.speedup >= _LEAST_SPEEDUP for t in seen.latency) if seen.latency else None,
         processor=processor(),
         dequantizes=compiled.target.is_plain,
         float_ops=dict(compiled.placement.float_ops),
@@ -191,19 +186,6 @@ def _run(compiled: Compiled, runtime: Runtime, stages: Stages) -> RunReport:
         peak_rss_bytes=peak_rss(),
         versions=versions(),
     )
-
-
-def _scores(compiled: Compiled, reference: Session, session: Session) -> dict[str, Score]:
-    prepared = compiled.prepared
-    data = compiled.evidence.evaluation
-    before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
-    return {"fp32": before, "compiled": after}
-
-
-def _latencies(compiled: Compiled, reference: Session, session: Session) -> tuple[Latency, ...]:
-    sample = compiled.prepared.sample
-    sizes = dict.fromkeys([1, compiled.prepared.batch_size])
-    return tuple(measure_latency(reference, session, _repeat(sample, size), size) for size in sizes)
 
 
 def _repeat(sample: Mapping[str, Array], count: int) -> dict[str, Array]:
@@ -271,9 +253,9 @@ def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | No
     if not compiled.placement.tensors or layer.name in (kernels or {}):
         return None
     offered = compiled.costs.costs.get(layer.name, {}) if isinstance(compiled.costs, CostTable) else {}
-    if compiled.plan[layer.name].activation_bits is None and any(o.activation_bits for o in offered):
-        return "the better choice under the budgets"
     bits = compiled.plan[layer.name].activation_bits
+    if bits is None and any(o.activation_bits for o in offered):
+        return "the better choice under the budgets"
     unseen = None if kernels is None else "ONNX Runtime did not fuse it into an integer kernel"
     if bits not in (None, 8):
         unseen = f"ONNX Runtime has no integer kernels for {bits}-bit activations"
