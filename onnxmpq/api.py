@@ -10,6 +10,7 @@ from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.calibrators import find_calibrator
 from onnxmpq.data import DataSource
 from onnxmpq.data.preprocess import Preprocess
+from onnxmpq.metrics.output_kinds import parse_outputs
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.pipeline import compiled
 from onnxmpq.request import (
@@ -37,7 +38,7 @@ from onnxmpq.values.report import Report
 
 def compile_model(
     model: str | os.PathLike[str],
-    budgets: Sequence[Budget | str],
+    budgets: Sequence[Budget | str] | Budget | str,
     data: DataSource | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
@@ -49,6 +50,7 @@ def compile_model(
     rounding: str = ROUNDINGS[0],
     method: str | os.PathLike[str] = "measured",
     metric: str | None = None,
+    outputs: Sequence[str] = (),
     bits: Sequence[int] = DEFAULT_BITS,
     keep: Sequence[Keep | str] = (),
     shapes: Mapping[str, Shape] | None = None,
@@ -72,6 +74,10 @@ def compile_model(
     `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model. What the
     method finds is saved to `save_sensitivity` as soon as it is known; `method` takes that file's name, ending in .json.
 
+    `metric` is one of METRICS or `file.py:function`, from the outputs of both models (dicts of arrays, of one run) to a
+    number, lower is better; `outputs` says what some hold: NAME=classes, probabilities, embedding, values, heatmap or
+    positions.
+
     Raises a subclass of OnnxmpqError; no model is written then.
     """
     asked, method = parse_budgets(budgets), os.fspath(method)
@@ -82,7 +88,10 @@ def compile_model(
             calibrator=None if calibrator is None else find_calibrator(calibrator),
         ),
         target=parse_target(target, storage, isa, activations),
-        search=Search(method=find_method(method), effort=find_effort(effort), metric=metric, seed=seed),
+        search=Search(
+            method=find_method(method), effort=find_effort(effort), metric=metric, outputs=parse_outputs(outputs),
+            seed=seed,
+        ),
         run=Run(provider, verify, force),
     )  # fmt: skip
     sources = Sources(

@@ -19,6 +19,7 @@ from onnxmpq.data.input_shapes import parse_shape
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.metrics.metric import METRICS
+from onnxmpq.metrics.output_kinds import WORDS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.request import ACTIVATIONS, BUILT_IN_CALIBRATORS, BUILT_IN_METHODS
@@ -108,7 +109,16 @@ class Grouped(click.Command):
 _COMPILE_GROUPS = {
     "What the file may be": ("budgets", "bits", "keeps", "activations", "target", "storage", "isa", "output"),
     "Data": ("data", "evaluation", "training", "preprocess", "shapes", "samples"),
-    "How it is found": ("effort", "method", "metric", "rounding", "calibrator", "seed", "save_sensitivity"),
+    "How it is found": (
+        "effort",
+        "method",
+        "metric",
+        "outputs",
+        "rounding",
+        "calibrator",
+        "seed",
+        "save_sensitivity",
+    ),
     "The compile itself": ("provider", "report", "no_verify", "force", "--help"),
 }
 _COMPILE_EXAMPLES = """\b
@@ -177,7 +187,15 @@ def cli() -> None:
     help=f"Sensitivity: {', '.join(BUILT_IN_METHODS)}, file.py:function, or a .json that was saved.",
 )
 @click.option("--save-sensitivity", type=OUTPUT, help="Save what --method finds, as JSON for --method.")
-@click.option("--metric", type=click.Choice(METRICS), help="Loss of function.  [default: by the outputs]")
+@click.option(
+    "--metric",
+    help=f"Loss of function: {', '.join(METRICS)} or file.py:function.  [default: by the outputs]",
+)
+@click.option(
+    "--outputs",
+    multiple=True,
+    help=f"What an output holds: NAME={'|'.join(WORDS)}.  [default: by graph and values]",
+)
 @click.option(
     "--bits",
     type=BITS,
@@ -297,6 +315,8 @@ def inspect_command(model: Path, as_json: bool) -> None:
 @click.option("--reference", type=FILE, help="The fp32 model to compare with.")
 @click.option("--preprocess", type=PREPROCESS, help="For images, as for compile.")
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many samples.  [default: all]")
+@click.option("--metric", help="As for compile.")
+@click.option("--outputs", multiple=True, help="As for compile.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")

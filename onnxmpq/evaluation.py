@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from onnxmpq.data import DataSource, open_data
@@ -15,9 +14,11 @@ from onnxmpq.data.input_shapes import is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import DataError
+from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.metrics.latency import measure_latency
-from onnxmpq.metrics.metric import Metric, choose_metric
-from onnxmpq.metrics.score import check_label_range, compare
+from onnxmpq.metrics.metric import Metric
+from onnxmpq.metrics.output_kinds import parse_outputs
+from onnxmpq.metrics.score import check_label_range, compare, glance
 from onnxmpq.normalize.prepare import runnable
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.runtime.requirements import suited
@@ -54,8 +55,10 @@ def evaluate_model(
     samples: int | None = None,
     provider: str = "auto",
     seed: int = 0,
+    metric: str | None = None,
+    outputs: Sequence[str] = (),
 ) -> Evaluation:
-    """Run a model over data in a stream, interleaved with its reference.
+    """Run a model over data in a stream, interleaved with its reference; `metric` and `outputs` as for `compile_model`.
 
     Raises DataError where the two models' inputs or outputs differ, or the data do not fit them.
     """
@@ -69,11 +72,12 @@ def evaluate_model(
     sample = next(iter(dataset.batches(1))).feeds
     size = _batch_size(judge, sample, seed)
     expected = judge.run(sample)
-    shapes = {n: v.shape for n, v in expected.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
-    metric = choose_metric(theirs.model, shapes)
-    check_same_results(session.run(sample), expected, metric)
-    check_label_range(dataset, shapes, metric)
-    before, after = compare(judge, session, dataset, metric, size)
+    seen = glance(judge, dataset, 1, seed)
+    asked = parse_outputs(outputs)
+    chosen = choose_metric(theirs.model, seen, metric, asked=asked, labelled=dataset.has_labels)
+    check_same_results(session.run(sample), expected, chosen)
+    check_label_range(dataset, {name: expected[name].shape for name in chosen.kinds}, chosen)
+    before, after = compare(judge, session, dataset, chosen, size)
     return Evaluation(
         str(path),
         None if reference is None else str(other),
@@ -110,7 +114,7 @@ def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Arr
         ours = outputs[name]
         if getattr(theirs, "dtype", None) is None or getattr(ours, "dtype", None) is None:  # sequences
             continue
-        fixed = metric.kinds.get(name, OutputKind.VALUES) is not OutputKind.VALUES
+        fixed = metric.kinds.get(name, OutputKind.VALUES).is_distribution
         if ours.dtype != theirs.dtype or (ours.shape != theirs.shape if fixed else ours.ndim != theirs.ndim):
             raise DataError(
                 f"the models cannot be compared: output {name!r} is {ours.dtype} {list(ours.shape)} against "

@@ -20,6 +20,7 @@ from onnxmpq.values.arrays import Shape
 from onnxmpq.values.effort import Effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS
+from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.target import Target, find_target
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
@@ -199,10 +200,10 @@ def _require_times(target: Target) -> None:
         )
 
 
-def parse_budgets(budgets: Sequence[Budget | str]) -> tuple[Budget, ...]:
-    """Budgets as given or as text. Raises OptionError for text that is none, and for one in place of several."""
+def parse_budgets(budgets: Sequence[Budget | str] | Budget | str) -> tuple[Budget, ...]:
+    """Budgets as given or as text, several or one. Raises OptionError for text that is none."""
     if isinstance(budgets, str | Budget):
-        raise OptionError(f"budgets are a sequence, found {budgets!r}; write [{str(budgets)!r}]")
+        budgets = [budgets]
     return tuple(b if isinstance(b, Budget) else Budget.parse(b) for b in budgets)
 
 

@@ -27,7 +27,7 @@ class Evidence:
 
     Where the graph demands several samples at a time, `sample` holds `samples_a_run` of them (else 1). `training` is
     what methods that train were given besides (None: they train on what they measure on); `judged_on` says in words
-    what the verdict rests on; `batchable` whether samples may be run together.
+    what the verdict rests on; `is_real` whether that is data, not noise; `batchable` whether samples may be run together.
     """
 
     calibration: Dataset
@@ -37,6 +37,7 @@ class Evidence:
     batchable: bool
     samples_a_run: int = 1
     training: Dataset | None = None
+    is_real: bool = True  # what is judged on
 
 
 def gather(
@@ -149,7 +150,8 @@ def _synthetic(
     if judge is not None:
         return _evidence(session, specs, calibration, judge, judge.description, seed)
     judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1)
-    return _evidence(session, specs, calibration, judge, f"{judge.count} other synthetic inputs", seed)
+    found = _evidence(session, specs, calibration, judge, f"{judge.count} other synthetic inputs", seed)
+    return replace(found, is_real=False)
 
 
 def _evidence(

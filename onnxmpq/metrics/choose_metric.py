@@ -8,8 +8,8 @@ from dataclasses import replace
 import onnx
 
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics.channel_groups import channel_groups
 from onnxmpq.metrics.metric import METRICS, Metric
+from onnxmpq.metrics.output_channels import output_channels
 from onnxmpq.metrics.output_kinds import Seen, is_guessed, output_kinds
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.values.output_kind import OutputKind
@@ -22,14 +22,14 @@ def choose_metric(
     *,
     asked: Mapping[str, OutputKind] | None = None,
     labelled: bool = False,
-    sizes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Metric:
     """The metric for a model: softened KL if every output is one distribution a sample, else normalised squared error.
 
     Independent probabilities are compared by their KL as it is: of what is nearly sure `1 - p` tells too little to be
     softened. `seen` are outputs of some runs, `name` (one of METRICS, or `file.py:function`) overrides: with nse, what
     nothing but its shape calls classes is values, unless there are labels. `asked` is what the user says of outputs,
-    `sizes` are the shapes of the graph's tensors.
+    `shapes` are the shapes of the graph's tensors.
 
     Raises OptionError when KL is demanded of outputs that are no distributions, for a name that is none, and for
     outputs that the model has not.
@@ -38,7 +38,7 @@ def choose_metric(
     if name == "nse" and not labelled:
         guessed = {n for n in kinds if n not in (asked or {}) and is_guessed(model, n, seen[n])}
         kinds = {n: OutputKind.VALUES if n in guessed else kind for n, kind in kinds.items()}
-    channels = channel_groups(model, kinds, seen, sizes or {})
+    channels = output_channels(model, kinds, seen, shapes or {})
     if name is not None and is_reference(name):
         return replace(_by_kinds(kinds, None), name=name, channels=channels, own=load_attribute(name))
     return replace(_by_kinds(kinds, name), channels=channels)
@@ -46,7 +46,9 @@ def choose_metric(
 
 def _by_kinds(kinds: Mapping[str, OutputKind], name: str | None) -> Metric:
     if name not in (None, *METRICS):
-        raise OptionError(f"metric {name!r} is not known; choose {', '.join(METRICS)}, or write file.py:function")
+        raise OptionError(
+            f"metric {name!r} is not known; choose {', '.join(METRICS)}, or write file.py:function"
+        )
     values = [output for output, kind in kinds.items() if not kind.is_distribution]
     if name not in (None, "nse") and (values or not kinds):
         raise OptionError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -10,7 +10,18 @@ from onnx import numpy_helper
 
 # What only recasts, moves or picks values.
 _MOVING = frozenset(
-    {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split"}
+    {
+        "Cast",
+        "Flatten",
+        "Identity",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Gather",
+        "Split",
+    }
 )
 _BOUNDING = frozenset({"Clip", "Max", "Add", "Expand", "Unsqueeze", "Reshape", "Cast", "Identity"})
 _NORMALIZE = "LpNormalization"  # what a division by the norm is called here
@@ -21,7 +32,9 @@ class Makers:
     """The makers of a graph's tensors."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._made = {name: node for node in model.graph.node for name in node.output}
+        self._made: dict[str, onnx.NodeProto] = {
+            name: node for node in model.graph.node for name in node.output
+        }
         self._constants = {i.name: i for i in model.graph.initializer}
 
     def op(self, tensor: str) -> str:
@@ -30,19 +43,23 @@ class Makers:
         A softmax, a sigmoid and a division by the norm that are written out go by the operator's name.
         """
         node = self._behind(tensor, _MOVING)
-        return "" if node is None else self._written_out(node) or node.op_type
+        return "" if node is None else str(self._written_out(node) or node.op_type)
 
-    def along(self, tensor: str, axis: int, sizes: Mapping[str, int]) -> list[tuple[int, str]]:
-        """How many channels which operator made, along an axis of `tensor`; `sizes` are those of tensors along it.
+    def along(self, tensor: str, axis: int, shapes: Mapping[str, Sequence[int]]) -> list[tuple[int, str]]:
+        """How many channels which operator made, along an axis of `tensor`; `shapes` are those of the graph's tensors.
 
-        A Concat along that axis is looked through, however often. Raises KeyError where a size is not known.
+        A Concat along that axis is looked through, however often, and a Transpose. Raises KeyError where a shape is
+        not known.
         """
-        node = self._made.get(tensor)
+        node, rank = self._made.get(tensor), len(shapes[tensor])
         if node is not None and node.op_type == "Identity":
-            return self.along(node.input[0], axis, sizes)
-        if node is None or node.op_type != "Concat" or _attribute(node, "axis", 0) != axis:
-            return [(sizes[tensor], self.op(tensor))]
-        return [part for name in node.input for part in self.along(name, axis, sizes)]
+            return self.along(node.input[0], axis, shapes)
+        if node is not None and node.op_type == "Transpose":
+            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [*range(rank)][::-1])
+            return self.along(node.input[0], perm[axis], shapes)
+        if node is not None and node.op_type == "Concat" and _axis(node) % rank == axis:
+            return [part for name in node.input for part in self.along(name, axis, shapes)]
+        return [(shapes[tensor][axis], self.op(tensor))]
 
     def _behind(self, tensor: str, passed: frozenset[str]) -> onnx.NodeProto | None:
         while (node := self._made.get(tensor)) is not None and node.op_type in passed:
@@ -120,5 +137,5 @@ class Makers:
         return float(np.ravel(values)[0]) if same else None
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((a.i for a in node.attribute if a.name == name), default)
+def _axis(concat: onnx.NodeProto) -> int:
+    return next(a.i for a in concat.attribute if a.name == "axis")

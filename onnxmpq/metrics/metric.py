@@ -80,7 +80,9 @@ class Metric:
         if self.own is not None:
             return np.array([float(_rows(reference))])
         if self.name == "nse":
-            return _joined([_energy(reference[n], c) for n, c in zip(self.kinds, self._weighed(), strict=True)])
+            return _joined(
+                [_energy(reference[n], c) for n, c in zip(self.kinds, self._weighed(), strict=True)]
+            )
         return np.array([float(judged_rows(reference[n]).sum()) for n in self.kinds])
 
     def loss(self, distance: Sums, weight: Sums) -> float:
@@ -214,8 +216,7 @@ def _rows(outputs: Mapping[str, Array]) -> int:
 def judged_rows(reference: Array) -> NDArray[np.bool_]:
     """Which rows can be compared, bool [N]: those without NaN or Inf; masked logits are -inf."""
     lost = np.isnan(reference) | np.isposinf(reference)
-    rows: NDArray[np.bool_] = ~lost.reshape(len(reference), -1).any(axis=1)
-    return rows
+    return np.asarray(~lost.reshape(len(reference), -1).any(axis=1))
 
 
 def _joined(parts: Sequence[Sums]) -> Sums:

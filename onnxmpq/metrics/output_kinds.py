@@ -128,7 +128,9 @@ def _as_asked(kind: OutputKind, values: Sequence[Array]) -> OutputKind:
 
 def _require_fitting(name: str, kind: OutputKind, floats: Seen) -> None:
     if name not in floats:
-        raise OptionError(f"output {name!r} is none of the model's float outputs: {', '.join(floats) or 'none'}")
+        raise OptionError(
+            f"output {name!r} is none of the model's float outputs: {', '.join(floats) or 'none'}"
+        )
     shape = floats[name][0].shape
     rows = len(shape) >= 2 and all(size == 1 for size in shape[2:])
     if kind.is_distribution and (not rows or (kind is OutputKind.LOGITS and shape[1] < 2)):

@@ -31,7 +31,8 @@ class _Tally:
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._outputs: dict[str, FloatTally | EqualTally] = {
-            name: FloatTally(kind, metric.channels.get(name, Channels())) for name, kind in metric.kinds.items()
+            name: FloatTally(kind, metric.channels.get(name, Channels()))
+            for name, kind in metric.kinds.items()
         }
         self._hits = self._rows = 0
         self._own: Sums = np.zeros(2)
@@ -41,23 +42,23 @@ class _Tally:
             self._outputs.setdefault(name, EqualTally()).add(values, outputs[name])
         if self._metric.own is not None:
             self._own += [self._metric.distance(reference, outputs)[0], self._metric.weight(reference)[0]]
-        name = classifier_output(self._metric)
-        if name is not None and labels is not None:
+        classified = classifier_output(self._metric)
+        if classified is not None and labels is not None:
             self._rows += len(labels)
-            same = outputs[name].shape == reference[name].shape  # else no sample's class is where it was
-            self._hits += int((classes(outputs[name]) == labels).sum()) if same else 0
+            same = outputs[classified].shape == reference[classified].shape  # else no class is where it was
+            self._hits += int((classes(outputs[classified]) == labels).sum()) if same else 0
 
     def score(self, samples: int) -> Score:
         found = {name: tally.score() for name, tally in self._outputs.items()}
         floats = [score for score in found.values() if score.sqnr is not None]
-        name = classifier_output(self._metric)
+        classified = classifier_output(self._metric)
         equal = [score.agreement for score in found.values() if score.agreement is not None]
-        agreement = found[name].agreement if name is not None else None
+        agreement = found[classified].agreement if classified is not None else None
         return Score(
             samples,
             top1=self._hits / self._rows if self._rows else None,
             agreement=agreement if floats else float(np.mean(equal)) if equal else None,
-            kl=found[name].kl if name is not None else None,
+            kl=found[classified].kl if classified is not None else None,
             sqnr=_mean_decibels(floats) if floats else None,
             own=None if self._metric.own is None else float(self._own[0] / max(self._own[1], 1)),
             outputs=found,

@@ -68,7 +68,7 @@ class FloatTally:
         """What was the same, row by row, position by position or element by element; nothing where it means nothing."""
         if self._kind.has_classes:
             rows = judged_rows(reference)
-            return ((classes(reference) == classes(found)) & judged_rows(found))[rows]
+            return np.asarray(((classes(reference) == classes(found)) & judged_rows(found))[rows])
         if self._kind is OutputKind.POSITIONS:
             if self._class_axis is None:
                 self._class_axis = class_axis([reference]) or reference.ndim - 1
@@ -121,13 +121,15 @@ class _Errors:
             self._sums = self._sums.sum(axis=1, keepdims=True) + sums.sum(axis=1, keepdims=True)
 
     def sqnr(self) -> float:
-        """dB over all elements."""
+        """DB over all elements."""
         energy, error = self._groups(2).sum() + self._floors().sum(), self._groups(4).sum()
         return decibels(error, energy)
 
     def worst(self) -> tuple[str, float]:
         """The group of channels that has the least SQNR, and that in dB."""
-        ratios = [decibels(*pair) for pair in zip(self._groups(4), self._groups(2) + self._floors(), strict=True)]
+        ratios = [
+            decibels(*pair) for pair in zip(self._groups(4), self._groups(2) + self._floors(), strict=True)
+        ]
         least = int(np.argmin(ratios))
         return (self._channels.name(least) if len(ratios) > 1 else ""), ratios[least]
 

@@ -99,8 +99,8 @@ def prepare(
     layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
     check_layers(layers)
     known = seen or {name: [value] for name, value in runtime.session(original).run(sample).items()}
-    sizes = {name: t.shape for name, t in traced.items()}
-    judged_by = choose_metric(model, known, metric, asked=outputs, labelled=labelled, sizes=sizes)
+    shapes = {name: t.shape for name, t in traced.items()}
+    judged_by = choose_metric(model, known, metric, asked=outputs, labelled=labelled, shapes=shapes)
     batch_size = _batch_size(traced) if batchable else 1
     return Prepared(original, model, layers, traced, sample, judged_by, batch_size)
 

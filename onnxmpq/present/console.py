@@ -19,6 +19,7 @@ from onnxmpq.budgets.kind import Kind
 from onnxmpq.budgets.table import KINDS
 from onnxmpq.observer import Observer
 from onnxmpq.values.option import HALF_BITS, width_name
+from onnxmpq.values.output_kind import OutputKind
 
 if TYPE_CHECKING:
     from onnxmpq.evaluation import Evaluation
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from onnxmpq.values.report import (
         BudgetReport,
         LayerReport,
+        QualityReport,
         Report,
         RunReport,
         SearchReport,
         SensitivityReport,
         SizeReport,
     )
-    from onnxmpq.values.score import Score
+    from onnxmpq.values.score import OutputScore, Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
@@ -107,11 +109,12 @@ def show_report(report: Report, kinds: Sequence[Kind] = KINDS) -> None:
             missed = named[budget.kind].missed
             _line(console, f"MISSED: budget {budget.asked} does not hold {missed}", "bold red")
     if report.quality.is_broken:
-        _line(
-            console,
-            "LOST: this file no longer does what the model did; do not ship it. Allow more bits, and check the data",
-            "bold red",
-        )
+        _line(console, f"LOST: {_lost(report.quality)}", "bold red")
+
+
+def _lost(quality: QualityReport) -> str:
+    cause = f": {quality.cause}" if quality.cause else ""
+    return f"this file no longer does what the model did; do not ship it. {'; '.join(quality.lost)}{cause}"
 
 
 def show_inspection(found: Inspection) -> None:
@@ -323,12 +326,48 @@ def _compared(fp32: Score, compiled: Score) -> Iterator[Row]:
     if fp32.top1 is not None and compiled.top1 is not None:
         points = (compiled.top1 - fp32.top1) * 100
         yield "top-1", f"{fp32.top1:.2%} -> {compiled.top1:.2%} ({points:+.2f} points)"
-    if compiled.agreement is not None:
-        yield "agreement", f"{compiled.agreement:.2%} same class as fp32, {compiled.samples} samples"
-    if compiled.kl is not None:
-        yield "KL to fp32", f"{compiled.kl:.3g} nats"
-    elif compiled.sqnr is not None:
-        yield "SQNR to fp32", _decibels(compiled.sqnr)
+    if compiled.own is not None:
+        yield "your metric", f"{compiled.own:.4g}"
+    if len(compiled.outputs) == 1:
+        yield from _measures(next(iter(compiled.outputs.values())), compiled.samples)
+        return
+    for name, output in compiled.outputs.items():
+        words = [f"{value} ({measure})" for measure, value in _measures(output, compiled.samples)]
+        yield f"output {name}", "; ".join(words) or "not compared"
+
+
+def _measures(output: OutputScore, samples: int) -> Iterator[Row]:
+    """What is said of one output, by what it holds."""
+    if output.agreement is not None:
+        yield "agreement", f"{output.agreement:.2%} {_agreeing(output)}, {_counted(samples, 'sample')}"
+    if output.kl is not None:
+        yield "KL to fp32", f"{output.kl:.3g} nats"
+    if output.cosine is not None:
+        yield "cosine to fp32", f"{output.cosine:.4f} on average"
+    if output.before_sigmoid is not None:
+        yield "before sigmoid", _decibels(output.before_sigmoid)
+    if output.sqnr is not None:
+        yield "SQNR to fp32", _sqnr(output)
+    if output.moved:
+        yield (
+            "not finite",
+            f"{output.moved:.2%} of the values became NaN or Inf, or were it and no longer are",
+        )
+
+
+def _agreeing(output: OutputScore) -> str:
+    if output.kind is None:
+        return "equal values"
+    if output.is_binary:
+        return "on the same side of 0.5 as fp32"
+    return "same class as fp32" + (" at each position" if output.kind is OutputKind.POSITIONS else "")
+
+
+def _sqnr(output: OutputScore) -> str:
+    assert output.sqnr is not None
+    worst = f", {output.worst} {_decibels(output.worst_sqnr or 0.0)}" if output.worst else ""
+    silent = "; the samples hardly excite it: judge by others" if output.is_silent else ""
+    return f"{_decibels(output.sqnr)}{worst}{silent}"
 
 
 def _sizes(before: int, after: int) -> str:

@@ -70,6 +70,8 @@ class QualityReport:
     evaluated_on: str
     cpus: str  # on which the measured accuracy holds
     is_broken: bool  # the compiled model lost the function of the original
+    lost: tuple[str, ...] = ()  # what of which outputs
+    cause: str | None = None  # of that, and what to type next
 
 
 @dataclass(frozen=True, slots=True)

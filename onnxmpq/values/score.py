@@ -32,6 +32,11 @@ class OutputScore:
     moved: float = 0.0
     is_silent: bool = False
 
+    @property
+    def is_binary(self) -> bool:
+        """True for what lies in 0..1, each value by itself."""
+        return self.before_sigmoid is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

@@ -43,12 +43,12 @@ from onnxmpq.values.report import (
 from onnxmpq.values.score import Score
 from onnxmpq.values.storage import average_bits, stored_bytes, weight_bytes
 from onnxmpq.values.target import ISAS, Target
+from onnxmpq.verify.cause import Looked, cause_of_loss
 from onnxmpq.verify.kernels import integer_kernels
+from onnxmpq.verify.lost import lost_outputs
 from onnxmpq.verify.machine import peak_rss, processor, versions
 from onnxmpq.verify.verify_file import verify_file
 
-_LEAST_AGREEMENT = 0.5
-_LEAST_SQNR = 10.0
 _LEAST_SPEEDUP = 1.02  # less is within what two measurements differ by
 
 
@@ -113,6 +113,8 @@ class _Seen:
     scores: Mapping[str, Score] = field(default_factory=dict)
     latency: tuple[Latency, ...] = ()
     kernels: Mapping[str, str] | None = None
+    lost: tuple[str, ...] = ()
+    cause: str | None = None
 
 
 def _verified(
@@ -126,14 +128,21 @@ def _verified(
     before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
     sizes = dict.fromkeys([1, prepared.batch_size])
     times = (measure_latency(reference, session, _repeat(prepared.sample, size), size) for size in sizes)
-    return _Seen({"fp32": before, "compiled": after}, tuple(times), _kernels(compiled, written, runtime))
+    lost = lost_outputs(after, real=compiled.evidence.is_real)
+    return _Seen(
+        {"fp32": before, "compiled": after},
+        tuple(times),
+        _kernels(compiled, written, runtime),
+        lost,
+        _cause(compiled, written, runtime, reference) if lost else None,
+    )
 
 
-def is_broken(score: Score) -> bool:
-    """True where the compiled model lost the function of the original."""
-    if score.agreement is not None:
-        return score.agreement < _LEAST_AGREEMENT
-    return score.sqnr is not None and score.sqnr < _LEAST_SQNR
+def _cause(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime, reference: Session) -> str:
+    """Whether weights or activations did it, which, and what to type next."""
+    evidence, prepared = compiled.evidence, compiled.prepared
+    looked = Looked(reference, evidence.evaluation, prepared.metric, prepared.batch_size, evidence.is_real)
+    return cause_of_loss(written, compiled.plan, compiled.costs, runtime, looked)
 
 
 def _size(compiled: Compiled) -> SizeReport:
@@ -151,7 +160,9 @@ def _quality(compiled: Compiled, seen: _Seen) -> QualityReport:
         metrics=seen.scores,
         evaluated_on=compiled.evidence.judged_on,
         cpus=valid_cpus(compiled.plan, compiled.target),
-        is_broken=bool(seen.scores) and is_broken(seen.scores["compiled"]),
+        is_broken=bool(seen.lost),
+        lost=seen.lost,
+        cause=seen.cause,
     )
 
 

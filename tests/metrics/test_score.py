@@ -8,16 +8,20 @@ from onnxmpq.data import Dataset, open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.metric import Metric
+from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.metrics.score import (
     check_label_range,
     check_labels,
     check_numbers,
     compare,
+    glance,
     loss_of_function,
     sureness,
 )
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.testing import model_of
+from onnxmpq.values.arrays import Array
+from onnxmpq.values.channels import Channels
 from onnxmpq.values.output_kind import OutputKind
 
 LOGITS = Metric("kl", {"y": OutputKind.LOGITS})
@@ -28,7 +32,13 @@ X = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
 def session(body: str, output: str = "float[N, 4] y") -> Session:
     text = f'<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4] x) => ({output}) {{ {body} }}'
     return Runtime("cpu", 1).session(
-        model_of(text, c=np.array(0.5, np.float32), order=np.array([1, 0, 3, 2]))
+        model_of(
+            text,
+            c=np.array(0.5, np.float32),
+            order=np.array([1, 0, 3, 2]),
+            i=np.array([1]),
+            weak=np.array([1, 1, 0.5, 0.5], np.float32),
+        )
     )
 
 
@@ -72,10 +82,61 @@ def test_what_the_data_do_not_tell_is_none() -> None:
     assert after.sqnr is not None
 
 
-def test_nan_is_the_worst_score_not_the_best() -> None:
-    nan = session("l = Log (x) y = Sub (l, l)")  # NaN for every negative value
-    _, after = compare(SAME, nan, data(), LOGITS, 32)
-    assert after.sqnr == -math.inf
+def test_what_became_nan_has_lost_all_and_is_counted() -> None:
+    nan = session("l = Sqrt (x) y = Mul (l, l)")  # NaN for every negative value
+    _, after = compare(SAME, nan, data(), Metric("nse", {"y": OutputKind.VALUES}), 32)
+    lost = np.square(X[X < 0]).sum() / np.square(X).sum()
+    assert after.sqnr == pytest.approx(-10 * math.log10(lost), abs=0.01)
+    assert after.outputs["y"].moved == pytest.approx((X < 0).mean())
+
+
+def test_what_is_nan_in_the_reference_hides_nothing() -> None:
+    nan = session("y = Sqrt (x)")
+    half = session("l = Sqrt (x) y = Mul (l, c)")
+    _, after = compare(nan, half, data(), Metric("nse", {"y": OutputKind.VALUES}), 32)
+    assert after.sqnr == pytest.approx(10 * math.log10(4), rel=1e-5)
+    assert after.outputs["y"].moved == 0
+
+
+def test_rows_are_counted_not_samples() -> None:
+    four = open_data({"x": np.tile(X, (1, 1))}, [InputSpec("x", np.dtype(np.float32), (4, 4))], samples=None)
+    before, after = compare(SAME, HALF, four, LOGITS, 1)
+    assert (before.agreement, after.agreement) == (1.0, 1.0)
+
+
+def test_heat_maps_embeddings_and_positions_are_judged_by_what_they_are() -> None:
+    shapes = {"y": OutputKind.HEATMAP}
+    _, after = compare(
+        session("y = Sigmoid (x)"),
+        session("h = Mul (x, c) y = Sigmoid (h)"),
+        data(),
+        Metric("nse", shapes),
+        32,
+    )
+    assert after.outputs["y"].before_sigmoid == pytest.approx(10 * math.log10(4), rel=1e-4)
+    assert after.outputs["y"].agreement == 1.0
+    _, after = compare(SAME, SWAPPED, data(), Metric("nse", {"y": OutputKind.EMBEDDING}), 32)
+    swapped = X[:, [1, 0, 3, 2]]
+    cosines = (X * swapped).sum(1) / np.square(X).sum(1)
+    assert after.outputs["y"].cosine == pytest.approx(cosines.mean(), rel=1e-4)
+    both = session("a = Unsqueeze (x, i) y = Concat <axis = 1> (a, a)", "float[N, 2, 4] y")
+    other = session(
+        "g = Gather <axis = 1> (x, order) a = Unsqueeze (g, i) b = Unsqueeze (x, i) y = Concat <axis = 1> (a, b)",
+        "float[N, 2, 4] y",
+    )
+    _, after = compare(both, other, data(), Metric("nse", {"y": OutputKind.POSITIONS}), 32)
+    assert after.outputs["y"].agreement == 0.5
+
+
+def test_the_worst_channels_are_named() -> None:
+    channels = Channels((0.0, 0.0), ((0, 1), (2, 3)), 1)
+    metric = Metric("nse", {"y": OutputKind.VALUES}, {"y": channels})
+    _, after = compare(SAME, session("y = Mul (x, weak)"), data(), metric, 32)
+    found = after.outputs["y"]
+    assert found.worst == "channels 2 to 3"
+    assert found.worst_sqnr == pytest.approx(10 * math.log10(4), rel=1e-4)
+    assert found.sqnr is not None
+    assert found.sqnr > 6.1
 
 
 def test_integer_outputs_agree_element_by_element() -> None:
@@ -99,14 +160,18 @@ def test_labels_that_match_by_chance_only() -> None:
         check_labels(SAME, data(labels=better), LOGITS, 32, 0)
 
 
+def seen(some: Session, x: Array) -> Seen:
+    return glance(some, open_data({"x": x}, SPECS, samples=None), 2, 0)
+
+
 def test_a_model_that_gives_no_number_is_refused() -> None:
     lost = session("y = Sqrt (x)", "float[N, 4] y")
     some = -np.ones((4, 4), np.float32)
     with pytest.raises(DataError, match=r"nothing but NaN or Inf at output 'y' on 4 samples.*--force"):
-        check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2, 0)
+        check_numbers(seen(lost, some), "4 samples")
     some[3, 2] = 1
-    check_numbers(lost, open_data({"x": some}, SPECS, samples=None), LOGITS, 2, 0)
-    check_numbers(lost, open_data({"x": -some}, SPECS, samples=None), Metric("nse", {}), 2, 0)
+    check_numbers(seen(lost, some), "4 samples")
+    check_numbers({"y": [np.array([1])]}, "4 samples")
 
 
 def test_labels_are_below_the_number_of_classes() -> None:

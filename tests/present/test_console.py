@@ -10,6 +10,7 @@ from onnxmpq.evaluation import Evaluation
 from onnxmpq.inspection import InspectedLayer, Inspection
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
 from onnxmpq.values.latency import Latency
+from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.report import (
     BudgetReport,
     LayerReport,
@@ -22,7 +23,7 @@ from onnxmpq.values.report import (
     SpeedReport,
 )
 from onnxmpq.values.requirements import Requirements
-from onnxmpq.values.score import Score
+from onnxmpq.values.score import OutputScore, Score
 
 Capture = pytest.CaptureFixture[str]
 
@@ -32,6 +33,13 @@ LAYERS = (
     LayerReport("head", "Gemm", 480, 32, None, 1920),
     LayerReport("loose", "MatMul", 0, 32, None, 0, reason="its weight is not constant"),
 )
+
+
+def scored(samples: int, top1: float | None = None, **measures: Any) -> Score:
+    """A score of one output, a classifier's where nothing else is said."""
+    return Score(samples, top1, outputs={"y": OutputScore(OutputKind.LOGITS, **measures)})
+
+
 REPORT = Report(
     model="m.onnx",
     output="[out].onnx",
@@ -45,7 +53,10 @@ REPORT = Report(
     budgets=(),
     layers=LAYERS,
     quality=QualityReport(
-        metrics={"fp32": Score(500, 0.9, 1.0, 0.0, None), "compiled": Score(500, 0.888, 0.95, 0.0123, 20.0)},
+        metrics={
+            "fp32": Score(500, 0.9, 1.0, 0.0, None),
+            "compiled": scored(500, 0.888, agreement=0.95, kl=0.0123, sqnr=20.0),
+        },
         evaluated_on="500 samples of x.npz",
         cpus="any",
         is_broken=False,
@@ -144,8 +155,27 @@ def test_every_layer_is_a_line(capsys: Capture) -> None:
         assert sum(line.startswith(layer.name + " ") for line in lines) == 1
 
 
-def test_a_broken_result_is_said_in_the_last_line(capsys: Capture) -> None:
-    assert shown(but(quality={"is_broken": True}), capsys).splitlines()[-1].startswith("LOST: ")
+def test_a_broken_result_is_said_in_the_last_line_with_its_cause(capsys: Capture) -> None:
+    lost = {"is_broken": True, "lost": ("output 'y' is at 3.0 dB",), "cause": "its weights did it"}
+    line = shown(but(quality=lost), capsys).splitlines()[-1]
+    assert line.startswith("LOST: this file no longer does what the model did")
+    assert line.endswith("output 'y' is at 3.0 dB: its weights did it")
+
+
+def test_several_outputs_are_a_line_each(capsys: Capture) -> None:
+    outputs = {
+        "boxes": OutputScore(OutputKind.VALUES, sqnr=34.1, worst="channels 4 to 11", worst_sqnr=-1.8),
+        "map": OutputScore(
+            OutputKind.HEATMAP, sqnr=20.0, before_sigmoid=15.0, agreement=0.999, is_silent=True
+        ),
+        "ids": OutputScore(agreement=1.0),
+    }
+    metrics = {"fp32": Score(5), "compiled": Score(5, outputs=outputs)}
+    text = shown(but(quality={"metrics": metrics}), capsys)
+    assert "output boxes     34.1 dB, channels 4 to 11 -1.8 dB (SQNR to fp32)" in text
+    assert "99.90% on the same side of 0.5 as fp32, 5 samples (agreement); 15.0 dB (before sigmoid)" in text
+    assert "the samples hardly excite it" in text
+    assert "output ids       100.00% equal values, 5 samples (agreement)" in text
 
 
 def test_a_gain_in_size_only_is_said_last_with_its_reason(capsys: Capture) -> None:
@@ -196,10 +226,11 @@ def test_nothing_measured(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("score", "words"),
     [
-        (Score(5, sqnr=float("inf")), "equal"),
-        (Score(5, sqnr=float("-inf")), "not finite"),
-        (Score(5, sqnr=31.25), "31.2 dB"),
-        (Score(5, agreement=0.5), "50.00%"),
+        (scored(5, sqnr=float("inf")), "equal"),
+        (scored(5, sqnr=31.25), "SQNR to fp32     31.2 dB"),
+        (scored(5, agreement=0.5), "50.00% same class as fp32, 5 samples"),
+        (scored(1, cosine=0.98765), "cosine to fp32   0.9877"),
+        (scored(5, sqnr=30.0, moved=0.25), "25.00% of the values became NaN or Inf"),
         (Score(5), "judged on"),
     ],
 )
@@ -264,7 +295,7 @@ def test_an_inspection(capsys: Capture) -> None:
 
 def test_an_evaluation(capsys: Capture) -> None:
     alone: dict[str, Any] = {
-        "model": "[m].onnx", "reference": None, "data": "9 samples of d.npz", "score": Score(9, 0.5, 1.0, 0.0),
+        "model": "[m].onnx", "reference": None, "data": "9 samples of d.npz", "score": scored(9, 0.5, agreement=1.0, kl=0.0),
         "reference_score": Score(9, 0.75, 1.0, 0.0), "file_bytes": 100, "reference_bytes": 400,
         "latency": Latency(1, 0.002, 0.001, 2.0),
     }  # fmt: skip

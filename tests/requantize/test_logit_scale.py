@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.lower.draft import Draft, Lowering
-from onnxmpq.metrics.metric import choose_metric, kl_divergence, sharpened
+from onnxmpq.metrics.choose_metric import choose_metric
+from onnxmpq.metrics.metric import kl_divergence, sharpened
 from onnxmpq.requantize import logit_scale
 from onnxmpq.requantize.logit_scale import (
     FACTORS,
@@ -75,7 +76,7 @@ def test_a_bias_that_was_shifted_is_scaled_with_its_shift(lower_classifier: Lowe
     candidates = Candidates(model, "nearest")
     candidates.replace(layer, quantize(weight, 1, 4), np.full(4, 0.5, np.float32))
     setting = lower_classifier().setting
-    metric = choose_metric(model, {"y": (1, 4)})
+    metric = choose_metric(model, {"y": [np.zeros((1, 4))]})
     prepared = replace(setting.prepared, model=model, layers=(layer,), metric=metric)
     draft = Draft(replace(setting, prepared=prepared), candidates, Plan({"y": Option(4)}), (layer,))
     found = with_logit_scale(draft, 1.2).candidates.bias(layer, 4)

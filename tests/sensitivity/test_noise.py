@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.data import Batch
-from onnxmpq.metrics.metric import choose_metric
+from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.runtime.session import Runtime
@@ -55,7 +55,7 @@ def candidate(layer: Layer, bits: int) -> dict[str, Any]:
 def test_the_loss_is_that_of_the_network_whose_layer_reads_the_rounded_tensor(coarse: Any) -> None:
     traced = trace(RUNTIME, MODEL, {"x": IMAGES[:1]})
     layers = discover(import_graph(MODEL), {name: t.shape for name, t in traced.items()})
-    metric = choose_metric(MODEL, {"y": (1, 5)}, "kl")
+    metric = choose_metric(MODEL, {"y": [np.zeros((1, 5))]}, "kl")
     data: Any = SimpleNamespace(count=len(IMAGES), batches=batches)
     probe = Probe(MODEL, layers, {}, candidate, data, metric, RUNTIME, traced, batch_size=3)
     second = layers[1]

@@ -104,7 +104,7 @@ def _signs_of(probe: Probe, lengths: Mapping[str, float | Sums]) -> Callable[[Ba
         traced = probe.traced[output]
         shape = traced.shape if batch.count == 1 else (batch.count, *traced.shape[1:])
         signs = rng.choice(np.array([-1, 1], traced.dtype), shape)
-        return signs * np.asarray(length, traced.dtype)
+        return np.asarray(signs * np.asarray(length, traced.dtype))
 
     return lambda batch: {name: drawn(name, length, batch) for name, length in lengths.items()}
 

@@ -11,7 +11,8 @@ from shared import DIGITS, needs_shared
 from onnxmpq.data import open_data
 from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics.metric import Metric, choose_metric
+from onnxmpq.metrics.choose_metric import choose_metric
+from onnxmpq.metrics.metric import Metric
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Runtime
@@ -74,7 +75,7 @@ def costs_of_outputs(metric: str, *factors: float) -> np.ndarray:
     )
     probe = probe_of(model, {"x": x})
     options = {la.name: probe.options[la.name] for la, f in zip(probe.layers, factors, strict=True) if f}
-    chosen = choose_metric(model, dict.fromkeys(outputs, (4, 3)), metric)
+    chosen = choose_metric(model, {name: [np.zeros((4, 3))] for name in outputs}, metric)
     return costs(replace(probe, metric=chosen, options=options), METHODS["fisher"])
 
 

@@ -1,0 +1,47 @@
+"""Where a compiled model no longer does what the original did: output by output, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxmpq.values.score import OutputScore, Score
+
+_LEAST_AGREEMENT = 0.5
+_LEAST_SQNR = 10.0  # dB
+_LEAST_CONTRAST = 3.0  # dB: the noise is half of what the output says
+_LEAST_COSINE = 0.8
+_MOST_MOVED = 0.01  # of the elements
+
+
+def lost_outputs(score: Score, *, real: bool) -> tuple[str, ...]:
+    """What is lost of each output that is; nothing where the file does what the model did.
+
+    `real`: judged on real data. Of noise outputs may vary too little to ask for their contrast.
+    """
+    return tuple(text for name, output in score.outputs.items() for text in _lost(name, output, real))
+
+
+def _lost(name: str, output: OutputScore, real: bool) -> Iterator[str]:
+    if output.moved > _MOST_MOVED:
+        yield f"output {name!r} became NaN or Inf, or was it and no longer is, in {output.moved:.1%} of its values"
+    elif output.kind is None:
+        yield from _low(name, output.agreement, _LEAST_AGREEMENT, "equal values")
+    elif output.agreement is not None and not output.is_binary:
+        yield from _low(name, output.agreement, _LEAST_AGREEMENT, "same class")
+    elif output.cosine is not None and output.cosine < _LEAST_COSINE:
+        yield f"output {name!r} has cosine {output.cosine:.3f} to fp32"
+    else:
+        yield from _noisy(name, output, real)
+
+
+def _low(name: str, share: float | None, least: float, what: str) -> Iterator[str]:
+    if share is not None and share < least:
+        yield f"output {name!r} has {share:.1%} {what}"
+
+
+def _noisy(name: str, output: OutputScore, real: bool) -> Iterator[str]:
+    part = f"{output.worst} of output {name!r} are" if output.worst else f"output {name!r} is"
+    if output.worst_sqnr is not None and output.worst_sqnr < _LEAST_SQNR:
+        yield f"{part} at {output.worst_sqnr:.1f} dB"
+    elif real and output.contrast is not None and output.contrast < _LEAST_CONTRAST:
+        yield f"output {name!r} is at {output.contrast:.1f} dB about its mean"
