@@ -11,14 +11,16 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.normalize.discover import discover, layer_names
+from onnxmpq.normalize.other_weights import other_weights
 from onnxmpq.normalize.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.onnx_io.contents import opset_version
-from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.matching import optional_input, type_name
 from onnxmpq.runtime.requirements import described
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import HALF_BITS
+from onnxmpq.values.other_weight import OtherWeight
 from onnxmpq.values.requirements import Requirements
 from onnxmpq.verify.readback import StoredWeight, read_halves, read_weights
 
@@ -47,6 +49,9 @@ class Inspection:
     is_compiled: bool
     layers: tuple[InspectedLayer, ...]
     requirements: Requirements | None = None  # what the file itself says
+    others: tuple[
+        OtherWeight, ...
+    ] = ()  # constants of floats that no layer holds, of those that are not small
 
 
 def inspect_model(path: str | os.PathLike[str]) -> Inspection:
@@ -63,14 +68,25 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
         is_compiled,
         tuple(layers),
         needed,
+        _others(model),
     )
 
 
 def _float_layers(model: onnx.ModelProto) -> list[InspectedLayer]:
+    return [_float_layer(layer) for layer in discover(_normalised(model), {})]
+
+
+def _normalised(model: onnx.ModelProto) -> gs.Graph:
     graph = import_graph(model)
     raise_graph(graph, LOWEST_OPSET)
     normalise(graph, integer=False)
-    return [_float_layer(layer) for layer in discover(graph, {})]
+    return graph
+
+
+def _others(model: onnx.ModelProto) -> tuple[OtherWeight, ...]:
+    """Of a compiled file, too: its layers' weights are no floats, or are theirs."""
+    graph = _normalised(model)
+    return other_weights(export_model(graph, model), {layer.weight for layer in discover(graph, {})})
 
 
 def _float_layer(layer: Layer) -> InspectedLayer:

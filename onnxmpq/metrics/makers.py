@@ -68,7 +68,8 @@ class Makers:
 
     def _data(self, node: onnx.NodeProto) -> str:
         """The input of a node that holds data: the first that is no constant."""
-        return next((name for name in node.input if name and not self._is_constant(name)), node.input[0])
+        data = [str(name) for name in node.input if name and not self._is_constant(name)]
+        return data[0] if data else str(node.input[0])
 
     def _is_constant(self, tensor: str) -> bool:
         node = self._made.get(tensor)
@@ -138,4 +139,4 @@ class Makers:
 
 
 def _axis(concat: onnx.NodeProto) -> int:
-    return next(a.i for a in concat.attribute if a.name == "axis")
+    return next(int(a.i) for a in concat.attribute if a.name == "axis")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onnxmpq.evaluation import Evaluation
     from onnxmpq.inspection import Inspection
     from onnxmpq.values.latency import Latency
+    from onnxmpq.values.other_weight import OtherWeight
     from onnxmpq.values.report import (
         BudgetReport,
         LayerReport,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from onnxmpq.values.score import OutputScore, Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
+_NAMED = 3  # of what could be a long list
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
 
 Row = tuple[str, str]  # of the verdict: what it is, and what it is like
@@ -131,6 +133,8 @@ def show_inspection(found: Inspection) -> None:
         needed = found.requirements
         _line(console, f"written for {needed.target}, {needed.storage} weights; needs {needed}")
     console.print(table)
+    for other in found.others:
+        _line(console, f"stays as it is: {other.name}: {other.stored_bytes:,} bytes: {other.reason}")
     _line(console, _summary(found))
 
 
@@ -260,6 +264,8 @@ def _verdict(report: Report, kinds: Mapping[str, Kind]) -> Iterator[Row]:
     size, quality, needed, speed = report.size, report.quality, report.requirements, report.speed
     yield "file", _sizes(size.fp32_file_bytes, size.file_bytes)
     yield "weights", _weights(size)
+    if size.other_weights:
+        yield "other weights", _others(size.other_weights)
     for budget in report.budgets:
         yield "budget", f"{budget.asked}: reached {_reached(budget, kinds[budget.kind])}"
     if quality.metrics:
@@ -278,9 +284,19 @@ def _verdict(report: Report, kinds: Mapping[str, Kind]) -> Iterator[Row]:
 
 
 def _weights(size: SizeReport) -> str:
-    ratio = size.fp32_weight_bytes / max(size.weight_bytes, 1)
+    others = sum(weight.stored_bytes for weight in size.other_weights)
+    bytes_now = size.weight_bytes + others
+    ratio = (size.fp32_weight_bytes + others) / max(bytes_now, 1)
     bits = f"{size.average_weight_bits:.3f} bits on average"
-    return f"{bits}, {size.weight_bytes:,} bytes with scales ({ratio:.2f}x smaller)"
+    counted = f", {bytes_now:,} with the other weights" if others else ""
+    return f"{bits}, {size.weight_bytes:,} bytes with scales{counted} ({ratio:.2f}x smaller)"
+
+
+def _others(weights: Sequence[OtherWeight]) -> str:
+    total = sum(weight.stored_bytes for weight in weights)
+    named = [f"{w.name} ({w.op}, {w.stored_bytes:,} bytes)" for w in weights[:_NAMED]]
+    more = f" and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
+    return f"{total:,} bytes stay as they are: {', '.join(named)}{more}; {weights[0].reason}"
 
 
 def _sensitivity_rows(found: SensitivityReport, seconds: float) -> Iterator[Row]:

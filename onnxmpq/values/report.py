@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxmpq.values.latency import Latency
+from onnxmpq.values.other_weight import OtherWeight
 from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.score import Score
 
@@ -60,6 +61,7 @@ class SizeReport:
     fp32_weight_bytes: int
     file_bytes: int
     fp32_file_bytes: int
+    other_weights: tuple[OtherWeight, ...] = ()  # that no layer holds, of those that are not small
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from onnxmpq.data.evidence import Evidence
 from onnxmpq.errors import VerifyError
 from onnxmpq.metrics.latency import measure_latency
 from onnxmpq.metrics.score import compare
+from onnxmpq.normalize.other_weights import other_weights
 from onnxmpq.observer import Stages
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import requirements
@@ -152,6 +153,7 @@ def _size(compiled: Compiled) -> SizeReport:
         fp32_weight_bytes=4 * sum(layer.params for layer in compiled.prepared.layers),
         file_bytes=compiled.file.stat().st_size,
         fp32_file_bytes=compiled.source_bytes,
+        other_weights=other_weights(compiled.prepared.model, {la.weight for la in compiled.prepared.layers}),
     )
 
 
