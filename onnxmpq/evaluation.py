@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnx
 from onnxmpq.data import DataSource, open_data
 from onnxmpq.data.input_shapes import is_batchable
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data.samples import dims
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.latency import measure_latency
 from onnxmpq.metrics.metric import Metric, choose_metric
@@ -21,7 +21,7 @@ from onnxmpq.metrics.score import check_label_range, compare
 from onnxmpq.normalize.prepare import runnable
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.runtime.requirements import suited
-from onnxmpq.runtime.session import Runtime, Session, TensorInfo, resolve_runtime
+from onnxmpq.runtime.session import InputSpec, Runtime, Session, resolve_runtime
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.output_kind import OutputKind
@@ -61,16 +61,18 @@ def evaluate_model(
     """
     runtime = resolve_runtime(provider)
     path, other = Path(model), Path(model if reference is None else reference)
-    theirs = _loaded(runtime, other)
-    ours = theirs if reference is None else _loaded(runtime, path)
-    session, judge = ours.session, theirs.session
+    original, judge, reference_bytes = _loaded(runtime, other)
+    if reference is None:
+        session, file_bytes = judge, reference_bytes
+    else:
+        _, session, file_bytes = _loaded(runtime, path)
     check_same_interface(session, judge, path, other)
-    dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
+    dataset = open_data(data, session.inputs, samples=samples, preprocess=preprocess, seed=seed)
     sample = next(iter(dataset.batches(1))).feeds
     size = _batch_size(judge, sample, seed)
     expected = judge.run(sample)
     shapes = {n: v.shape for n, v in expected.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
-    metric = choose_metric(theirs.model, shapes)
+    metric = choose_metric(original, shapes)
     check_same_results(session.run(sample), expected, metric)
     check_label_range(dataset, shapes, metric)
     before, after = compare(judge, session, dataset, metric, size)
@@ -80,8 +82,8 @@ def evaluate_model(
         dataset.description,
         after,
         before,
-        ours.file_bytes,
-        theirs.file_bytes,
+        file_bytes,
+        reference_bytes,
         measure_latency(judge, session, sample, 1),
     )
 
@@ -118,18 +120,10 @@ def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Arr
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+def _loaded(runtime: Runtime, path: Path) -> tuple[onnx.ModelProto, Session, int]:
     """A model as it runs, and the bytes of its file, external data included."""
-
-    model: onnx.ModelProto
-    session: Session
-    file_bytes: int
-
-
-def _loaded(runtime: Runtime, path: Path) -> _Loaded:
     model = load_model(path)
-    return _Loaded(*runnable(suited(runtime, model), model), model.ByteSize())
+    return *runnable(suited(runtime, model), model), model.ByteSize()
 
 
 def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool:
@@ -139,15 +133,11 @@ def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool
     )
 
 
-def _text(info: TensorInfo) -> str:
-    return f"{info.dtype} {'x'.join('?' if d is None else str(d) for d in info.shape)}"
-
-
-def _specs(session: Session) -> list[InputSpec]:
-    return [InputSpec(i.name, i.dtype, i.shape) for i in session.inputs]
+def _text(spec: InputSpec) -> str:
+    return f"{spec.dtype} {dims(spec.shape)}"
 
 
 def _batch_size(session: Session, sample: dict[str, Array], seed: int) -> int:
     free = all(i.shape and i.shape[0] is None for i in session.inputs)
-    specs = [InputSpec(i.name, i.dtype, (None, *sample[i.name].shape[1:])) for i in session.inputs if i.shape]
+    specs = [replace(i, shape=(None, *sample[i.name].shape[1:])) for i in session.inputs if i.shape]
     return _BATCH if free and is_batchable(session, specs, seed) else 1

@@ -7,20 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxmpq.data.samples import (
-    LABELS,
-    ArrayInfo,
-    Binding,
-    InputSpec,
-    Labels,
-    Positions,
-    Sample,
-    Source,
-    as_labels,
-    bind,
-    pick,
-)
+from onnxmpq.data.samples import LABELS, Binding, Labels, Positions, Sample, Source, as_labels, bind, pick
 from onnxmpq.errors import DataError, OnnxmpqError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 Generate = Callable[[], Iterable[Mapping[str, Array]]]
@@ -89,7 +78,7 @@ def _chunks(generate: Generate, inputs: Sequence[InputSpec], name: str) -> Itera
         for number, item in enumerate(generate()):
             what = f"dict {number} of {name}"
             arrays = _as_arrays(item, what)
-            yield arrays, bind(inputs, {n: ArrayInfo(a.dtype, a.shape) for n, a in arrays.items()}, what)
+            yield arrays, bind(inputs, arrays, what)
     except OnnxmpqError:
         raise
     except Exception as error:

@@ -16,17 +16,9 @@ from PIL import Image
 
 from onnxmpq.data.archive import open_zip
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import (
-    ArrayInfo,
-    InputSpec,
-    Labels,
-    Positions,
-    Sample,
-    Source,
-    batch_step,
-    check_fit,
-)
+from onnxmpq.data.samples import Labels, Positions, Sample, Source, batch_step, check_fit
 from onnxmpq.errors import DataError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -123,7 +115,7 @@ def _decode(read: Read, name: str, spec: InputSpec, preprocess: Preprocess, path
             sample = preprocess.apply(image)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise DataError(f"{what} cannot be used: {error}") from error
-    check_fit(spec, ArrayInfo(sample.dtype, sample.shape), what, f"change --preprocess (it is {preprocess})")
+    check_fit(spec, sample.dtype, sample.shape, what, f"change --preprocess (it is {preprocess})")
     return sample
 
 

@@ -16,19 +16,9 @@ from typing import IO
 import numpy as np
 
 from onnxmpq.data.archive import open_zip
-from onnxmpq.data.samples import (
-    LABELS,
-    ArrayInfo,
-    InputSpec,
-    Labels,
-    Positions,
-    Sample,
-    Source,
-    as_labels,
-    bind,
-    pick,
-)
+from onnxmpq.data.samples import LABELS, ArrayInfo, Labels, Positions, Sample, Source, as_labels, bind, pick
 from onnxmpq.errors import DataError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 _CHUNK_BYTES = 1 << 20  # of all members together

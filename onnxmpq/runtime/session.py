@@ -54,8 +54,8 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A graph input as the runtime sees it; `shape` has None where a dimension is free."""
+class InputSpec:
+    """A graph input; `shape` has None where a dimension is free, and is () for a scalar."""
 
     name: str
     dtype: np.dtype[Any]
@@ -68,7 +68,7 @@ class Session:
     def __init__(self, session: ort.InferenceSession, provider: str) -> None:
         self._session = session
         self.provider = provider
-        self.inputs = tuple(_tensor_info(i) for i in session.get_inputs())
+        self.inputs = tuple(_input_spec(i) for i in session.get_inputs())
         self.defaults = frozenset(
             i.name for i in session.get_overridable_initializers()
         )  # listed as inputs too
@@ -228,10 +228,10 @@ def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:
     return tuple(containers), np.dtype(_DTYPES.get(known, "object"))
 
 
-def _tensor_info(node: Any) -> TensorInfo:
+def _input_spec(node: Any) -> InputSpec:
     dtype = np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else np.dtype(object)
     shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape)
-    return TensorInfo(node.name, dtype, shape)
+    return InputSpec(node.name, dtype, shape)
 
 
 def _reason(error: Exception) -> str:

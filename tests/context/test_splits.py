@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from onnxmpq.context.splits import divide
-from onnxmpq.data import Dataset, synthetic_data
+from onnxmpq.data import Dataset, InputSpec, synthetic_data
 from onnxmpq.data.evidence import Evidence
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.request import Request, parse_budgets
 from onnxmpq.values.effort import Effort

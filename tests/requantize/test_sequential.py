@@ -7,9 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.data import Dataset, open_data
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.data.augmentations import Augmentations
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.traced import Traced

@@ -10,9 +10,8 @@ import pytest
 from onnx import numpy_helper
 from shared import shared
 
-from onnxmpq.data import open_data, synthetic_data
+from onnxmpq.data import InputSpec, open_data, synthetic_data
 from onnxmpq.data.evidence import gather
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
 from onnxmpq.normalize.prepare import prepare, runnable
 from onnxmpq.onnx_io.graph import import_graph

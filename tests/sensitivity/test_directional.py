@@ -12,8 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq import testing
-from onnxmpq.data import Dataset, open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.errors import DataError
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.passes.expose.emit_loss import Loss
