@@ -20,10 +20,7 @@ from onnxmpq.observer import Stages
 from onnxmpq.onnx_io.model_file import written_model
 from onnxmpq.place.stage import place
 from onnxmpq.requantize.stage import is_requantized, requantize
-from onnxmpq.request import (
-    Request,
-    Sources,
-)
+from onnxmpq.request import Request, Sources
 from onnxmpq.rounding.stage import round_weights
 from onnxmpq.search.stage import is_searched, search, told
 from onnxmpq.search.swaps import Search

@@ -20,8 +20,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.onnx_io.subgraph import Part, ancestors, crossing, crossing_sizes, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 

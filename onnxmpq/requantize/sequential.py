@@ -51,8 +51,7 @@ from onnxmpq.rounding.moments import (
 )
 from onnxmpq.rounding.rows import from_rows, to_rows
 from onnxmpq.rounding.shrink import diagonals, shrinkage, shrunk
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array, Doubles, Floats
 from onnxmpq.values.layer import Layer

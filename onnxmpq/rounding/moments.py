@@ -17,8 +17,7 @@ from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
 from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Doubles
 from onnxmpq.values.layer import Layer

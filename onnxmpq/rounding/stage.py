@@ -13,8 +13,7 @@ from onnxmpq.rounding.blocks import MOST_COLUMNS, block_columns, block_count, co
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.fitted import fitted
 from onnxmpq.rounding.moments import has_moments, input_moments
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_processes
+from onnxmpq.runtime.ordered_pool import cores, map_in_processes
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Options
 

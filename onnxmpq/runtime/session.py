@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 
 from onnxmpq.errors import EngineError, OptionError
-from onnxmpq.runtime.cores import cores, is_confined
+from onnxmpq.runtime.ordered_pool import cores, is_confined
 from onnxmpq.values.arrays import Array
 
 Model = onnx.ModelProto | bytes | Path
