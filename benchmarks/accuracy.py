@@ -33,7 +33,7 @@ from networks import Network, calibration, networks
 from paired import Hits
 
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.check.forced import forced_by, narrowed
+from onnxmpq.check.stage import forced_by, narrowed
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.splits import divide
 from onnxmpq.errors import OnnxmpqError

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.calibrate.stage import calibrate
-from onnxmpq.check.forced import narrowed
-from onnxmpq.check.stage import check
+from onnxmpq.check.stage import check, narrowed
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Draft, Lowering

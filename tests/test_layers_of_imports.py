@@ -54,11 +54,11 @@ ROOMS: Mapping[str, str] = {
     "load.stage": "errors observer onnx_io runtime data request context normalize",
     "normalize.stage": "errors budgets metrics sensitivity context normalize",
     "place.stage": "values onnx_io place rounding context",
-    "check.stage": "values place allocate request context place.stage",
-    "check": "values allocate context lower check.stage",
-    "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check",
+    "check": "",
+    "check.stage": "values place allocate request context lower place.stage",
+    "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check.stage",
     "rounding.stage": "observer values runtime data rounding context lower",
-    "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check",
+    "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",
     "timing.stage": "errors values timing lower",
     "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
@@ -66,7 +66,7 @@ ROOMS: Mapping[str, str] = {
     "verify.stage": "errors observer values budgets runtime data metrics rounding context verify",
     # what users call
     "pipeline": (
-        "observer values onnx_io search request context lower load.stage normalize.stage place.stage check.stage check "
+        "observer values onnx_io search request context lower load.stage normalize.stage place.stage check.stage "
         "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage search.stage "
         "verify.stage"
     ),

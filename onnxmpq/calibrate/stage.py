@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
 from onnxmpq.calibrate.mirror import mirror_axis
-from onnxmpq.check.forced import forced_by
+from onnxmpq.check.stage import forced_by
 from onnxmpq.context.activations import Activations
 from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.placed import Placed

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
-from onnxmpq.data.input_shapes import apply_shapes, guess_shapes, is_batchable
+from onnxmpq.data.input_shapes import apply_shapes, at_sizes, guess_shapes, is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import dims
 from onnxmpq.errors import DataError, OptionError
@@ -82,7 +82,7 @@ def gather(
         everything = read(data, math.ceil(samples / (1 - HELD_BACK)))
         calibration, judge, judged_on = _held_back(everything, seed, note)
     first = next(iter(calibration.batches(1)))
-    batchable = is_batchable(session, [_as_fed(spec, first.feeds[spec.name].shape) for spec in specs], seed)
+    batchable = is_batchable(session, [at_sizes(spec, first.feeds[spec.name].shape) for spec in specs], seed)
     found = Evidence(calibration, judge, judged_on, first.feeds, batchable, first.count)
     return found if training is None else replace(found, training=read(training, None))
 
@@ -141,8 +141,3 @@ def _synthetic(
         return calibration, judge, judge.description
     judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1)
     return calibration, judge, f"{judge.count} other synthetic inputs"
-
-
-def _as_fed(spec: InputSpec, seen: Shape) -> InputSpec:
-    """The input at the sizes of a batch; a free number of samples stays free."""
-    return replace(spec, shape=(None, *seen[1:]) if spec.shape[:1] == (None,) else seen)

@@ -56,7 +56,12 @@ def _with_shape(spec: InputSpec, asked: Shape | None) -> InputSpec:
             f"--shape {spec.name}={dims(asked)} does not fit the model, which has {dims(spec.shape)}; a size may be "
             "given where it has ?"
         )
-    return replace(spec, shape=(None, *asked[1:]) if spec.shape[:1] == (None,) else asked)
+    return at_sizes(spec, asked)
+
+
+def at_sizes(spec: InputSpec, sizes: Shape) -> InputSpec:
+    """The input at these sizes; a free number of samples stays free."""
+    return replace(spec, shape=(None, *sizes[1:]) if spec.shape[:1] == (None,) else sizes)
 
 
 def guess_shapes(session: Session, specs: Sequence[InputSpec], seed: int) -> tuple[InputSpec, ...]:

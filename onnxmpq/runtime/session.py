@@ -39,10 +39,8 @@ session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[sys
 sys.exit(sys.argv[1] not in session.get_providers())
 """
 _SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
-_FUSE_PAIRS = [
-    "ClipQuantRewrite",
-    "ReluQuantRewrite",
-]  # go on where pairs are to be kept, and fail over 4 bits
+# Go on where pairs are to be kept, and fail over 4 bits.
+_FUSE_PAIRS = ["ClipQuantRewrite", "ReluQuantRewrite"]
 # Before 1.31 it loses a tensor that gradients of networks with free sizes read.
 _BROKEN = ["ReshapeFusion"] if tuple(map(int, ort.__version__.split(".")[:2])) < (1, 31) else []
 _DTYPES = {
@@ -69,13 +67,11 @@ class Session:
         self._session = session
         self.provider = provider
         self.inputs = tuple(_input_spec(i) for i in session.get_inputs())
-        self.defaults = frozenset(
-            i.name for i in session.get_overridable_initializers()
-        )  # listed as inputs too
-        self.outputs = tuple(o.name for o in session.get_outputs())
-        self.types = {
-            o.name: str(o.type) for o in session.get_outputs()
-        }  # `tensor(float)`, `seq(tensor(float))`
+        # Initializers that are listed as inputs, too.
+        self.defaults = frozenset(i.name for i in session.get_overridable_initializers())
+        # The outputs' types, as `tensor(float)` or `seq(tensor(float))`.
+        self.types = {o.name: str(o.type) for o in session.get_outputs()}
+        self.outputs = tuple(self.types)
 
     def end_profile(self) -> Path:
         """Stop profiling (`Runtime.session(profile=...)`); the file that holds the events."""
@@ -224,14 +220,16 @@ def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:
     The dtype is object for strings and for what holds no tensors, such as a map.
     """
     *containers, _tensor, element = text.rstrip(")").split("(") if "tensor(" in text else ("tensor", "")
-    known = f"tensor({element})"
-    return tuple(containers), np.dtype(_DTYPES.get(known, "object"))
+    return tuple(containers), _dtype(f"tensor({element})")
 
 
 def _input_spec(node: Any) -> InputSpec:
-    dtype = np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else np.dtype(object)
     shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape)
-    return InputSpec(node.name, dtype, shape)
+    return InputSpec(node.name, _dtype(node.type), shape)
+
+
+def _dtype(runtime_type: str) -> np.dtype[Any]:
+    return np.dtype(_DTYPES.get(runtime_type, "object"))
 
 
 def _reason(error: Exception) -> str:
