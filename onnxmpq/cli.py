@@ -267,11 +267,7 @@ def inspect_command(model: Path, as_json: bool) -> None:
     """List MODEL's layers: what could be quantized, or the plan inside a compiled file."""
     from onnxmpq.inspection import inspect_model
 
-    found = inspect_model(model)
-    if as_json:
-        click.echo(to_json(asdict(found)))
-    else:
-        show_inspection(found)
+    _tell(inspect_model(model), show_inspection, as_json=as_json)
 
 
 @cli.command("eval")
@@ -292,11 +288,14 @@ def eval_command(model: Path, as_json: bool, **options: Any) -> None:
     """Measure MODEL on data: top-1 with labels, and against a reference its agreement, KL or SQNR, and speed."""
     from onnxmpq.evaluation import evaluate_model
 
-    result = evaluate_model(model, **options)
+    _tell(evaluate_model(model, **options), show_evaluation, as_json=as_json)
+
+
+def _tell(found: Any, show: Callable[[Any], None], *, as_json: bool) -> None:
     if as_json:
-        click.echo(to_json(asdict(result)))
+        click.echo(to_json(asdict(found)))
     else:
-        show_evaluation(result)
+        show(found)
 
 
 def main() -> None:

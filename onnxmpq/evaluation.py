@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnxmpq.data import DataSource, open_data
-from onnxmpq.data.input_shapes import is_batchable
+from onnxmpq.data.input_shapes import agree, is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import dims
 from onnxmpq.errors import DataError
@@ -21,7 +21,7 @@ from onnxmpq.metrics.score import check_label_range, compare
 from onnxmpq.normalize.prepare import runnable
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.runtime.requirements import suited
-from onnxmpq.runtime.session import InputSpec, Runtime, Session, resolve_runtime
+from onnxmpq.runtime.session import Runtime, Session, resolve_runtime
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.output_kind import OutputKind
@@ -99,10 +99,10 @@ def check_same_interface(session: Session, reference: Session, model: Path, othe
                 f"{model} and {other} cannot be compared: {what} {ours} against {theirs}; {_OF_ONE_MODEL}"
             )
     for mine, its in zip(session.inputs, reference.inputs, strict=True):
-        if mine.dtype != its.dtype or not _agree(mine.shape, its.shape):
+        if mine.dtype != its.dtype or not agree(mine.shape, its.shape):
             raise DataError(
-                f"{model} and {other} cannot be compared: input {mine.name!r} is {_text(mine)} against {_text(its)}; "
-                f"{_OF_ONE_MODEL}"
+                f"{model} and {other} cannot be compared: input {mine.name!r} is {mine.dtype} {dims(mine.shape)} "
+                f"against {its.dtype} {dims(its.shape)}; {_OF_ONE_MODEL}"
             )
 
 
@@ -124,17 +124,6 @@ def _loaded(runtime: Runtime, path: Path) -> tuple[onnx.ModelProto, Session, int
     """A model as it runs, and the bytes of its file, external data included."""
     model = load_model(path)
     return *runnable(suited(runtime, model), model), model.ByteSize()
-
-
-def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool:
-    """Equal but for dimensions that one of them leaves free."""
-    return len(ours) == len(theirs) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)
-    )
-
-
-def _text(spec: InputSpec) -> str:
-    return f"{spec.dtype} {dims(spec.shape)}"
 
 
 def _batch_size(session: Session, sample: dict[str, Array], seed: int) -> int:

@@ -128,7 +128,8 @@ def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: 
         labels = [listed.get(name) for name in images]
         remedy = f"add them to {lists[0]}"
     else:
-        labels = [_folder_label(name) for name in images]
+        folders = [PurePosixPath(name).parent.name for name in images]
+        labels = [int(folder) if _is_class(folder) else None for folder in folders]
         remedy = "put each in a folder named by its class index, or none"
     missing = [name for name, label in zip(images, labels, strict=True) if label is None]
     if len(missing) == len(images) and not lists:
@@ -138,11 +139,6 @@ def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: 
             f"{len(missing)} of {len(images)} images of {path} have no label ({missing[0]}); {remedy}"
         )
     return np.array(labels, np.int64)
-
-
-def _folder_label(name: str) -> int | None:
-    folder = PurePosixPath(name).parent.name
-    return int(folder) if _is_class(folder) else None
 
 
 def _is_class(word: str) -> bool:

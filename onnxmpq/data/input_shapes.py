@@ -48,15 +48,19 @@ def apply_shapes(inputs: Sequence[InputSpec], shapes: Mapping[str, Shape]) -> tu
 def _with_shape(spec: InputSpec, asked: Shape | None) -> InputSpec:
     if asked is None:
         return spec
-    fits = len(asked) == len(spec.shape) and all(
-        has in (None, want) for want, has in zip(asked, spec.shape, strict=True)
-    )
-    if not fits:
+    if not agree(asked, spec.shape):
         raise OptionError(
             f"--shape {spec.name}={dims(asked)} does not fit the model, which has {dims(spec.shape)}; a size may be "
             "given where it has ?"
         )
     return at_sizes(spec, asked)
+
+
+def agree(ours: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
+    """True for shapes that are equal but for dimensions that one of them leaves free."""
+    return len(ours) == len(theirs) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)
+    )
 
 
 def at_sizes(spec: InputSpec, sizes: Shape) -> InputSpec:
