@@ -15,10 +15,9 @@ import numpy as np
 
 from onnxmpq.data.callables import open_callable
 from onnxmpq.data.images import open_images
-from onnxmpq.data.npz import open_npz
+from onnxmpq.data.npz import open_arrays, open_npz
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.remember import REMEMBERED_BYTES, remembered
-from onnxmpq.data.samples import LABELS, Labels, Positions, Sample, Source, as_labels, bind, conform, pick
+from onnxmpq.data.samples import REMEMBERED_BYTES, Labels, Positions, Sample, Source, conform, remembered
 from onnxmpq.data.synthetic import open_noise
 from onnxmpq.errors import DataError, MissingFileError, OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
@@ -217,7 +216,7 @@ def _open(
     source: DataSource, inputs: Sequence[InputSpec], samples: int | None, preprocess: Preprocess | None
 ) -> Source:
     if isinstance(source, Mapping):
-        return _open_arrays(source, inputs)
+        return open_arrays(source, inputs)
     if callable(source):
         return open_callable(source, inputs, samples, getattr(source, "__qualname__", "the callable"))
     if not isinstance(source, str | os.PathLike):
@@ -242,19 +241,6 @@ def _open(
             f"{source} is a {type(loaded).__name__}; wanted a callable that yields dicts of arrays"
         )
     return open_callable(loaded, inputs, samples, str(source))
-
-
-def _open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec]) -> Source:
-    name = "the given arrays"
-    values = {key: np.asarray(array) for key, array in arrays.items()}
-    bound = bind(inputs, values, name)
-    fed = {spec: values[array] for spec, array in bound.names.items()}
-
-    def read(positions: Positions) -> Iterator[Sample]:
-        return pick(fed, 0, positions)
-
-    labels = as_labels(values[LABELS], name) if bound.labelled else None
-    return Source(name, tuple(inputs), bound.count, bound.step, labels, read, fed=bound.names)
 
 
 def _choose(source: Source, positions: Positions) -> Dataset:

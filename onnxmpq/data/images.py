@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from onnxmpq.data.archive import open_zip
+from onnxmpq.data.npz import open_zip
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import Labels, Positions, Sample, Source, batch_step, check_fit
 from onnxmpq.errors import DataError

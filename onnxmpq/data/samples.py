@@ -7,7 +7,7 @@ first axis is the input's batch axis) or rank r + 1 (every entry is a full input
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ Positions = NDArray[np.int64]  # of samples in their source, ascending
 Sample = Mapping[str, Array]  # one sample: its array for each graph input, without the samples' axis
 
 LABELS = "labels"
+REMEMBERED_BYTES = 128 << 20
 IMAGE_CHANNELS = (1, 3, 4)
 _REMEDY = "convert, reshape or resize the samples before saving them"
 
@@ -139,6 +140,40 @@ def pick(chunk: Mapping[str, Array], start: int, positions: Positions) -> Iterat
     first, last = np.searchsorted(positions, (start, stop))
     for row in positions[first:last] - start:
         yield {name: array[row] for name, array in chunk.items()}
+
+
+def remembered(source: Source, limit: int = REMEMBERED_BYTES) -> Source:
+    """The same samples; those read first are kept, up to `limit` bytes in all, and come from memory from then on.
+
+    Memory does not depend on the number of samples. Decoding an image takes as long as a small network does.
+    """
+    kept: dict[int, Sample] = {}
+    room = limit
+
+    def read(positions: Positions) -> Iterator[Sample]:
+        nonlocal room
+        known = kept.keys() & set(positions.tolist())
+        fresh = source.read(np.array([p for p in positions.tolist() if p not in known], positions.dtype))
+        for position in positions.tolist():
+            if position in known:
+                yield _copied(kept[position])
+                continue
+            sample = next(fresh, None)
+            if sample is None:
+                return
+            # A copy of its own: what a reader gives may be a view of more, or a buffer that it fills again.
+            own = _copied(sample)
+            size = sum(value.nbytes for value in own.values())
+            if position not in kept and size <= room:
+                kept[position] = own
+                room -= size
+            yield sample
+
+    return replace(source, read=read)
+
+
+def _copied(sample: Sample) -> dict[str, Array]:
+    return {name: np.array(value) for name, value in sample.items()}
 
 
 def as_labels(values: Sequence[int] | Array, where: str) -> Labels:

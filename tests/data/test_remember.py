@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.data import InputSpec
-from onnxmpq.data.remember import remembered
-from onnxmpq.data.samples import Positions, Sample, Source
+from onnxmpq.data.samples import Positions, Sample, Source, remembered
 
 COUNT = 6
 
