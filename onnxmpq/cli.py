@@ -21,7 +21,7 @@ from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.metrics.metric import METRICS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
-from onnxmpq.request import ACTIVATIONS, BUILT_IN_CALIBRATORS, BUILT_IN_METHODS
+from onnxmpq.request import ACTIVATIONS, BUILT_IN_CALIBRATORS, BUILT_IN_METHODS, default_output, protected
 from onnxmpq.values.effort import EFFORTS, find_effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOATS
@@ -238,7 +238,6 @@ def compile_command(
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
     from onnxmpq.api import compile_model
-    from onnxmpq.request import default_output, protected
 
     if report == STDOUT:
         report, as_json = None, True

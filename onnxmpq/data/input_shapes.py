@@ -75,13 +75,12 @@ def guess_shapes(session: Session, specs: Sequence[InputSpec], seed: int) -> tup
     """
     reason = ""
     for candidate in _candidates(specs):
-        feeds = one_sample(candidate, seed)
         try:
-            session.run(feeds)
+            session.run(one_sample(candidate, seed))
         except EngineError as error:
             reason = str(error)
-            continue
-        return _with_batches_of_one(candidate)
+        else:
+            return _with_batches_of_one(candidate)
     free = ", ".join(f"{s.name}={dims(s.shape)}" for s in specs)
     raise ModelError(
         f"no input size that was tried runs this model ({free}); give one with --shape NAME=DIMS. Last: {reason}"

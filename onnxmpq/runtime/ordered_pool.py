@@ -51,15 +51,11 @@ def map_in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -
     done = False
     try:
         for _ in range(workers):
-            pool.submit(_nothing, work)
+            pool.submit(callable, work)  # nothing but to import what the work needs
         yield from _ordered(pool, work, items, workers + 1)  # the next item is there when a process is free
         done = True
     finally:
         pool.shutdown(wait=True, kill_workers=not done)
-
-
-def _nothing(_work: object) -> None:
-    """Importing what the work needs is all."""
 
 
 def _ordered(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
