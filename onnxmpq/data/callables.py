@@ -25,7 +25,16 @@ def open_callable(generate: Generate, inputs: Sequence[InputSpec], samples: int 
     count, step, labels = _survey(_chunks(generate, inputs, name), samples, name)
 
     def read(positions: Positions) -> Iterator[Sample]:
-        return _read(_chunks(generate, inputs, name), positions, labels, name)
+        start = 0
+        for arrays, bound in _chunks(generate, inputs, name):
+            if labels is not None and not _continues(labels[start:], arrays.get(LABELS)):
+                raise DataError(
+                    f"{name} yields other labels than at its first call; it must yield the same each time"
+                )
+            yield from pick({spec: arrays[array] for spec, array in bound.names.items()}, start, positions)
+            start += bound.count
+            if start > positions[-1]:
+                return
 
     return Source(name, tuple(inputs), count, step, labels, read)
 
@@ -51,21 +60,6 @@ def _survey(
         raise DataError(f"{name} yields nothing; it must yield dicts of arrays, samples first")
     step, labelled = kinds.pop()
     return count, step, np.concatenate(labels)[:count] if labelled else None
-
-
-def _read(
-    chunks: Iterator[_Chunk], positions: Positions, labels: Labels | None, name: str
-) -> Iterator[Sample]:
-    start = 0
-    for arrays, bound in chunks:
-        if labels is not None and not _continues(labels[start:], arrays.get(LABELS)):
-            raise DataError(
-                f"{name} yields other labels than at its first call; it must yield the same each time"
-            )
-        yield from pick({spec: arrays[array] for spec, array in bound.names.items()}, start, positions)
-        start += bound.count
-        if start > positions[-1]:
-            return
 
 
 def _continues(expected: Labels, found: Array | None) -> bool:
