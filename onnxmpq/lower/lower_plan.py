@@ -15,11 +15,11 @@ from onnxmpq.errors import ModelError
 from onnxmpq.normalize.prepare import RAISED_DB, prove, raise_graph
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
-from onnxmpq.passes.lower.clip_pools import ClipPools
-from onnxmpq.passes.lower.halve_constants import HalveConstants
+from onnxmpq.passes.lower.clip_pools import clip_pools
+from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
 from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
-from onnxmpq.passes.lower.pad_codes import PadCodes
+from onnxmpq.passes.lower.pad_codes import pad_codes
 from onnxmpq.passes.lower.replace_constants import ReplaceConstants
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
@@ -99,8 +99,8 @@ def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Targ
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
     if target.is_onnxruntime:
-        ClipPools()(graph)
-        PadCodes()(graph)
+        clip_pools(graph)
+        pad_codes(graph)
     SplitGemmBias(placement.split_biases)(graph)
     return Frame(graph, placement)
 
@@ -115,7 +115,7 @@ def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, 
     }
     PackWeights(stored, native2=_native2(target), wide=target.weights.wide)(frame.graph)
     if target.halves:
-        HalveConstants()(frame.graph)
+        halve_constants(frame.graph)
 
 
 def lower(

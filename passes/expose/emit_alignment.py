@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -30,10 +29,7 @@ class EmitAlignment:
 
     tensors: tuple[str, ...]
 
-    name: ClassVar[str] = "emit-alignment"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         missing = [tensor for tensor in self.tensors if tensor not in known]
         if missing or not self.tensors or ALIGNMENT in {output.name for output in graph.outputs}:

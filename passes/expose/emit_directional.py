@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -55,10 +54,7 @@ class EmitDirectional:
     per_sample: bool = True
     fed: bool = False
 
-    name: ClassVar[str] = "emit-directional"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         present = {output.name for output in graph.outputs}
         wanted = [weight for weight in self.directions if directional_name(weight) not in present]
         known = graph.tensors()

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,10 +49,7 @@ class EmitGradients:
     tensors: tuple[str, ...]
     shapes: Shapes = field(default_factory=dict)
 
-    name: ClassVar[str] = "emit-gradients"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         wanted = self._wanted(graph)
         if not wanted:
             return False

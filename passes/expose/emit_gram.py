@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -49,10 +48,7 @@ class EmitGram:
     targets: Mapping[str, str] = field(default_factory=dict)
     channels: Mapping[str, int] = field(default_factory=dict)
 
-    name: ClassVar[str] = "emit-gram"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         present = {tensor.name for tensor in graph.outputs}
         builder = builders(graph)[0]
         tensors = graph.tensors() if self.targets else {}

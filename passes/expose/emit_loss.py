@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -52,10 +51,7 @@ class EmitLoss:
     loss: Loss
     outputs: Mapping[str, OutputKind]
 
-    name: ClassVar[str] = "emit-loss"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         present = {output.name: output for output in graph.outputs}
         if LOSS in present or not self.outputs:
             return False

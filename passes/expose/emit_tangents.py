@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -40,10 +39,7 @@ class EmitTangents:
 
     outputs: Mapping[str, OutputKind]
 
-    name: ClassVar[str] = "emit-tangents"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         inputs = {tensor.name: tensor for tensor in graph.inputs}
         for name in self.outputs:

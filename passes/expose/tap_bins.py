@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -30,10 +29,7 @@ class TapBins:
     widths: Mapping[str, float]
     most: int
 
-    name: ClassVar[str] = "tap-bins"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         wanted = [name for name in self.widths if name in known and tap_name(name, BINS) not in known]
         for name in self.widths.keys() - known.keys():

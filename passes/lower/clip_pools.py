@@ -8,9 +8,6 @@ quantizer saturates where it clips, the runtime drops it afterwards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -18,19 +15,13 @@ from onnxmpq.passes.matching import NoMatch, is_constant, is_standard, position,
 from onnxmpq.passes.node_builder import builders
 
 
-@dataclass(frozen=True, slots=True)
-class ClipPools:
+def clip_pools(graph: gs.Graph) -> bool:
     """MaxPool -> QuantizeLinear becomes MaxPool -> Clip(lowest, highest code's value) -> QuantizeLinear.
 
     Not where the pool reads a DequantizeLinear: that one is to run on codes. Needs opset 13 and one scale a tensor.
     Preserving: the codes are the same bit for bit.
     """
-
-    name: ClassVar[str] = "clip-pools"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("QuantizeLinear",), _clip)
+    return rewrite_each(graph, ("QuantizeLinear",), _clip)
 
 
 def _clip(graph: gs.Graph, node: gs.Node) -> None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -33,10 +32,7 @@ class InsertQdq:
     ranges: Mapping[str, ActivationRange]
     float_sources: Mapping[str, Collection[str]] = field(default_factory=dict)
 
-    name: ClassVar[str] = "insert-qdq"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         tensors = {name: tensor for name, tensor in graph.tensors().items() if name in self.ranges}
         writer = _Writer(graph)
         changed = False

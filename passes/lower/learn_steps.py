@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -34,10 +34,7 @@ class LearnSteps:
     weights: tuple[str, ...]
     trained: bool = False
 
-    name: ClassVar[str] = "learn-steps"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         builder = builders(graph)[0]
         changed = False
         for weight in self.weights:

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -99,14 +99,11 @@ class PackWeights:
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
     """
 
-    name: ClassVar[str] = "pack-weights"
-
     weights: Mapping[str, PackedLayer | HalfWeight]
     native2: bool = True
     wide: bool = False
 
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         matches = self._matches(graph)
         packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
         self._check_opset(graph, [layer.stored_bits for _, layer in packed])
@@ -133,7 +130,7 @@ class PackWeights:
                 _check_fit(constant, how.weight)
                 _check_container(constant, how)
         for name, why in sorted(refusals.items()):
-            _log.debug("%s: %s is left alone: %s", self.name, name, why)
+            _log.debug("pack-weights: %s is left alone: %s", name, why)
         return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
 
     def _check_opset(self, graph: gs.Graph, bits: Sequence[int]) -> None:

@@ -6,9 +6,6 @@ takes uint8: in a ResNet whose shortcuts pad channels that saves a float round t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import (
@@ -25,19 +22,13 @@ from onnxmpq.passes.matching import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PadCodes:
+def pad_codes(graph: gs.Graph) -> bool:
     """DequantizeLinear -> Pad with zeros -> QuantizeLinear becomes Pad with the zero point (Pad-13 and later).
 
     Where both quantizers have the same scale and zero point, one a tensor. Of the values that the Pad made, other
     readers keep theirs. Preserving: the codes are the same bit for bit.
     """
-
-    name: ClassVar[str] = "pad-codes"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("QuantizeLinear",), _pad)
+    return rewrite_each(graph, ("QuantizeLinear",), _pad)
 
 
 def _pad(graph: gs.Graph, quantize: gs.Node) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
@@ -21,8 +18,7 @@ from onnxmpq.passes.matching import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DropNoops:
+def drop_noops(graph: gs.Graph) -> bool:
     """Take out Identity, Dropout at inference, and Transpose, Reshape and Cast that provably change nothing.
 
     A Transpose whose `perm` is the identity, a Reshape to the shape its input is known to have, a Cast to
@@ -30,12 +26,7 @@ class DropNoops:
     makes that output instead. A tensor that a subgraph reads by name keeps its name. Preserving: the outputs
     are bit-equal.
     """
-
-    name: ClassVar[str] = "drop-noops"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, _CHECKS, _drop)
+    return rewrite_each(graph, _CHECKS, _drop)
 
 
 def _drop(graph: gs.Graph, node: gs.Node) -> None:

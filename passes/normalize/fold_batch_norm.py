@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -14,8 +11,7 @@ from onnxmpq.passes.normalize.channel_affine import Affine, LinearLayer, absorb,
 _EPSILON = 1e-5  # BatchNormalization's default
 
 
-@dataclass(frozen=True, slots=True)
-class FoldBatchNorm:
+def fold_batch_norm(graph: gs.Graph) -> bool:
     """Fold BatchNormalization at inference into the Conv, ConvTranspose, Gemm or MatMul before it.
 
         W' = W * gamma / sqrt(var + eps),    b' = (b - mean) * gamma / sqrt(var + eps) + beta
@@ -25,12 +21,7 @@ class FoldBatchNorm:
     reads, and all four statistics are constants. Behind a MatMul only where its result has two dimensions
     for sure; without a bias to hold the shift an Add stays. Preserving: equal but for rounding.
     """
-
-    name: ClassVar[str] = "fold-batch-norm"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, {"BatchNormalization"}, _fold)
+    return rewrite_each(graph, {"BatchNormalization"}, _fold)
 
 
 def _fold(graph: gs.Graph, norm: gs.Node) -> None:

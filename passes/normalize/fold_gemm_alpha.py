@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import (
@@ -18,19 +15,13 @@ from onnxmpq.passes.matching import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FoldGemmAlpha:
+def fold_gemm_alpha(graph: gs.Graph) -> bool:
     """Multiply a Gemm's constant weight, which nothing else may read, by its alpha.
 
     Computed in float64 and stored in the weight's dtype; left where that cannot hold a product. Preserving: equal but
     for rounding.
     """
-
-    name: ClassVar[str] = "fold-gemm-alpha"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("Gemm",), _fold)
+    return rewrite_each(graph, ("Gemm",), _fold)
 
 
 def _fold(graph: gs.Graph, node: gs.Node) -> None:

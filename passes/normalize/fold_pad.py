@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -21,19 +19,13 @@ from onnxmpq.passes.matching import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FoldPad:
+def fold_pad(graph: gs.Graph) -> bool:
     """Fold a Pad of spatial axes with constant zeros into the `pads` of the Conv that alone reads it.
 
     Pad-11 and later, with constant pads of at least zero. The Conv's auto_pad is NOTSET or VALID; pooling is
     left alone, since it does not count padding as zeros. Preserving: the same sums, so bit-equal or nearly.
     """
-
-    name: ClassVar[str] = "fold-pad"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, {"Pad"}, _fold)
+    return rewrite_each(graph, {"Pad"}, _fold)
 
 
 def _fold(graph: gs.Graph, pad: gs.Node) -> None:

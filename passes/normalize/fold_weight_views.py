@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -35,8 +33,7 @@ _FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 _STORED_BYTES = 1  # per element: what a weight takes once it has codes
 
 
-@dataclass(frozen=True, slots=True)
-class FoldWeightViews:
+def fold_weight_views(graph: gs.Graph) -> bool:
     """Compute the weight of a layer (`onnxmpq.operators`) once, where constants alone make it.
 
     Views (Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity, Cast between floats) are always folded;
@@ -46,12 +43,7 @@ class FoldWeightViews:
     DequantizeLinear, are left: they are smaller than the weight they stand for. Preserving: views are
     bit-equal, arithmetic is equal but for rounding.
     """
-
-    name: ClassVar[str] = "fold-weight-views"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, OPERATORS, _fold)
+    return rewrite_each(graph, OPERATORS, _fold)
 
 
 def _fold(graph: gs.Graph, layer: gs.Node) -> None:

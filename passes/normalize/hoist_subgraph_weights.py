@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -13,8 +11,7 @@ from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import graphs, is_float_constant, is_standard, unique_name
 
 
-@dataclass(frozen=True, slots=True)
-class HoistSubgraphWeights:
+def hoist_subgraph_weights(graph: gs.Graph) -> bool:
     """Give every weight that a subgraph's layer reads a name that no other tensor of the model has.
 
     In onnx-graphsurgeon a constant belongs to no graph: it is one object that nodes of any graph read, and
@@ -23,17 +20,12 @@ class HoistSubgraphWeights:
     written model. Takes the float constants at the weight inputs of layers (`onnxmpq.operators`) in
     the bodies of If, Loop and Scan, nested ones too. Preserving: the outputs are bit-equal.
     """
-
-    name: ClassVar[str] = "hoist-subgraph-weights"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        changed = False
-        for weight in list(_subgraph_weights(graph)):
-            if _shares_its_name(graph, weight):
-                weight.name = unique_name(graph, weight.name)
-                changed = True
-        return changed
+    changed = False
+    for weight in list(_subgraph_weights(graph)):
+        if _shares_its_name(graph, weight):
+            weight.name = unique_name(graph, weight.name)
+            changed = True
+    return changed
 
 
 def _subgraph_weights(graph: gs.Graph) -> Iterator[gs.Constant]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import absorb_into, per_channel, read, require, rewrite_each, unique_name
@@ -12,19 +9,13 @@ from onnxmpq.passes.normalize.channel_affine import layer_before, split_operands
 from onnxmpq.passes.ranks import known_rank
 
 
-@dataclass(frozen=True, slots=True)
-class JoinGemm:
+def join_gemm(graph: gs.Graph) -> bool:
     """Replace MatMul(x, W) + b by Gemm(x, W, b), as TensorFlow's dense layers come.
 
     Where x is known to have two dimensions, W is a constant with two, b one with a value for each column or one for
     all, and the product goes nowhere else. Preserving: equal but for the order of the sums.
     """
-
-    name: ClassVar[str] = "join-gemm"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("Add",), _join)
+    return rewrite_each(graph, ("Add",), _join)
 
 
 def _join(graph: gs.Graph, add: gs.Node) -> None:

@@ -6,8 +6,6 @@ Explicit pads are what other passes read, and what ONNX Runtime wants of a dilat
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -19,21 +17,16 @@ _OPS = frozenset({"AveragePool", "Conv", "LpPool", "MaxPool"})
 _AUTOMATIC = frozenset({"SAME_LOWER", "SAME_UPPER", "VALID"})
 
 
-@dataclass(frozen=True, slots=True)
-class MakePadsExplicit:
+def make_pads_explicit(graph: gs.Graph) -> bool:
     """Write `pads` for `auto_pad` where they are the same for every input; preserving.
 
     That is so for VALID, along an axis of stride 1, and where the variable's shape tells the size of the axis.
     The rest is left alone (Conv-22, MaxPool-22: the pads then depend on the input), and named at DEBUG; so is a
     stride so much wider than the window that ONNX Runtime crops instead of padding.
     """
-
-    name: ClassVar[str] = "make-pads-explicit"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        nodes = [n for g in graphs(graph) for n in g.nodes if n.op in _OPS and is_standard(n)]
-        results = [_make_explicit(n) for n in nodes if n.attrs.get("auto_pad") in _AUTOMATIC]
-        return any(results)
+    nodes = [n for g in graphs(graph) for n in g.nodes if n.op in _OPS and is_standard(n)]
+    results = [_make_explicit(n) for n in nodes if n.attrs.get("auto_pad") in _AUTOMATIC]
+    return any(results)
 
 
 def _make_explicit(node: gs.Node) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -14,20 +11,14 @@ from onnxmpq.passes.node_builder import builders
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
-@dataclass(frozen=True, slots=True)
-class PoolGlobalMeans:
+def pool_global_means(graph: gs.Graph) -> bool:
     """Replace a ReduceMean over axis 2 and all that follow by GlobalAveragePool.
 
     Where the mean dropped the axes, a Flatten does it behind the pool. The tensor's type and rank must be known
     and the axes constant (an attribute up to ReduceMean-13, an input from 18 on). Preserving: equal but for the
     order of the sums.
     """
-
-    name: ClassVar[str] = "pool-global-means"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("ReduceMean",), _pool)
+    return rewrite_each(graph, ("ReduceMean",), _pool)
 
 
 def _pool(graph: gs.Graph, node: gs.Node) -> None:

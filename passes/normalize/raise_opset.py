@@ -6,7 +6,6 @@ onnx's own version converter is not used: it changes Upsample and Resize in sile
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -30,7 +29,6 @@ class RaiseOpset:
     partly rewritten, for an opset below 6 and for a node that the target cannot express.
     """
 
-    name: ClassVar[str] = "raise-opset"
     target: int
 
     def __post_init__(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,24 +19,19 @@ _TO_THE_END = np.iinfo(np.int32).max
 _SLICE_TAKES_INPUTS = 10  # opset
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceLegacyOps:
+def replace_legacy_ops(graph: gs.Graph) -> bool:
     """Rewrite Affine, Crop, ImageScaler, ParametricSoftplus, Scale and ScaledTanh; preserving.
 
     To be run before RaiseOpset. Constants take the type of the data, single precision where it is not known.
     """
-
-    name: ClassVar[str] = "replace-legacy-ops"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        changed = False
-        for build in builders(graph):
-            for node in [n for n in build.graph.nodes if n.op in _REPLACEMENTS and is_standard(n)]:
-                _replace(build, node)
-                changed = True
-        if changed:
-            graph.toposort()
-        return changed
+    changed = False
+    for build in builders(graph):
+        for node in [n for n in build.graph.nodes if n.op in _REPLACEMENTS and is_standard(n)]:
+            _replace(build, node)
+            changed = True
+    if changed:
+        graph.toposort()
+    return changed
 
 
 def _replace(build: NodeBuilder, node: gs.Node) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,25 +16,20 @@ _HALF, _SINGLE = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype", "precision")
 
 
-@dataclass(frozen=True, slots=True)
-class WidenHalf:
+def widen_half(graph: gs.Graph) -> bool:
     """Turn float16 constants, variables and type attributes to float32; preserving, up to half's rounding.
 
     Graph inputs and outputs stay float16, behind a Cast each. Subgraphs are widened too.
     """
-
-    name: ClassVar[str] = "widen-half"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        build = builders(graph)[0]
-        boundary = {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs)}
-        edits = [_cast_at(build, tensor) for tensor in boundary.values() if _is_half(tensor)]
-        for inner in graphs(graph):
-            edits += [_widen_tensor(t) for t in inner.tensors().values() if id(t) not in boundary]
-            edits += [_widen_node(n) for n in inner.nodes if not _casts_output(n, boundary)]
-        if any(edits):
-            graph.toposort()
-        return any(edits)
+    build = builders(graph)[0]
+    boundary = {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs)}
+    edits = [_cast_at(build, tensor) for tensor in boundary.values() if _is_half(tensor)]
+    for inner in graphs(graph):
+        edits += [_widen_tensor(t) for t in inner.tensors().values() if id(t) not in boundary]
+        edits += [_widen_node(n) for n in inner.nodes if not _casts_output(n, boundary)]
+    if any(edits):
+        graph.toposort()
+    return any(edits)
 
 
 def _is_half(tensor: gs.Tensor) -> bool:
