@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
 from onnxmpq.operators.windows import TO_THE_END, as_float, channels_first, map_macs, reshaped, strided
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
 from onnxmpq.passes.node_builder import NodeBuilder
 from onnxmpq.values.layout import Layout

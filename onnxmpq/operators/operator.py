@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.node_builder import NodeBuilder
 from onnxmpq.values.layout import Layout
 

@@ -23,8 +23,8 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
 from onnxmpq.operators import OPERATORS, operator_of
+from onnxmpq.passes.emitter import Emitter, Shapes
 from onnxmpq.passes.expose.emit_gradients import gradient_name
-from onnxmpq.passes.gradients.emitter import Emitter, Shapes
 from onnxmpq.passes.matching import optional_input
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.arrays import Array

@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.gradients.emitter import Emitter, Shapes, Sizes
+from onnxmpq.passes.emitter import Emitter, Shapes, Sizes
 from onnxmpq.passes.gradients.rules import find_rule, is_parameter
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, graphs, is_constant, label, remove

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.output_kind import OutputKind
 

@@ -18,8 +18,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.expose.emit_loss import log_probabilities, target_name
-from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.output_kind import OutputKind
 
