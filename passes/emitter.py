@@ -1,4 +1,4 @@
-"""What a gradient rule writes with: nodes, constants and shapes of one graph."""
+"""What passes that add to a graph write with: nodes, constants and shapes of one graph."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Emitter:
     """
 
     builder: NodeBuilder
-    shapes: Shapes
-    dtypes: Mapping[str, np.dtype[Any]]
+    shapes: Shapes = field(default_factory=dict)
+    dtypes: Mapping[str, np.dtype[Any]] = field(default_factory=dict)
     _written: dict[tuple[Any, ...], gs.Variable] = field(default_factory=dict)
     _constants: dict[tuple[Any, ...], gs.Constant] = field(default_factory=dict)
 

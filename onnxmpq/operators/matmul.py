@@ -6,8 +6,8 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.operator import IntegerKernel, Operator, Shapes
 from onnxmpq.operators.products import ON_THE_LEFT, product_macs, rows_of
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import require
-from onnxmpq.passes.node_builder import NodeBuilder
 from onnxmpq.passes.ranks import known_rank
 from onnxmpq.values.layout import Layout, matrix
 
@@ -32,12 +32,12 @@ def _result(node: gs.Node) -> tuple[int, int, int]:
     return known, known - 1, weight.shape[-1]
 
 
-def _windows(builder: NodeBuilder, node: gs.Node, _place: int, _step: int) -> list[gs.Tensor]:
-    return [rows_of(builder, node.inputs[0], int(node.inputs[1].shape[0]))]
+def _windows(e: Emitter, node: gs.Node, _place: int, _step: int) -> list[gs.Tensor]:
+    return [rows_of(e, node.inputs[0], int(node.inputs[1].shape[0]))]
 
 
-def _targets(builder: NodeBuilder, node: gs.Node, _place: int, target: gs.Tensor, _step: int) -> gs.Variable:
-    return rows_of(builder, target, int(node.inputs[1].shape[1]))
+def _targets(e: Emitter, node: gs.Node, _place: int, target: gs.Tensor, _step: int) -> gs.Variable:
+    return rows_of(e, target, int(node.inputs[1].shape[1]))
 
 
 def _refusal(node: gs.Node) -> str | None:

@@ -8,15 +8,14 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.operator import Shapes
 from onnxmpq.operators.windows import as_float, reshaped
-from onnxmpq.passes.node_builder import NodeBuilder
+from onnxmpq.passes.emitter import Emitter
 
 ON_THE_LEFT = "weights on the left or in a stack"  # of matrices
 
 
-def rows_of(builder: NodeBuilder, tensor: gs.Tensor, features: int) -> gs.Variable:
+def rows_of(e: Emitter, tensor: gs.Tensor, features: int) -> gs.Variable:
     """[1, features, rows] of a tensor [..., features]."""
-    rows = reshaped(builder, as_float(builder, tensor), 1, -1, features)
-    return builder.node("Transpose", [rows], "gram", {"perm": [0, 2, 1]})
+    return e("Transpose", reshaped(e, as_float(e, tensor), 1, -1, features), perm=[0, 2, 1])
 
 
 def product_macs(node: gs.Node, weight: gs.Tensor, shapes: Shapes, axis: int) -> int:

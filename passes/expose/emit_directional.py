@@ -59,7 +59,7 @@ class EmitDirectional:
         wanted = [weight for weight in self.directions if directional_name(weight) not in present]
         known = graph.tensors()
         nodes = {weight: _differentiated(graph, known, weight) for weight in wanted}
-        emit = Emitter(builders(graph)[0], self.shapes, {})
+        emit = Emitter(builders(graph)[0], self.shapes)
         for weight in wanted:
             parts = [
                 self._of_node(emit, node, weight, known[gradient_name(node.outputs[0].name)])

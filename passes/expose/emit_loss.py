@@ -61,7 +61,7 @@ class EmitLoss:
             if kind is OutputKind.VALUES and self.loss in {Loss.KL, Loss.CROSS_ENTROPY}:
                 raise ModelError(f"{self.loss} is of probabilities, and output {name!r} holds values")
         dtypes = {o.name: np.dtype(o.dtype) for o in graph.outputs if isinstance(o.dtype, np.dtype | type)}
-        emit = Emitter(builders(graph)[0], {}, dtypes)
+        emit = Emitter(builders(graph)[0], dtypes=dtypes)
         terms = []
         for name, kind in self.outputs.items():
             target = self._target(present[name], kind)

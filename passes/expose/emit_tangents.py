@@ -46,7 +46,7 @@ class EmitTangents:
             if target_name(name) not in inputs:
                 raise ModelError(f"output {name!r} has no target to be replaced; run emit-loss first")
         dtypes = {name: np.dtype(known[name].dtype) for name in self.outputs}
-        emit = Emitter(builders(graph)[0], {}, dtypes)
+        emit = Emitter(builders(graph)[0], dtypes=dtypes)
         for name, kind in self.outputs.items():
             signs = inputs[target_name(name)]
             readers = list(signs.outputs)

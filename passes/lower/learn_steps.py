@@ -11,8 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import OPERATORS
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import is_standard, redirect
-from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.passes.node_builder import builders
 
 Role = Literal["weight", "activation"]
 ROLES: tuple[Role, ...] = ("weight", "activation")
@@ -35,14 +36,14 @@ class LearnSteps:
     trained: bool = False
 
     def __call__(self, graph: gs.Graph) -> bool:
-        builder = builders(graph)[0]
+        emit = Emitter(builders(graph)[0])
         changed = False
         for weight in self.weights:
             readers = list(_readers(graph, weight))
             if not readers:
                 _LOGGER.debug("%s has no steps: it is no float32 weight of a layer of the main graph", weight)
                 continue
-            _quantize(builder, weight, readers, trained=self.trained)
+            _quantize(emit, weight, readers, trained=self.trained)
             changed = True
         if changed:
             graph.toposort()
@@ -63,10 +64,8 @@ def _readers(graph: gs.Graph, weight: str) -> Iterator[tuple[gs.Node, int]]:
                     yield node, index
 
 
-def _quantize(
-    builder: NodeBuilder, weight: str, readers: list[tuple[gs.Node, int]], *, trained: bool
-) -> None:
-    graph = builder.graph
+def _quantize(e: Emitter, weight: str, readers: list[tuple[gs.Node, int]], *, trained: bool) -> None:
+    graph = e.builder.graph
     steps = {role: _inputs(graph, weight, role) for role in ROLES}
     values = readers[0][0].inputs[readers[0][1]]
     if trained:
@@ -74,12 +73,12 @@ def _quantize(
         redirect(values.outputs, values, free)
         graph.inputs.append(free)
         values = free
-    rounded = _rounded(builder, values, steps["weight"])
+    rounded = _rounded(e, values, steps["weight"])
     quantized: dict[str, gs.Variable] = {}
     for node, index in readers:
         other = node.inputs[1 - index]
         if other.name not in quantized:
-            quantized[other.name] = _rounded(builder, other, steps["activation"])
+            quantized[other.name] = _rounded(e, other, steps["activation"])
         node.inputs[index], node.inputs[1 - index] = rounded, quantized[other.name]
 
 
@@ -89,10 +88,8 @@ def _inputs(graph: gs.Graph, weight: str, role: Role) -> list[gs.Variable]:
     return made
 
 
-def _rounded(builder: NodeBuilder, tensor: gs.Tensor, steps: list[gs.Variable]) -> gs.Variable:
+def _rounded(e: Emitter, tensor: gs.Tensor, steps: list[gs.Variable]) -> gs.Variable:
     step, low, high = steps
-    ratio = builder.node("Div", [tensor, step], "learned")
-    codes = builder.node("Round", [builder.node("Clip", [ratio, low, high], "learned")], "learned")
-    output = builder.node("Mul", [codes, step], "learned")
+    output = e("Mul", e("Round", e("Clip", e("Div", tensor, step), low, high)), step)
     output.dtype, output.shape = np.float32, tensor.shape
     return output
