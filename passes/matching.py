@@ -20,6 +20,7 @@ from onnxmpq.values.arrays import Array
 Rewrite = Callable[[gs.Graph, gs.Node], None]
 Attribute = TypeVar("Attribute")
 
+_SAME_SHAPE = {"BatchNormalization", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 _FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
 
 
@@ -156,6 +157,24 @@ def read(tensor: gs.Tensor | None) -> Array:
         raise NoMatch(f"{'an input' if tensor is None else tensor.name} is not constant")
     values = tensor._values  # noqa: SLF001
     return np.asarray(values.load() if isinstance(values, LazyValues) else values)
+
+
+def known_rank(tensor: gs.Tensor) -> int | None:
+    """The number of dimensions, where the graph says it or the nodes before leave no choice; else None."""
+    if tensor.shape is not None:
+        return len(tensor.shape)
+    if len(tensor.inputs) != 1 or not is_standard(tensor.inputs[0]):
+        return None
+    node = tensor.inputs[0]
+    if node.op in {"Flatten", "Gemm"}:
+        return 2
+    if node.op in _SAME_SHAPE:
+        return known_rank(node.inputs[0])
+    if node.op not in {"Add", "MatMul"} or not is_constant(node.inputs[1]):
+        return None
+    rank, other = known_rank(node.inputs[0]), len(node.inputs[1].shape)
+    # MatMul drops a dimension when an operand is a vector.
+    return None if rank is None or (node.op == "MatMul" and min(rank, other) < 2) else max(rank, other)
 
 
 def per_channel(values: Array, rank: int, axis: int, channels: int) -> NDArray[np.float64]:

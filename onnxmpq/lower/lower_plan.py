@@ -77,11 +77,8 @@ def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
 
 def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.ModelProto:
     """The model with the plan's Q/DQ pairs on activations and all weights in float."""
-    graph = import_graph(prepared.model)
-    raise_graph(graph, _simulated_opset(plan, prepared))
-    placement = activations.of(plan, prepared)
-    InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
-    return export_model(graph, prepared.model)
+    pairs = _with_pairs(prepared, plan, activations, _simulated_opset(plan, prepared))
+    return export_model(pairs.graph, prepared.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +91,19 @@ class Frame:
 
 def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Target) -> Frame:
     """The frame of a plan's model, all weights and biases as they were."""
+    framed = _with_pairs(prepared, plan, activations, planned_opset(plan, prepared, target))
+    if target.is_onnxruntime:
+        clip_pools(framed.graph)
+        pad_codes(framed.graph)
+    SplitGemmBias(framed.placement.split_biases)(framed.graph)
+    return framed
+
+
+def _with_pairs(prepared: Prepared, plan: Plan, activations: Activations, opset: int) -> Frame:
     graph = import_graph(prepared.model)
-    raise_graph(graph, planned_opset(plan, prepared, target))
+    raise_graph(graph, opset)
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
-    if target.is_onnxruntime:
-        clip_pools(graph)
-        pad_codes(graph)
-    SplitGemmBias(placement.split_biases)(graph)
     return Frame(graph, placement)
 
 

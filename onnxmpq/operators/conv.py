@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
+from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator
 from onnxmpq.operators.windows import TO_THE_END, as_float, channels_first, every, map_macs, reshaped, strided
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
@@ -21,14 +21,6 @@ def _layout(node: gs.Node, place: int) -> Layout:
     shape = node.inputs[place].shape
     columns, group = tuple(range(1, len(shape))), attribute(node, "group", 1)
     return Layout(0, (0,), columns, int(group), math.prod(int(size) for size in shape[2:]))
-
-
-def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    return map_macs(node.outputs[0], node.inputs[place], shapes)
-
-
-def _positions(node: gs.Node, shapes: Shapes) -> tuple[int, ...]:
-    return tuple(shapes.get(node.outputs[0].name, ()))[2:]
 
 
 def _result(node: gs.Node) -> tuple[int, int, int]:
@@ -103,8 +95,8 @@ CONV = Operator(
     name="Conv",
     weights=(1,),
     layout=_layout,
-    macs=_macs,
-    positions=_positions,
+    macs=lambda node, place, shapes: map_macs(node.outputs[0], node.inputs[place], shapes),
+    positions=lambda node, shapes: tuple(shapes.get(node.outputs[0].name, ()))[2:],
     result=_result,
     bias=BiasSlot(2),
     windows=_windows,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators.operator import BiasSlot, Operator, Shapes
+from onnxmpq.operators.operator import BiasSlot, Operator
 from onnxmpq.operators.windows import as_float, channels_first, every, map_macs
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute
@@ -18,14 +18,6 @@ from onnxmpq.values.layout import Layout
 def _layout(node: gs.Node, place: int) -> Layout:
     rank = len(node.inputs[place].shape)
     return Layout(1, tuple(range(1, rank)), (0,), int(attribute(node, "group", 1)))
-
-
-def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    return map_macs(node.inputs[0], node.inputs[place], shapes)
-
-
-def _positions(node: gs.Node, shapes: Shapes) -> tuple[int, ...]:
-    return tuple(shapes.get(node.inputs[0].name, ()))[2:]
 
 
 def _result(node: gs.Node) -> tuple[int, int, int]:
@@ -43,8 +35,8 @@ CONV_TRANSPOSE = Operator(
     name="ConvTranspose",
     weights=(1,),
     layout=_layout,
-    macs=_macs,
-    positions=_positions,
+    macs=lambda node, place, shapes: map_macs(node.inputs[0], node.inputs[place], shapes),
+    positions=lambda node, shapes: tuple(shapes.get(node.inputs[0].name, ()))[2:],
     result=_result,
     bias=BiasSlot(2, moves=False),  # an output value takes in some of a channel's rows only
     windows=_windows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
+from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator
 from onnxmpq.operators.products import product_macs, rows_of
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
@@ -16,14 +16,6 @@ def _layout(node: gs.Node, place: int) -> Layout:
         return matrix(1 if attribute(node, "transA", 0) else 0, blind="weights on the left")
     blind = "inputs that are transposed" if attribute(node, "transA", 0) else None
     return matrix(0 if attribute(node, "transB", 0) else 1, blind=blind)
-
-
-def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    return product_macs(node, node.inputs[place], shapes, _layout(node, place).axis)
-
-
-def _result(node: gs.Node) -> tuple[int, int, int]:
-    return 2, 1, node.inputs[1].shape[_layout(node, 1).axis]
 
 
 def _windows(e: Emitter, node: gs.Node, _place: int, _step: int) -> list[gs.Tensor]:
@@ -52,8 +44,8 @@ GEMM = Operator(
     name="Gemm",
     weights=(1, 0),
     layout=_layout,
-    macs=_macs,
-    result=_result,
+    macs=lambda node, place, shapes: product_macs(node, place, shapes, _layout(node, place).axis),
+    result=lambda node: (2, 1, node.inputs[1].shape[_layout(node, 1).axis]),
     bias=BiasSlot(2, is_vector=False),
     windows=_windows,
     targets=_targets,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators.operator import IntegerKernel, Operator, Shapes
+from onnxmpq.operators.operator import IntegerKernel, Operator
 from onnxmpq.operators.products import ON_THE_LEFT, product_macs, rows_of
 from onnxmpq.passes.emitter import Emitter
-from onnxmpq.passes.matching import require
-from onnxmpq.passes.ranks import known_rank
+from onnxmpq.passes.matching import known_rank, require
 from onnxmpq.values.layout import Layout, matrix
 
 
@@ -18,10 +17,6 @@ def _layout(node: gs.Node, place: int) -> Layout:
         return matrix(1)
     axis = max(rank - 2 if place == 0 else rank - 1, 0)
     return Layout(axis, (axis,), tuple(i for i in range(rank) if i != axis), blind=ON_THE_LEFT)
-
-
-def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    return product_macs(node, node.inputs[place], shapes, _layout(node, place).axis)
 
 
 def _result(node: gs.Node) -> tuple[int, int, int]:
@@ -52,7 +47,7 @@ MATMUL = Operator(
     name="MatMul",
     weights=(1, 0),
     layout=_layout,
-    macs=_macs,
+    macs=lambda node, place, shapes: product_macs(node, place, shapes, _layout(node, place).axis),
     result=_result,
     windows=_windows,
     targets=_targets,

@@ -28,14 +28,6 @@ class BiasSlot:
     moves: bool = True
 
 
-def _never(_node: gs.Node) -> str | None:
-    return None
-
-
-def _holds(_node: gs.Node, _quantized: bool) -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerKernel:
     """How ONNX Runtime's CPU provider runs a node in integers, its data at input 0 and its weight at input 1.
@@ -46,10 +38,10 @@ class IntegerKernel:
     quantized. `wants_zero_points`: it is found only where the weight's zero points are written out.
     """
 
-    refusal: Callable[[gs.Node], str | None] = _never
+    refusal: Callable[[gs.Node], str | None] = lambda _node: None
     gives_codes: bool = False
     takes_in_sum: bool = False
-    leaves_bias: Callable[[gs.Node, bool], bool] = _holds
+    leaves_bias: Callable[[gs.Node, bool], bool] = lambda _node, _quantized: False
     wants_zero_points: bool = False
 
 

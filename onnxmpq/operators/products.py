@@ -18,9 +18,9 @@ def rows_of(e: Emitter, tensor: gs.Tensor, features: int) -> gs.Variable:
     return e("Transpose", reshaped(e, as_float(e, tensor), 1, -1, features), perm=[0, 2, 1])
 
 
-def product_macs(node: gs.Node, weight: gs.Tensor, shapes: Shapes, axis: int) -> int:
+def product_macs(node: gs.Node, place: int, shapes: Shapes, axis: int) -> int:
     """Those of a product by a matrix with its output channels along an axis, by a stack of such, or by a vector."""
-    shape = shapes.get(node.outputs[0].name)
+    shape, weight = shapes.get(node.outputs[0].name), node.inputs[place]
     if shape is None:
         return 0
     columns = int(weight.shape[axis]) if len(weight.shape) > 1 else 1

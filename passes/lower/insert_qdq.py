@@ -70,7 +70,7 @@ class _Writer:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
         self._names = builders(graph)[0]
-        self._parameter = cache(self._new_parameter)
+        self._parameter = cache(lambda stem, value: self._names.constant(stem, np.asarray(value)))
 
     def quantize_result(self, tensor: gs.Variable, activation: ActivationRange) -> None:
         """The tensor, which a node makes, becomes the dequantized value, for all who know its name."""
@@ -102,6 +102,3 @@ class _Writer:
             gs.Node("DequantizeLinear", inputs=[codes, scale, zero_point], outputs=[result]),
         ]
         return codes
-
-    def _new_parameter(self, stem: str, value: np.generic) -> gs.Constant:
-        return self._names.constant(stem, np.asarray(value))

@@ -10,6 +10,7 @@ from onnxmpq.passes.matching import (
     attribute,
     is_captured,
     optional_input,
+    position,
     read,
     redirect,
     remove,
@@ -44,7 +45,7 @@ def _drop(graph: gs.Graph, node: gs.Node) -> None:
     require(not is_captured(graph, source), f"{source.name} is read by a subgraph")
     require(len(source.inputs) == 1, f"{source.name} is constant")
     maker = source.inputs[0]
-    index = next(i for i, output in enumerate(maker.outputs) if output is source)
+    index = position(maker.outputs, source)
     remove(graph, [node])
     redirect(source.outputs, source, result)
     maker.outputs[index] = result

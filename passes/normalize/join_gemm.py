@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import absorb_into, per_channel, read, require, rewrite_each, unique_name
+from onnxmpq.passes.matching import (
+    absorb_into,
+    known_rank,
+    per_channel,
+    read,
+    require,
+    rewrite_each,
+    unique_name,
+)
 from onnxmpq.passes.normalize.channel_affine import layer_before, split_operands
-from onnxmpq.passes.ranks import known_rank
 
 
 def join_gemm(graph: gs.Graph) -> bool:

@@ -57,7 +57,11 @@ def _pads(node: gs.Node) -> list[int] | None:
     sizes = [None] * len(kernel) if shape is None else shape[2:]
     axes = zip(sizes, kernel, strides, dilations, strict=True)
     totals = [_total_padding(size, (k - 1) * d + 1, s) for size, k, s, d in axes]
-    return None if None in totals else _split(totals, node.attrs["auto_pad"])
+    known = [total for total in totals if total is not None]
+    if len(known) < len(totals):
+        return None
+    less, more = [t // 2 for t in known], [t - t // 2 for t in known]
+    return less + more if node.attrs["auto_pad"] == "SAME_UPPER" else more + less  # where an odd one goes
 
 
 def _kernel_shape(node: gs.Node) -> list[int] | None:
@@ -82,13 +86,6 @@ def _total_padding(size: object, window: int, stride: int) -> int | None:
     outputs = -(-size // stride)
     total = (outputs - 1) * stride + window - size
     return max(total, 0) if total >= -1 else None
-
-
-def _split(totals: list[int | None], auto_pad: str) -> list[int]:
-    """Half of each at either end; SAME_UPPER puts an odd one at the end, SAME_LOWER at the start."""
-    known = [total for total in totals if total is not None]
-    less, more = [t // 2 for t in known], [t - t // 2 for t in known]
-    return less + more if auto_pad == "SAME_UPPER" else more + less
 
 
 def _is_dilated(node: gs.Node) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxmpq.passes.matching import graphs, is_constant, is_standard, read, redirect
+from onnxmpq.passes.matching import graphs, is_constant, is_standard, position, read, redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 _HALF, _SINGLE = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
@@ -26,7 +24,9 @@ def widen_half(graph: gs.Graph) -> bool:
     edits = [_cast_at(build, tensor) for tensor in boundary.values() if _is_half(tensor)]
     for inner in graphs(graph):
         edits += [_widen_tensor(t) for t in inner.tensors().values() if id(t) not in boundary]
-        edits += [_widen_node(n) for n in inner.nodes if not _casts_output(n, boundary)]
+        edits += [
+            _widen_node(n) for n in inner.nodes if not (n.op == "Cast" and id(n.outputs[0]) in boundary)
+        ]
     if any(edits):
         graph.toposort()
     return any(edits)
@@ -52,14 +52,10 @@ def _cast_output(build: NodeBuilder, tensor: gs.Variable) -> bool:
     if node.op == "Cast" and not tensor.outputs:
         return False
     single = gs.Variable(build.name(f"{tensor.name}_single"), np.float32, tensor.shape)
-    node.outputs[[output is tensor for output in node.outputs].index(True)] = single
+    node.outputs[position(node.outputs, tensor)] = single
     redirect(tensor.outputs, tensor, single)
     build.into(tensor, "Cast", [single], {"to": _HALF})
     return True
-
-
-def _casts_output(node: gs.Node, boundary: Mapping[int, gs.Tensor]) -> bool:
-    return node.op == "Cast" and id(node.outputs[0]) in boundary
 
 
 def _widen_tensor(tensor: gs.Tensor) -> bool:
