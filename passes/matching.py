@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import update_wrapper
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,6 +45,18 @@ def rewrite_each(graph: gs.Graph, ops: Iterable[str], rewrite: Rewrite) -> bool:
     while _sweep(graph, wanted, rewrite):
         changed = True
     return changed
+
+
+def rewrites(ops: Iterable[str]) -> Callable[[Rewrite], Callable[[gs.Graph], bool]]:
+    """Makes the rewrite of a node the pass `graph -> changed?` that offers it every node of these operators."""
+
+    def decorate(rewrite: Rewrite) -> Callable[[gs.Graph], bool]:
+        def rewrite_all(graph: gs.Graph) -> bool:
+            return rewrite_each(graph, ops, rewrite)
+
+        return update_wrapper(rewrite_all, rewrite)
+
+    return decorate
 
 
 def _sweep(graph: gs.Graph, ops: frozenset[str], rewrite: Rewrite) -> bool:

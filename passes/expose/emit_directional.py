@@ -88,16 +88,12 @@ class EmitDirectional:
             moved = [_moved(e, node, joined)]
         else:
             moved = [_moved(e, node, change) for change in changes]
-        rows = [self._rows(e, m, node.outputs[0], len(changes) // len(moved)) for m in moved]
+        samples, values = self._sizes(e, node.outputs[0])
+        rows = [e("Reshape", m, e.ints([samples, len(changes) // len(moved), values])) for m in moved]
         stacked = rows[0] if len(rows) == 1 else e("Concat", *rows, axis=1)
         # A Reshape to a column, and no Transpose: that one the runtime fuses into a product ten times as slow.
-        column = e("Reshape", gradient, e.ints([*self._sizes(e, node.outputs[0]), 1]))
+        column = e("Reshape", gradient, e.ints([samples, values, 1]))
         return e("Squeeze", e("MatMul", stacked, column), e.ints([2]))
-
-    def _rows(self, e: Emitter, tensor: gs.Tensor, output: gs.Tensor, count: int) -> gs.Tensor:
-        """[N, count, values of a sample], from `count` values for each of the layer's output."""
-        samples, values = self._sizes(e, output)
-        return e("Reshape", tensor, e.ints([samples, count, values]))
 
     def _sizes(self, e: Emitter, output: gs.Tensor) -> tuple[int, int]:
         """How many samples, and values of each: one of the two is left to the run."""

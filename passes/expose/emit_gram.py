@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS, operator_of
+from onnxmpq.operators import OPERATORS, readers
 from onnxmpq.operators.windows import reshaped
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import NoMatch, require
@@ -55,16 +55,16 @@ class EmitGram:
         tensors = graph.tensors() if self.targets else {}
         changed = False
         for weight, step in self.weights.items():
-            readers = list(_readers(graph, weight))
-            if gram_name(weight) in present or not readers:
+            found = [r for r in readers(graph, weight) if OPERATORS[r[0].op].windows is not None]
+            if gram_name(weight) in present or not found:
                 continue
-            if len({OPERATORS[node.op].layout(node, place) for node, place in readers}) > 1:
+            if len({OPERATORS[node.op].layout(node, place) for node, place in found}) > 1:
                 _LOGGER.debug("no second moments for %s: its readers differ in their windows", weight)
                 continue
-            blocks = _blocks(*readers[0], self.channels.get(weight))
+            blocks = _blocks(*found[0], self.channels.get(weight))
             target = tensors.get(self.targets.get(weight, ""))
             try:
-                self._expose(emit, readers, blocks, step, target)
+                self._expose(emit, found, blocks, step, target)
             except NoMatch as reason:
                 _LOGGER.debug("no Gram matrix for %s: %s", weight, reason)
                 continue
@@ -75,14 +75,14 @@ class EmitGram:
 
     @staticmethod
     def _expose(
-        e: Emitter, readers: Sequence[_Reader], blocks: _Blocks, step: int, target: gs.Tensor | None
+        e: Emitter, nodes: Sequence[_Reader], blocks: _Blocks, step: int, target: gs.Tensor | None
     ) -> None:
-        node, place = readers[0]
+        node, place = nodes[0]
         weight, build = node.inputs[place].name, e.builder
-        require(target is None or len(readers) == 1, "a target is for a weight that one node reads")
+        require(target is None or len(nodes) == 1, "a target is for a weight that one node reads")
         require(target is None or blocks.count == 1, "a target is for a weight in one block")
         places = None if target is None else _targets(e, node, place, target, step)
-        columns = [_columns(e, *reader, blocks, step) for reader in readers]
+        columns = [_columns(e, *reader, blocks, step) for reader in nodes]
         turned = [e("Transpose", c, perm=[0, 2, 1]) for c in columns]
         products = [e("MatMul", *pair) for pair in zip(columns, turned, strict=True)]
         output = gs.Variable(gram_name(weight), np.float32, (blocks.matrices, blocks.width, blocks.width))
@@ -92,15 +92,6 @@ class EmitGram:
             cross = gs.Variable(cross_name(weight), np.float32, (blocks.matrices, None, blocks.width))
             build.into(cross, "MatMul", [places, turned[0]])
             build.graph.outputs.append(cross)
-
-
-def _readers(graph: gs.Graph, weight: str) -> Iterator[_Reader]:
-    """The nodes that multiply what they are given with this weight, and have windows."""
-    for node in graph.nodes:
-        operator = operator_of(node)
-        for place in operator.weights if operator is not None and operator.windows is not None else ():
-            if place < len(node.inputs) and node.inputs[place].name == weight:
-                yield node, place
 
 
 def gram_name(weight: str) -> str:

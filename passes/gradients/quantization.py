@@ -13,10 +13,8 @@ import onnx_graphsurgeon as gs
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, require, type_name
 
-_RANGES = {
-    "int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),
-    "int16": (-32768, 32767), "uint16": (0, 65535),
-}  # fmt: skip
+_RANGES = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (2, 4, 8, 16)}
+_RANGES |= {f"uint{bits}": (0, 2**bits - 1) for bits in (2, 4, 8, 16)}
 
 
 def quantize_input(step: Step) -> gs.Tensor:

@@ -11,20 +11,17 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, is_constant, is_standard, position, read, require, rewrite_each
+from onnxmpq.passes.matching import NoMatch, is_constant, is_standard, position, read, require, rewrites
 from onnxmpq.passes.node_builder import builders
 
 
-def clip_pools(graph: gs.Graph) -> bool:
+@rewrites(("QuantizeLinear",))
+def clip_pools(graph: gs.Graph, node: gs.Node) -> None:
     """MaxPool -> QuantizeLinear becomes MaxPool -> Clip(lowest, highest code's value) -> QuantizeLinear.
 
     Not where the pool reads a DequantizeLinear: that one is to run on codes. Needs opset 13 and one scale a tensor.
     Preserving: the codes are the same bit for bit.
     """
-    return rewrite_each(graph, ("QuantizeLinear",), _clip)
-
-
-def _clip(graph: gs.Graph, node: gs.Node) -> None:
     pooled = node.inputs[0]
     if not pooled.inputs or pooled.inputs[0].op != "MaxPool":
         raise NoMatch("it reads no MaxPool")

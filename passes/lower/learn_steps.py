@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import readers
 from onnxmpq.passes.emitter import Emitter
-from onnxmpq.passes.matching import is_standard, redirect
+from onnxmpq.passes.matching import redirect
 from onnxmpq.passes.node_builder import builders
 
 Role = Literal["weight", "activation"]
@@ -39,11 +38,11 @@ class LearnSteps:
         emit = Emitter(builders(graph)[0])
         changed = False
         for weight in self.weights:
-            readers = list(_readers(graph, weight))
-            if not readers:
+            found = _readers(graph, weight)
+            if not found:
                 _LOGGER.debug("%s has no steps: it is no float32 weight of a layer of the main graph", weight)
                 continue
-            _quantize(emit, weight, readers, trained=self.trained)
+            _quantize(emit, weight, found, trained=self.trained)
             changed = True
         if changed:
             graph.toposort()
@@ -55,19 +54,16 @@ def step_input(weight: str, role: Role, what: Literal["step", "low", "high"]) ->
     return f"{weight}/{role}_{what}"
 
 
-def _readers(graph: gs.Graph, weight: str) -> Iterator[tuple[gs.Node, int]]:
-    """The layer nodes that multiply by the weight, and where."""
-    for node in graph.nodes:
-        if node.op in OPERATORS and is_standard(node):
-            for index, tensor in enumerate(node.inputs[:2]):
-                if tensor.name == weight and isinstance(tensor, gs.Constant) and tensor.dtype == np.float32:
-                    yield node, index
+def _readers(graph: gs.Graph, weight: str) -> list[tuple[gs.Node, int]]:
+    """The nodes that multiply by the weight, and where, if it is a float32 constant."""
+    found = [(node, index, node.inputs[index]) for node, index in readers(graph, weight)]
+    return [(n, i) for n, i, t in found if isinstance(t, gs.Constant) and t.dtype == np.float32]
 
 
-def _quantize(e: Emitter, weight: str, readers: list[tuple[gs.Node, int]], *, trained: bool) -> None:
+def _quantize(e: Emitter, weight: str, layers: list[tuple[gs.Node, int]], *, trained: bool) -> None:
     graph = e.builder.graph
     steps = {role: _inputs(graph, weight, role) for role in ROLES}
-    values = readers[0][0].inputs[readers[0][1]]
+    values = layers[0][0].inputs[layers[0][1]]
     if trained:
         free = gs.Variable(weight, np.float32, values.shape)
         redirect(values.outputs, values, free)
@@ -75,7 +71,7 @@ def _quantize(e: Emitter, weight: str, readers: list[tuple[gs.Node, int]], *, tr
         values = free
     rounded = _rounded(e, values, steps["weight"])
     quantized: dict[str, gs.Variable] = {}
-    for node, index in readers:
+    for node, index in layers:
         other = node.inputs[1 - index]
         if other.name not in quantized:
             quantized[other.name] = _rounded(e, other, steps["activation"])

@@ -18,20 +18,17 @@ from onnxmpq.passes.matching import (
     read,
     remove,
     require,
-    rewrite_each,
+    rewrites,
 )
 
 
-def pad_codes(graph: gs.Graph) -> bool:
+@rewrites(("QuantizeLinear",))
+def pad_codes(graph: gs.Graph, quantize: gs.Node) -> None:
     """DequantizeLinear -> Pad with zeros -> QuantizeLinear becomes Pad with the zero point (Pad-13 and later).
 
     Where both quantizers have the same scale and zero point, one a tensor. Of the values that the Pad made, other
     readers keep theirs. Preserving: the codes are the same bit for bit.
     """
-    return rewrite_each(graph, ("QuantizeLinear",), _pad)
-
-
-def _pad(graph: gs.Graph, quantize: gs.Node) -> None:
     pad = _maker(quantize.inputs[0], "Pad")
     dequantize = _maker(pad.inputs[0], "DequantizeLinear")
     require(graph.opset >= 13, "Pad takes codes from opset 13 on")

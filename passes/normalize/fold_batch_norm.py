@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import attribute, per_channel, read, require, rewrite_each, unique_name
+from onnxmpq.passes.matching import attribute, per_channel, read, require, rewrites, unique_name
 from onnxmpq.passes.normalize.channel_affine import Affine, LinearLayer, absorb, absorb_and_drop, layer_before
 
 _EPSILON = 1e-5  # BatchNormalization's default
 
 
-def fold_batch_norm(graph: gs.Graph) -> bool:
+@rewrites({"BatchNormalization"})
+def fold_batch_norm(graph: gs.Graph, norm: gs.Node) -> None:
     """Fold BatchNormalization at inference into the Conv, ConvTranspose, Gemm or MatMul before it.
 
         W' = W * gamma / sqrt(var + eps),    b' = (b - mean) * gamma / sqrt(var + eps) + beta
@@ -21,10 +22,6 @@ def fold_batch_norm(graph: gs.Graph) -> bool:
     reads, and all four statistics are constants. Behind a MatMul only where its result has two dimensions
     for sure; without a bias to hold the shift an Add stays. Preserving: equal but for rounding.
     """
-    return rewrite_each(graph, {"BatchNormalization"}, _fold)
-
-
-def _fold(graph: gs.Graph, norm: gs.Node) -> None:
     require(attribute(norm, "training_mode", 0) == 0, "it is in training mode")
     require(all(out.is_empty() for out in norm.outputs[1:]), "its running statistics are outputs")
     layer = layer_before(graph, norm.inputs[0])

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import (
-    attribute,
-    is_float_constant,
-    is_private,
-    read,
-    require,
-    rewrite_each,
-    scaled,
-)
+from onnxmpq.passes.matching import attribute, is_float_constant, is_private, read, require, rewrites, scaled
 
 
-def fold_gemm_alpha(graph: gs.Graph) -> bool:
+@rewrites(("Gemm",))
+def fold_gemm_alpha(graph: gs.Graph, node: gs.Node) -> None:
     """Multiply a Gemm's constant weight, which nothing else may read, by its alpha.
 
     Computed in float64 and stored in the weight's dtype; left where that cannot hold a product. Preserving: equal but
     for rounding.
     """
-    return rewrite_each(graph, ("Gemm",), _fold)
-
-
-def _fold(graph: gs.Graph, node: gs.Node) -> None:
     alpha, weight = attribute(node, "alpha", 1.0), node.inputs[1]
     require(alpha != 1, "its alpha is 1")
     require(

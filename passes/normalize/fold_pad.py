@@ -15,20 +15,17 @@ from onnxmpq.passes.matching import (
     remove,
     require,
     require_private,
-    rewrite_each,
+    rewrites,
 )
 
 
-def fold_pad(graph: gs.Graph) -> bool:
+@rewrites({"Pad"})
+def fold_pad(graph: gs.Graph, pad: gs.Node) -> None:
     """Fold a Pad of spatial axes with constant zeros into the `pads` of the Conv that alone reads it.
 
     Pad-11 and later, with constant pads of at least zero. The Conv's auto_pad is NOTSET or VALID; pooling is
     left alone, since it does not count padding as zeros. Preserving: the same sums, so bit-equal or nearly.
     """
-    return rewrite_each(graph, {"Pad"}, _fold)
-
-
-def _fold(graph: gs.Graph, pad: gs.Node) -> None:
     output = pad.outputs[0]
     require_private(graph, output)
     conv = output.outputs[0]

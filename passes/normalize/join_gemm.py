@@ -10,22 +10,19 @@ from onnxmpq.passes.matching import (
     per_channel,
     read,
     require,
-    rewrite_each,
+    rewrites,
     unique_name,
 )
 from onnxmpq.passes.normalize.channel_affine import layer_before, split_operands
 
 
-def join_gemm(graph: gs.Graph) -> bool:
+@rewrites(("Add",))
+def join_gemm(graph: gs.Graph, add: gs.Node) -> None:
     """Replace MatMul(x, W) + b by Gemm(x, W, b), as TensorFlow's dense layers come.
 
     Where x is known to have two dimensions, W is a constant with two, b one with a value for each column or one for
     all, and the product goes nowhere else. Preserving: equal but for the order of the sums.
     """
-    return rewrite_each(graph, ("Add",), _join)
-
-
-def _join(graph: gs.Graph, add: gs.Node) -> None:
     require(not add.attrs, "it broadcasts as before opset 7")
     product, bias = split_operands(add)
     layer = layer_before(graph, add.inputs[product])

@@ -5,23 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, attribute, optional_input, position, read, require, rewrite_each
+from onnxmpq.passes.matching import NoMatch, attribute, optional_input, position, read, require, rewrites
 from onnxmpq.passes.node_builder import builders
 
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
-def pool_global_means(graph: gs.Graph) -> bool:
+@rewrites(("ReduceMean",))
+def pool_global_means(graph: gs.Graph, node: gs.Node) -> None:
     """Replace a ReduceMean over axis 2 and all that follow by GlobalAveragePool.
 
     Where the mean dropped the axes, a Flatten does it behind the pool. The tensor's type and rank must be known
     and the axes constant (an attribute up to ReduceMean-13, an input from 18 on). Preserving: equal but for the
     order of the sums.
     """
-    return rewrite_each(graph, ("ReduceMean",), _pool)
-
-
-def _pool(graph: gs.Graph, node: gs.Node) -> None:
     source, mean = node.inputs[0], node.outputs[0]
     if source.shape is None or source.dtype not in _FLOATS:
         raise NoMatch(f"{source.name} is not known to be a floating-point tensor of some rank")

@@ -9,12 +9,13 @@ import pytest
 from shared import SHARED, needs_shared
 
 from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.onnx_io.graph import hoist_initializers
 from onnxmpq.passes.normalize.drop_noops import drop_noops
 from onnxmpq.passes.normalize.fold_affine import fold_affine
 from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
 from onnxmpq.passes.normalize.fold_pad import fold_pad
 from onnxmpq.passes.normalize.fold_weight_views import fold_weight_views
-from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_initializers, hoist_subgraph_weights
+from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_subgraph_weights
 from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.testing import random_feeds, run
 from onnxmpq.values.arrays import Array

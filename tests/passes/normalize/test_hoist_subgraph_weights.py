@@ -6,7 +6,8 @@ import onnx_graphsurgeon as gs
 import pytest
 from shared import SHARED, needs_shared
 
-from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_initializers, hoist_subgraph_weights
+from onnxmpq.onnx_io.graph import hoist_initializers
+from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_subgraph_weights
 from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.testing import check_pass, model_of, run
 from onnxmpq.values.arrays import Array
