@@ -48,6 +48,13 @@ class Emitter:
             self._written[key] = made
         return self._written[key]
 
+    def pair(self, op: str, *operands: gs.Tensor | float, **attrs: Any) -> tuple[gs.Variable, gs.Variable]:
+        """The two outputs of a node of `op`, the second int64."""
+        outputs = self(op, *operands, **attrs).inputs[0].outputs
+        if len(outputs) == 1:
+            outputs.append(gs.Variable(self.builder.name("gradient"), np.int64))
+        return outputs[0], outputs[1]
+
     def constant(self, values: NDArray[Any]) -> gs.Constant:
         """A constant of these values."""
         key = (values.dtype.str, values.shape, hashlib.blake2b(values.tobytes()).digest())

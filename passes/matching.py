@@ -137,9 +137,21 @@ def producer(tensor: gs.Tensor) -> gs.Node:
     return tensor.inputs[0]
 
 
+def maker(tensor: gs.Tensor, op: str) -> gs.Node:
+    """The node that computes what a node reads; NoMatch unless it is of that standard operator."""
+    if not tensor.inputs or tensor.inputs[0].op != op or not is_standard(tensor.inputs[0]):
+        raise NoMatch(f"it reads no {op}")
+    return tensor.inputs[0]
+
+
 def is_private(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """True where `tensor` is read exactly once and is no graph output."""
     return len(tensor.outputs) == 1 and tensor not in graph.outputs
+
+
+def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """True where a node reads `tensor`, or it is a graph output."""
+    return bool(tensor.outputs) or any(tensor is output for output in graph.outputs)
 
 
 def require_private(graph: gs.Graph, tensor: gs.Tensor) -> None:
@@ -206,6 +218,16 @@ def per_channel(values: Array, rank: int, axis: int, channels: int) -> NDArray[n
         f"a constant of shape {list(values.shape)} is not one value for each of {channels} channels",
     )
     return np.broadcast_to(values.astype(np.float64).reshape(-1), channels)
+
+
+def pads_by_axis(pad: gs.Node, rank: int) -> list[tuple[int, int]]:
+    """What a Pad (11 and later) adds at the begin and at the end of each axis; NoMatch where that is not constant."""
+    require(len(pad.inputs) > 1, "its pads are no input: it is older than Pad-11")
+    pads, axes = read(pad.inputs[1]).tolist(), optional_input(pad, 3)
+    padded = list(range(rank)) if axes is None else [axis % rank for axis in read(axes).tolist()]
+    require(len(pads) == 2 * len(padded), f"it gives {len(pads)} pads for {len(padded)} axes")
+    begins, ends = (dict(zip(padded, side, strict=True)) for side in np.split(np.array(pads), 2))
+    return [(int(begins.get(axis, 0)), int(ends.get(axis, 0))) for axis in range(rank)]
 
 
 def scaled(values: Array, factor: float) -> Array:

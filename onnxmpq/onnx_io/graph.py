@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -174,9 +174,7 @@ def hoist_initializers(model: onnx.ModelProto) -> None:
     }
     main.initializer.extend(tensors[0] for name, tensors in held.items() if name in moved - own)
     for body in bodies:
-        kept = [tensor for tensor in body.initializer if tensor.name not in moved]
-        del body.initializer[:]
-        body.initializer.extend(kept)
+        _drop_initializers(body, moved)
 
 
 def _weight_names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -196,11 +194,7 @@ def _other_names(main: onnx.GraphProto, bodies: Sequence[onnx.GraphProto]) -> se
 def _tidy(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
     """Drop what need not be stored, and keep every initializer once and in raw form, however it came."""
     del graph.value_info[:]
-    kept = [tensor for tensor in graph.initializer if tensor.name not in outer]
-    if len(kept) < len(graph.initializer):
-        kept = [_copy(tensor) for tensor in kept]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    _drop_initializers(graph, outer)
     for tensor in graph.initializer:
         _store_raw(tensor)
     known = outer | {tensor.name for tensor in graph.initializer}
@@ -209,10 +203,10 @@ def _tidy(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
         _tidy(inner, known)
 
 
-def _copy(tensor: TensorProto) -> TensorProto:
-    result = TensorProto()
-    result.CopyFrom(tensor)
-    return result
+def _drop_initializers(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    for index, tensor in reversed([*enumerate(graph.initializer)]):
+        if tensor.name in names:
+            del graph.initializer[index]
 
 
 def _store_raw(tensor: TensorProto) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator
-from onnxmpq.operators.products import product_macs, rows_of
+from onnxmpq.operators.windows import product_macs, rows_of
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
 from onnxmpq.values.layout import Layout, matrix

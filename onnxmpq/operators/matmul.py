@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators.operator import IntegerKernel, Operator
-from onnxmpq.operators.products import ON_THE_LEFT, product_macs, rows_of
+from onnxmpq.operators.windows import product_macs, rows_of
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import known_rank, require
 from onnxmpq.values.layout import Layout, matrix
@@ -16,7 +16,9 @@ def _layout(node: gs.Node, place: int) -> Layout:
     if rank == 2 and place == 1:
         return matrix(1)
     axis = max(rank - 2 if place == 0 else rank - 1, 0)
-    return Layout(axis, (axis,), tuple(i for i in range(rank) if i != axis), blind=ON_THE_LEFT)
+    return Layout(
+        axis, (axis,), tuple(i for i in range(rank) if i != axis), blind="weights on the left or in a stack"
+    )
 
 
 def _result(node: gs.Node) -> tuple[int, int, int]:

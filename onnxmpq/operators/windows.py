@@ -1,4 +1,4 @@
-"""Nodes that convolutions share: the maps before and behind them, position by position."""
+"""What operators share: the maps before and behind convolutions, the rows of matrix products, and their MACs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,22 @@ def reshaped(e: Emitter, tensor: gs.Tensor, *shape: int) -> gs.Variable:
     return e("Reshape", tensor, e.ints(shape))
 
 
+def rows_of(e: Emitter, tensor: gs.Tensor, features: int) -> gs.Variable:
+    """[1, features, rows] of a tensor [..., features]."""
+    return e("Transpose", reshaped(e, as_float(e, tensor), 1, -1, features), perm=[0, 2, 1])
+
+
 def map_macs(tensor: gs.Tensor, weight: gs.Tensor, shapes: Shapes) -> int:
     """Those of a weight that is applied at every position of a map."""
     shape = shapes.get(tensor.name)
     return 0 if shape is None else int(math.prod(weight.shape) * shape[0] * math.prod(shape[2:]))
+
+
+def product_macs(node: gs.Node, place: int, shapes: Shapes, axis: int) -> int:
+    """Those of a product by a matrix with its output channels along an axis, by a stack of such, or by a vector."""
+    shape, weight = shapes.get(node.outputs[0].name), node.inputs[place]
+    if shape is None:
+        return 0
+    columns = int(weight.shape[axis]) if len(weight.shape) > 1 else 1
+    stacked = math.prod(weight.shape[:-2])
+    return int(math.prod(weight.shape) * math.prod(shape) // max(columns * stacked, 1))

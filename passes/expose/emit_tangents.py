@@ -64,7 +64,7 @@ def _tangent(e: Emitter, output: gs.Tensor, kind: OutputKind, signs: gs.Tensor) 
     p, drawn = e("Max", e("Exp", logs), _TINY), e("Cast", signs, to=single)
     if kind is OutputKind.INDEPENDENT:
         return _of_pairs(e, p, drawn)
-    q, order = _falling(e, p)
+    q, order = e.pair("TopK", p, _outcomes(e, p), axis=1)  # in falling order, and which class each is of
     return e("ScatterElements", q, order, _of_falling(e, q, drawn), axis=1)
 
 
@@ -75,19 +75,6 @@ def _of_pairs(e: Emitter, p: gs.Tensor, signs: gs.Tensor) -> gs.Tensor:
     true = e("Slice", root, e.ints([0]), count, e.ints([1]))
     false = e("Slice", root, count, e.ints([np.iinfo(np.int64).max]), e.ints([1]))
     return e("Concat", e("Mul", signs, false), e("Neg", e("Mul", signs, true)), axis=1)
-
-
-def _falling(e: Emitter, p: gs.Tensor) -> tuple[gs.Variable, gs.Variable]:
-    """The probabilities of each sample in falling order, and which class each is of."""
-    builder = e.builder
-    values = gs.Variable(builder.name("tangent_sorted"), np.float32)
-    order = gs.Variable(builder.name("tangent_order"), np.int64)
-    node = gs.Node(
-        "TopK", name=builder.name("tangent_TopK"), attrs={"axis": 1}, inputs=[p, _outcomes(e, p)],
-        outputs=[values, order],
-    )  # fmt: skip
-    builder.graph.nodes.append(node)
-    return values, order
 
 
 def _of_falling(e: Emitter, q: gs.Tensor, signs: gs.Tensor) -> gs.Tensor:

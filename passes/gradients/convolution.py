@@ -51,15 +51,11 @@ def windows(node: gs.Node, kernel: Sequence[int], inside: Sequence[int], outside
     dilations = tuple(attribute(node, "dilations", [1] * rank))
     bare = Windows(tuple(kernel), strides, dilations, (0,) * rank, tuple(inside), tuple(outside))
     auto = attribute(node, "auto_pad", "NOTSET")
-    begin: Sequence[int]
-    if node.op == "ConvTranspose" and "output_shape" in node.attrs and auto != "SAME_UPPER":
-        begin = [total - total // 2 for total in _total(node, bare)]
-    elif auto in {"SAME_UPPER", "SAME_LOWER"}:
-        upper = auto == "SAME_UPPER"
-        begin = [total // 2 if upper else total - total // 2 for total in _total(node, bare)]
+    sizes_output = node.op == "ConvTranspose" and "output_shape" in node.attrs
+    if sizes_output or auto in {"SAME_UPPER", "SAME_LOWER"}:
+        begin = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in _total(node, bare)]
     else:
-        pads = attribute(node, "pads", [0] * 2 * rank)
-        begin = [0] * rank if auto == "VALID" else pads[:rank]
+        begin = [0] * rank if auto == "VALID" else attribute(node, "pads", [0] * 2 * rank)[:rank]
     return replace(bare, begin=tuple(begin))
 
 

@@ -101,10 +101,7 @@ def _indices(step: Step, attrs: Mapping[str, Any]) -> gs.Tensor:
 
     A second node tells: asked of the first, it would take the fast kernel from the run forward.
     """
-    node = step("MaxPool", step.x, **attrs).inputs[0]
-    if len(node.outputs) == 1:  # else it served another MaxPool of the same input already
-        node.outputs.append(gs.Variable(step.emit.builder.name("gradient"), np.int64))
-    return node.outputs[1]
+    return step.emit.pair("MaxPool", step.x, **attrs)[1]
 
 
 def reduce_sum(step: Step) -> gs.Tensor:

@@ -73,9 +73,8 @@ def weights(node: gs.Node, inside: int, outside: int, scale: float) -> Doubles:
     require(not attribute(node, "antialias", 0), "it smooths before it shrinks (antialias)")
     require(transform in _PLACES, f"its coordinates are {transform!r}; wanted one of {', '.join(_PLACES)}")
     rows = np.arange(outside)
-    places = _PLACES[transform](rows.astype(np.float32), np.float32(scale), outside, inside).astype(
-        np.float64
-    )
+    single = _PLACES[transform](rows.astype(np.float32), np.float32(scale), outside, inside)
+    places = single.astype(np.float64)
     matrix = np.zeros((outside, inside))
     if mode == "nearest":
         rounding = _NEAREST[attribute(node, "nearest_mode", "round_prefer_floor")]

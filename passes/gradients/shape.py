@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.gradients.products import along
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, is_constant, read, require
+from onnxmpq.passes.matching import NoMatch, is_constant, pads_by_axis, read, require
 
 _BEFORE_THE_START = np.iinfo(np.int64).min
 # Values along the last axis that a product spreads faster than a Pad, which copies them one by one.
@@ -135,10 +135,10 @@ def pad(step: Step) -> gs.Tensor:
     """g without the border; what the border repeats gets its part of g as well."""
     mode, result = step.attribute("mode", "constant"), step.g
     e, rank = step.emit, step.emit.rank(step.x)
+    added = pads_by_axis(step.node, rank)
     if mode == "constant":
-        begin, end = _begin_and_end(step, rank)
-        return e.padded(result, [-size for size in begin], [-size for size in end])
-    for axis, sides in _borders(step, rank).items():
+        return e.padded(result, [-begin for begin, _ in added], [-end for _, end in added])
+    for axis, sides in enumerate(added):
         if any(sides):
             (size,) = e.sizes(step.x, [axis])
             result = along(e, result, rank, axis, _repeated(size, sides, mode))
@@ -150,23 +150,9 @@ def pad_value(step: Step) -> gs.Tensor | None:
     if step.attribute("mode", "constant") != "constant":
         return None
     e, rank = step.emit, step.emit.rank(step.x)
-    inside = e.padded(e.filled(1.0, step.x, step.g), *_begin_and_end(step, rank))
+    inside = e.padded(e.filled(1.0, step.x, step.g), *zip(*pads_by_axis(step.node, rank), strict=True))
     border = e("Where", e("Greater", inside, 0.0), 0.0, step.g)
     return e.reshape_like(e.sum(border, list(range(rank)), keep=False), step.asked)
-
-
-def _begin_and_end(step: Step, rank: int) -> tuple[list[int], list[int]]:
-    """What is added before and behind, axis by axis."""
-    found = _borders(step, rank)
-    begin, end = ([found.get(axis, (0, 0))[side] for axis in range(rank)] for side in (0, 1))
-    return begin, end
-
-
-def _borders(step: Step, rank: int) -> dict[int, tuple[int, int]]:
-    """What is added along each axis, at its begin and at its end."""
-    pads, chosen = read(step.input(1)).tolist(), step.optional(3)
-    axes = list(range(rank)) if chosen is None else [a % rank for a in read(chosen).tolist()]
-    return dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
 
 
 def _repeated(size: int, sides: tuple[int, int], mode: Any) -> NDArray[np.float32]:

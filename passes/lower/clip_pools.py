@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, is_constant, is_standard, position, read, require, rewrites
+from onnxmpq.passes.matching import is_constant, maker, position, read, require, rewrites
 from onnxmpq.passes.node_builder import builders
 
 
@@ -23,11 +23,8 @@ def clip_pools(graph: gs.Graph, node: gs.Node) -> None:
     Preserving: the codes are the same bit for bit.
     """
     pooled = node.inputs[0]
-    if not pooled.inputs or pooled.inputs[0].op != "MaxPool":
-        raise NoMatch("it reads no MaxPool")
-    source = pooled.inputs[0].inputs[0]
-    require(is_standard(pooled.inputs[0]), "the MaxPool is not ONNX's own")
-    require(not any(maker.op == "DequantizeLinear" for maker in source.inputs), "the pool runs on codes")
+    source = maker(pooled, "MaxPool").inputs[0]
+    require(not any(made.op == "DequantizeLinear" for made in source.inputs), "the pool runs on codes")
     require(len(node.inputs) == 3 and all(map(is_constant, node.inputs[1:])), "its scale is not constant")
     scale, zero_point = (read(tensor) for tensor in node.inputs[1:])
     require(scale.ndim == 0 and zero_point.dtype.kind in "iu", "it has several scales, or none of integers")

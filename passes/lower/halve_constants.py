@@ -91,17 +91,16 @@ class _Writer:
         if len(pieces) > 1:
             sizes = self.constant("mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
             whole = gs.Variable(self.names.name("mpq_all"))
-            self.first(gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
+            self.graph.nodes.insert(0, gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
         if unit != 1:
             factor = self.constant("mpq_unit", np.array(unit, np.float32))
             single = gs.Variable(self.names.name("mpq_single"))
-            self.first(gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
+            self.graph.nodes.insert(0, gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
             whole = single
         stored = gs.Constant(self.names.name("mpq_halves"), joined.astype(np.float16))
-        self.first(gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole]))
-
-    def first(self, node: gs.Node) -> None:
-        self.graph.nodes.insert(0, node)
+        self.graph.nodes.insert(
+            0, gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole])
+        )
 
     def constant(self, stem: str, values: NDArray[Any]) -> gs.Constant:
         """A constant that the graph has already, or a new one."""
