@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,28 +23,22 @@ from onnxmpq.passes.node_builder import NodeBuilder, builders
 _LOWEST_OPSET = 13  # from here on the sizes of Split are an input
 
 
-@dataclass(frozen=True, slots=True)
-class HalveConstants:
+def halve_constants(graph: gs.Graph) -> bool:
     """Store float32 constants as FLOAT16 where that is exact and they are nothing but scales and biases.
 
     A scale is what a DequantizeLinear or a Mul of a Cast reads, a bias the third input of a Conv, ConvTranspose or Gemm, or
     what an Add adds to a Gemm's product.
     Preserving, bit for bit. A graph of an opset below 13 is left alone.
     """
-
-    name: ClassVar[str] = "halve-constants"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        groups: dict[tuple[float, tuple[int, ...]], list[gs.Constant]] = {}
-        for constant, unit in _halves(graph) if graph.opset >= _LOWEST_OPSET else ():
-            groups.setdefault((unit, tuple(constant.shape[1:])), []).append(constant)
-        if groups:
-            known = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-            writer = _Writer(graph, builders(graph)[0], known)
-            for (unit, _), some in groups.items():
-                writer.join(some, unit)
-        return bool(groups)
+    groups: dict[tuple[float, tuple[int, ...]], list[gs.Constant]] = {}
+    for constant, unit in _halves(graph) if graph.opset >= _LOWEST_OPSET else ():
+        groups.setdefault((unit, tuple(constant.shape[1:])), []).append(constant)
+    if groups:
+        known = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+        writer = _Writer(graph, builders(graph)[0], known)
+        for (unit, _), some in groups.items():
+            writer.join(some, unit)
+    return bool(groups)
 
 
 def _halves(graph: gs.Graph) -> Iterator[tuple[gs.Constant, float]]:
@@ -97,17 +91,16 @@ class _Writer:
         if len(pieces) > 1:
             sizes = self.constant("mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
             whole = gs.Variable(self.names.name("mpq_all"))
-            self.first(gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
+            self.graph.nodes.insert(0, gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
         if unit != 1:
             factor = self.constant("mpq_unit", np.array(unit, np.float32))
             single = gs.Variable(self.names.name("mpq_single"))
-            self.first(gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
+            self.graph.nodes.insert(0, gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
             whole = single
         stored = gs.Constant(self.names.name("mpq_halves"), joined.astype(np.float16))
-        self.first(gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole]))
-
-    def first(self, node: gs.Node) -> None:
-        self.graph.nodes.insert(0, node)
+        self.graph.nodes.insert(
+            0, gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole])
+        )
 
     def constant(self, stem: str, values: NDArray[Any]) -> gs.Constant:
         """A constant that the graph has already, or a new one."""

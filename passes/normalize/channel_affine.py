@@ -96,7 +96,8 @@ def absorb(graph: gs.Graph, layer: LinearLayer, affine: Affine) -> None:
     if weight is not None:
         layer.node.inputs[1] = gs.Constant(layer.weight.name, weight)
     if bias is not None and layer.bias_input is not None:
-        name = _bias_name(graph, layer)
+        old = optional_input(layer.tail, layer.bias_input)
+        name = unique_name(graph, f"{layer.weight.name}_bias") if old is None else own_name(graph, old)
         set_input(layer.tail, layer.bias_input, gs.Constant(name, bias))
         layer.tail.attrs.pop("beta", None)  # a Gemm's: the new bias holds it
 
@@ -145,13 +146,6 @@ def channel_bias(bias: gs.Tensor, op: str, rank: int, axis: int, channels: int) 
     slot = OPERATORS[op].bias
     is_vector = slot is not None and slot.is_vector
     return per_channel(read(bias), *((1, 0) if is_vector else (rank, axis)), channels)
-
-
-def _bias_name(graph: gs.Graph, layer: LinearLayer) -> str:
-    bias = None if layer.bias_input is None else optional_input(layer.tail, layer.bias_input)
-    if bias is None:
-        return unique_name(graph, f"{layer.weight.name}_bias")
-    return own_name(graph, bias)
 
 
 def _stored(values: Doubles, weight: gs.Constant) -> Array:

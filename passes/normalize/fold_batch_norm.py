@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import attribute, per_channel, read, require, rewrite_each, unique_name
+from onnxmpq.passes.matching import attribute, per_channel, read, require, rewrites, unique_name
 from onnxmpq.passes.normalize.channel_affine import Affine, LinearLayer, absorb, absorb_and_drop, layer_before
 
 _EPSILON = 1e-5  # BatchNormalization's default
 
 
-@dataclass(frozen=True, slots=True)
-class FoldBatchNorm:
+@rewrites({"BatchNormalization"})
+def fold_batch_norm(graph: gs.Graph, norm: gs.Node) -> None:
     """Fold BatchNormalization at inference into the Conv, ConvTranspose, Gemm or MatMul before it.
 
         W' = W * gamma / sqrt(var + eps),    b' = (b - mean) * gamma / sqrt(var + eps) + beta
@@ -25,15 +22,6 @@ class FoldBatchNorm:
     reads, and all four statistics are constants. Behind a MatMul only where its result has two dimensions
     for sure; without a bias to hold the shift an Add stays. Preserving: equal but for rounding.
     """
-
-    name: ClassVar[str] = "fold-batch-norm"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, {"BatchNormalization"}, _fold)
-
-
-def _fold(graph: gs.Graph, norm: gs.Node) -> None:
     require(attribute(norm, "training_mode", 0) == 0, "it is in training mode")
     require(all(out.is_empty() for out in norm.outputs[1:]), "its running statistics are outputs")
     layer = layer_before(graph, norm.inputs[0])

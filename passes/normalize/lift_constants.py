@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -32,22 +31,16 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LiftConstants:
+def lift_constants(graph: gs.Graph) -> bool:
     """Turn every Constant node, and every Identity of a constant, into a gs.Constant of the same graph.
 
     Works inside control-flow subgraphs too. A node stays where it makes a graph output, or holds strings or
     a sparse tensor. Preserving: the outputs are bit-equal.
     """
-
-    name: ClassVar[str] = "lift-constants"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        changed = False
-        for part in graphs(graph):
-            changed |= _lift_each(part)
-        return changed
+    changed = False
+    for part in graphs(graph):
+        changed |= _lift_each(part)
+    return changed
 
 
 def _lift_each(graph: gs.Graph) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.matching import is_constant, label, optional_input, read
+from onnxmpq.passes.matching import is_constant, is_used, label, optional_input, read
 from onnxmpq.passes.node_builder import NodeBuilder
 
 logger = logging.getLogger(__name__)
@@ -36,23 +37,14 @@ def _attributes_to_inputs(*names: str, dtype: type = np.int64) -> Rule:
     return rule
 
 
-def _drop(*names: str) -> Rule:
-    """Attributes that say nothing about inference are left out."""
-
-    def rule(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
-        for name in names:
-            node.attrs.pop(name, None)
-
-    return rule
+def _drop(name: str, build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
+    """An attribute that says nothing about inference is left out."""
+    node.attrs.pop(name, None)
 
 
-def _rename(op: str) -> Rule:
+def _rename(op: str, build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
     """The operator has another name, and is the same otherwise."""
-
-    def rule(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
-        node.op = op
-
-    return rule
+    node.op = op
 
 
 def _broadcast_by_axis(build: NodeBuilder, node: gs.Node) -> None:
@@ -188,7 +180,7 @@ def _half_pixel_nearest(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG
 
 def _inference_outputs(build: NodeBuilder, node: gs.Node) -> None:
     """BatchNormalization-14: only the first output exists outside training."""
-    if any(_is_used(build.graph, output) for output in node.outputs[1:]):
+    if any(is_used(build.graph, output) for output in node.outputs[1:]):
         raise ModelError(
             f"BatchNormalization {label(node)} gives out statistics of training; export the model for inference"
         )
@@ -247,10 +239,6 @@ def _rank(node: gs.Node, index: int) -> int:
     return len(shape)
 
 
-def _is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    return bool(tensor.outputs) or any(tensor is output for output in graph.outputs)
-
-
 def _stem(node: gs.Node, role: str) -> str:
     return f"{node.outputs[0].name}_{role}"
 
@@ -275,10 +263,10 @@ _REDUCTIONS = (
 RULES: Mapping[int, Mapping[str, Rule]] = {
     7: {
         **dict.fromkeys(_ARITHMETIC, _broadcast_by_axis),
-        **dict.fromkeys(_RECURRENT, _drop("output_sequence")),
-        "BatchNormalization": _drop("is_test"),
-        "Dropout": _drop("is_test"),
-        "Gemm": _drop("broadcast"),
+        **dict.fromkeys(_RECURRENT, partial(_drop, "output_sequence")),
+        "BatchNormalization": partial(_drop, "is_test"),
+        "Dropout": partial(_drop, "is_test"),
+        "Gemm": partial(_drop, "broadcast"),
         "PRelu": _broadcast_slope,
         "Upsample": _combine_scales,
     },
@@ -289,18 +277,18 @@ RULES: Mapping[int, Mapping[str, Rule]] = {
         "Upsample": _attributes_to_inputs("scales", dtype=np.float32),
     },
     10: {
-        "DynamicSlice": _rename("Slice"),
+        "DynamicSlice": partial(_rename, "Slice"),
         "Slice": _attributes_to_inputs("starts", "ends", "axes"),
         "TopK": _attributes_to_inputs("k"),
-        "Upsample": _rename("Resize"),
+        "Upsample": partial(_rename, "Resize"),
     },
     11: {
         "Clip": _limits_to_inputs,
         "Pad": _padding_to_inputs,
         "Resize": _asymmetric_resize,
-        "Scatter": _rename("ScatterElements"),
+        "Scatter": partial(_rename, "ScatterElements"),
     },
-    12: {"Dropout": _drop("ratio")},
+    12: {"Dropout": partial(_drop, "ratio")},
     13: {
         **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _normalize_last_axis),
         "ReduceSum": _attributes_to_inputs("axes"),

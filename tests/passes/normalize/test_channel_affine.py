@@ -2,9 +2,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxmpq.passes.matching import NoMatch
+from onnxmpq.passes.matching import NoMatch, known_rank
 from onnxmpq.passes.normalize.channel_affine import Affine, absorb, layer_before
-from onnxmpq.passes.ranks import known_rank
 from onnxmpq.testing import model_of
 
 ONES = np.ones((4, 6), np.float32)
