@@ -22,7 +22,7 @@ Rewrite = Callable[[gs.Graph, gs.Node], None]
 Attribute = TypeVar("Attribute")
 
 _SAME_SHAPE = {"BatchNormalization", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
-_FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
+FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
 
 
 class NoMatch(Exception):  # noqa: N818 - a pattern that does not apply is no error
@@ -169,7 +169,7 @@ def is_constant(tensor: gs.Tensor | None) -> bool:
 
 def is_float_constant(tensor: gs.Tensor | None) -> bool:
     """True for a dense constant of half, single or double precision."""
-    return tensor is not None and is_constant(tensor) and tensor.dtype in _FLOATS
+    return tensor is not None and is_constant(tensor) and tensor.dtype in FLOATS
 
 
 def read(tensor: gs.Tensor | None) -> Array:

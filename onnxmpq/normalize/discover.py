@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +11,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxmpq.operators import OPERATORS, operator_of, weight_place
+from onnxmpq.operators import OPERATORS, Shapes, operator_of, weight_place
 from onnxmpq.passes.matching import optional_input
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.layout import VECTOR, Layout
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
 
 _WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}
-
-Shapes = Mapping[str, Sequence[int]]
 
 
 def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, ...]:

@@ -81,14 +81,16 @@ class EmitGram:
         weight, build = node.inputs[place].name, e.builder
         require(target is None or len(nodes) == 1, "a target is for a weight that one node reads")
         require(target is None or blocks.count == 1, "a target is for a weight in one block")
-        places = None if target is None else _targets(e, node, place, target, step)
+        targets = OPERATORS[node.op].targets
+        require(target is None or targets is not None, "its outputs are sums over several windows")
         columns = [_columns(e, *reader, blocks, step) for reader in nodes]
         turned = [e("Transpose", c, perm=[0, 2, 1]) for c in columns]
         products = [e("MatMul", *pair) for pair in zip(columns, turned, strict=True)]
         output = gs.Variable(gram_name(weight), np.float32, (blocks.matrices, blocks.width, blocks.width))
         build.into(output, "Sum", products)
         build.graph.outputs.append(output)
-        if places is not None:
+        if target is not None and targets is not None:
+            places = targets(e, node, place, target, step)
             cross = gs.Variable(cross_name(weight), np.float32, (blocks.matrices, None, blocks.width))
             build.into(cross, "MatMul", [places, turned[0]])
             build.graph.outputs.append(cross)
@@ -139,14 +141,6 @@ def _blocks(node: gs.Node, place: int, size: int | None) -> _Blocks:
     columns = math.prod(int(weight.shape[axis]) for axis in layout.columns)
     channels = columns // (layout.group if 0 in layout.columns else 1) // layout.taps
     return _Blocks(layout.group, channels, layout.taps, size or channels)
-
-
-def _targets(e: Emitter, node: gs.Node, place: int, target: gs.Tensor, step: int) -> gs.Variable:
-    """The target where the windows are: [group, rows, n]."""
-    targets = OPERATORS[node.op].targets
-    if targets is None:
-        raise NoMatch("its outputs are sums over several windows")
-    return targets(e, node, place, target, step)
 
 
 def _columns(e: Emitter, node: gs.Node, place: int, blocks: _Blocks, step: int) -> gs.Variable:

@@ -16,7 +16,7 @@ from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.output_kind import OutputKind
 
 LOSS = "onnxmpq/loss"
-_TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric
+TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric
 
 
 class Loss(StrEnum):
@@ -98,7 +98,7 @@ def log_probabilities(e: Emitter, tensor: gs.Tensor, kind: OutputKind) -> gs.Ten
         return flat
     if kind is OutputKind.INDEPENDENT:
         flat = e("Concat", flat, e("Sub", 1.0, flat), axis=1)
-    floor = e.constant(np.array(_TINY, flat.dtype))
+    floor = e.constant(np.array(TINY, flat.dtype))
     return e("Log", e("Clip", flat, floor))
 
 

@@ -19,11 +19,9 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
 from onnxmpq.passes.emitter import Emitter
-from onnxmpq.passes.expose.emit_loss import log_probabilities, target_name
+from onnxmpq.passes.expose.emit_loss import TINY, log_probabilities, target_name
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.output_kind import OutputKind
-
-_TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def _tangent(e: Emitter, output: gs.Tensor, kind: OutputKind, signs: gs.Tensor) 
     """[N, outcomes], in float32: sums of probabilities want more than half precision."""
     single = onnx.TensorProto.FLOAT
     logs = e("Cast", log_probabilities(e, output, kind), to=single)
-    p, drawn = e("Max", e("Exp", logs), _TINY), e("Cast", signs, to=single)
+    p, drawn = e("Max", e("Exp", logs), TINY), e("Cast", signs, to=single)
     if kind is OutputKind.INDEPENDENT:
         return _of_pairs(e, p, drawn)
     q, order = e.pair("TopK", p, _outcomes(e, p), axis=1)  # in falling order, and which class each is of
@@ -81,7 +79,7 @@ def _of_falling(e: Emitter, q: gs.Tensor, signs: gs.Tensor) -> gs.Tensor:
     """The tangents in falling order of the classes; the likeliest has no vector, and its sign no say."""
     axis = e.constant(np.array(1, np.int64))
     upto = e("CumSum", q, axis)
-    before = e("Max", e("CumSum", q, axis, exclusive=1), _TINY)  # zero of the first class only
+    before = e("Max", e("CumSum", q, axis, exclusive=1), TINY)  # zero of the first class only
     weights = e("Mul", signs, e("Sqrt", e("Div", q, e("Mul", before, upto))))
     behind = e("CumSum", weights, axis, exclusive=1, reverse=1)
     own = e("Mul", signs, e("Sqrt", e("Div", before, upto)))

@@ -98,11 +98,11 @@ def _keeps_density(node: gs.Node) -> bool:
 
 def _of_free_size(node: gs.Node, kernel: Sequence[int]) -> Windows:
     """The windows of a Conv of stride 1 over any size: of the size at which one of them fits."""
-    pads = attribute(node, "pads", [0] * 2 * len(kernel))
-    dilations = attribute(node, "dilations", [1] * len(kernel))
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    inside = [r - b - e for r, b, e in zip(reach, pads[: len(kernel)], pads[len(kernel) :], strict=True)]
-    return windows(node, kernel, inside, [1] * len(kernel))
+    rank = len(kernel)
+    bare = windows(node, kernel, [0] * rank, [1] * rank)
+    ends = attribute(node, "pads", [0] * 2 * rank)[rank:]
+    inside = [r - b - e for r, b, e in zip(bare.reach, bare.begin, ends, strict=True)]
+    return replace(bare, inside=tuple(inside))
 
 
 # ConvTranspose: its output is the input of the Conv that it goes back through

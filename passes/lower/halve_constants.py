@@ -8,7 +8,6 @@ what it runs is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,9 +34,9 @@ def halve_constants(graph: gs.Graph) -> bool:
         groups.setdefault((unit, tuple(constant.shape[1:])), []).append(constant)
     if groups:
         known = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-        writer = _Writer(graph, builders(graph)[0], known)
+        names = builders(graph)[0]
         for (unit, _), some in groups.items():
-            writer.join(some, unit)
+            _join(names, known, some, unit)
     return bool(groups)
 
 
@@ -73,43 +72,38 @@ def _is_half(values: NDArray[Any]) -> bool:
         return bool(np.array_equal(values.astype(np.float16), values))
 
 
-@dataclass(slots=True)
-class _Writer:
-    """Writes into one graph, in front; a constant that the graph has already is not written again."""
+def _join(
+    names: NodeBuilder, known: list[gs.Constant], constants: Sequence[gs.Constant], unit: float
+) -> None:
+    """The constants become pieces of one tensor, under their own names, which the graph's first nodes make."""
+    joined = np.concatenate([read(constant) for constant in constants]) / np.float32(unit)
+    pieces = [gs.Variable(constant.name) for constant in constants]  # no type: it would be written
+    for constant, piece in zip(constants, pieces, strict=True):
+        redirect(constant.outputs, constant, piece)
+    whole = pieces[0]
+    nodes = []
+    if len(pieces) > 1:
+        sizes = _constant(names, known, "mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
+        whole = gs.Variable(names.name("mpq_all"))
+        nodes.append(gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
+    if unit != 1:
+        factor = _constant(names, known, "mpq_unit", np.array(unit, np.float32))
+        single = gs.Variable(names.name("mpq_single"))
+        nodes.append(gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
+        whole = single
+    stored = gs.Constant(names.name("mpq_halves"), joined.astype(np.float16))
+    nodes.append(gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole]))
+    names.graph.nodes[:0] = reversed(nodes)
 
-    graph: gs.Graph
-    names: NodeBuilder
-    known: list[gs.Constant]
 
-    def join(self, constants: Sequence[gs.Constant], unit: float) -> None:
-        """The constants become pieces of one tensor, under their own names."""
-        joined = np.concatenate([read(constant) for constant in constants]) / np.float32(unit)
-        pieces = [gs.Variable(constant.name) for constant in constants]  # no type: it would be written
-        for constant, piece in zip(constants, pieces, strict=True):
-            redirect(constant.outputs, constant, piece)
-        whole = pieces[0]
-        if len(pieces) > 1:
-            sizes = self.constant("mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
-            whole = gs.Variable(self.names.name("mpq_all"))
-            self.graph.nodes.insert(0, gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
-        if unit != 1:
-            factor = self.constant("mpq_unit", np.array(unit, np.float32))
-            single = gs.Variable(self.names.name("mpq_single"))
-            self.graph.nodes.insert(0, gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
-            whole = single
-        stored = gs.Constant(self.names.name("mpq_halves"), joined.astype(np.float16))
-        self.graph.nodes.insert(
-            0, gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole])
-        )
-
-    def constant(self, stem: str, values: NDArray[Any]) -> gs.Constant:
-        """A constant that the graph has already, or a new one."""
-        alike = (c for c in self.known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
-        found = next((c for c in alike if np.array_equal(read(c), values)), None)
-        if found is None:
-            found = self.names.constant(stem, values)
-            self.known.insert(0, found)
-        return found
+def _constant(names: NodeBuilder, known: list[gs.Constant], stem: str, values: NDArray[Any]) -> gs.Constant:
+    """A constant that the graph has already, or a new one."""
+    alike = (c for c in known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
+    found = next((c for c in alike if np.array_equal(read(c), values)), None)
+    if found is None:
+        found = names.constant(stem, values)
+        known.insert(0, found)
+    return found
 
 
 SCALE_UNIT = 2.0**-12

@@ -41,9 +41,9 @@ class InsertQdq:
                 _check(tensors.get(name))
             except NoMatch as reason:
                 _LOGGER.debug("%s is not quantized: %s", name, reason)
-                continue
-            self._quantize(tensors[name], writer)
-            changed = True
+            else:
+                self._quantize(tensors[name], writer)
+                changed = True
         return changed
 
     def _quantize(self, tensor: gs.Tensor, writer: _Writer) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import per_channel, read, require, rewrites
-from onnxmpq.passes.normalize.channel_affine import Affine, absorb_and_drop, layer_before, split_operands
+from onnxmpq.passes.normalize.channel_affine import absorb_and_drop, layer_before, split_operands
 
 
 @rewrites({"Mul", "Div", "Add", "Sub"})
@@ -25,12 +25,12 @@ def fold_affine(graph: gs.Graph, node: gs.Node) -> None:
     values = per_channel(read(node.inputs[constant]), layer.rank, layer.axis, layer.channels)
     one, zero = np.ones(layer.channels), np.zeros(layer.channels)
     if node.op == "Add":
-        affine = Affine(one, values)
+        scale, shift = one, values
     elif node.op == "Sub":  # y - c or c - y
-        affine = Affine(one, -values) if constant == 1 else Affine(-one, values)
+        scale, shift = (one, -values) if constant == 1 else (-one, values)
     elif node.op == "Mul":
-        affine = Affine(values, zero)
+        scale, shift = values, zero
     else:
         require(constant == 1 and bool(values.all()), "it divides by the layer's result, or by zero")
-        affine = Affine(1 / values, zero)
-    absorb_and_drop(graph, layer, affine, node)
+        scale, shift = 1 / values, zero
+    absorb_and_drop(graph, layer, scale, shift, node)

@@ -7,7 +7,7 @@ rule means the same in both. The source is the operators' changelog, onnx/docs/C
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,17 +24,15 @@ logger = logging.getLogger(__name__)
 Rule = Callable[[NodeBuilder, gs.Node], None]
 
 
-def _attributes_to_inputs(*names: str, dtype: type = np.int64) -> Rule:
+def _attributes_to_inputs(
+    names: Sequence[str], build: NodeBuilder, node: gs.Node, *, dtype: type = np.int64
+) -> None:
     """Attributes become the inputs after the last one, in this order; an absent one ends the list."""
-
-    def rule(build: NodeBuilder, node: gs.Node) -> None:
-        for name in names:
-            if name not in node.attrs:
-                return
-            values: NDArray[Any] = np.atleast_1d(np.asarray(node.attrs.pop(name), dtype))
-            node.inputs.append(_constant(build, node, name, values))
-
-    return rule
+    for name in names:
+        if name not in node.attrs:
+            return
+        values: NDArray[Any] = np.atleast_1d(np.asarray(node.attrs.pop(name), dtype))
+        node.inputs.append(_constant(build, node, name, values))
 
 
 def _drop(name: str, build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
@@ -119,7 +117,7 @@ def _limits_to_inputs(build: NodeBuilder, node: gs.Node) -> None:
 def _padding_to_inputs(build: NodeBuilder, node: gs.Node) -> None:
     """Pad-11: the pads, and the value where it is not zero, are inputs."""
     value = node.attrs.pop("value", 0.0)
-    _attributes_to_inputs("pads")(build, node)
+    _attributes_to_inputs(["pads"], build, node)
     if value != 0.0:
         node.inputs.append(_scalar(build, node, "value", value))
 
@@ -274,12 +272,12 @@ RULES: Mapping[int, Mapping[str, Rule]] = {
         "BatchNormalization": _per_channel_normalization,
         "MeanVarianceNormalization": _axes_of_normalization,
         "Scan": _refuse_old_scan,
-        "Upsample": _attributes_to_inputs("scales", dtype=np.float32),
+        "Upsample": partial(_attributes_to_inputs, ["scales"], dtype=np.float32),
     },
     10: {
         "DynamicSlice": partial(_rename, "Slice"),
-        "Slice": _attributes_to_inputs("starts", "ends", "axes"),
-        "TopK": _attributes_to_inputs("k"),
+        "Slice": partial(_attributes_to_inputs, ["starts", "ends", "axes"]),
+        "TopK": partial(_attributes_to_inputs, ["k"]),
         "Upsample": partial(_rename, "Resize"),
     },
     11: {
@@ -291,15 +289,15 @@ RULES: Mapping[int, Mapping[str, Rule]] = {
     12: {"Dropout": partial(_drop, "ratio")},
     13: {
         **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _normalize_last_axis),
-        "ReduceSum": _attributes_to_inputs("axes"),
+        "ReduceSum": partial(_attributes_to_inputs, ["axes"]),
         "Resize": _half_pixel_nearest,
-        "Split": _attributes_to_inputs("split"),
-        "Squeeze": _attributes_to_inputs("axes"),
-        "Unsqueeze": _attributes_to_inputs("axes"),
+        "Split": partial(_attributes_to_inputs, ["split"]),
+        "Squeeze": partial(_attributes_to_inputs, ["axes"]),
+        "Unsqueeze": partial(_attributes_to_inputs, ["axes"]),
     },
     14: {"BatchNormalization": _inference_outputs},
     16: {"RoiAlign": _output_half_pixel},
-    18: {**dict.fromkeys(_REDUCTIONS, _attributes_to_inputs("axes")), "Split": _count_outputs},
+    18: {**dict.fromkeys(_REDUCTIONS, partial(_attributes_to_inputs, ["axes"])), "Split": _count_outputs},
     20: {"DFT": _transform_axis, "GridSample": _interpolation_names},
     21: {"GroupNormalization": _scale_per_channel},
 }

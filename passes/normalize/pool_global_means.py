@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, attribute, optional_input, position, read, require, rewrites
+from onnxmpq.passes.matching import (
+    FLOATS,
+    NoMatch,
+    attribute,
+    optional_input,
+    position,
+    read,
+    require,
+    rewrites,
+)
 from onnxmpq.passes.node_builder import builders
-
-_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
 @rewrites(("ReduceMean",))
@@ -20,7 +26,7 @@ def pool_global_means(graph: gs.Graph, node: gs.Node) -> None:
     order of the sums.
     """
     source, mean = node.inputs[0], node.outputs[0]
-    if source.shape is None or source.dtype not in _FLOATS:
+    if source.shape is None or source.dtype not in FLOATS:
         raise NoMatch(f"{source.name} is not known to be a floating-point tensor of some rank")
     rank = len(source.shape)
     axes = sorted(axis % rank for axis in _axes(node))
