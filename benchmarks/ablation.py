@@ -35,7 +35,7 @@ from networks import calibration, networks
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.check.forced import narrowed
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.context.splits import divide
 from onnxmpq.data.augmentations import NO_AUGMENTATION
 from onnxmpq.lower.draft import Draft, Lowering

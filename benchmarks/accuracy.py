@@ -34,7 +34,7 @@ from paired import Hits
 
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.check.forced import forced_by, narrowed
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.context.splits import divide
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.lower.draft import Draft, Lowering

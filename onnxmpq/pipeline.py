@@ -12,7 +12,7 @@ from onnxmpq.allocate.stage import allocate
 from onnxmpq.calibrate.stage import calibrate
 from onnxmpq.check.forced import narrowed
 from onnxmpq.check.stage import check
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.normalize.stage import prepare_model

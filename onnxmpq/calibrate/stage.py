@@ -7,11 +7,8 @@ from collections.abc import Collection
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
 from onnxmpq.calibrate.mirror import mirror_axis
 from onnxmpq.check.forced import forced_by
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.placed import Placed
-from onnxmpq.context.prepared import Prepared
-from onnxmpq.context.setting import Setting
+from onnxmpq.context.prepared import Activations, Placed, Prepared
+from onnxmpq.context.setting import Loaded, Setting
 from onnxmpq.context.splits import divide
 from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations

@@ -8,9 +8,8 @@ from itertools import chain
 
 from onnxmpq.allocate.choose import FileSize, least_rows
 from onnxmpq.allocate.knapsack import check_feasible
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.placed import Placed
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Placed, Prepared
+from onnxmpq.context.setting import Loaded
 from onnxmpq.place.half_precision import check_halves
 from onnxmpq.place.stage import placed
 from onnxmpq.request import Request
