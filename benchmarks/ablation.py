@@ -48,8 +48,8 @@ from onnxmpq.runtime.session import Runtime
 from onnxmpq.search.stage import is_searched, search
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.values.costs import CostTable
+from onnxmpq.values.plan import average_bits
 from onnxmpq.values.quantized_weight import Grids
-from onnxmpq.values.storage import average_bits
 from onnxmpq.values.target import Target
 
 T = TypeVar("T")

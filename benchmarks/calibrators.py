@@ -37,8 +37,8 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.activation_range import CodeType
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.score import OutputKind
 from onnxmpq.values.target import find_target
 
 _BATCH = 50

@@ -46,7 +46,7 @@ from onnxmpq.sensitivity.methods.ompq import as_published as ompq_as_published
 from onnxmpq.sensitivity.methods.semilayer import Semilayers
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.values.costs import CostTable, Sensitivity
-from onnxmpq.values.storage import average_bits
+from onnxmpq.values.plan import average_bits
 
 
 @dataclass(frozen=True, slots=True)

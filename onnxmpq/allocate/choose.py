@@ -18,8 +18,7 @@ from onnxmpq.errors import InfeasibleError
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option, Options
-from onnxmpq.values.plan import Plan
-from onnxmpq.values.storage import stored_bytes, weight_bytes
+from onnxmpq.values.plan import Plan, stored_bytes, weight_bytes
 
 _FILE_ROUNDS = 12
 _FINE = 1.005  # ratio of bytes within which the smallest plan that keeps a loss is found

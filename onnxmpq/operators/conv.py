@@ -15,7 +15,7 @@ from onnxmpq.operators.windows import TO_THE_END, as_float, channels_first, map_
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
 from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

@@ -12,7 +12,7 @@ from onnxmpq.operators.operator import BiasSlot, Operator, Shapes
 from onnxmpq.operators.windows import as_float, channels_first, map_macs, strided
 from onnxmpq.passes.matching import attribute
 from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

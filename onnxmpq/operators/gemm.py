@@ -8,7 +8,7 @@ from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
 from onnxmpq.operators.products import product_macs, rows_of
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
 from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout, matrix
+from onnxmpq.values.layer import Layout, matrix
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

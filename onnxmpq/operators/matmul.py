@@ -9,7 +9,7 @@ from onnxmpq.operators.products import ON_THE_LEFT, product_macs, rows_of
 from onnxmpq.passes.matching import require
 from onnxmpq.passes.node_builder import NodeBuilder
 from onnxmpq.passes.ranks import known_rank
-from onnxmpq.values.layout import Layout, matrix
+from onnxmpq.values.layer import Layout, matrix
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

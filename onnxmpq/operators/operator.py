@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 Shapes = Mapping[str, Sequence[int]]  # of tensors, as traced in a run
 

@@ -1,6 +1,6 @@
 """A weight as rows, one for each sum of products it takes part in, and back.
 
-The layer's layout (`onnxmpq.values.layout`) tells which axes are rows; those of one output channel share its scale. Where the input channels are in blocks
+The layer's layout (`onnxmpq.values.layer`) tells which axes are rows; those of one output channel share its scale. Where the input channels are in blocks
 (`onnxmpq.rounding.blocks`), a row is cut at them and each block stands as a group of its own; the parts of a row share
 its scale.
 """

@@ -16,9 +16,8 @@ from onnxmpq.sensitivity.methods.size import size
 from onnxmpq.sensitivity.stage import probe_of, whole_table
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.option import Options
-from onnxmpq.values.plan import Plan
+from onnxmpq.values.plan import Plan, weight_bytes
 from onnxmpq.values.report import SearchReport
-from onnxmpq.values.storage import weight_bytes
 
 
 def is_searched(setting: Setting) -> bool:

@@ -36,8 +36,8 @@ from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.runs import runs
+from onnxmpq.values.score import OutputKind
 
 Targets = Mapping[str, Array]  # by output
 Shapes = Mapping[str, tuple[int | None, ...]]

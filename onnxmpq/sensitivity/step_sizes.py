@@ -30,7 +30,7 @@ from onnxmpq.sensitivity.variant import require_count, require_known, require_nu
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 Trains = Literal["steps", "all"]
 TargetKind = Literal["labels", "float"]

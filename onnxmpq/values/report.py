@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxmpq.values.latency import Latency
-from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.score import Score
 
 _GROUPS = (
@@ -92,6 +91,21 @@ class SearchReport:
     tried: int
     kept: int
     rival: str | None  # the plan that looks at no costs that it was found from
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """The target and storage that a file was written for, and the least that it needs."""
+
+    target: str
+    storage: str
+    opset: int
+    onnxruntime: str  # the lowest version that loads the file
+    optimizations: str = "all"  # the most of its graph optimizations with which it does: "all" or "basic"
+
+    def __str__(self) -> str:
+        limited = f" at {self.optimizations} graph optimizations" if self.optimizations != "all" else ""
+        return f"opset {self.opset}, ONNX Runtime {self.onnxruntime}{limited}"
 
 
 @dataclass(frozen=True, slots=True)

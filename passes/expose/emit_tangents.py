@@ -22,7 +22,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.passes.expose.emit_loss import log_probabilities, target_name
 from onnxmpq.passes.gradients.emitter import Emitter
 from onnxmpq.passes.node_builder import builders
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 _TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric
 

@@ -30,7 +30,7 @@ from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.effort import EFFORTS
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 13]>

@@ -15,13 +15,13 @@ from onnxmpq.values.report import (
     LayerReport,
     QualityReport,
     Report,
+    Requirements,
     RunReport,
     SearchReport,
     SensitivityReport,
     SizeReport,
     SpeedReport,
 )
-from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.score import Score
 
 Capture = pytest.CaptureFixture[str]

@@ -27,7 +27,7 @@ from onnxmpq.testing import classifier, labelled, model_of
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 RUNTIME = Runtime("cpu", threads=1)
 RNG = np.random.default_rng(0)

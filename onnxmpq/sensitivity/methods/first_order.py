@@ -52,7 +52,7 @@ from onnxmpq.sensitivity.variant import require_known, titled
 from onnxmpq.values.arrays import Doubles
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ from onnxmpq.passes.expose.emit_loss import Loss
 from onnxmpq.sensitivity.directional import Objective, Targets, passes, slopes, widths_of
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.costs import CostTable
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 
 def fisher(probe: Probe) -> CostTable:
