@@ -77,7 +77,7 @@ def measure(network: Network, samples: int) -> list[list[str]]:
         prepared = prepare(runtime, model, sample, integer=False, batchable=True)
         layer = widest(prepared)
         with in_blocks(layer, 1):
-            judged = moments(runtime, prepared, layer, other).covariance()
+            judged = moments(runtime, prepared, layer, other).centred().gram
         grams = []
         for count in _BLOCKS:
             with in_blocks(layer, count):

@@ -127,20 +127,15 @@ class CachedPair:
     quantized: ActivationCache
 
     def states(self) -> Iterator[tuple[State, State]]:
-        """What the rest of both reads, batch by batch."""
-        return in_step(self.exact, self.quantized)
+        """What the rest of both reads, batch by batch. Data are read once at a time: their source may not like two."""
+        if self.exact.at_start and self.quantized.at_start:
+            return ((state, state) for state in self.exact.states())
+        return zip(self.exact.states(), self.quantized.states(), strict=True)
 
     def advance(self, changing: Collection[str]) -> None:
         """Run both on, as far as constants are known."""
         self.exact.advance(changing)
         self.quantized.advance(changing)
-
-
-def in_step(first: ActivationCache, second: ActivationCache) -> Iterator[tuple[State, State]]:
-    """The states of two caches over the same samples. Data are read once at a time: their source may not like two."""
-    if first.at_start and second.at_start:
-        return ((state, state) for state in first.states())
-    return zip(first.states(), second.states(), strict=True)
 
 
 def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, int]:

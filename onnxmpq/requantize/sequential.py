@@ -65,7 +65,7 @@ _CHEAP_PRODUCTS = (
     1 << 20
 )  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
 _SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
-_FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
+_FEWEST_A_COLUMN = 16  # windows: with fewer the first rounding, which saw more samples, does better on others
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
 _HALVES = 2
@@ -242,9 +242,8 @@ class SequentialRequantizer:
         """
         pair = self._pair(layer)
         exact, cache = pair.exact, pair.quantized
-        if cache.data.count < self._all.quantized.data.count and map_windows(
-            layer, cache.data.count
-        ) < _fewest(layer):
+        windows = map_windows(layer, cache.data.count)
+        if cache.data.count < self._all.quantized.data.count and windows < _FEWEST_A_COLUMN * columns(layer):
             return []
         if pair is not self._all or pair is self._some:
             pair.advance(self._changing)
@@ -304,11 +303,6 @@ def _fed(session: Session, values: State) -> dict[str, Array]:
 def _enough(layer: Layer) -> int:
     """How many windows a layer is requantized on where there are as many."""
     return enough(layer, _CHEAP_PRODUCTS, _MOST_WINDOWS_A_COLUMN)
-
-
-def _fewest(layer: Layer) -> int:
-    """How many windows a layer is requantized on at least, where the first rounding saw more."""
-    return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
 
 
 def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:

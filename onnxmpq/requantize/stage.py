@@ -133,10 +133,10 @@ def rounded_on(data: Dataset, draft: Draft) -> Draft:
     setting = draft.setting
     if data is setting.splits.rounding:
         return draft
-    silent = Stages(Observer())
-    return replace(
-        draft, candidates=rounded_weights(setting, data, NO_AUGMENTATION, single(draft.plan), silent)
+    silent = replace(
+        setting, stages=Stages(Observer()), forced=single(draft.plan), augmentations=NO_AUGMENTATION
     )
+    return replace(draft, candidates=rounded_weights(silent, data))
 
 
 def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress) -> Draft:
@@ -153,19 +153,16 @@ def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, pro
 def _again(
     draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress, *, same_kind: bool = False
 ) -> Draft:
-    layers, requantizer = draft.prepared.layers, requantizer_of(draft, data, augmentations)
-    after = requantized(requantizer, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
-    return replace(draft, candidates=after)
-
-
-def requantizer_of(draft: Draft, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
-    """The float network, and the one with the plan's Q/DQ pairs on activations, over such data."""
     setting, prepared = draft.setting, draft.prepared
-    return SequentialRequantizer(
+    requantizer = SequentialRequantizer(
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
         prepared.traced, data, prepared.batch_size, setting.request.search.effort.requantize,
         seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=augmentations,
     )  # fmt: skip
+    after = requantized(
+        requantizer, prepared.layers, draft.plan, draft.candidates, progress, same_kind=same_kind
+    )
+    return replace(draft, candidates=after)
 
 
 def _turn(progress: Progress, number: int) -> Progress:

@@ -56,9 +56,7 @@ class Candidates:
     def fit(self, found: Fitted) -> None:
         """Let such roundings stand for their layer."""
         for bits, rounded in found.rounded.items():
-            self._made[found.layer.name, bits] = _held(found.layer, rounded)
-        for bits, shift in found.shifts.items():
-            self._shifts[found.layer.name, bits] = shift
+            self.replace(found.layer, rounded, found.shifts.get(bits))
 
     def replace(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
         """Let a rounding and what its bias gains stand for the layer at that width."""

@@ -44,13 +44,10 @@ class Moments:
     mean: Doubles
     count: float
 
-    def covariance(self) -> Doubles:
-        """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
-        return centred(self.gram, self.mean, self.count)
-
     def centred(self) -> Moments:
-        """The same of x - mean."""
-        return replace(self, gram=self.covariance(), mean=np.zeros_like(self.mean))
+        """The same of x - mean: what is left where the bias takes up the mean."""
+        left = centred(self.gram, self.mean, self.count)
+        return replace(self, gram=left, mean=np.zeros_like(self.mean))
 
 
 def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
@@ -109,7 +106,7 @@ def input_moments(
 
     Of large maps only so many windows are taken, evenly spaced, as the matrix needs.
     """
-    passes = list(_passes([layer for layer in layers if has_moments(layer)]))
+    passes = list(runs(filter(has_moments, layers), _bytes, _BYTES_A_PASS))
     for number, some in enumerate(passes):
 
         def report(done: int, number: int = number) -> None:
@@ -185,11 +182,6 @@ def channel_major(layer: Layer) -> NDArray[np.intp]:
     size = block_columns(layer)
     windows = np.arange(size).reshape(-1, block_channels(layer)).T.ravel()
     return np.append(windows, size)
-
-
-def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
-    """Layers in runs whose matrices together stay within the bound."""
-    return runs(layers, _bytes, _BYTES_A_PASS)
 
 
 def _bytes(layer: Layer) -> int:

@@ -27,7 +27,8 @@ def to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
 
     A last block that is not full ends in zeros.
     """
-    rows = _whole_rows(weight, layer)
+    turned = weight.reshape(_split_shape(layer)).transpose(_order(layer))
+    rows = turned.reshape(layer.group, -1, columns(layer))
     blocks, size = block_count(layer), block_columns(layer)
     if blocks == 1:
         return rows
@@ -45,12 +46,6 @@ def from_rows(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
     sizes = _split_shape(layer)
     turned = rows.reshape([sizes[axis] for axis in order]).transpose(np.argsort(order))
     return np.ascontiguousarray(turned.reshape(layer.shape))
-
-
-def _whole_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
-    """[group, rows, D]."""
-    turned = weight.reshape(_split_shape(layer)).transpose(_order(layer))
-    return turned.reshape(layer.group, -1, columns(layer))
 
 
 def _split_shape(layer: Layer) -> tuple[int, ...]:

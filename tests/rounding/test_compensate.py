@@ -47,7 +47,7 @@ def moments_of(layer: Layer, seed: int, mean: float = 0.0) -> tuple[Moments, Flo
 
 
 def gram_for(layer: Layer, moments: Moments) -> Doubles:
-    return moments.gram if layer.bias is None else moments.covariance()
+    return moments.gram if layer.bias is None else moments.centred().gram
 
 
 def output_error(weight: Floats, rounded: Floats, layer: Layer, x: Floats) -> float:
