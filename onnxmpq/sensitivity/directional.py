@@ -36,6 +36,7 @@ from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
 from onnxmpq.values.runs import runs
 from onnxmpq.values.score import OutputKind
 
@@ -85,6 +86,14 @@ class _Share:
 def widths_of(probe: Probe) -> dict[str, list[int]]:
     """The widths that each layer with a choice may take, in order."""
     return {name: sorted({o.weight_bits for o in options}) for name, options in probe.options.items()}
+
+
+def by_option(probe: Probe, costs: Mapping[str, Array]) -> dict[str, dict[Option, float]]:
+    """The costs of all options, given each layer's by its widths as in `widths_of`."""
+    return {
+        name: {o: float(costs[name][bits.index(o.weight_bits)]) for o in probe.options[name]}
+        for name, bits in widths_of(probe).items()
+    }
 
 
 def changes_of(probe: Probe, layer: Layer, widths: Sequence[int]) -> list[Change]:

@@ -36,6 +36,7 @@ from onnxmpq.sensitivity.directional import (
     Shapes,
     Targets,
     batch_shapes,
+    by_option,
     changes_of,
     check_sizes,
     differentiable,
@@ -95,19 +96,11 @@ class FirstOrder:
         self.check_data(probe.metric, probe.data, probe.training)
         by_slope = self.form in _BY_SAMPLE
         costs = self._by_slopes(probe) if by_slope else self._by_weights(probe)
-        widths = widths_of(probe)
         falling = {name: np.maximum.accumulate(values[::-1])[::-1] for name, values in costs.items()}
-        table = {
-            name: {o: float(falling[name][bits.index(o.weight_bits)]) for o in probe.options[name]}
-            for name, bits in widths.items()
-        }
+        evaluations = passes(probe) if by_slope else 1
         return CostTable(
-            table,
-            _UNITS[self.form],
-            titled("first-order", self),
-            probe.data.count,
-            passes(probe) if by_slope else 1,
-        )
+            by_option(probe, falling), _UNITS[self.form], titled("first-order", self), probe.data.count, evaluations
+        )  # fmt: skip
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
         """Raise as `__call__` does for what has no cross-entropy."""

@@ -72,10 +72,9 @@ class Greedy:
         else:
             _passes(search, updated=self.updated)
         losses = tuple(None if outcome is None else outcome.loss for outcome in search.outcomes)
-        evaluations = search.judge.evaluations
         return Trajectory(
             tuple(search.plans), losses, search.probe.metric.name, titled("greedy", self), probe.data.count,
-            evaluations,
+            search.judge.evaluations,
         )  # fmt: skip
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
@@ -87,6 +86,7 @@ class Greedy:
 greedy = Greedy()
 by_loss = Greedy(judged_by="loss")
 by_steps = Greedy(moves="steps")
+_NOTHING = Outcome(0.0, 0.0, None)  # what no move can be held against
 
 
 class _Search:
@@ -115,13 +115,14 @@ class _Search:
         self.probe.progress(min(self.judge.evaluations, total), total)
         return outcomes
 
-    def rank(self, layer: Layer, outcome: Outcome) -> Rank:
-        """The least goes first; what is equal in all of it keeps the order of execution."""
-        if math.isnan(outcome.loss):
+    def rank(self, layer: Layer, outcome: Outcome, last: Outcome = _NOTHING, saved: int = 1) -> Rank:
+        """What is lost since `last` for each bit saved: the least goes first, and equal ones in order of execution."""
+        if math.isnan(outcome.loss - last.loss):
             return True, 0.0, 0.0, -layer.params
-        return False, self.bad(outcome), outcome.loss, -layer.params
+        worse = self._bad(outcome) - self._bad(last)
+        return False, worse / saved, (outcome.loss - last.loss) / saved, -layer.params
 
-    def bad(self, outcome: Outcome) -> float:
+    def _bad(self, outcome: Outcome) -> float:
         return outcome.loss if outcome.top1 is None or self.judged_by == "loss" else -outcome.top1
 
 
@@ -153,12 +154,8 @@ def _steps(search: _Search, *, per_bit: bool) -> None:
 
     def price(move: Move, outcome: Outcome) -> Rank:
         layer, option = move
-        if math.isnan(outcome.loss - last.loss):
-            return True, 0.0, 0.0, -layer.params
         bits = search.state[layer.name].weight_bits - option.weight_bits
-        saved = layer.params * bits if per_bit else 1
-        worse = search.bad(outcome) - search.bad(last)
-        return False, worse / saved, (outcome.loss - last.loss) / saved, -layer.params
+        return search.rank(layer, outcome, last, layer.params * bits if per_bit else 1)
 
     while moves := [(layer, option) for layer in search.layers for option in _next(search, layer)]:
         move, last = min(_tried(search, moves, total), key=lambda pair: price(*pair))
