@@ -57,7 +57,7 @@ ROOMS: Mapping[str, str] = {
     "check.stage": "values place allocate request context place.stage",
     "check": "values allocate context lower check.stage",
     "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check",
-    "rounding.stage": "observer values runtime data rounding context lower",
+    "rounding.stage": "values runtime data rounding context lower",
     "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check",
     "timing.stage": "errors values timing lower",
     "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",

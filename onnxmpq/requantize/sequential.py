@@ -61,9 +61,8 @@ from onnxmpq.values.plan import Plan
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
 _MOST_WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
-_CHEAP_PRODUCTS = (
-    1 << 20
-)  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
+# Windows x columns that cost little: few columns (a depthwise kernel's) see more windows.
+_CHEAP_PRODUCTS = 1 << 20
 _SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
 _FEWEST_A_COLUMN = 16  # windows: with fewer the first rounding, which saw more samples, does better on others
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal

@@ -60,9 +60,7 @@ class Layer:
     positions: tuple[int, ...] = ()  # spatial size of the map that its weight is applied over
     float_bits: int = FLOAT_BITS
     bias: str | None = None  # a constant [channels] that this layer alone adds
-    scale_bytes: int = (
-        4  # that the file spends on a channel's scale; 2 in half precision, then its bias may be too
-    )
+    scale_bytes: int = 4  # of a channel's scale in the file; 2 in half precision, then its bias may be too
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
 

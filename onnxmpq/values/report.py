@@ -12,14 +12,6 @@ from typing import Any
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.score import Score
 
-_GROUPS = (
-    "size",
-    "quality",
-    "speed",
-    "requirements",
-    "sensitivity",
-    "run",
-)  # whose fields stand loose in the JSON
 _FLAT_NAMES = {"samples": "sensitivity_samples", "unit": "sensitivity_unit"}
 
 
@@ -152,7 +144,7 @@ class Report:
         """Plain values by flat names, those that readers of the JSON know; an infinite SQNR (equal outputs) becomes null."""
         flat: dict[str, Any] = {}
         for name, value in _plain(dataclasses.asdict(self)).items():
-            flat |= value if name in _GROUPS else {name: value}
+            flat |= value if isinstance(value, dict) else {name: value}  # the fields of groups stand loose
         return {_FLAT_NAMES.get(name, name): value for name, value in flat.items()}
 
     def to_json(self) -> str:
