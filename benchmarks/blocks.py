@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
 from onnxmpq.normalize.prepare import prepare
-from onnxmpq.rounding import blocks
+from onnxmpq.rounding import rows as blocks
 from onnxmpq.rounding.compensate import compensate
 from onnxmpq.rounding.moments import Moments, input_moments
 from onnxmpq.rounding.quantizer import quantize

@@ -83,7 +83,10 @@ def gather_statistics(
             runtime.session(model, spin=False), histograms, dataset,
             lambda done: progress(dataset.count + done, passes),
         )  # fmt: skip
-    return {name: Statistics(*some, histograms[name]) for name, some in known.items()}
+    return {
+        name: Statistics(low, high, mean_low, mean_high, deviation_low, deviation_high, histograms[name])
+        for name, (low, high, mean_low, mean_high, deviation_low, deviation_high) in known.items()
+    }
 
 
 def _tapped(model: onnx.ModelProto, taps: TapTensors | TapBins) -> onnx.ModelProto:

@@ -16,7 +16,7 @@ from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, Feeds
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
-from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
+from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, block_count, columns
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
@@ -37,7 +37,7 @@ class Moments:
     """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
 
     A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
-    (`onnxmpq.rounding.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].
+    (`onnxmpq.rounding.rows`) stands as a group of its own: [group * blocks, D_b, D_b].
     """
 
     gram: Doubles

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
 from onnxmpq.lower.draft import Lowering
-from onnxmpq.rounding.blocks import MOST_COLUMNS, block_columns, block_count, columns
-from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.rounding.fitted import fitted
+from onnxmpq.rounding.candidates import Candidates, fitted
 from onnxmpq.rounding.moments import has_moments, input_moments
+from onnxmpq.rounding.rows import MOST_COLUMNS, block_columns, block_count, columns
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_processes
 from onnxmpq.values.layer import Layer

@@ -7,8 +7,7 @@ import onnx
 import pytest
 
 from onnxmpq.passes.lower.halve_constants import SCALE_UNIT
-from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.rounding.fitted import Fitted
+from onnxmpq.rounding.candidates import Candidates, Fitted
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.testing import model_of
 from onnxmpq.testing.models import example_layer

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from onnxmpq.rounding.candidates import Task, fitted
 from onnxmpq.rounding.compensate import compensate
-from onnxmpq.rounding.fitted import Task, fitted
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.shrink import shrunk
 from onnxmpq.rounding.squant import quantize_balanced

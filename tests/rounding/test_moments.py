@@ -18,7 +18,6 @@ from onnxmpq.normalize.prepare import prepare, runnable
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
-from onnxmpq.rounding.blocks import block_columns, block_count, columns
 from onnxmpq.rounding.moments import (
     Moments,
     centred,
@@ -28,6 +27,7 @@ from onnxmpq.rounding.moments import (
     is_known,
     step,
 )
+from onnxmpq.rounding.rows import block_columns, block_count, columns
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_pass
 from onnxmpq.testing.models import example_layer
@@ -190,7 +190,7 @@ def test_blocks_are_the_diagonal_of_the_whole(
     (layer,) = discover(gs.import_onnx(model), {})
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, *x.shape[1:]))], samples=None)
     ((_, whole),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
-    monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", largest)
+    monkeypatch.setattr("onnxmpq.rounding.rows.MOST_COLUMNS", largest)
     ((_, parts),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
     blocks, size = block_count(layer), block_columns(layer)
     assert blocks > 1

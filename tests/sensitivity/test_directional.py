@@ -114,8 +114,10 @@ def test_slopes_are_changes_of_each_samples_loss(batch_size: int) -> None:
         return {"y": np.tile(factors, (batch.count, 1))}
 
     found: dict[str, list[Array]] = {}
-    for part in slopes(probe, lambda: Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)):
-        found.setdefault(part.layer, []).append(part.values)
+    for name, _, values in slopes(
+        probe, lambda: Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)
+    ):
+        found.setdefault(name, []).append(values)
     feeds = next(probe.data.batches(7)).feeds
     before = RUNTIME.session(probe.model).run(feeds)["y"] @ factors
     assert len(found) == 6

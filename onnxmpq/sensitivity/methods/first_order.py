@@ -117,10 +117,8 @@ class FirstOrder:
         forms = list(_BY_SAMPLE)
         widths = widths_of(probe)
         totals = {name: np.zeros((len(forms), len(bits))) for name, bits in widths.items()}
-        for found in slopes(probe, partial(self.objective, probe)):
-            totals[found.layer][:, found.columns] += [
-                _BY_SAMPLE[form](found.values).sum(axis=0) for form in forms
-            ]
+        for layer, columns, found in slopes(probe, partial(self.objective, probe)):
+            totals[layer][:, columns] += [_BY_SAMPLE[form](found).sum(axis=0) for form in forms]
         sums = {form: {n: np.abs(total[i]) for n, total in totals.items()} for i, form in enumerate(forms)}
         probe.note(cancellation(sums["signed"], sums["mean-absolute"]))
         return {name: total / probe.data.count for name, total in sums[self.form].items()}
@@ -132,9 +130,8 @@ class FirstOrder:
         totals: dict[str, Doubles] = {layer.name: np.zeros(layer.shape) for layer in layers}
         for name, gradient in _weight_gradients(probe, self.objective(probe), layers, one_by_one=power == 2):
             totals[name] += gradient**power
-        return {
-            layer.name: self._form(probe, layer, totals[layer.name] / probe.data.count) for layer in layers
-        }
+        count = probe.data.count
+        return {layer.name: self._form(probe, layer, totals[layer.name] / count) for layer in layers}
 
     def _form(self, probe: Probe, layer: Layer, mean: Doubles) -> Doubles:
         """The cost of every width, from the mean of the gradients or of their squares."""

@@ -63,8 +63,8 @@ def fisher(probe: Probe) -> CostTable:
         if metric.name == "kl"
         else partial(_of_values, probe, _lengths(probe))
     )
-    for found in slopes(probe, objective):
-        totals[found.layer][found.columns] += np.square(found.values).sum(axis=0)
+    for layer, columns, found in slopes(probe, objective):
+        totals[layer][columns] += np.square(found).sum(axis=0)
     return CostTable(by_option(probe, totals), metric.name, "fisher", probe.data.count, passes(probe))
 
 
