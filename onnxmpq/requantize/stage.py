@@ -19,7 +19,6 @@ from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_l
 from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
 from onnxmpq.rounding.stage import rounded_weights
 from onnxmpq.values.group import Group
-from onnxmpq.values.option import Options
 
 _REQUANTIZED_BELOW = 7  # bits
 _BEYOND_CHANCE = 2.0  # standard errors
@@ -27,22 +26,19 @@ _FEWEST_GROUPS = 8  # of samples that tell what is chance
 
 
 def is_requantized(draft: Draft) -> bool:
-    """True where requantizing pays and layers are whole: groups of channels keep their codes."""
-    whole = not any(isinstance(unit, Group) for unit in draft.units)
-    return whole and requantizing_pays(draft.setting, single(draft.plan))
+    """True where rounding looks at real inputs, a narrow layer leaves something to make up for, and some layer can.
 
-
-def requantizing_pays(setting: Setting, options: Options) -> bool:
-    """True where rounding looks at real inputs, a narrow option leaves something to make up for, and a layer can.
-
-    Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
+    Seven bits and more lose next to nothing, what is fitted to noise has learned noise, and groups of channels keep their
+    codes.
     """
+    setting = draft.setting
     if setting.request.quantizers.rounding == "nearest" or setting.splits.rounding.synthetic:
         return False
-    found = [(la, o.weight_bits) for la in setting.prepared.layers for o in options[la.name]]
-    return any(bits < _REQUANTIZED_BELOW for _, bits in found) and any(
-        is_fitted(la, bits) for la, bits in found
-    )
+    if any(isinstance(unit, Group) for unit in draft.units):
+        return False
+    bits = {layer: draft.plan[layer.name].weight_bits for layer in draft.prepared.layers}
+    fitted = any(is_fitted(layer, own) for layer, own in bits.items())
+    return fitted and min(bits.values()) < _REQUANTIZED_BELOW
 
 
 def requantize(draft: Draft) -> Draft:

@@ -20,7 +20,7 @@ from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, b
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
-from onnxmpq.values.arrays import Doubles
+from onnxmpq.values.arrays import Array, Doubles
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.runs import runs
 
@@ -163,7 +163,7 @@ def _summed(
     }
 
 
-def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
+def add_to(sums: list[Doubles], values: Sequence[Array]) -> None:
     """Add to each sum its value, in place: a batch's matrices are large, and often more than what makes them."""
     if not sums:
         sums.extend(value.astype(np.float64) for value in values)

@@ -10,17 +10,15 @@ made up for within the block only. What a layer's matrices hold together stays w
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxmpq.values.arrays import Floats
+from onnxmpq.values.arrays import Array, Floats
 from onnxmpq.values.layer import Layer
 
-Stack = NDArray[np.float32]  # [group * blocks, rows, D_b]
+Stack = Floats  # [group * blocks, rows, D_b]
 # What is done column by column runs along the rows.
-Columns = NDArray[np.float32]  # [group * blocks, D_b, rows]
+Columns = Floats  # [group * blocks, D_b, rows]
 
 MOST_COLUMNS = 4096  # columns; a larger matrix takes longer to factor than it can repay
 
@@ -51,7 +49,7 @@ def block_columns(layer: Layer) -> int:
     return block_channels(layer) * layer.layout.taps
 
 
-def to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
+def to_rows(weight: Array, layer: Layer) -> Array:
     """The weight as [group * blocks, rows, D_b]: a row for every output value of a group.
 
     A last block that is not full ends in zeros.
@@ -67,7 +65,7 @@ def to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
     )
 
 
-def from_rows(rows: NDArray[Any], layer: Layer) -> NDArray[Any]:
+def from_rows(rows: Array, layer: Layer) -> Array:
     """The inverse of `to_rows`."""
     split = rows.reshape(layer.group, -1, *rows.shape[1:]).transpose(0, 2, 1, 3)
     rows = split.reshape(layer.group, rows.shape[1], -1)[:, :, : columns(layer)]
@@ -105,7 +103,7 @@ def channel_scales(rows: Stack, layer: Layer) -> Floats:
     return np.ascontiguousarray(groups[: 1 if layer.layout.shares_scales else None].reshape(-1), np.float32)
 
 
-def pooled(values: NDArray[Any], layer: Layer) -> NDArray[Any]:
+def pooled(values: Array, layer: Layer) -> Array:
     """Sums over the rows that share a scale, each in the place of all; `values` is [group * blocks, n, rows]."""
     shared = layer.layout.shares_scales and layer.group > 1
     if block_count(layer) == taps(layer) == 1 and not shared:

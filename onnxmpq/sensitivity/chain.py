@@ -12,22 +12,21 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.onnx_io.subgraph import Part, crossing, descendants, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 
 # More layers a part hold every weight more often; fewer cut the graph where it would rather be fused.
 _LAYERS_A_PART = 6
 _REST_BYTES = 128 << 20  # of weights that may be held besides
 
-State = dict[str, NDArray[Any]]
+State = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class _Link:
     part: Part
     session: Session
 
-    def run(self, state: Mapping[str, NDArray[Any]]) -> State:
+    def run(self, state: Mapping[str, Array]) -> State:
         return self.session.run({name: state[name] for name in self.part.inputs}, self.part.outputs)
 
 

@@ -12,15 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
-
-from numpy.typing import NDArray
+from typing import ClassVar, Literal, get_args
 
 from onnxmpq.data import Dataset
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, require_known, titled
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Trajectory
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
@@ -107,7 +106,7 @@ class _Search:
 
     def try_all(self, moves: Sequence[Move], total: int) -> list[Outcome]:
         """The outcome of each move, made alone, from where the search stands; `total` is for the progress."""
-        decided: dict[str, NDArray[Any]] = {}
+        decided: dict[str, Array] = {}
         for layer in self.layers:
             decided |= self.probe.candidate(layer, self.state[layer.name].weight_bits)
         changes = [Change(la, self.probe.candidate(la, option.weight_bits)) for la, option in moves]

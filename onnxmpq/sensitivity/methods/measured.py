@@ -21,9 +21,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq.sensitivity.alone import losses_alone
 from onnxmpq.sensitivity.chain import State, Step
 from onnxmpq.sensitivity.directional import changes_of, widths_of
+from onnxmpq.sensitivity.judge import losses_alone
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, titled
 from onnxmpq.values.costs import CostTable
