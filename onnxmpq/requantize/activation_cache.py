@@ -23,7 +23,6 @@ from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.cores import cores
 from onnxmpq.runtime.ordered_pool import map_in_threads
 from onnxmpq.runtime.session import Runtime
-from onnxmpq.values.arrays import Array
 
 State = Mapping[str, Any]  # tensors by name, of one batch
 
@@ -95,7 +94,8 @@ class ActivationCache:
             self._may_stop[place] = False
         else:
             self._position, self._held = place, held
-            self._types |= {name: _traced(value) for name, value in held[0].items()}
+            for name, value in held[0].items():
+                self._types[name] = Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
     def _crossing(self, part: Part, names: Collection[str]) -> list[State] | None:
         """These tensors of every batch; None where they are too large, or no plain tensors."""
@@ -140,7 +140,10 @@ class CachedPair:
 
 def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, int]:
     """Bytes of what is made and of inputs; the trace of a float network does not know what stands at its Q/DQ pairs."""
-    sizes = {name: _bytes(value) for name, value in traced.items()}
+    sizes = {
+        name: _UNKNOWN if value.containers else value.dtype.itemsize * math.prod(value.shape)
+        for name, value in traced.items()
+    }
     pairs = [n for n in model.graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
     for node in reversed(pairs):
         if node.output[0] in sizes:
@@ -154,13 +157,3 @@ def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, in
         *(name for node in model.graph.node for name in node.output),
     ]
     return {name: sizes.get(name, _UNKNOWN) for name in names if name not in constants}
-
-
-def _bytes(value: Traced) -> int:
-    if value.containers:
-        return _UNKNOWN
-    return value.dtype.itemsize * math.prod(value.shape)
-
-
-def _traced(value: Array) -> Traced:
-    return Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

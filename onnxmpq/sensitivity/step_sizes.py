@@ -190,10 +190,10 @@ class _Learner:
         initial = {i.name: i for i in probe.model.graph.initializer}
         self.weights = {la.weight: Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers}
         read = _inputs_read(probe)
-        inputs = [read[layer.weight] for layer in self.layers]
-        self.values = {
+        inputs, step = [read[layer.weight] for layer in self.layers], probe.data.source.step or 1
+        self.values = {  # of a sample
             "weight": np.array([layer.params for layer in self.layers]),
-            "activation": _sizes(probe, inputs),
+            "activation": np.array([math.prod(probe.traced[name].shape) for name in inputs]) // step,
         }
         signed, means = _first_look(probe, inputs, self.values["activation"], data, self.batch_size)
         self.codes: dict[Role, tuple[Array, Array]] = {
@@ -334,13 +334,6 @@ def _inputs_read(probe: Probe) -> dict[str, str]:
             if other in probe.traced:
                 found.setdefault(weight, other)
     return found
-
-
-def _sizes(probe: Probe, tensors: Sequence[str]) -> Array:
-    """How many values a sample has in each tensor."""
-    return np.array([math.prod(probe.traced[name].shape) for name in tensors]) // (
-        probe.data.source.step or 1
-    )
 
 
 def _first_look(
