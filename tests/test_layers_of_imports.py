@@ -38,7 +38,7 @@ ROOMS: Mapping[str, str] = {
     "place": "errors values passes operators metrics",
     "calibrate": "errors observer plugins values passes onnx_io passes.expose runtime data metrics",
     "rounding": "observer values onnx_io passes.expose passes.lower runtime data",
-    "sensitivity": "errors plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
+    "sensitivity": "errors observer plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
     "allocate": "errors values budgets",
     "search": "observer values",
     "timing": "errors values operators onnx_io runtime metrics",

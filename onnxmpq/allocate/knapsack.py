@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -36,17 +37,11 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     if not costs:
         return ()
     kept = [_useful(options, [row.use[g] for row in rows]) for g, options in enumerate(costs)]
-    narrowed = [
-        Row(
-            row.name,
-            tuple(tuple(use[i] for i in some) for use, some in zip(row.use, kept, strict=True)),
-            row.limit,
-        )
-        for row in rows
-    ]
-    chosen = _solved(
-        [[options[i] for i in some] for options, some in zip(costs, kept, strict=True)], narrowed
-    )
+
+    def narrowed(table: Table) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(own[i] for i in some) for own, some in zip(table, kept, strict=True))
+
+    chosen = _solved(narrowed(costs), [replace(row, use=narrowed(row.use)) for row in rows])
     if chosen is None:
         raise InfeasibleError(
             "the budgets cannot be met together, though each can alone: "
@@ -112,7 +107,7 @@ def _solved(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     """
     while (choice := _solve(costs, rows)) is not None:
         most = 2 * sum(options[index] for options, index in zip(costs, choice, strict=True))
-        capped = [[min(cost, most) for cost in options] for options in costs]
+        capped = tuple(tuple(min(cost, most) for cost in options) for options in costs)
         if most == 0 or capped == costs:
             break
         costs = capped

@@ -13,6 +13,10 @@ def _use(layers: Sequence[Unit], _known: Known) -> Use:
     return lambda layer, option: layer.params / params * option.stored_bits
 
 
+def _words(reached: float, _limit: float) -> str:
+    return f"{reached:.3f} bits"
+
+
 BITS = Kind(
     name="average weight bits",
     forms=(Form("{}bit-avg", float),),
@@ -23,5 +27,5 @@ BITS = Kind(
         (r"(u?int|w)(?P<number>[1-8])", "{number}bit-avg"),
     ),
     use=_use,
-    words=lambda reached, _limit: f"{reached:.3f} bits",
+    words=_words,
 )

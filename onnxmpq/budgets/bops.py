@@ -20,6 +20,10 @@ def _use(_layers: Sequence[Unit], _known: Known) -> Use:
     return bops
 
 
+def _words(reached: float, _limit: float) -> str:
+    return f"{reached / 1e9:.4g} GBOPs"
+
+
 def _remark(layers: Sequence[Unit]) -> str | None:
     uncounted = [layer.name for layer in layers if layer.params and not layer.macs]
     if not uncounted:
@@ -36,6 +40,6 @@ BOPS = Kind(
     examples=("2.1GBOPs",),
     misspelt=((r"#(?P<unit>[kmgt])-?b(it)?-?ops?", "{number}{unit}BOPs"),),
     use=_use,
-    words=lambda reached, _limit: f"{reached / 1e9:.4g} GBOPs",
+    words=_words,
     remark=_remark,
 )

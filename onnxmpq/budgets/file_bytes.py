@@ -23,6 +23,10 @@ def _reached(outcome: Outcome) -> float | None:
     return None if outcome.file_bytes is None else float(outcome.file_bytes)
 
 
+def _words(reached: float, _limit: float) -> str:
+    return f"{reached:,.0f} bytes"
+
+
 FILE_BYTES = Kind(
     name="file bytes",
     forms=in_units("{}", _UNITS),
@@ -31,5 +35,5 @@ FILE_BYTES = Kind(
     needs=Needs.FILE,
     use=_use,
     reached=_reached,
-    words=lambda reached, _limit: f"{reached:,.0f} bytes",
+    words=_words,
 )

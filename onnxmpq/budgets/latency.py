@@ -17,6 +17,10 @@ def _reached(outcome: Outcome) -> float | None:
     return None if outcome.latency is None else 1 / outcome.latency.speedup
 
 
+def _words(reached: float, _limit: float) -> str:
+    return f"{reached:.3f} of fp32's time, batch 1"
+
+
 LATENCY = Kind(
     name="share of fp32 latency",
     forms=(Form("latency={}x", float),),
@@ -25,5 +29,5 @@ LATENCY = Kind(
     needs=Needs.TIME,
     use=_use,
     reached=_reached,
-    words=lambda reached, _limit: f"{reached:.3f} of fp32's time, batch 1",
+    words=_words,
 )

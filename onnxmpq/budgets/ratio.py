@@ -14,9 +14,17 @@ def _use(layers: Sequence[Unit], _known: Known) -> Use:
     return lambda layer, option: stored_bytes(layer, option) / (4 * params)
 
 
+def _words(reached: float, _limit: float) -> str:
+    return f"{reached:.2%} of fp32 ({1 / max(reached, 1e-9):.2f}x)"
+
+
+def _times(number: float) -> float:
+    return 1 / number
+
+
 RATIO = Kind(
     name="share of fp32 weight bytes",
-    forms=(Form("{}%", percent), Form("{}x", lambda times: 1 / times)),
+    forms=(Form("{}%", percent), Form("{}x", _times)),
     examples=("25%", "8x"),
     misspelt=(
         (r"#(%|percent)", "{number}%"),
@@ -24,5 +32,5 @@ RATIO = Kind(
         (r"(x|1/)#", "{number}x"),
     ),
     use=_use,
-    words=lambda reached, _limit: f"{reached:.2%} of fp32 ({1 / max(reached, 1e-9):.2f}x)",
+    words=_words,
 )

@@ -10,13 +10,13 @@ import onnx
 from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import Metric
+from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 
-Progress = Callable[[int, int], None]  # (done, of how many)
 Note = Callable[[str], None]
 
 
