@@ -185,9 +185,8 @@ def _within_file(
 
 def plans_tried(layers: Sequence[Layer], options: Options) -> int:
     """About how many plans a budget on loss judges: the widest, the narrowest, and a bisection between them."""
-    ratio = weight_bytes(layers, widest(layers, options)) / max(
-        weight_bytes(layers, cheapest(layers, options)), 1
-    )
+    most, least = (weight_bytes(layers, end(layers, options)) for end in (widest, cheapest))
+    ratio = most / max(least, 1)
     return 2 + math.ceil(math.log2(max(math.log(max(ratio, 1.0)) / math.log(_FINE), 1.0)))
 
 

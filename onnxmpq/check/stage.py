@@ -14,7 +14,7 @@ from onnxmpq.place.half_precision import check_halves
 from onnxmpq.place.stage import placed
 from onnxmpq.request import Request
 from onnxmpq.values.keep import looser_options, options_of, overridden
-from onnxmpq.values.option import HALF_BITS, QUANTIZED_BITS, Options
+from onnxmpq.values.option import HALF_BITS, Options
 
 _SAID = 3  # layers
 
@@ -63,13 +63,8 @@ def _left_alone(prepared: Prepared) -> str:
 
 def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What layers could be given if less were fixed, as the target holds it, each with the change in words."""
-    looser = looser_options(
-        prepared.layers,
-        request.constraints.widths,
-        request.activation_bits,
-        request.constraints.keeps,
-        QUANTIZED_BITS,
-    )
+    asked = request.constraints
+    looser = looser_options(prepared.layers, asked.widths, request.activation_bits, asked.keeps)
     for change, options in looser:
         yield change, placed(prepared, options, request.target).options
 

@@ -166,11 +166,8 @@ class SequentialRequantizer:
         some = data.some(samples, seed).remembered()
         few = some.some(_SAMPLES_OF_LARGE_MAPS, seed)
         self._some = self._over(some, augmentations)
-        self._few = (
-            self._some
-            if few is some and augmentations == NO_AUGMENTATION
-            else self._over(few, NO_AUGMENTATION)
-        )
+        alike = few is some and augmentations == NO_AUGMENTATION
+        self._few = self._some if alike else self._over(few, NO_AUGMENTATION)
         self._all = self._some if samples >= data.count else self._over(data, augmentations)
 
     def requantize(

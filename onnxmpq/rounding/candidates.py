@@ -105,9 +105,7 @@ class Candidates:
             for (name, bits), whole in self._made.items():
                 if name == group.layer.name:
                     codes = np.ascontiguousarray(whole.codes.take(channels, whole.axis))
-                    made[group.name, bits] = QuantizedWeight(
-                        codes, whole.scale[channels], whole.axis, bits, whole.odd
-                    )
+                    made[group.name, bits] = replace(whole, codes=codes, scale=whole.scale[channels])
             for (name, bits), shift in self._shifts.items():
                 if name == group.layer.name:
                     shifts[group.name, bits] = shift[channels]
@@ -136,21 +134,16 @@ class Candidates:
             weight = self.quantized(layer, bits).dequantize().astype(weight.dtype)
         elif bits == HALF_BITS:
             weight = weight.astype(np.float16).astype(weight.dtype)
-        bias = self.bias(layer, bits)
-        return (
-            {layer.weight: weight}
-            if bias is None or layer.bias is None
-            else {layer.weight: weight, layer.bias: bias}
-        )
+        found, bias = {layer.weight: weight}, self.bias(layer, bits)
+        return found if bias is None or layer.bias is None else {**found, layer.bias: bias}
 
     def under(self, layers: Sequence[Layer], plan: Plan) -> dict[str, Array]:
         """What all layers that may be quantized compute with under a plan, by name."""
-        free = [layer for layer in layers if layer.reason is None]
-        return {
-            name: value
-            for la in free
-            for name, value in self.constants(la, plan[la.name].weight_bits).items()
-        }
+        found: dict[str, Array] = {}
+        for layer in layers:
+            if layer.reason is None:
+                found |= self.constants(layer, plan[layer.name].weight_bits)
+        return found
 
     def _single(self, layer: Layer) -> Floats:
         return self._constant(layer.weight).astype(np.float32)

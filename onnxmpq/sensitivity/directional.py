@@ -218,9 +218,8 @@ def check_sizes(batch: Batch, shapes: Shapes) -> None:
     """Raise DataError for a batch whose inputs are of other sizes than those that the graph was made for."""
     for name, values in batch.feeds.items():
         wanted = shapes.get(name, values.shape)
-        if values.ndim != len(wanted) or any(
-            w not in (None, s) for w, s in zip(wanted, values.shape, strict=True)
-        ):
+        sizes = zip(wanted, values.shape, strict=False)
+        if values.ndim != len(wanted) or any(w not in (None, size) for w, size in sizes):
             raise DataError(
                 f"a sample of input {name!r} has the shape {list(values.shape)}, others {list(wanted)}; gradients "
                 "need samples of one size: crop them, or use --method measured"

@@ -223,11 +223,8 @@ class _Learner:
         count = len(self.layers)
         together = [np.full(count, column) for column in range(len(self.widths))]
         for columns in [*together, rng.integers(len(self.widths), size=count)]:
-            self._gather(
-                self.session.run({**batch.feeds, target_name(self.output): target, **self._feeds(columns)}),
-                columns,
-                batch,
-            )
+            feeds = {**batch.feeds, target_name(self.output): target, **self._feeds(columns)}
+            self._gather(self.session.run(feeds), columns, batch)
         trained = [*self.steps.values(), *(self.weights.values() if self.training.trains == "all" else ())]
         for parameter in trained:
             parameter.update(rate, self.training)
