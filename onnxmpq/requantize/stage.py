@@ -96,31 +96,23 @@ def requantized_draft(draft: Draft) -> Requantized:
     """The draft requantized or as it is, and its logits scaled.
 
     Whether requantizing helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
-    is requantized on all, up to as many as the effort allows, in all their augmentations.
+    is requantized on all, up to as many as the effort allows, in all their augmentations. An effort that does not try
+    requantizes at once on some samples; the others tell by how much to scale.
     """
-    if not draft.setting.request.search.effort.tries:
-        return _untried(draft)
-    splits, augmentations = draft.setting.splits, draft.setting.augmentations
-    first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
-    before = rounded_on(splits.requantizing, draft)
-    found = compared(before, rounded_again(before, splits.requantizing, NO_AUGMENTATION, first))
-    factor = best_logit_scale(found.draft if found.helped else before)
-    final = rounded_again(draft, splits.rounding, augmentations, second) if found.helped else draft
-    return replace(found, draft=with_logit_scale(final, factor), factor=factor)
-
-
-def _untried(draft: Draft) -> Requantized:
-    """Requantized at once on some samples; the others tell by how much to scale.
-
-    They do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
-    """
-    setting = draft.setting
-    after = rounded_again(
-        draft, setting.splits.requantizing, setting.augmentations, setting.stages.observer.progress
-    )
-    found = replace(compared(draft, after), doubt=math.inf)
-    final = found.draft if found.helped else draft
-    factor = best_logit_scale(final)
+    setting, progress = draft.setting, draft.setting.stages.observer.progress
+    splits, augmentations = setting.splits, setting.augmentations
+    if setting.request.search.effort.tries:
+        before = rounded_on(splits.requantizing, draft)
+        trial = rounded_again(before, splits.requantizing, NO_AUGMENTATION, _turn(progress, 0))
+        found = compared(before, trial)
+    else:
+        before, trial = draft, rounded_again(draft, splits.requantizing, augmentations, progress)
+        # The others do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
+        found = replace(compared(draft, trial), doubt=math.inf)
+    factor = best_logit_scale(trial if found.helped else before)
+    final = trial if found.helped else draft
+    if found.helped and setting.request.search.effort.tries:
+        final = rounded_again(draft, splits.rounding, augmentations, _turn(progress, 1))
     return replace(found, draft=with_logit_scale(final, factor), factor=factor)
 
 

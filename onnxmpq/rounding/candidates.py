@@ -37,25 +37,22 @@ class Task:
     grids: Grids
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
-    """A layer's roundings by width, and what its bias gains at each (no bias: nothing)."""
+def fitted(task: Task) -> tuple[Layer, list[tuple[QuantizedWeight, Floats | None]]]:
+    """The layer, its rounding at each width, and what its bias gains there; None without a bias.
 
-    layer: Layer
-    rounded: Mapping[int, QuantizedWeight]
-    shifts: Mapping[int, Floats]
-
-
-def fitted(task: Task) -> Fitted:
-    """Compensated from two bits up; one bit so that the errors' sums cancel."""
+    Compensated from two bits up; one bit so that the errors' sums cancel.
+    """
     layer, moments = task.layer, task.moments
     known = moments if layer.bias is None else moments.centred()
     wide = [bits for bits in task.widths if bits > 1]
     rounded = dict(compensate(task.weight, layer, shrunk(known), wide, task.grids))
     for bits in set(task.widths) - set(rounded):
         rounded[bits] = quantize_balanced(task.weight, layer.axis, bits, task.grids)
-    shifts = {b: bias_shift(task.weight, some.dequantize(), layer, moments) for b, some in rounded.items()}
-    return Fitted(layer, rounded, shifts if layer.bias is not None else {})
+    if layer.bias is None:
+        return layer, [(some, None) for some in rounded.values()]
+    return layer, [
+        (some, bias_shift(task.weight, some.dequantize(), layer, moments)) for some in rounded.values()
+    ]
 
 
 @dataclass
@@ -85,11 +82,6 @@ class Candidates:
     def task(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> Task:
         """What it takes to round a layer at these widths against the moments of its inputs."""
         return Task(layer, self._single(layer), moments, widths, self.grids)
-
-    def fit(self, found: Fitted) -> None:
-        """Let such roundings stand for their layer."""
-        for bits, rounded in found.rounded.items():
-            self.replace(found.layer, rounded, found.shifts.get(bits))
 
     def replace(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
         """Let a rounding and what its bias gains stand for the layer at that width."""

@@ -39,16 +39,17 @@ def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> None:
     prepared, stages = setting.prepared, setting.stages
     widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
     layers = [layer for layer in prepared.layers if widths[layer.name]]
-    found = input_moments(
+    all_moments = input_moments(
         setting.runtime, prepared.model, layers, data, prepared.batch_size, stages.observer.progress,
         setting.augmentations,
     )  # fmt: skip
-    tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
+    tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in all_moments)
     known = set()
     fitting = [layer for layer in layers if has_moments(layer)]
-    for done in map_in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
-        candidates.fit(done)
-        known.add(done.layer.name)
+    for layer, found in map_in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
+        for rounded, shift in found:
+            candidates.replace(layer, rounded, shift)
+        known.add(layer.name)
     note = stages.note
     _tell_blocks([layer for layer in layers if layer.name in known], note)
     if not data.synthetic:

@@ -184,12 +184,13 @@ class _Learner:
         self.outcomes = math.prod(self.shape)
         self.float = probe.runtime.session(probe.model)
         self.widths = learned_widths(probe.options)
-        made = _trainable(training, replace(probe, data=data), self.output, self.kind)
+        read = _inputs_read(probe)
+        asked = [layer for layer in probe.chosen if layer.weight in read]
+        made = _trainable(training, replace(probe, data=data), asked, self.output, self.kind)
         self.layers, self.shapes, self.batch_size = made.layers, made.shapes, made.batch_size
         self.session = probe.runtime.session(made.model)
         initial = {i.name: i for i in probe.model.graph.initializer}
         self.weights = {la.weight: Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers}
-        read = _inputs_read(probe)
         inputs, step = [read[layer.weight] for layer in self.layers], probe.data.source.step or 1
         self.values = {  # of a sample
             "weight": np.array([layer.params for layer in self.layers]),
@@ -275,33 +276,18 @@ class _Learner:
 
 @dataclass(frozen=True)
 class _Differentiated:
-    """A network with the gradients of its steps: the layers that got any, and those that no gradient reaches.
-
-    `shapes` are those of all tensors in batches of `batch_size`.
-    """
+    """A network with the gradients of its steps; `shapes` are those of all tensors in batches of `batch_size`."""
 
     layers: list[Layer]
-    lost: list[str]
     model: onnx.ModelProto
     shapes: Shapes
     batch_size: int
 
 
-def _trainable(training: StepTraining, probe: Probe, output: str, kind: OutputKind) -> _Differentiated:
-    """The network with steps for all layers that a gradient reaches."""
-    fed = _inputs_read(probe)
-    asked = [layer for layer in probe.chosen if layer.weight in fed]
-    made = _differentiated(training, probe, asked, output, kind)
-    if not made.lost:
-        return made
-    probe.note(f"no gradient of the loss reaches {', '.join(made.lost)}, which cost the mean of the others")
-    reached = [layer for layer in made.layers if layer.name not in made.lost]
-    return _differentiated(training, probe, reached, output, kind)
-
-
-def _differentiated(
+def _trainable(
     training: StepTraining, probe: Probe, asked: Sequence[Layer], output: str, kind: OutputKind
 ) -> _Differentiated:
+    """The network with steps for those of the layers that a gradient reaches."""
     graph = differentiable(probe.model)
     LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
     EmitLoss(Loss.KL, {output: kind})(graph)
@@ -317,10 +303,13 @@ def _differentiated(
     for layer in layers if training.trains == "all" else ():
         wanted[layer.name].append(layer.weight)
     shapes, batch_size = batch_shapes(probe, [layer.weight for layer in layers])
-    lost = emit_gradients(graph, wanted, shapes)
+    if lost := emit_gradients(graph, wanted, shapes):
+        probe.note(f"no gradient of the loss reaches {', '.join(lost)}, which cost the mean of the others")
+        reached = [layer for layer in layers if layer.name not in lost]
+        return _trainable(training, probe, reached, output, kind)
     names = {gradient_name(name) for some in wanted.values() for name in some}
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
-    return _Differentiated(layers, lost, export_model(graph, probe.model), shapes, batch_size)
+    return _Differentiated(layers, export_model(graph, probe.model), shapes, batch_size)
 
 
 def _inputs_read(probe: Probe) -> dict[str, str]:

@@ -97,7 +97,8 @@ def rounded(
     layers = layers_of(model, traced)
     candidates = Candidates(model)
     for layer, moments in input_moments(CPU, model, layers, data, 16, lambda _a, _b: None):
-        candidates.fit(fitted(candidates.task(layer, moments, [bits])))
+        for some, shift in fitted(candidates.task(layer, moments, [bits]))[1]:
+            candidates.replace(layer, some, shift)
     requantizer = SequentialRequantizer(CPU, model, model, layers, traced, data, 16, seed=0)
     plan = Plan({layer.name: Option(bits) for layer in layers})
     return layers, candidates, requantized(requantizer, layers, plan, candidates, lambda _a, _b: None)
