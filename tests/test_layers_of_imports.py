@@ -40,7 +40,7 @@ ROOMS: Mapping[str, str] = {
     "rounding": "observer values onnx_io passes.expose passes.lower runtime data",
     "sensitivity": "errors observer plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
     "allocate": "errors values budgets",
-    "search": "observer values",
+    "search": "",
     "timing": "errors values operators onnx_io runtime metrics",
     # what is asked, and what stages hand on
     "request": "errors values budgets data calibrate rounding sensitivity",
@@ -62,11 +62,11 @@ ROOMS: Mapping[str, str] = {
     "timing.stage": "errors values timing lower",
     "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
-    "search.stage": "values budgets metrics sensitivity allocate search context lower sensitivity.stage allocate.stage",
+    "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context verify",
     # what users call
     "pipeline": (
-        "observer values onnx_io search request context lower load.stage normalize.stage place.stage check.stage check "
+        "observer values onnx_io request context lower load.stage normalize.stage place.stage check.stage check "
         "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage search.stage "
         "verify.stage"
     ),

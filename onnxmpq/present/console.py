@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         QualityReport,
         Report,
         RunReport,
-        SearchReport,
         SensitivityReport,
         SizeReport,
         SpeedReport,
@@ -311,25 +310,19 @@ def _speed_rows(speed: SpeedReport) -> Rows:
 
 
 def _sensitivity_rows(found: SensitivityReport, seconds: float) -> Rows:
-    """Which method found the sensitivities, what that took, and what became of plans around the first one."""
+    """Which method found the sensitivities, what that took, and which rival of the plan ships."""
     taken = [_counted(found.evaluations, "evaluation")] if found.evaluations else []
     taken += [f"{found.samples:,} samples"] if found.samples else []
     rows = [("sensitivity", ", ".join([found.method, *taken, f"{seconds:.1f} s"]))]
-    if found.search is not None and (found.search.tried or found.search.rival):
-        rows.append(("search", _searched(found.search, found.metric)))
+    if (search := found.search) is not None and search.rival:
+        losses = f"{found.metric} {search.before:.3g} -> {search.after:.3g} before requantizing"
+        rows.append(("search", f"{search.rival}: {losses}"))
     return rows
 
 
 def _taken(run: RunReport) -> str:
     memory = f"peak memory {run.peak_rss_bytes / 1e6:,.0f} MB, " if run.peak_rss_bytes else ""
     return f"{sum(run.seconds.values()):.1f} s, {memory}{run.provider}"
-
-
-def _searched(search: SearchReport, metric: str) -> str:
-    """What became of plans around the first one, on samples held out."""
-    kept = [search.rival] if search.rival else []
-    kept += [f"{search.kept} of {_counted(search.tried, 'swap')} kept"] if search.tried else []
-    return f"{', '.join(kept)}: {metric} {search.before:.3g} -> {search.after:.3g} before requantizing"
 
 
 def _counted(count: int, thing: str) -> str:

@@ -76,13 +76,11 @@ class SpeedReport:
 
 @dataclass(frozen=True, slots=True)
 class SearchReport:
-    """What the network as a whole said of the plan: its loss before and after in `SensitivityReport.metric`, other plans tried and kept."""
+    """What the network as a whole said of the plan: its loss and that of what ships, in `SensitivityReport.metric`."""
 
     before: float
     after: float
-    tried: int
-    kept: int
-    rival: str | None  # the plan that looks at no costs that it was found from
+    rival: str | None  # the plan that looks at no costs that ships in its place
 
 
 @dataclass(frozen=True, slots=True)
