@@ -25,7 +25,7 @@ from networks import Network, calibration, networks, open_samples
 
 from onnxmpq.calibrate.calibrators import CALIBRATORS
 from onnxmpq.calibrate.measure_ranges import calibrate
-from onnxmpq.context.activations import Activations
+from onnxmpq.context.prepared import Activations
 from onnxmpq.data import Dataset
 from onnxmpq.lower.lower_plan import lower
 from onnxmpq.metrics.metric import classes, kl_divergence
@@ -37,8 +37,8 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.activation_range import CodeType
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.score import OutputKind
 from onnxmpq.values.target import find_target
 
 _BATCH = 50

@@ -30,7 +30,7 @@ from onnxmpq.sensitivity.methods.fisher import fisher
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 _BITS = (2, 3, 4, 5, 6, 8)
 _REST = 0.2  # seconds

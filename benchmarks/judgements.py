@@ -22,7 +22,7 @@ from paired import Hits
 
 from onnxmpq.metrics.metric import classes, kl_divergence
 from onnxmpq.runtime.session import Runtime, Session
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 FP32 = "fp32"  # stands for the digest of the network as it was given
 

@@ -24,8 +24,7 @@ from onnxmpq.runtime.requirements import suited
 from onnxmpq.runtime.session import Runtime, Session, resolve_runtime
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.latency import Latency
-from onnxmpq.values.output_kind import OutputKind
-from onnxmpq.values.score import Score
+from onnxmpq.values.score import OutputKind, Score
 
 _BATCH = 32
 _OF_ONE_MODEL = "--reference is for the model that the other was made from"

@@ -19,7 +19,7 @@ from onnxmpq.passes.matching import optional_input, type_name
 from onnxmpq.runtime.requirements import described
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import HALF_BITS
-from onnxmpq.values.requirements import Requirements
+from onnxmpq.values.report import Requirements
 from onnxmpq.verify.readback import StoredWeight, read_halves, read_weights
 
 

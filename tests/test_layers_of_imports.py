@@ -38,9 +38,9 @@ ROOMS: Mapping[str, str] = {
     "place": "errors values passes operators metrics",
     "calibrate": "errors observer plugins values passes onnx_io passes.expose runtime data metrics",
     "rounding": "observer values onnx_io passes.expose passes.lower runtime data",
-    "sensitivity": "errors plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
+    "sensitivity": "errors observer plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
     "allocate": "errors values budgets",
-    "search": "observer values",
+    "search": "",
     "timing": "errors values operators onnx_io runtime metrics",
     # what is asked, and what stages hand on
     "request": "errors values budgets data calibrate rounding sensitivity",
@@ -57,16 +57,16 @@ ROOMS: Mapping[str, str] = {
     "check": "",
     "check.stage": "values place allocate request context lower place.stage",
     "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check.stage",
-    "rounding.stage": "observer values runtime data rounding context lower",
+    "rounding.stage": "values runtime data rounding context lower",
     "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",
     "timing.stage": "errors values timing lower",
     "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
-    "search.stage": "values budgets metrics sensitivity allocate search context lower sensitivity.stage allocate.stage",
+    "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context verify",
     # what users call
     "pipeline": (
-        "observer values onnx_io search request context lower load.stage normalize.stage place.stage check.stage "
+        "observer values onnx_io request context lower load.stage normalize.stage place.stage check.stage "
         "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage search.stage "
         "verify.stage"
     ),

@@ -9,17 +9,15 @@ from itertools import chain
 
 from onnxmpq.allocate.choose import FileSize, forced_plan, least_rows, single
 from onnxmpq.allocate.knapsack import check_feasible
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.placed import Placed
-from onnxmpq.context.prepared import Prepared
-from onnxmpq.context.setting import Setting
+from onnxmpq.context.prepared import Placed, Prepared
+from onnxmpq.context.setting import Loaded, Setting
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.place.half_precision import check_halves
 from onnxmpq.place.stage import placed
 from onnxmpq.request import Request
 from onnxmpq.values.costs import UNMEASURED, CostTable
 from onnxmpq.values.keep import looser_options, options_of, overridden
-from onnxmpq.values.option import HALF_BITS, QUANTIZED_BITS, Options
+from onnxmpq.values.option import HALF_BITS, Options
 
 _SAID = 3  # layers
 
@@ -68,8 +66,9 @@ def _left_alone(prepared: Prepared) -> str:
 
 def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What layers could be given if less were fixed, as the target holds it, each with the change in words."""
-    layers, asked, bits = prepared.layers, request.constraints, request.activation_bits
-    for change, options in looser_options(layers, asked.widths, bits, asked.keeps, QUANTIZED_BITS):
+    asked = request.constraints
+    looser = looser_options(prepared.layers, asked.widths, request.activation_bits, asked.keeps)
+    for change, options in looser:
         yield change, placed(prepared, options, request.target).options
 
 

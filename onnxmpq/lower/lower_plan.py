@@ -9,8 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.errors import ModelError
 from onnxmpq.normalize.prepare import RAISED_DB, prove, raise_graph
 from onnxmpq.onnx_io.contents import opset_version

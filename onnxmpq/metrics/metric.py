@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 Sums = NDArray[np.float64]
 

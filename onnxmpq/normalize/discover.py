@@ -13,8 +13,7 @@ from onnx import helper
 
 from onnxmpq.operators import OPERATORS, Shapes, operator_of, weight_place
 from onnxmpq.passes.matching import optional_input
-from onnxmpq.values.layer import Layer
-from onnxmpq.values.layout import VECTOR, Layout
+from onnxmpq.values.layer import VECTOR, Layer, Layout
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
 
 _WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnxmpq.budgets.budget import Budget, tightest
 from onnxmpq.budgets.kind import Needs
-from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.setting import Loaded
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import classifier_output
 from onnxmpq.metrics.score import check_label_range, check_labels, check_numbers, sureness

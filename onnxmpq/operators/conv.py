@@ -14,7 +14,7 @@ from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator
 from onnxmpq.operators.windows import TO_THE_END, as_float, channels_first, every, map_macs, reshaped, strided
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

@@ -12,7 +12,7 @@ from onnxmpq.operators.operator import BiasSlot, Operator
 from onnxmpq.operators.windows import as_float, channels_first, every, map_macs
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

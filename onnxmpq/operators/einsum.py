@@ -16,7 +16,7 @@ from onnxmpq.operators.operator import Operator, Shapes
 from onnxmpq.operators.windows import as_float, reshaped
 from onnxmpq.passes.einsum import Equation, axes
 from onnxmpq.passes.emitter import Emitter
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator
 from onnxmpq.operators.windows import product_macs, rows_of
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
-from onnxmpq.values.layout import Layout, matrix
+from onnxmpq.values.layer import Layout, matrix
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.emitter import Emitter
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 Shapes = Mapping[str, Sequence[int]]  # of tensors, as traced in a run
 

@@ -12,8 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxmpq.operators import OPERATORS
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.layer import Layer
-from onnxmpq.values.layout import VECTOR
+from onnxmpq.values.layer import VECTOR, Layer
 
 Kind = Literal["preserving", "exposing", "lowering"]
 RUNTIME = Runtime("cpu", threads=1)

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 
 from onnxmpq.calibrate.measure_ranges import calibrate
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.data import synthetic_data
 from onnxmpq.lower.lower_plan import lower
 from onnxmpq.metrics.metric import signal_to_noise

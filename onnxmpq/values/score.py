@@ -1,8 +1,19 @@
-"""How a model does on data."""
+"""What an output holds, and how a model does on data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class OutputKind(StrEnum):
+    """What an output holds, as far as the graph tells."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+    LOG_PROBABILITIES = "log-probabilities"
+    INDEPENDENT = "independent probabilities"  # a Sigmoid: each value a Bernoulli
+    VALUES = "values"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from onnxmpq.values.latency import Latency
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.placement import Placement
-from onnxmpq.values.plan import Plan
+from onnxmpq.values.plan import Plan, average_bits, stored_bytes, weight_bytes
 from onnxmpq.values.report import (
     BudgetReport,
     LayerReport,
@@ -41,7 +41,6 @@ from onnxmpq.values.report import (
     SpeedReport,
 )  # fmt: skip
 from onnxmpq.values.score import Score
-from onnxmpq.values.storage import average_bits, stored_bytes, weight_bytes
 from onnxmpq.values.target import ISAS, Target
 from onnxmpq.verify.kernels import integer_kernels
 from onnxmpq.verify.machine import peak_rss, processor, versions

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxmpq.errors import ModelError
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.node_builder import builders
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 LOSS = "onnxmpq/loss"
 TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric

@@ -21,7 +21,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.expose.emit_loss import TINY, log_probabilities, target_name
 from onnxmpq.passes.node_builder import builders
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 
 @dataclass(frozen=True, slots=True)

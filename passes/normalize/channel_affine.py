@@ -25,7 +25,7 @@ from onnxmpq.passes.matching import (
     unique_name,
 )
 from onnxmpq.values.arrays import Array, Doubles
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from onnxmpq.api import compile_model
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.mirror import sees_the_same
 from onnxmpq.calibrate.stage import calibrate
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.load.stage import load
@@ -29,7 +29,7 @@ from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.effort import EFFORTS
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 13]>

@@ -18,7 +18,7 @@ from onnxmpq.values.effort import Effort
 
 Ask = Callable[..., Request]
 
-EFFORT = Effort("some", sensitivity=40, trials=0, requantize=40, judge=40)
+EFFORT = Effort("some", sensitivity=40, requantize=40, judge=40)
 
 
 def evidence(count: int, training: Dataset | None = None) -> Evidence:

@@ -15,7 +15,7 @@ from onnxmpq.metrics.metric import (
     kl_divergence,
 )
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 
 def model(op: str) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from onnxmpq.data import InputSpec, open_data
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.metrics.network_evaluator import NetworkEvaluator
 from onnxmpq.runtime.session import Runtime
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 CPU = Runtime("cpu", 1)
 FLOAT = """<ir_version: 8, opset_import: ["" : 17]> g (float[n, 8, 6, 6] x) => (float[n, 8, 6, 6] y) {

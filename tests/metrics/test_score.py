@@ -17,7 +17,7 @@ from onnxmpq.metrics.score import (
 )
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.testing import model_of
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 LOGITS = Metric("kl", {"y": OutputKind.LOGITS})
 SPECS = [InputSpec("x", np.dtype(np.float32), (None, 4))]

@@ -24,8 +24,8 @@ from onnxmpq.testing import model_of
 from onnxmpq.testing.models import example_layer
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.score import OutputKind
 
 Lower = Callable[..., Lowering]
 

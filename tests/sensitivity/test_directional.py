@@ -26,7 +26,7 @@ from onnxmpq.testing import classifier, labelled, model_of
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 RUNTIME = Runtime("cpu", threads=1)
 RNG = np.random.default_rng(0)
@@ -113,8 +113,10 @@ def test_slopes_are_changes_of_each_samples_loss(batch_size: int) -> None:
         return {"y": np.tile(factors, (batch.count, 1))}
 
     found: dict[str, list[Array]] = {}
-    for part in slopes(probe, lambda: Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)):
-        found.setdefault(part.layer, []).append(part.values)
+    for name, _, values in slopes(
+        probe, lambda: Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)
+    ):
+        found.setdefault(name, []).append(values)
     feeds = next(probe.data.batches(7)).feeds
     before = RUNTIME.session(probe.model).run(feeds)["y"] @ factors
     assert len(found) == 6

@@ -13,7 +13,7 @@ from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.testing import check_pass, model_of, run
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 RNG = np.random.default_rng(0)
 RUNTIME = Runtime("cpu", threads=1)

@@ -12,7 +12,7 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gradients import EmitGradients
 from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.testing import model_of, run
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 ENDS = {
     OutputKind.LOGITS: "Identity", OutputKind.PROBABILITIES: "Softmax", OutputKind.LOG_PROBABILITIES: "LogSoftmax",

@@ -13,7 +13,7 @@ from onnxmpq.passes.expose.emit_gradients import EmitGradients, gradient_name
 from onnxmpq.passes.expose.emit_loss import LOSS, EmitLoss, Loss, target_name
 from onnxmpq.passes.expose.emit_tangents import EmitTangents
 from onnxmpq.testing import model_of, run
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 ENDS = {
     OutputKind.LOGITS: "Identity", OutputKind.PROBABILITIES: "Softmax", OutputKind.LOG_PROBABILITIES: "LogSoftmax",

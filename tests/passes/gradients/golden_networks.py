@@ -11,7 +11,7 @@ import onnx
 from onnxmpq.passes.expose.emit_loss import Loss
 from onnxmpq.testing import model_of
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 _OPSET_20 = '<ir_version: 10, opset_import: ["": 20]> '

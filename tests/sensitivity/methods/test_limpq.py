@@ -22,7 +22,7 @@ from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.step_sizes import StepTraining, learn_steps, learned_widths
 from onnxmpq.testing import classifier, labelled, model_of, probe_of, run
 from onnxmpq.values.option import Option
-from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.score import OutputKind
 
 GOLDEN = SHARED / "golden" / "limpq_resnet50.json"
 BITS = (6, 5, 4, 3, 2)
