@@ -1,6 +1,6 @@
 """What single parts of a compile buy: a compile without each beside the whole one, on images that nothing was chosen on.
 
-python benchmarks/ablation.py [--models resnet20 ...] [--budgets 3 ...] [--variants base no-swaps ...] [--seeds 0 ...]
+python benchmarks/ablation.py [--models resnet20 ...] [--budgets 3 ...] [--variants base no-mirrors ...] [--seeds 0 ...]
                               [--samples 512] [--minutes 60] [--results docs/ablation_results.jsonl]
                               [--output docs/ablation_table.md]
 
@@ -34,8 +34,8 @@ from networks import calibration, networks
 
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.check.forced import narrowed
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.check.stage import narrowed
+from onnxmpq.context.setting import Loaded
 from onnxmpq.context.splits import divide
 from onnxmpq.data.augmentations import NO_AUGMENTATION
 from onnxmpq.lower.draft import Draft, Lowering
@@ -48,8 +48,8 @@ from onnxmpq.runtime.session import Runtime
 from onnxmpq.search.stage import is_searched, search
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.values.costs import CostTable
+from onnxmpq.values.plan import average_bits
 from onnxmpq.values.quantized_weight import Grids
-from onnxmpq.values.storage import average_bits
 from onnxmpq.values.target import Target
 
 T = TypeVar("T")
@@ -64,18 +64,17 @@ _COLUMNS = [
 ]  # fmt: skip
 _NOTES = """Calibration samples without labels, int8 activations. KL (nats), agreement with fp32 and top-1 are of all held-out
 images, which nothing was chosen on. Ratios and differences are to the same compile by the same code with nothing left out
-(`base`), seed by seed; means over the seeds, of ratios geometric. `no-swaps` tries the rivals of the plan but no swaps,
-`no-mirrors` rounds against samples as they are only, `no-odd` has no odd codes of two bits; `no-trial` requantizes on all
+(`base`), seed by seed; means over the seeds, of ratios geometric. `no-mirrors` rounds against samples as they are only, `no-odd` has no odd codes of two bits; `no-trial` requantizes on all
 samples at once and scales logits by samples that were seen, `no-trial-half` requantizes whatever the trial says and scales
 by it, `no-factor` leaves logits as they are. At c0df4fb the whole compile saw moments within the maps before a global pool
-as well, which were removed since: the results without them (`no-within`) are in the file, not in the table."""
+as well, which were removed since, and tried swaps of widths around the plan: the results without them (`no-within`, `no-swaps`) are in
+the file, not in the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """What a compile has. It is requantized as the trial says, `at once`, or `always`, with the trial's factor on its logits."""
 
-    swaps: bool = True
     mirrors: bool = True
     odd: bool = True
     ending: Ending = "tried"
@@ -89,7 +88,6 @@ class Variant:
 
 VARIANTS: Mapping[str, Variant] = {
     BASE: Variant(),
-    "no-swaps": Variant(swaps=False),
     "no-mirrors": Variant(mirrors=False),
     "no-odd": Variant(odd=False),
     "no-trial": Variant(ending="at once"),
@@ -218,18 +216,16 @@ class Bench:
         """What would ship, and what became of its parts."""
         kind, lowering = variant.kind, self.lowering(variant, budget)
         costs = self.once("sensitivity", kind, lambda: measured_costs(lowering))
-        found = self.once(
-            "plan",
-            (kind, variant.swaps, budget),
-            lambda: search(lowering, allocate(lowering, costs, None), costs),
+        plan, found = self.once(
+            "plan", (kind, budget), lambda: search(lowering, allocate(lowering, costs, None))
         )
-        draft = self.lowering(variant, budget).draft(found.plan)
+        draft = self.lowering(variant, budget).draft(plan)
         if not is_requantized(draft):
             raise SystemExit("nothing is requantized at that budget: most variants would be alike")
         ended = self.requantized(variant, draft)
         return ended.draft, {
-            "tried": found.tried, "kept": found.kept, "rival": found.rival, "helped": ended.helped,
-            "before": ended.before, "behind": ended.behind, "factor": ended.factor,
+            "rival": found.rival, "helped": ended.helped, "before": ended.before, "behind": ended.behind,
+            "factor": ended.factor,
         }  # fmt: skip
 
     def loaded(self) -> Loaded:
@@ -264,8 +260,7 @@ class Bench:
 def asked(request: Request, variant: Variant) -> Request:
     """The request as the variant wants it."""
     effort = request.search.effort
-    effort = replace(effort, trials=effort.trials if variant.swaps else 0, mirrors=variant.mirrors)
-    request = changed(request, effort=effort)
+    request = changed(request, effort=replace(effort, mirrors=variant.mirrors))
     rules = {some.name: getattr(request.target, some.name) for some in fields(Target)}
     return request if variant.odd else replace(request, target=EvenTarget(**rules))
 

@@ -33,8 +33,8 @@ from networks import Network, calibration, networks
 from paired import Hits
 
 from onnxmpq.budgets.budget import Budget
-from onnxmpq.check.forced import forced_by, narrowed
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.check.stage import forced_by, narrowed
+from onnxmpq.context.setting import Loaded
 from onnxmpq.context.splits import divide
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.lower.draft import Draft, Lowering
@@ -49,7 +49,7 @@ from onnxmpq.values.costs import Sensitivity
 from onnxmpq.values.effort import EFFORTS, Effort
 from onnxmpq.values.option import Options
 from onnxmpq.values.output_kind import OutputKind
-from onnxmpq.values.storage import average_bits
+from onnxmpq.values.plan import average_bits
 
 Key = tuple[str, float, str, str, int, int]
 

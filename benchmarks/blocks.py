@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
 from onnxmpq.normalize.prepare import prepare
-from onnxmpq.rounding import blocks
+from onnxmpq.rounding import rows as blocks
 from onnxmpq.rounding.compensate import compensate
 from onnxmpq.rounding.moments import Moments, input_moments
 from onnxmpq.rounding.quantizer import quantize
@@ -77,7 +77,7 @@ def measure(network: Network, samples: int) -> list[list[str]]:
         prepared = prepare(runtime, model, sample, integer=False, batchable=True)
         layer = widest(prepared)
         with in_blocks(layer, 1):
-            judged = moments(runtime, prepared, layer, other).covariance()
+            judged = moments(runtime, prepared, layer, other).centred().gram
         grams = []
         for count in _BLOCKS:
             with in_blocks(layer, count):

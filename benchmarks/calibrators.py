@@ -25,7 +25,7 @@ from networks import Network, calibration, networks, open_samples
 
 from onnxmpq.calibrate.calibrators import CALIBRATORS
 from onnxmpq.calibrate.measure_ranges import calibrate
-from onnxmpq.context.activations import Activations
+from onnxmpq.context.prepared import Activations
 from onnxmpq.data import Dataset
 from onnxmpq.lower.lower_plan import lower
 from onnxmpq.metrics.metric import classes, kl_divergence

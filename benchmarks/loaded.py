@@ -9,7 +9,7 @@ from networks import Network
 
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.calibrators import CALIBRATORS
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.data import DataSource
 from onnxmpq.data.evidence import gather
 from onnxmpq.normalize.prepare import runnable

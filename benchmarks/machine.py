@@ -9,7 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from onnxmpq.runtime.cores import cores
+from onnxmpq.runtime.ordered_pool import cores
 from onnxmpq.verify.machine import processor
 
 ROOT = Path(__file__).parents[1]

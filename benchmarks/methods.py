@@ -46,14 +46,14 @@ from onnxmpq.sensitivity.methods.ompq import as_published as ompq_as_published
 from onnxmpq.sensitivity.methods.semilayer import Semilayers
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.values.costs import CostTable, Sensitivity
-from onnxmpq.values.storage import average_bits
+from onnxmpq.values.plan import average_bits
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
     """A method, and how the benchmark runs it.
 
-    `searched`: swaps around its plan are judged on samples held out, as a compile does. `blind`: it never looks at
+    `searched`: rivals of its plan are judged on samples held out, as a compile does. `blind`: it never looks at
     rounded weights.
     """
 
@@ -204,8 +204,7 @@ class Bench:
         except OnnxmpqError as error:
             return replace(row, error=str(error))
         if contender.searched and isinstance(found, CostTable):
-            better = search(own, plan, found)
-            plan, row = better.plan, replace(row, evaluations=row.evaluations + better.tried)
+            plan, _ = search(own, plan)
         seconds = row.seconds + time.perf_counter() - start
         return filed(replace(row, seconds=seconds), own.draft(plan), models)
 

@@ -22,7 +22,7 @@ _NOTES = """Weights only, widths 2, 3, 4, 5, 6 and 8, all layers searched; the b
 and the file holds the scales too, and for semilayers the map of channels. Every method saw the same {samples} calibration
 images (sensitivity: see `images`; labels where it asks for them). Compensated is the first rounding of a compile; its
 second one, behind quantized layers, would be the same for all but semilayers, which keep their first. `measured, searched` is what `compile` does by default:
-swaps and the uniform plan are judged on calibration images that no cost was measured on. Top-1 in per cent on held-out
+rivals of its plan are judged on calibration images that no cost was measured on; up to 2026-11-30 swaps around it as well. Top-1 in per cent on held-out
 images that nothing was chosen on: the mean over the seeds (means of different seeds do not compare), and in brackets the least and the
 largest where there are several. Search: seconds on this machine (means; what does not look at rounded weights is searched once for both
 roundings; other measurements ran beside, so they tell the order of magnitude), evaluations (runs over its images, of a changed network or

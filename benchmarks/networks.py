@@ -11,8 +11,7 @@ import numpy as np
 from machine import ROOT, SHARED
 
 from onnxmpq import Preprocess
-from onnxmpq.data import Dataset, DataSource, open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import Dataset, DataSource, InputSpec, open_data
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 

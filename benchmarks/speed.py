@@ -173,7 +173,7 @@ def captured_probe(network: Network, samples: int, scratch: Path) -> Probe:
         return size(probe)
 
     METHODS["capture"] = capture
-    EFFORTS["capture"] = Effort("capture", sensitivity=samples, trials=0, judge=samples, requantize=1)
+    EFFORTS["capture"] = Effort("capture", sensitivity=samples, judge=samples, requantize=1)
     onnxmpq.compile_model(
         network.model, [_BUDGET], calibration(network, scratch), output=scratch / "compiled.onnx",
         preprocess=network.decoding, samples=2 * samples, provider="cpu", method="capture", effort="capture",

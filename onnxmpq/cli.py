@@ -22,7 +22,7 @@ from onnxmpq.metrics.metric import METRICS
 from onnxmpq.metrics.output_kinds import WORDS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
 from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
-from onnxmpq.request import ACTIVATIONS, BUILT_IN_CALIBRATORS, BUILT_IN_METHODS
+from onnxmpq.request import ACTIVATIONS, BUILT_IN_CALIBRATORS, BUILT_IN_METHODS, default_output, protected
 from onnxmpq.values.effort import EFFORTS, find_effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOATS
@@ -107,7 +107,7 @@ class Grouped(click.Command):
 
 
 _COMPILE_GROUPS = {
-    "What the file may be": ("budgets", "bits", "keeps", "activations", "target", "storage", "isa", "output"),
+    "What the file may be": ("budgets", "bits", "keep", "activations", "target", "storage", "isa", "output"),
     "Data": ("data", "evaluation", "training", "preprocess", "shapes", "samples"),
     "How it is found": (
         "effort",
@@ -131,7 +131,7 @@ Examples:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="onnxmpq")
 def cli() -> None:
     """Compile trained CNNs in ONNX into mixed-precision ONNX models."""
@@ -177,13 +177,11 @@ def cli() -> None:
     "--rounding",
     type=click.Choice(["compensated", "nearest"]),
     default="compensated",
-    show_default=True,
     help="How weights are rounded.",
 )
 @click.option(
     "--method",
     default="measured",
-    show_default=True,
     help=f"Sensitivity: {', '.join(BUILT_IN_METHODS)}, file.py:function, or a .json that was saved.",
 )
 @click.option("--save-sensitivity", type=OUTPUT, help="Save what --method finds, as JSON for --method.")
@@ -200,31 +198,26 @@ def cli() -> None:
     "--bits",
     type=BITS,
     default="2,3,4,5,6,8",
-    show_default=True,
     help="Widths that may be used: 1 to 8, fp16, fp32.",
 )
 @click.option(
-    "--keep", "keeps", type=KEEP, multiple=True, help="Fix layers: 'head/*=8', 'stem=8/fp32', 'op:Gemm=fp16'."
+    "--keep", type=KEEP, multiple=True, help="Fix layers: 'head/*=8', 'stem=8/fp32', 'op:Gemm=fp16'."
 )
 @click.option(
     "--shape", "shapes", type=SHAPE, multiple=True, help="Free dimensions of an input: NAME=1x3x224x224."
 )
-@click.option(
-    "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Calibration samples."
-)
+@click.option("--samples", type=click.IntRange(min=1), default=512, help="Calibration samples.")
 @click.option(
     "--effort",
     type=EFFORT,
     metavar="[fast|balanced]",
     default="balanced",
-    show_default=True,
     help="Samples and trials of the stages that take long. All but fast learn from mirror images, too, where the network "
     "sees the same in them.",
 )
 @click.option(
     "--target",
     default="ort-cpu",
-    show_default=True,
     help="What will run the file: ort-cpu, ort-cuda, openvino, tensorrt, portable, file.py:NAME.",
 )
 @click.option(
@@ -236,17 +229,15 @@ def cli() -> None:
     "--isa",
     type=click.Choice(list(ISAS)),
     default="any",
-    show_default=True,
     help="CPUs that will run int8 activations; vnni allows 8-bit codes.",
 )
 @click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
-    show_default=True,
     help="Where the compile itself runs.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0)
 @click.option(
     "--report",
     type=REPORT,
@@ -261,12 +252,10 @@ def compile_command(
     as_json: bool,
     no_verify: bool,
     shapes: tuple[Any, ...],
-    keeps: Any,
     **options: Any,
 ) -> None:
     """Compile MODEL into a mixed-precision ONNX file that meets every budget."""
     from onnxmpq.api import compile_model
-    from onnxmpq.request import default_output, protected
 
     if report == STDOUT:
         report, as_json = None, True
@@ -277,9 +266,7 @@ def compile_command(
             *filter(None, (options["output"] or default_output(model), report, options["save_sensitivity"]))
         )
     with ConsoleObserver(quiet=as_json) as observer:
-        result = compile_model(
-            model, shapes=dict(shapes), keep=keeps, verify=not no_verify, observer=observer, **options
-        )
+        result = compile_model(model, shapes=dict(shapes), verify=not no_verify, observer=observer, **options)
     if report is not None:
         write_file(f"{result.to_json()}\n".encode(), report, protect=[*inputs, Path(result.output)])
     if as_json:
@@ -297,11 +284,7 @@ def inspect_command(model: Path, as_json: bool) -> None:
     """List MODEL's layers: what could be quantized, or the plan inside a compiled file."""
     from onnxmpq.inspection import inspect_model
 
-    found = inspect_model(model)
-    if as_json:
-        click.echo(to_json(asdict(found)))
-    else:
-        show_inspection(found)
+    _tell(inspect_model(model), show_inspection, as_json=as_json)
 
 
 @cli.command("eval")
@@ -317,18 +300,21 @@ def inspect_command(model: Path, as_json: bool) -> None:
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many samples.  [default: all]")
 @click.option("--metric", help="As for compile.")
 @click.option("--outputs", multiple=True, help="As for compile.")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--seed", type=click.IntRange(min=0), default=0)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def eval_command(model: Path, as_json: bool, **options: Any) -> None:
     """Measure MODEL on data: top-1 with labels, and against a reference its agreement, KL or SQNR, and speed."""
     from onnxmpq.evaluation import evaluate_model
 
-    result = evaluate_model(model, **options)
+    _tell(evaluate_model(model, **options), show_evaluation, as_json=as_json)
+
+
+def _tell(found: Any, show: Callable[[Any], None], *, as_json: bool) -> None:
     if as_json:
-        click.echo(to_json(asdict(result)))
+        click.echo(to_json(asdict(found)))
     else:
-        show_evaluation(result)
+        show(found)
 
 
 def main() -> None:
@@ -357,7 +343,7 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 def _fail_usage(error: click.UsageError) -> NoReturn:
-    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # newer than click 8.1
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         sys.exit(EXIT_USAGE)
     command = error.ctx.command_path if error.ctx is not None else "onnxmpq"
@@ -367,7 +353,3 @@ def _fail_usage(error: click.UsageError) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

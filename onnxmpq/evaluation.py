@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from onnxmpq.data import DataSource, open_data
-from onnxmpq.data.input_shapes import is_batchable
+from onnxmpq.data.input_shapes import agree, is_batchable
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data.samples import dims
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.metrics.latency import measure_latency
@@ -22,7 +22,7 @@ from onnxmpq.metrics.score import check_label_range, compare, glance
 from onnxmpq.normalize.prepare import runnable
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.runtime.requirements import suited
-from onnxmpq.runtime.session import Runtime, Session, TensorInfo, resolve_runtime
+from onnxmpq.runtime.session import Runtime, Session, resolve_runtime
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.output_kind import OutputKind
@@ -64,17 +64,19 @@ def evaluate_model(
     """
     runtime = resolve_runtime(provider)
     path, other = Path(model), Path(model if reference is None else reference)
-    theirs = _loaded(runtime, other)
-    ours = theirs if reference is None else _loaded(runtime, path)
-    session, judge = ours.session, theirs.session
+    original, judge, reference_bytes = _loaded(runtime, other)
+    if reference is None:
+        session, file_bytes = judge, reference_bytes
+    else:
+        _, session, file_bytes = _loaded(runtime, path)
     check_same_interface(session, judge, path, other)
-    dataset = open_data(data, _specs(session), samples=samples, preprocess=preprocess, seed=seed)
+    dataset = open_data(data, session.inputs, samples=samples, preprocess=preprocess, seed=seed)
     sample = next(iter(dataset.batches(1))).feeds
     size = _batch_size(judge, sample, seed)
     expected = judge.run(sample)
     seen = glance(judge, dataset, 1, seed)
     asked = parse_outputs(outputs)
-    chosen = choose_metric(theirs.model, seen, metric, asked=asked, labelled=dataset.has_labels)
+    chosen = choose_metric(original, seen, metric, asked=asked, labelled=dataset.has_labels)
     check_same_results(session.run(sample), expected, chosen)
     check_label_range(dataset, {name: expected[name].shape for name in chosen.kinds}, chosen)
     before, after = compare(judge, session, dataset, chosen, size)
@@ -84,8 +86,8 @@ def evaluate_model(
         dataset.description,
         after,
         before,
-        ours.file_bytes,
-        theirs.file_bytes,
+        file_bytes,
+        reference_bytes,
         measure_latency(judge, session, sample, 1),
     )
 
@@ -101,10 +103,10 @@ def check_same_interface(session: Session, reference: Session, model: Path, othe
                 f"{model} and {other} cannot be compared: {what} {ours} against {theirs}; {_OF_ONE_MODEL}"
             )
     for mine, its in zip(session.inputs, reference.inputs, strict=True):
-        if mine.dtype != its.dtype or not _agree(mine.shape, its.shape):
+        if mine.dtype != its.dtype or not agree(mine.shape, its.shape):
             raise DataError(
-                f"{model} and {other} cannot be compared: input {mine.name!r} is {_text(mine)} against {_text(its)}; "
-                f"{_OF_ONE_MODEL}"
+                f"{model} and {other} cannot be compared: input {mine.name!r} is {mine.dtype} {dims(mine.shape)} "
+                f"against {its.dtype} {dims(its.shape)}; {_OF_ONE_MODEL}"
             )
 
 
@@ -122,36 +124,13 @@ def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Arr
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+def _loaded(runtime: Runtime, path: Path) -> tuple[onnx.ModelProto, Session, int]:
     """A model as it runs, and the bytes of its file, external data included."""
-
-    model: onnx.ModelProto
-    session: Session
-    file_bytes: int
-
-
-def _loaded(runtime: Runtime, path: Path) -> _Loaded:
     model = load_model(path)
-    return _Loaded(*runnable(suited(runtime, model), model), model.ByteSize())
-
-
-def _agree(ours: tuple[int | None, ...], theirs: tuple[int | None, ...]) -> bool:
-    """Equal but for dimensions that one of them leaves free."""
-    return len(ours) == len(theirs) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)
-    )
-
-
-def _text(info: TensorInfo) -> str:
-    return f"{info.dtype} {'x'.join('?' if d is None else str(d) for d in info.shape)}"
-
-
-def _specs(session: Session) -> list[InputSpec]:
-    return [InputSpec(i.name, i.dtype, i.shape) for i in session.inputs]
+    return *runnable(suited(runtime, model), model), model.ByteSize()
 
 
 def _batch_size(session: Session, sample: dict[str, Array], seed: int) -> int:
     free = all(i.shape and i.shape[0] is None for i in session.inputs)
-    specs = [InputSpec(i.name, i.dtype, (None, *sample[i.name].shape[1:])) for i in session.inputs if i.shape]
+    specs = [replace(i, shape=(None, *sample[i.name].shape[1:])) for i in session.inputs if i.shape]
     return _BATCH if free and is_batchable(session, specs, seed) else 1

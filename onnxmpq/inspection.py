@@ -21,7 +21,7 @@ from onnxmpq.runtime.requirements import described
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import HALF_BITS
 from onnxmpq.values.other_weight import OtherWeight
-from onnxmpq.values.requirements import Requirements
+from onnxmpq.values.report import Requirements
 from onnxmpq.verify.readback import StoredWeight, read_halves, read_weights
 
 
@@ -100,15 +100,15 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
     left = {layer.weight: layer for layer in discover(graph, {})}
     found: dict[str, InspectedLayer] = {}
     for node, name, _ in layer_names(graph):
-        for weight in (tensor.name for tensor in node.inputs[:2]):
-            if weight in stored and weight not in found:
-                held, size = stored[weight], stored[weight].stored_bytes + stored[weight].scale_bytes
-                acts = _activation_bits(node)
-                found[weight] = InspectedLayer(name, node.op, held.codes.shape, held.bits, acts, round(size))
-            elif weight in halves and weight not in found:
+        for weight in (tensor.name for tensor in node.inputs[:2] if tensor.name not in found):
+            if weight in stored:
+                held, acts = stored[weight], _activation_bits(node)
+                size = held.stored_bytes + held.scale_bytes
+                found[weight] = InspectedLayer(name, node.op, held.codes.shape, held.bits, acts, size)
+            elif weight in halves:
                 half = halves[weight]
                 found[weight] = InspectedLayer(name, node.op, half.shape, HALF_BITS, None, half.nbytes)
-            elif weight in left and weight not in found and left[weight].params:
+            elif weight in left and left[weight].params:
                 found[weight] = _float_layer(left[weight])
     return list(found.values())
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.calibrate.stage import calibrate
-from onnxmpq.check.forced import narrowed
-from onnxmpq.check.stage import check
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.check.stage import check, narrowed
+from onnxmpq.context.setting import Loaded
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.normalize.stage import prepare_model
@@ -20,17 +19,13 @@ from onnxmpq.observer import Stages
 from onnxmpq.onnx_io.model_file import written_model
 from onnxmpq.place.stage import place
 from onnxmpq.requantize.stage import is_requantized, requantize
-from onnxmpq.request import (
-    Request,
-    Sources,
-)
+from onnxmpq.request import Request, Sources
 from onnxmpq.rounding.stage import round_weights
-from onnxmpq.search.stage import is_searched, search, told
-from onnxmpq.search.swaps import Search
+from onnxmpq.search.stage import is_searched, search
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.timing.stage import time_layers
 from onnxmpq.values.costs import CostTable, Sensitivity
-from onnxmpq.values.report import Report
+from onnxmpq.values.report import Report, SearchReport
 from onnxmpq.verify.stage import Compiled, report_on
 
 
@@ -48,7 +43,7 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
     with written_model(written, sources.output, protect=sources.protected) as file, stages("verify"):
         outcome = Compiled(
             sources.model, sources.output, draft.prepared, draft.units, draft.placement, draft.plan, request.target, costs,
-            loaded.evidence, file, request.search.effort.name, told(found), loaded.file_bytes,
+            loaded.evidence, file, request.search.effort.name, found, loaded.file_bytes,
         )  # fmt: skip
         return report_on(
             outcome, request.constraints.budgets, draft.candidates, loaded.runtime, loaded.session, stages,
@@ -68,7 +63,7 @@ def rounded(loaded: Loaded) -> Lowering:
         return round_weights(setting)
 
 
-def drafted(lowering: Lowering, costs: Sensitivity) -> tuple[Draft, Search | None]:
+def drafted(lowering: Lowering, costs: Sensitivity) -> tuple[Draft, SearchReport | None]:
     """From what the options cost to the plan and its weights, and what the search came to where there was one."""
     setting = lowering.setting
     stages, times, found = setting.stages, None, None
@@ -80,8 +75,7 @@ def drafted(lowering: Lowering, costs: Sensitivity) -> tuple[Draft, Search | Non
         plan = allocate(lowering, costs, times)
     if isinstance(costs, CostTable) and is_searched(setting):
         with stages("search"):
-            found = search(lowering, plan, costs)
-            plan = found.plan
+            plan, found = search(lowering, plan)
     draft = lowering.draft(plan)
     if is_requantized(draft):
         with stages("requantize"):

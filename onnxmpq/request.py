@@ -125,7 +125,13 @@ class Request:
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        _require_one_width(self.codes.bits, self.constraints.keeps)
+        bits = self.codes.bits
+        others = [k for k in self.constraints.keeps if k.option.activation_bits not in (None, bits)]
+        if others:
+            raise OptionError(
+                f"--keep '{others[0]}' beside activations of {bits} bits: a file has quantized activations of one width; "
+                f"write /{bits} or /fp32"
+            )
         if self.is_timed:
             _require_times(self.target)
             if gives_path(self.search.method):
@@ -167,15 +173,6 @@ class Request:
             return self
         activations = "fp32" if synthetic else f"int{self.target.activations.bits[0]}"
         return replace(self, quantizers=replace(self.quantizers, activations=activations))
-
-
-def _require_one_width(bits: int, keeps: Sequence[Keep]) -> None:
-    others = [keep for keep in keeps if keep.option.activation_bits not in (None, bits)]
-    if others:
-        raise OptionError(
-            f"--keep '{others[0]}' beside activations of {bits} bits: a file has quantized activations of one width; "
-            f"write /{bits} or /fp32"
-        )
 
 
 def no_times(method: Method) -> OptionError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import update_wrapper
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +21,8 @@ from onnxmpq.values.arrays import Array
 Rewrite = Callable[[gs.Graph, gs.Node], None]
 Attribute = TypeVar("Attribute")
 
-_FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
+_SAME_SHAPE = {"BatchNormalization", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
+FLOATS = tuple(np.dtype(t) for t in (np.float16, np.float32, np.float64))
 
 
 class NoMatch(Exception):  # noqa: N818 - a pattern that does not apply is no error
@@ -43,6 +45,18 @@ def rewrite_each(graph: gs.Graph, ops: Iterable[str], rewrite: Rewrite) -> bool:
     while _sweep(graph, wanted, rewrite):
         changed = True
     return changed
+
+
+def rewrites(ops: Iterable[str]) -> Callable[[Rewrite], Callable[[gs.Graph], bool]]:
+    """Makes the rewrite of a node the pass `graph -> changed?` that offers it every node of these operators."""
+
+    def decorate(rewrite: Rewrite) -> Callable[[gs.Graph], bool]:
+        def rewrite_all(graph: gs.Graph) -> bool:
+            return rewrite_each(graph, ops, rewrite)
+
+        return update_wrapper(rewrite_all, rewrite)
+
+    return decorate
 
 
 def _sweep(graph: gs.Graph, ops: frozenset[str], rewrite: Rewrite) -> bool:
@@ -123,9 +137,21 @@ def producer(tensor: gs.Tensor) -> gs.Node:
     return tensor.inputs[0]
 
 
+def maker(tensor: gs.Tensor, op: str) -> gs.Node:
+    """The node that computes what a node reads; NoMatch unless it is of that standard operator."""
+    if not tensor.inputs or tensor.inputs[0].op != op or not is_standard(tensor.inputs[0]):
+        raise NoMatch(f"it reads no {op}")
+    return tensor.inputs[0]
+
+
 def is_private(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     """True where `tensor` is read exactly once and is no graph output."""
     return len(tensor.outputs) == 1 and tensor not in graph.outputs
+
+
+def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """True where a node reads `tensor`, or it is a graph output."""
+    return bool(tensor.outputs) or any(tensor is output for output in graph.outputs)
 
 
 def require_private(graph: gs.Graph, tensor: gs.Tensor) -> None:
@@ -143,7 +169,7 @@ def is_constant(tensor: gs.Tensor | None) -> bool:
 
 def is_float_constant(tensor: gs.Tensor | None) -> bool:
     """True for a dense constant of half, single or double precision."""
-    return tensor is not None and is_constant(tensor) and tensor.dtype in _FLOATS
+    return tensor is not None and is_constant(tensor) and tensor.dtype in FLOATS
 
 
 def read(tensor: gs.Tensor | None) -> Array:
@@ -156,6 +182,24 @@ def read(tensor: gs.Tensor | None) -> Array:
         raise NoMatch(f"{'an input' if tensor is None else tensor.name} is not constant")
     values = tensor._values  # noqa: SLF001
     return np.asarray(values.load() if isinstance(values, LazyValues) else values)
+
+
+def known_rank(tensor: gs.Tensor) -> int | None:
+    """The number of dimensions, where the graph says it or the nodes before leave no choice; else None."""
+    if tensor.shape is not None:
+        return len(tensor.shape)
+    if len(tensor.inputs) != 1 or not is_standard(tensor.inputs[0]):
+        return None
+    node = tensor.inputs[0]
+    if node.op in {"Flatten", "Gemm"}:
+        return 2
+    if node.op in _SAME_SHAPE:
+        return known_rank(node.inputs[0])
+    if node.op not in {"Add", "MatMul"} or not is_constant(node.inputs[1]):
+        return None
+    rank, other = known_rank(node.inputs[0]), len(node.inputs[1].shape)
+    # MatMul drops a dimension when an operand is a vector.
+    return None if rank is None or (node.op == "MatMul" and min(rank, other) < 2) else max(rank, other)
 
 
 def per_channel(values: Array, rank: int, axis: int, channels: int) -> NDArray[np.float64]:
@@ -174,6 +218,16 @@ def per_channel(values: Array, rank: int, axis: int, channels: int) -> NDArray[n
         f"a constant of shape {list(values.shape)} is not one value for each of {channels} channels",
     )
     return np.broadcast_to(values.astype(np.float64).reshape(-1), channels)
+
+
+def pads_by_axis(pad: gs.Node, rank: int) -> list[tuple[int, int]]:
+    """What a Pad (11 and later) adds at the begin and at the end of each axis; NoMatch where that is not constant."""
+    require(len(pad.inputs) > 1, "its pads are no input: it is older than Pad-11")
+    pads, axes = read(pad.inputs[1]).tolist(), optional_input(pad, 3)
+    padded = list(range(rank)) if axes is None else [axis % rank for axis in read(axes).tolist()]
+    require(len(pads) == 2 * len(padded), f"it gives {len(pads)} pads for {len(padded)} axes")
+    begins, ends = (dict(zip(padded, side, strict=True)) for side in np.split(np.array(pads), 2))
+    return [(int(begins.get(axis, 0)), int(ends.get(axis, 0))) for axis in range(rank)]
 
 
 def scaled(values: Array, factor: float) -> Array:

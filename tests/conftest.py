@@ -13,7 +13,7 @@ import pytest
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.calibrators import CALIBRATORS
 from onnxmpq.calibrate.stage import calibrate
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.metrics import latency

@@ -25,22 +25,22 @@ ROOMS: Mapping[str, str] = {
     # graphs, and what is known of operators
     "passes": "values",
     "passes.gradients": "values passes",
-    "operators": "values passes passes.gradients",
+    "operators": "values passes",
     "passes.normalize": "errors values passes operators",
-    "onnx_io": "errors values passes.normalize",
+    "onnx_io": "errors values operators",
     "passes.expose": "errors values passes passes.gradients operators",
     "passes.lower": "errors values passes operators onnx_io",
     # what runs them, on what, and how it is judged
     "runtime": "errors values onnx_io",
     "data": "errors plugins values runtime",
-    "metrics": "errors values runtime data",
+    "metrics": "errors plugins values runtime data",
     # what the stages are made of
     "place": "errors values passes operators metrics",
     "calibrate": "errors observer plugins values passes onnx_io passes.expose runtime data metrics",
     "rounding": "observer values onnx_io passes.expose passes.lower runtime data",
-    "sensitivity": "errors plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
+    "sensitivity": "errors observer plugins values passes.normalize onnx_io passes.expose passes.lower runtime data metrics",
     "allocate": "errors values budgets",
-    "search": "observer values",
+    "search": "",
     "timing": "errors values operators onnx_io runtime metrics",
     # what is asked, and what stages hand on
     "request": "errors values budgets data calibrate rounding sensitivity",
@@ -48,29 +48,29 @@ ROOMS: Mapping[str, str] = {
     "normalize": "errors values passes operators passes.normalize onnx_io runtime metrics context",
     "lower": "errors values passes onnx_io passes.lower runtime metrics rounding context normalize",
     "requantize": "observer values operators onnx_io passes.expose runtime data metrics rounding lower",
-    "verify": "errors values onnx_io runtime rounding context",
+    "verify": "errors values onnx_io runtime data metrics rounding context",
     # the stages' entrances, in the order of the pipeline
     "load": "",
     "load.stage": "errors observer onnx_io runtime data request context normalize",
-    "normalize.stage": "errors budgets metrics sensitivity context normalize",
+    "normalize.stage": "errors values budgets metrics sensitivity context normalize",
     "place.stage": "values onnx_io place rounding context",
-    "check.stage": "values place allocate request context place.stage",
-    "check": "values allocate context lower check.stage",
-    "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check",
-    "rounding.stage": "observer values runtime data rounding context lower",
-    "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check",
+    "check": "",
+    "check.stage": "values place allocate request context lower place.stage",
+    "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check.stage",
+    "rounding.stage": "values runtime data rounding context lower",
+    "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",
     "timing.stage": "errors values timing lower",
     "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
-    "search.stage": "values budgets metrics sensitivity allocate search context lower sensitivity.stage allocate.stage",
-    "verify.stage": "errors observer values budgets runtime data metrics rounding context verify",
+    "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
+    "verify.stage": "errors observer values budgets runtime data metrics rounding context normalize verify",
     # what users call
     "pipeline": (
-        "observer values onnx_io search request context lower load.stage normalize.stage place.stage check.stage check "
+        "observer values onnx_io request context lower load.stage normalize.stage place.stage check.stage "
         "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage search.stage "
         "verify.stage"
     ),
-    "api": "observer values budgets data calibrate rounding sensitivity request pipeline",
+    "api": "observer values budgets data metrics calibrate rounding sensitivity request pipeline",
     "evaluation": "errors values onnx_io runtime data metrics normalize",
     "inspection": "values passes onnx_io runtime normalize verify",
     "": "",

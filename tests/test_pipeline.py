@@ -31,8 +31,7 @@ from onnxmpq.testing import model_of
 from onnxmpq.timing import stage as timing
 from onnxmpq.timing.layer_times import LayerTimes
 from onnxmpq.values.costs import UNMEASURED
-from onnxmpq.values.report import Report
-from onnxmpq.values.requirements import Requirements
+from onnxmpq.values.report import Report, Requirements
 from onnxmpq.verify.readback import read_weights
 
 DIGITS_MODEL = Path(__file__).parents[1] / "models" / "digits.onnx"

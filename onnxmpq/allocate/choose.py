@@ -18,8 +18,7 @@ from onnxmpq.errors import InfeasibleError
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option, Options
-from onnxmpq.values.plan import Plan
-from onnxmpq.values.storage import stored_bytes, weight_bytes
+from onnxmpq.values.plan import Plan, stored_bytes, weight_bytes
 
 _FILE_ROUNDS = 12
 _FINE = 1.005  # ratio of bytes within which the smallest plan that keeps a loss is found
@@ -186,9 +185,8 @@ def _within_file(
 
 def plans_tried(layers: Sequence[Layer], options: Options) -> int:
     """About how many plans a budget on loss judges: the widest, the narrowest, and a bisection between them."""
-    ratio = weight_bytes(layers, widest(layers, options)) / max(
-        weight_bytes(layers, cheapest(layers, options)), 1
-    )
+    most, least = (weight_bytes(layers, end(layers, options)) for end in (widest, cheapest))
+    ratio = most / max(least, 1)
     return 2 + math.ceil(math.log2(max(math.log(max(ratio, 1.0)) / math.log(_FINE), 1.0)))
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.budgets.row import SLACK, Row
 from onnxmpq.errors import InfeasibleError
+from onnxmpq.values.arrays import Doubles
 
 _EXACT = 1e-10  # the solver's own tolerance of rows, the least it takes
 
@@ -36,17 +37,11 @@ def allocate(costs: Table, rows: Sequence[Row]) -> tuple[int, ...]:
     if not costs:
         return ()
     kept = [_useful(options, [row.use[g] for row in rows]) for g, options in enumerate(costs)]
-    narrowed = [
-        Row(
-            row.name,
-            tuple(tuple(use[i] for i in some) for use, some in zip(row.use, kept, strict=True)),
-            row.limit,
-        )
-        for row in rows
-    ]
-    chosen = _solved(
-        [[options[i] for i in some] for options, some in zip(costs, kept, strict=True)], narrowed
-    )
+
+    def narrowed(table: Table) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(own[i] for i in some) for own, some in zip(table, kept, strict=True))
+
+    chosen = _solved(narrowed(costs), [replace(row, use=narrowed(row.use)) for row in rows])
     if chosen is None:
         raise InfeasibleError(
             "the budgets cannot be met together, though each can alone: "
@@ -112,7 +107,7 @@ def _solved(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     """
     while (choice := _solve(costs, rows)) is not None:
         most = 2 * sum(options[index] for options, index in zip(costs, choice, strict=True))
-        capped = [[min(cost, most) for cost in options] for options in costs]
+        capped = tuple(tuple(min(cost, most) for cost in options) for options in costs)
         if most == 0 or capped == costs:
             break
         costs = capped
@@ -122,18 +117,14 @@ def _solved(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
 def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     # cvxpy takes a second to import, and a compile that measures nothing does not need it.
     import cvxpy as cp
+    from scipy.linalg import block_diag
 
-    cost, starts = _flatten(costs)
+    cost, sizes = _flat(costs), [len(options) for options in costs]
     if not cost.any():  # nothing is known to cost anything: rather the wide options, which come last
-        cost, _ = _flatten([range(len(options), 0, -1) for options in costs])
+        cost = _flat([range(size, 0, -1) for size in sizes])
     choice = cp.Variable(len(cost), boolean=True)
-    groups = np.zeros((len(costs), len(cost)))
-    for group, start in enumerate(starts):
-        groups[group, start : start + len(costs[group])] = 1
-    constraints = [groups @ choice == 1]
-    for row in rows:
-        use, _ = _flatten(row.use)
-        constraints.append((use / row.limit) @ choice <= 1 + SLACK / 2)
+    constraints = [block_diag(*map(np.ones, sizes)) @ choice == 1]
+    constraints += [(_flat(row.use) / row.limit) @ choice <= 1 + SLACK / 2 for row in rows]
     problem = cp.Problem(cp.Minimize((cost / (cost.max() or 1.0)) @ choice), constraints)
     _keep_highs_quiet()
     with warnings.catch_warnings():
@@ -141,10 +132,7 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
         problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0, mip_feasibility_tolerance=_EXACT)
     if choice.value is None:
         return None
-    return tuple(
-        int(np.argmax(choice.value[start : start + len(options)]))
-        for start, options in zip(starts, costs, strict=True)
-    )
+    return tuple(int(np.argmax(own)) for own in np.split(choice.value, np.cumsum(sizes)[:-1]))
 
 
 @cache
@@ -163,7 +151,6 @@ def _keep_highs_quiet() -> None:
     Quiet()
 
 
-def _flatten(table: Table) -> tuple[NDArray[np.float64], list[int]]:
-    """All entries in a row, and where each group starts."""
-    starts = np.cumsum([0, *(len(options) for options in table)])[:-1]
-    return np.concatenate([np.asarray(options, np.float64) for options in table]), [int(s) for s in starts]
+def _flat(table: Table) -> Doubles:
+    """All entries in a row."""
+    return np.concatenate([np.asarray(options, np.float64) for options in table])

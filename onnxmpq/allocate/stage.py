@@ -15,9 +15,8 @@ from onnxmpq.lower.draft import Lowering
 from onnxmpq.observer import Attempts, Stages
 from onnxmpq.requantize.stage import shipped
 from onnxmpq.values.costs import Sensitivity, Trajectory
-from onnxmpq.values.latency import Latency
+from onnxmpq.values.latency import Latency, TimeTable
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.time_table import TimeTable
 
 
 def allocate(lowering: Lowering, costs: Sensitivity, times: TimeTable | None) -> Plan:

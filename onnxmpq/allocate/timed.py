@@ -15,10 +15,10 @@ from onnxmpq.budgets.budget import Budget, needing
 from onnxmpq.budgets.kind import Known, Needs
 from onnxmpq.budgets.row import Row
 from onnxmpq.errors import InfeasibleError
+from onnxmpq.values.latency import TimeTable
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Options
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.time_table import TimeTable
 
 _ROUNDS = 8
 _MARGIN = 0.98  # of the limit is aimed at: the next measurement of a file differs by a percent or two

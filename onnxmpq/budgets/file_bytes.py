@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Kind, Known, Needs, Outcome, Use, in_units
 from onnxmpq.values.group import Unit
-from onnxmpq.values.storage import stored_bytes
+from onnxmpq.values.plan import stored_bytes
 
 _UNITS = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 

@@ -10,11 +10,10 @@ from functools import partial
 from operator import mul
 
 from onnxmpq.values.group import Unit
-from onnxmpq.values.latency import Latency
+from onnxmpq.values.latency import Latency, TimeTable
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.score import Score
-from onnxmpq.values.time_table import TimeTable
 
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?|\.\d+)"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnxmpq.budgets.kind import Form, Kind, Known, Use, percent
 from onnxmpq.values.group import Unit
-from onnxmpq.values.storage import stored_bytes
+from onnxmpq.values.plan import stored_bytes
 
 
 def _use(layers: Sequence[Unit], _known: Known) -> Use:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +16,26 @@ from onnxmpq.values.arrays import Doubles
 REDUCTIONS = ("ReduceMin", "ReduceMax")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Extremes:
-    """Of each tensor, lower and upper, float64 [2, tensors]: over all samples, and mean and deviation over samples.
-
-    `whole` is inf and -inf for a tensor that is empty in all of them.
-    """
-
-    whole: Doubles
-    mean: Doubles
-    deviation: Doubles
-
-
 def measure_extremes(
     session: Session, tensors: Sequence[str], dataset: Dataset, progress: Callable[[int], None]
-) -> Extremes:
-    """Extremes of tensors that `session` taps by `REDUCTIONS`; `progress` hears how many samples are done.
+) -> Doubles:
+    """Lower and upper extremes over all samples, their means over samples and their deviations, [6, tensors].
 
+    `session` taps the tensors by `REDUCTIONS`; `progress` hears how many samples are done. A tensor that is empty in all
+    of them has inf and -inf. Means and variances run along (Welford), samples without values left out.
     Raises DataError where a tensor is not finite.
     """
-    return summarised(_sample_by_sample(session, tensors, dataset, progress))
+    count, mean, squares = np.zeros(()), np.zeros(()), np.zeros(())
+    lowest, highest = np.array(np.inf), np.array(-np.inf)
+    for values in _sample_by_sample(session, tensors, dataset, progress):
+        seen = ~_is_empty(values)
+        count = count + seen
+        known = np.where(seen, values, mean)
+        step = known - mean
+        mean = mean + step / np.maximum(count, 1)
+        squares = squares + step * (known - mean)
+        lowest, highest = np.minimum(lowest, values[0]), np.maximum(highest, values[1])
+    return np.concatenate([np.stack([lowest, highest]), mean, np.sqrt(squares / np.maximum(count, 1))])
 
 
 def _sample_by_sample(
@@ -68,18 +67,3 @@ def _is_empty(values: Doubles) -> NDArray[np.bool_]:
     """[tensors]: what the runtime's ReduceMin and ReduceMax give for no values at all."""
     empty: NDArray[np.bool_] = (values[0] == np.inf) & (values[1] == -np.inf)
     return empty
-
-
-def summarised(stream: Iterable[Doubles]) -> Extremes:
-    """Running mean and variance (Welford) of samples' extremes, [2, tensors] each; samples without values left out."""
-    count, mean, squares = np.zeros(()), np.zeros(()), np.zeros(())
-    lowest, highest = np.array(np.inf), np.array(-np.inf)
-    for values in stream:
-        seen = ~_is_empty(values)
-        count = count + seen
-        known = np.where(seen, values, mean)
-        step = known - mean
-        mean = mean + step / np.maximum(count, 1)
-        squares = squares + step * (known - mean)
-        lowest, highest = np.minimum(lowest, values[0]), np.maximum(highest, values[1])
-    return Extremes(np.stack([lowest, highest]), mean, np.sqrt(squares / np.maximum(count, 1)))

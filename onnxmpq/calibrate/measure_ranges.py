@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.calibrate.calibrators import CALIBRATORS, Calibrator
-from onnxmpq.calibrate.extremes import REDUCTIONS, Extremes, measure_extremes
+from onnxmpq.calibrate.extremes import REDUCTIONS, measure_extremes
 from onnxmpq.calibrate.histograms import PICKED, empty_histogram, fill_histograms
-from onnxmpq.calibrate.statistics import Histogram, Statistics
+from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError
 from onnxmpq.observer import Progress
@@ -22,8 +21,6 @@ from onnxmpq.passes.matching import read
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.activation_range import UINT8, ActivationRange, CodeType, range_of
 from onnxmpq.values.placement import Placement
-
-__all__ = ["ActivationRange", "calibrate", "gather_statistics"]
 
 
 def calibrate(
@@ -76,31 +73,26 @@ def gather_statistics(
     extremes = measure_extremes(
         runtime.session(model, spin=False), tensors, dataset, lambda done: progress(done, passes)
     )
-    ends = {
-        name: (low, high) for name, low, high in zip(tensors, *extremes.whole, strict=True) if low <= high
+    known = {
+        name: some for name, some in zip(tensors, extremes.T.tolist(), strict=True) if some[0] <= some[1]
     }
-    histograms = {name: empty_histogram(low, high, bins) for name, (low, high) in ends.items()}
+    histograms = {name: empty_histogram(low, high, bins) for name, (low, high, *_) in known.items()}
     if bins and histograms:
         model = _tapped(model, TapBins({name: h.width for name, h in histograms.items()}, PICKED))
         histograms = fill_histograms(
             runtime.session(model, spin=False), histograms, dataset,
             lambda done: progress(dataset.count + done, passes),
         )  # fmt: skip
-    return {n: _of(extremes, i, histograms[n]) for i, n in enumerate(tensors) if n in histograms}
+    return {
+        name: Statistics(low, high, mean_low, mean_high, deviation_low, deviation_high, histograms[name])
+        for name, (low, high, mean_low, mean_high, deviation_low, deviation_high) in known.items()
+    }
 
 
 def _tapped(model: onnx.ModelProto, taps: TapTensors | TapBins) -> onnx.ModelProto:
     graph = import_graph(model)
     taps(graph)
     return export_model(graph, model)
-
-
-def _of(extremes: Extremes, index: int, histogram: Histogram) -> Statistics:
-    numbers = np.concatenate([extremes.whole, extremes.mean, extremes.deviation])[:, index]
-    lowest, highest, mean_lowest, mean_highest, deviation_lowest, deviation_highest = numbers.tolist()
-    return Statistics(
-        lowest, highest, mean_lowest, mean_highest, deviation_lowest, deviation_highest, histogram
-    )
 
 
 def _interval(name: str, seen: Statistics, calibrator: Calibrator, codes: CodeType) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import turned, width_axis
+from onnxmpq.data.augmentations import turned
 from onnxmpq.metrics.metric import Metric, Sums
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
@@ -22,21 +22,6 @@ _SAMPLES, _BATCH = 64, 16
 _FEWEST = 4  # comparisons that tell anything
 
 Outputs = Mapping[str, Array]
-
-
-def mirror_axis(
-    session: Session,
-    metric: Metric,
-    data: Dataset,
-    sample: Mapping[str, Array],
-    batch_size: int,
-    seed: int,
-) -> int | None:
-    """The axis that images are mirrored along, as `sample` has them; None where the network tells them apart."""
-    axis = width_axis([np.shape(values) for values in sample.values()])
-    if axis is None or not sees_the_same(session, metric, data, axis, batch_size, seed):
-        return None
-    return axis
 
 
 def sees_the_same(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
+
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
-from onnxmpq.calibrate.mirror import mirror_axis
-from onnxmpq.check.forced import forced_by
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.placed import Placed
-from onnxmpq.context.prepared import Prepared
-from onnxmpq.context.setting import Setting
+from onnxmpq.calibrate.mirror import sees_the_same
+from onnxmpq.check.stage import forced_by
+from onnxmpq.context.prepared import Activations, Placed, Prepared
+from onnxmpq.context.setting import Loaded, Setting
 from onnxmpq.context.splits import divide
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
+from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, width_axis
 from onnxmpq.errors import DataError
 from onnxmpq.lower.lower_plan import without_dead_channels
 from onnxmpq.normalize.discover import layer_names
@@ -67,11 +66,9 @@ def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augme
     request = loaded.request
     if not request.search.effort.mirrors or request.quantizers.rounding != "compensated" or data.synthetic:
         return NO_AUGMENTATION
-    sample = loaded.evidence.sample
-    axis = mirror_axis(
-        loaded.session, prepared.metric, data, sample, prepared.batch_size, request.search.seed
-    )
-    if axis is None:
+    axis = width_axis([np.shape(values) for values in loaded.evidence.sample.values()])
+    size, seed = prepared.batch_size, request.search.seed
+    if axis is None or not sees_the_same(loaded.session, prepared.metric, data, axis, size, seed):
         return NO_AUGMENTATION
     loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
     return Augmentations(axis)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.values.arrays import Doubles
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histogram:
@@ -21,7 +23,7 @@ class Histogram:
     counts: NDArray[np.int64]
 
     @property
-    def centres(self) -> NDArray[np.float64]:
+    def centres(self) -> Doubles:
         """The middle of every bin, float64 [bins]."""
         numbers = self.first + np.arange(len(self.counts), dtype=np.float64)
         return numbers * np.float64(self.width)

@@ -1,21 +1,23 @@
-"""Whether the budgets can be met and the options make a difference: known as soon as the layers are."""
+"""Whether the budgets can be met and leave a choice, and the options make a difference: known as soon as the layers are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
-from onnxmpq.allocate.choose import FileSize, least_rows
+from onnxmpq.allocate.choose import FileSize, forced_plan, least_rows, single
 from onnxmpq.allocate.knapsack import check_feasible
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.placed import Placed
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Placed, Prepared
+from onnxmpq.context.setting import Loaded, Setting
+from onnxmpq.lower.draft import Lowering
 from onnxmpq.place.half_precision import check_halves
 from onnxmpq.place.stage import placed
 from onnxmpq.request import Request
+from onnxmpq.values.costs import UNMEASURED, CostTable
 from onnxmpq.values.keep import looser_options, options_of, overridden
-from onnxmpq.values.option import HALF_BITS, QUANTIZED_BITS, Options
+from onnxmpq.values.option import HALF_BITS, Options
 
 _SAID = 3  # layers
 
@@ -64,21 +66,48 @@ def _left_alone(prepared: Prepared) -> str:
 
 def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What layers could be given if less were fixed, as the target holds it, each with the change in words."""
-    looser = looser_options(
-        prepared.layers,
-        request.constraints.widths,
-        request.activation_bits,
-        request.constraints.keeps,
-        QUANTIZED_BITS,
-    )
+    asked = request.constraints
+    looser = looser_options(prepared.layers, asked.widths, request.activation_bits, asked.keeps)
     for change, options in looser:
         yield change, placed(prepared, options, request.target).options
 
 
 def stored_otherwise(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What the same request comes to in each of the target's storages."""
-    asked = options_of(
-        prepared.layers, request.constraints.widths, request.activation_bits, request.constraints.keeps
-    )
+    asked = request.constraints
+    options = options_of(prepared.layers, asked.widths, request.activation_bits, asked.keeps)
     for storage in request.target.weights.storages:
-        yield f"with --storage {storage}", placed(prepared, asked, request.target.storing(storage)).options
+        yield f"with --storage {storage}", placed(prepared, options, request.target.storing(storage)).options
+
+
+def forced_by(setting: Setting, file_size: FileSize | None = None) -> Setting:
+    """The setting with its only sensible plan, where there is one whatever the layers' costs.
+
+    A budget on a file's bytes tells nothing as long as there is no `file_size`.
+    """
+    if setting.forced is not None:
+        return setting
+    plan = forced_plan(
+        setting.request.constraints.budgets, setting.prepared.layers, setting.options, file_size
+    )
+    if plan is None:
+        return setting
+    if any(len(choices) > 1 for choices in setting.options.values()):
+        setting.stages.note("sensitivity is not measured: the budget leaves one sensible plan only")
+    return replace(setting, forced=single(plan))
+
+
+def narrowed(lowering: Lowering) -> Lowering:
+    """What files of real bytes leave to choose from. Raises InfeasibleError where none is within the budgets."""
+    setting = lowering.setting
+    check_budgets(setting.request, setting.prepared, setting.options, lowering.file_size)
+    return replace(lowering, setting=forced_by(setting, lowering.file_size))
+
+
+def unmeasured(setting: Setting) -> CostTable:
+    """A table under which the forced options cost nothing and all others something."""
+    costs = {
+        name: {o: float(o not in setting.choices[name]) for o in choices}
+        for name, choices in setting.options.items()
+    }
+    return CostTable(costs, setting.prepared.metric.name, UNMEASURED, 0)

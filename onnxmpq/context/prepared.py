@@ -1,4 +1,4 @@
-"""A model that is ready to be quantized."""
+"""A model that is ready to be quantized: its layers, what each may be given, where its activations are quantized."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from dataclasses import dataclass
 import onnx
 
 from onnxmpq.metrics.metric import Metric
+from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.place.policies import POLICIES
+from onnxmpq.values.activation_range import ActivationRange
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Options
+from onnxmpq.values.placement import Placement
+from onnxmpq.values.plan import Plan
+from onnxmpq.values.target import Policy
 
 
 @dataclass(frozen=True)
@@ -27,3 +34,28 @@ class Prepared:
     sample: Mapping[str, Array]
     metric: Metric
     batch_size: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A model's layers with the options each may be given, and where activations are quantized for these."""
+
+    prepared: Prepared
+    placement: Placement
+    options: Options
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Where activations are quantized if every layer computes in integers that can, and each tensor's own range."""
+
+    placement: Placement
+    ranges: Mapping[str, ActivationRange]
+    policy: Policy = "kernels"
+
+    def of(self, plan: Plan, prepared: Prepared) -> Placement:
+        """Where they are quantized under a plan: of fewer tensors where layers compute in float."""
+        asked = {name for name, option in plan.options.items() if option.activation_bits is not None}
+        if asked == set(self.placement.integer_layers):
+            return self.placement
+        return POLICIES[self.policy](import_graph(prepared.model), prepared.layers, asked)

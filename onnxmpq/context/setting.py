@@ -1,14 +1,16 @@
-"""What every stage from rounding on looks at, and none changes."""
+"""What is compiled, and what every stage from rounding on looks at, and none changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.prepared import Prepared
+import onnx
+
+from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.context.splits import Splits
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
+from onnxmpq.data.evidence import Evidence
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.observer import Stages
 from onnxmpq.request import Request
@@ -16,6 +18,23 @@ from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.option import Options
 
 _GROUPS = 16  # of samples
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is compiled, on what data, and how: `request` with the activations decided.
+
+    `model` is what the user gave, as ONNX Runtime runs it in `session`; `file_bytes` are those of the given one,
+    external data included.
+    """
+
+    request: Request
+    stages: Stages
+    runtime: Runtime
+    model: onnx.ModelProto
+    session: Session
+    evidence: Evidence
+    file_bytes: int
 
 
 @dataclass(frozen=True)

@@ -15,25 +15,13 @@ import numpy as np
 
 from onnxmpq.data.callables import open_callable
 from onnxmpq.data.images import open_images
-from onnxmpq.data.npz import open_npz
+from onnxmpq.data.npz import open_arrays, open_npz
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.remember import REMEMBERED_BYTES, remembered
-from onnxmpq.data.samples import (
-    LABELS,
-    ArrayInfo,
-    InputSpec,
-    Labels,
-    Positions,
-    Sample,
-    Source,
-    as_labels,
-    bind,
-    conform,
-    pick,
-)
+from onnxmpq.data.samples import REMEMBERED_BYTES, Labels, Positions, Sample, Source, conform, remembered
 from onnxmpq.data.synthetic import open_noise
 from onnxmpq.errors import DataError, MissingFileError, OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 __all__ = ["Batch", "Dataset", "InputSpec", "holds_images", "open_data", "synthetic_data"]
@@ -97,16 +85,10 @@ class Dataset:
         if size < 1:
             raise OptionError(f"batches of {size} samples were asked for; wanted 1 or more")
         size = self.source.step or size
-        samples, labels = self._samples(), self.labels
+        samples, labels = self.samples(), self.labels
         for start in range(0, self.count, size):
             group = list(islice(samples, size))
-            if len(group) != min(size, self.count - start):
-                raise DataError(
-                    f"{self.source.name} ended after {start + len(group)} of {self.count} samples; "
-                    "it must give the same samples in every pass"
-                )
-            feeds = {spec.name: _feed(spec, group, self.source.name) for spec in self.source.inputs}
-            yield Batch(feeds, None if labels is None else labels[start : start + size], len(group))
+            yield self._batch(group, None if labels is None else labels[start : start + size])
 
     def shuffled(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches of all samples in a random order.
@@ -116,14 +98,16 @@ class Dataset:
         """
         step = self.source.step or 1
         size = self.source.step or size
-        order, part = _permuted(self.count, rng), self._held_at_once(size)
+        order, part = rng.permutation(self.count), self._held_at_once(size)
         for start in range(0, self.count, part):
-            held = list(self.take(order[start : start + part]).batches(step))
-            mixed = [held[i] for i in _permuted(len(held), rng)]
-            for first in range(0, len(mixed), size // step):
-                yield _joined(mixed[first : first + size // step], self.source.name)
+            held = self.take(order[start : start + part])
+            samples, labels = list(held.samples()), held.labels
+            mixed = np.arange(held.count).reshape(-1, step)[rng.permutation(held.count // step)].ravel()
+            for first in range(0, held.count, size):
+                chosen = mixed[first : first + size]
+                yield self._batch([samples[i] for i in chosen], None if labels is None else labels[chosen])
 
-    def take(self, indices: Sequence[int]) -> Dataset:
+    def take(self, indices: Sequence[int] | Array) -> Dataset:
         """The samples at these indices of this dataset, each once, in the order of the source."""
         return _choose(self.source, np.unique(self.positions[list(indices)]))
 
@@ -140,7 +124,7 @@ class Dataset:
         if not self.divides:
             raise DataError(f"{self.description} cannot be split in two; wanted {2 * step} or more")
         held = min(max(round(self.count * held_out / step), 1) * step, self.count - step)
-        order = np.random.default_rng(seed).permutation(self.count).tolist()
+        order = np.random.default_rng(seed).permutation(self.count)
         return self.take(order[held:]), self.take(order[:held])
 
     def some(self, most: int, seed: int) -> Dataset:
@@ -157,12 +141,23 @@ class Dataset:
         bytes_each = sum(values.nbytes for values in batch.feeds.values()) // batch.count
         return max(REMEMBERED_BYTES // (bytes_each * size), 1) * size
 
-    def _samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
         """The samples in order, each a copy that fits the graph inputs."""
         inputs, name = self.source.inputs, self.source.name
-        for position, sample in zip(self.positions, self.source.read(self.positions), strict=False):
+        samples = self.source.read(self.positions)
+        for done, position in enumerate(self.positions):
+            sample = next(samples, None)
+            if sample is None:
+                raise DataError(
+                    f"{name} ended after {done} of {self.count} samples; "
+                    "it must give the same samples in every pass"
+                )
             what = f"sample {position} of {name}"
             yield {spec.name: conform(spec, np.asarray(sample[spec.name]), what) for spec in inputs}
+
+    def _batch(self, group: Sequence[Sample], labels: Labels | None) -> Batch:
+        name = self.source.name
+        return Batch({spec.name: _feed(spec, group, name) for spec in self.source.inputs}, labels, len(group))
 
 
 def open_data(
@@ -217,29 +212,11 @@ def holds_images(source: DataSource) -> bool:
     return path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
 
 
-def _joined(batches: Sequence[Batch], name: str) -> Batch:
-    """One batch of the samples of several."""
-    if len(batches) == 1:
-        return batches[0]
-    feeds = {}
-    for key in batches[0].feeds:
-        arrays = [batch.feeds[key] for batch in batches]
-        _check_alike(arrays, key, name)
-        feeds[key] = np.concatenate(arrays)
-    labels = [batch.labels for batch in batches if batch.labels is not None]
-    return Batch(feeds, np.concatenate(labels) if labels else None, sum(batch.count for batch in batches))
-
-
-def _permuted(count: int, rng: np.random.Generator) -> list[int]:
-    order: list[int] = rng.permutation(count).tolist()
-    return order
-
-
 def _open(
     source: DataSource, inputs: Sequence[InputSpec], samples: int | None, preprocess: Preprocess | None
 ) -> Source:
     if isinstance(source, Mapping):
-        return _open_arrays(source, inputs)
+        return open_arrays(source, inputs)
     if callable(source):
         return open_callable(source, inputs, samples, getattr(source, "__qualname__", "the callable"))
     if not isinstance(source, str | os.PathLike):
@@ -266,19 +243,6 @@ def _open(
     return open_callable(loaded, inputs, samples, str(source))
 
 
-def _open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec]) -> Source:
-    name = "the given arrays"
-    values = {key: np.asarray(array) for key, array in arrays.items()}
-    bound = bind(inputs, {key: ArrayInfo(value.dtype, value.shape) for key, value in values.items()}, name)
-    fed = {spec: values[array] for spec, array in bound.names.items()}
-
-    def read(positions: Positions) -> Iterator[Sample]:
-        return pick(fed, 0, positions)
-
-    labels = as_labels(values[LABELS], name) if bound.labelled else None
-    return Source(name, tuple(inputs), bound.count, bound.step, labels, read, fed=bound.names)
-
-
 def _choose(source: Source, positions: Positions) -> Dataset:
     """The samples at `positions` that fill whole batches; DataError where there are none."""
     if len(positions) == 0:
@@ -297,16 +261,12 @@ def _feed(spec: InputSpec, group: Sequence[Sample], name: str) -> Array:
     arrays = [sample[spec.name] for sample in group]
     if arrays[0].ndim == len(spec.shape):
         return arrays[0]
-    _check_alike(arrays, spec.name, name)
-    return np.stack(arrays)
-
-
-def _check_alike(arrays: Sequence[Array], graph_input: str, name: str) -> None:
     if len({array.shape for array in arrays}) > 1:
         raise DataError(
-            f"samples of {name} for graph input {graph_input!r} differ in shape within a batch; "
+            f"samples of {name} for graph input {spec.name!r} differ in shape within a batch; "
             "bring them to one size (for images: crop=N or resize=HxW)"
         )
+    return np.stack(arrays)
 
 
 def _neighbours(path: Path) -> str:

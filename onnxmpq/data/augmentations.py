@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxmpq.data.samples import IMAGE_CHANNELS, is_channels_last
 from onnxmpq.values.arrays import Array
 
 Feeds = Mapping[str, Array]
-
-_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +44,5 @@ def width_axis(shapes: Sequence[Sequence[int]]) -> int | None:
     if len(shapes) != 1 or len(shapes[0]) != 4:
         return None
     shape = shapes[0]
-    axis = -1 if shape[1] in _CHANNELS else -2 if shape[3] in _CHANNELS else None
+    axis = -2 if is_channels_last(shape) else -1 if shape[1] in IMAGE_CHANNELS else None
     return axis if axis is not None and shape[axis] > 1 else None

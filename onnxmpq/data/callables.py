@@ -7,20 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxmpq.data.samples import (
-    LABELS,
-    ArrayInfo,
-    Binding,
-    InputSpec,
-    Labels,
-    Positions,
-    Sample,
-    Source,
-    as_labels,
-    bind,
-    pick,
-)
+from onnxmpq.data.samples import LABELS, Binding, Labels, Positions, Sample, Source, as_labels, bind, pick
 from onnxmpq.errors import DataError, OnnxmpqError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 Generate = Callable[[], Iterable[Mapping[str, Array]]]
@@ -36,7 +25,16 @@ def open_callable(generate: Generate, inputs: Sequence[InputSpec], samples: int 
     count, step, labels = _survey(_chunks(generate, inputs, name), samples, name)
 
     def read(positions: Positions) -> Iterator[Sample]:
-        return _read(_chunks(generate, inputs, name), positions, labels, name)
+        start = 0
+        for arrays, bound in _chunks(generate, inputs, name):
+            if labels is not None and not _continues(labels[start:], arrays.get(LABELS)):
+                raise DataError(
+                    f"{name} yields other labels than at its first call; it must yield the same each time"
+                )
+            yield from pick({spec: arrays[array] for spec, array in bound.names.items()}, start, positions)
+            start += bound.count
+            if start > positions[-1]:
+                return
 
     return Source(name, tuple(inputs), count, step, labels, read)
 
@@ -64,21 +62,6 @@ def _survey(
     return count, step, np.concatenate(labels)[:count] if labelled else None
 
 
-def _read(
-    chunks: Iterator[_Chunk], positions: Positions, labels: Labels | None, name: str
-) -> Iterator[Sample]:
-    start = 0
-    for arrays, bound in chunks:
-        if labels is not None and not _continues(labels[start:], arrays.get(LABELS)):
-            raise DataError(
-                f"{name} yields other labels than at its first call; it must yield the same each time"
-            )
-        yield from pick({spec: arrays[array] for spec, array in bound.names.items()}, start, positions)
-        start += bound.count
-        if start > positions[-1]:
-            return
-
-
 def _continues(expected: Labels, found: Array | None) -> bool:
     return found is not None and np.array_equal(expected[: len(found)], found[: len(expected)])
 
@@ -89,7 +72,7 @@ def _chunks(generate: Generate, inputs: Sequence[InputSpec], name: str) -> Itera
         for number, item in enumerate(generate()):
             what = f"dict {number} of {name}"
             arrays = _as_arrays(item, what)
-            yield arrays, bind(inputs, {n: ArrayInfo(a.dtype, a.shape) for n, a in arrays.items()}, what)
+            yield arrays, bind(inputs, arrays, what)
     except OnnxmpqError:
         raise
     except Exception as error:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
-from onnxmpq.data.input_shapes import apply_shapes, guess_shapes, is_batchable
+from onnxmpq.data.input_shapes import apply_shapes, at_sizes, guess_shapes, is_batchable
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data.samples import dims
 from onnxmpq.errors import DataError, OptionError
-from onnxmpq.runtime.session import Session
+from onnxmpq.runtime.session import InputSpec, Session
 from onnxmpq.values.arrays import Array, Shape
 
 SYNTHETIC_SAMPLES = 16
@@ -27,7 +27,7 @@ class Evidence:
 
     Where the graph demands several samples at a time, `sample` holds `samples_a_run` of them (else 1). `training` is
     what methods that train were given besides (None: they train on what they measure on); `judged_on` says in words
-    what the verdict rests on; `is_real` whether that is data, not noise; `batchable` whether samples may be run together.
+    what the verdict rests on; `batchable` whether samples may be run together.
     """
 
     calibration: Dataset
@@ -37,7 +37,6 @@ class Evidence:
     batchable: bool
     samples_a_run: int = 1
     training: Dataset | None = None
-    is_real: bool = True  # what is judged on
 
 
 def gather(
@@ -58,7 +57,7 @@ def gather(
     Without any, noise stands in for them and a note says what that means. Raises DataError for data that do
     not fit, ModelError where no input size runs, OptionError for steps for images where there are none.
     """
-    specs = apply_shapes(session.inputs, shapes)
+    asked = apply_shapes(session.inputs, shapes)
     data = data if data is not None else sibling(model, "calib", note)
     evaluation = evaluation if evaluation is not None else sibling(model, "eval", note)
     sources = (data, evaluation, training)
@@ -69,40 +68,32 @@ def gather(
 
     def read(source: DataSource, count: int | None) -> Dataset:
         steps = preprocess if holds_images(source) else None
-        opened = open_data(source, specs, samples=count, preprocess=steps, seed=seed)
+        opened = open_data(source, asked, samples=count, preprocess=steps, seed=seed)
         check_names(opened, session, note)
         return opened
 
-    found = _calibration_and_verdict(session, specs, data, evaluation, read, samples, seed, note)
+    specs = resolved(session, asked, seed, note) if data is None else asked
+    judge = None if evaluation is None else read(evaluation, None)
+    if data is None:
+        calibration, judge, judged_on = _synthetic(specs, judge, seed, note)
+    elif judge is not None:
+        calibration, judged_on = read(data, samples), judge.description
+    else:
+        everything = read(data, math.ceil(samples / (1 - HELD_BACK)))
+        calibration, judge, judged_on = _held_back(everything, seed, note)
+    first = next(iter(calibration.batches(1)))
+    batchable = is_batchable(session, [at_sizes(spec, first.feeds[spec.name].shape) for spec in specs], seed)
+    found = Evidence(calibration, judge, judged_on, first.feeds, batchable, first.count)
     return found if training is None else replace(found, training=read(training, None))
 
 
-def _calibration_and_verdict(
-    session: Session,
-    specs: Sequence[InputSpec],
-    data: DataSource | None,
-    evaluation: DataSource | None,
-    read: Callable[[DataSource, int | None], Dataset],
-    samples: int,
-    seed: int,
-    note: Note,
-) -> Evidence:
-    if data is None:
-        specs = resolved(session, specs, seed, note)
-        return _synthetic(session, specs, None if evaluation is None else read(evaluation, None), seed, note)
-    if evaluation is not None:
-        judge = read(evaluation, None)
-        return _evidence(session, specs, read(data, samples), judge, judge.description, seed)
-    everything = read(data, math.ceil(samples / (1 - HELD_BACK)))
-    if everything.count < 2 * (everything.source.step or 1):
+def _held_back(everything: Dataset, seed: int, note: Note) -> tuple[Dataset, Dataset, str]:
+    """What is calibrated on, what is held back from it for the verdict, and the latter in words."""
+    if not everything.divides:
         note("too few samples to hold any back: the verdict rests on what the widths were chosen by")
-        return _evidence(
-            session, specs, everything, everything, f"{everything.description}, also calibrated on", seed
-        )
+        return everything, everything, f"{everything.description}, also calibrated on"
     calibration, judge = everything.split(HELD_BACK, seed)
-    return _evidence(
-        session, specs, calibration, judge, f"{judge.description}, held back from calibration", seed
-    )
+    return calibration, judge, f"{judge.description}, held back from calibration"
 
 
 def check_names(data: Dataset, session: Session, note: Note) -> None:
@@ -124,9 +115,8 @@ def resolved(session: Session, specs: Sequence[InputSpec], seed: int, note: Note
     guessed = guess_shapes(session, specs, seed)
     for before, after in zip(specs, guessed, strict=True):
         if before.shape != after.shape:
-            note(
-                f"input {after.name!r} has free dimensions; compiling at {_text(after.shape)} (--shape sets them)"
-            )
+            size = dims(after.shape, "1")
+            note(f"input {after.name!r} has free dimensions; compiling at {size} (--shape sets them)")
     return guessed
 
 
@@ -140,38 +130,14 @@ def sibling(model: Path | None, role: str, note: Note) -> Path | None:
 
 
 def _synthetic(
-    session: Session, specs: Sequence[InputSpec], judge: Dataset | None, seed: int, note: Note
-) -> Evidence:
+    specs: Sequence[InputSpec], judge: Dataset | None, seed: int, note: Note
+) -> tuple[Dataset, Dataset, str]:
     note(
         f"no calibration data: {SYNTHETIC_SAMPLES} synthetic inputs stand in for them. Widths are chosen by how "
         "noise passes through the network; give --data for a file whose accuracy you can trust"
     )
     calibration = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed)
     if judge is not None:
-        return _evidence(session, specs, calibration, judge, judge.description, seed)
+        return calibration, judge, judge.description
     judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1)
-    found = _evidence(session, specs, calibration, judge, f"{judge.count} other synthetic inputs", seed)
-    return replace(found, is_real=False)
-
-
-def _evidence(
-    session: Session,
-    specs: Sequence[InputSpec],
-    calibration: Dataset,
-    judge: Dataset,
-    judged_on: str,
-    seed: int,
-) -> Evidence:
-    first = next(iter(calibration.batches(1)))
-    sample = first.feeds
-    seen = tuple(InputSpec(s.name, s.dtype, _keep_batch(s.shape, sample[s.name].shape)) for s in specs)
-    batchable = is_batchable(session, seen, seed)
-    return Evidence(calibration, judge, judged_on, sample, batchable, first.count)
-
-
-def _keep_batch(declared: tuple[int | None, ...], seen: Shape) -> tuple[int | None, ...]:
-    return (None, *seen[1:]) if declared and declared[0] is None else seen
-
-
-def _text(shape: tuple[int | None, ...]) -> str:
-    return "x".join("1" if d is None else str(d) for d in shape)
+    return calibration, judge, f"{judge.count} other synthetic inputs"

@@ -14,19 +14,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from onnxmpq.data.archive import open_zip
+from onnxmpq.data.npz import open_zip
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import (
-    ArrayInfo,
-    InputSpec,
-    Labels,
-    Positions,
-    Sample,
-    Source,
-    batch_step,
-    check_fit,
-)
+from onnxmpq.data.samples import Labels, Positions, Sample, Source, batch_step, check_fit
 from onnxmpq.errors import DataError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -123,7 +115,7 @@ def _decode(read: Read, name: str, spec: InputSpec, preprocess: Preprocess, path
             sample = preprocess.apply(image)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise DataError(f"{what} cannot be used: {error}") from error
-    check_fit(spec, ArrayInfo(sample.dtype, sample.shape), what, f"change --preprocess (it is {preprocess})")
+    check_fit(spec, sample.dtype, sample.shape, what, f"change --preprocess (it is {preprocess})")
     return sample
 
 
@@ -136,7 +128,8 @@ def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: 
         labels = [listed.get(name) for name in images]
         remedy = f"add them to {lists[0]}"
     else:
-        labels = [_folder_label(name) for name in images]
+        folders = [PurePosixPath(name).parent.name for name in images]
+        labels = [int(folder) if _is_class(folder) else None for folder in folders]
         remedy = "put each in a folder named by its class index, or none"
     missing = [name for name, label in zip(images, labels, strict=True) if label is None]
     if len(missing) == len(images) and not lists:
@@ -146,11 +139,6 @@ def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: 
             f"{len(missing)} of {len(images)} images of {path} have no label ({missing[0]}); {remedy}"
         )
     return np.array(labels, np.int64)
-
-
-def _folder_label(name: str) -> int | None:
-    folder = PurePosixPath(name).parent.name
-    return int(folder) if _is_class(folder) else None
 
 
 def _is_class(word: str) -> bool:

@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from onnxmpq.data import InputSpec, synthetic_data
+from onnxmpq.data import synthetic_data
+from onnxmpq.data.samples import dims, is_channels_last
 from onnxmpq.errors import EngineError, ModelError, OptionError, nearest
-from onnxmpq.runtime.session import Session, TensorInfo
+from onnxmpq.runtime.session import InputSpec, Session
 from onnxmpq.values.arrays import Array, Shape
 
 # Tried in this order: what image networks are trained at; lengths of signals.
 _IMAGE_SIZES = (224, 256, 320, 416, 512, 640, 299, 192, 128, 96, 64, 48, 32, 28, 16, 8, 1)
 _VOLUME_SIZES = (32, 64, 16, 112, 96, 128, 224, 8, 1)  # of scans and videos: cubes grow fast
 _SIGNAL_SIZES = (512, 256, 128, 1024, 2048, 4096, 16000, 100, 80, 64, 40, 32, 16, 8, 4, 2, 1)
-_IMAGE_CHANNELS = (1, 3, 4)
 _NUMBERS = "fiub"  # NumPy's kinds; there are strings, too
 
 
 def parse_shape(text: str) -> tuple[str, Shape]:
     """`NAME=1x3x224x224` as a name and its dimensions. Raises OptionError for anything else."""
-    name, _, dims = text.rpartition("=")
-    if not name or not all(d.isdecimal() and int(d) > 0 for d in dims.split("x")):
+    name, _, sizes = text.rpartition("=")
+    if not name or not all(d.isdecimal() and int(d) > 0 for d in sizes.split("x")):
         raise OptionError(f"--shape {text!r} was not understood; write NAME=1x3x224x224")
-    return name, tuple(int(d) for d in dims.split("x"))
+    return name, tuple(int(d) for d in sizes.split("x"))
 
 
-def apply_shapes(inputs: Sequence[TensorInfo], shapes: Mapping[str, Shape]) -> tuple[InputSpec, ...]:
+def apply_shapes(inputs: Sequence[InputSpec], shapes: Mapping[str, Shape]) -> tuple[InputSpec, ...]:
     """The graph inputs with the user's shapes filled in; a free batch stays free.
 
     Raises OptionError for a name that is no input, or a size the model fixes otherwise.
@@ -44,20 +45,27 @@ def apply_shapes(inputs: Sequence[TensorInfo], shapes: Mapping[str, Shape]) -> t
     return tuple(_with_shape(i, shapes.get(i.name)) for i in inputs)
 
 
-def _with_shape(info: TensorInfo, asked: Shape | None) -> InputSpec:
+def _with_shape(spec: InputSpec, asked: Shape | None) -> InputSpec:
     if asked is None:
-        return InputSpec(info.name, info.dtype, info.shape)
-    fits = len(asked) == len(info.shape) and all(
-        has in (None, want) for want, has in zip(asked, info.shape, strict=True)
-    )
-    if not fits:
-        model = "x".join("?" if d is None else str(d) for d in info.shape)
+        return spec
+    if not agree(asked, spec.shape):
         raise OptionError(
-            f"--shape {info.name}={'x'.join(map(str, asked))} does not fit the model, which has {model}; a size may be "
+            f"--shape {spec.name}={dims(asked)} does not fit the model, which has {dims(spec.shape)}; a size may be "
             "given where it has ?"
         )
-    batch_is_free = bool(info.shape) and info.shape[0] is None
-    return InputSpec(info.name, info.dtype, (None, *asked[1:]) if batch_is_free else asked)
+    return at_sizes(spec, asked)
+
+
+def agree(ours: Sequence[int | None], theirs: Sequence[int | None]) -> bool:
+    """True for shapes that are equal but for dimensions that one of them leaves free."""
+    return len(ours) == len(theirs) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)
+    )
+
+
+def at_sizes(spec: InputSpec, sizes: Shape) -> InputSpec:
+    """The input at these sizes; a free number of samples stays free."""
+    return replace(spec, shape=(None, *sizes[1:]) if spec.shape[:1] == (None,) else sizes)
 
 
 def guess_shapes(session: Session, specs: Sequence[InputSpec], seed: int) -> tuple[InputSpec, ...]:
@@ -67,14 +75,13 @@ def guess_shapes(session: Session, specs: Sequence[InputSpec], seed: int) -> tup
     """
     reason = ""
     for candidate in _candidates(specs):
-        feeds = one_sample(candidate, seed)
         try:
-            session.run(feeds)
+            session.run(one_sample(candidate, seed))
         except EngineError as error:
             reason = str(error)
-            continue
-        return _with_batches_of_one(candidate)
-    free = ", ".join(f"{s.name}={'x'.join(map(_dim, s.shape))}" for s in specs)
+        else:
+            return _with_batches_of_one(candidate)
+    free = ", ".join(f"{s.name}={dims(s.shape)}" for s in specs)
     raise ModelError(
         f"no input size that was tried runs this model ({free}); give one with --shape NAME=DIMS. Last: {reason}"
     )
@@ -82,7 +89,7 @@ def guess_shapes(session: Session, specs: Sequence[InputSpec], seed: int) -> tup
 
 def one_sample(specs: Sequence[InputSpec], seed: int) -> dict[str, Array]:
     """Synthetic feeds of one sample, batch 1."""
-    fixed = [InputSpec(s.name, s.dtype, tuple(1 if d is None else d for d in s.shape)) for s in specs]
+    fixed = [replace(s, shape=tuple(1 if d is None else d for d in s.shape)) for s in specs]
     return next(iter(synthetic_data(fixed, samples=1, seed=seed).batches(1))).feeds
 
 
@@ -116,28 +123,22 @@ def _candidates(specs: Sequence[InputSpec]) -> Iterator[tuple[InputSpec, ...]]:
     rank = max(len(s.shape) for s in specs)
     sizes = _VOLUME_SIZES if rank >= 5 else _IMAGE_SIZES if rank == 4 else _SIGNAL_SIZES
     for size, other in itertools.product(sizes, (None, 1)):
-        yield tuple(InputSpec(s.name, s.dtype, _filled(s.shape, size, other)) for s in specs)
+        yield tuple(replace(s, shape=_filled(s.shape, size, other)) for s in specs)
 
 
 def _filled(shape: tuple[int | None, ...], size: int, other: int | None) -> tuple[int | None, ...]:
     """Free dimensions as `size`; an image's channels as 3; those of no image as `other` where that is given."""
+    guesses = [other or size] * len(shape)
+    guesses[-1:] = [size]
     if len(shape) == 4:
-        channels_last = shape[3] in _IMAGE_CHANNELS and shape[1] not in _IMAGE_CHANNELS
-        channel = 3 if channels_last else 1
-        filled = [d if d is not None else (3 if i == channel else size) for i, d in enumerate(shape)]
-        return (shape[0], *filled[1:])
-    rest = [
-        d if d is not None else (size if i == len(shape) - 1 else other or size) for i, d in enumerate(shape)
-    ]
-    return (shape[0], *rest[1:]) if shape else ()
+        guesses = [size] * 4
+        guesses[3 if is_channels_last(shape) else 1] = 3
+    filled = [guess if d is None else d for d, guess in zip(shape, guesses, strict=False)]
+    return (*shape[:1], *filled[1:])
 
 
 def _with_batches_of_one(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     """Batches of 1 where the inputs share no batch axis: some first dimensions are free, others are not."""
     if len({s.shape[:1] == (None,) for s in specs}) < 2:
         return specs
-    return tuple(InputSpec(s.name, s.dtype, tuple(d or 1 for d in s.shape)) for s in specs)
-
-
-def _dim(size: int | None) -> str:
-    return "?" if size is None else str(size)
+    return tuple(replace(s, shape=tuple(d or 1 for d in s.shape)) for s in specs)

@@ -1,4 +1,4 @@
-"""Read an `.npz` as a stream: all members in lock step, a chunk of samples at a time, never whole.
+"""Arrays by name: given ones, and an `.npz` as a stream, all members in lock step, a chunk at a time, never whole.
 
 Format: a zip of `.npy` files (NEP 1), stored or deflated. Pickled objects are refused by their header.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +17,14 @@ from typing import IO
 
 import numpy as np
 
-from onnxmpq.data.archive import open_zip
-from onnxmpq.data.samples import (
-    LABELS,
-    ArrayInfo,
-    InputSpec,
-    Labels,
-    Positions,
-    Sample,
-    Source,
-    as_labels,
-    bind,
-    pick,
-)
-from onnxmpq.errors import DataError
+from onnxmpq.data.samples import LABELS, ArrayInfo, Labels, Positions, Sample, Source, as_labels, bind, pick
+from onnxmpq.errors import DataError, OnnxmpqError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 _CHUNK_BYTES = 1 << 20  # of all members together
+# What zipfile, zlib and numpy's header parser raise on damaged, encrypted or unknown content.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +38,20 @@ class _Member:
     @property
     def row_bytes(self) -> int:
         return math.prod(self.info.shape[1:]) * self.info.dtype.itemsize
+
+
+def open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec]) -> Source:
+    """The samples of a mapping: as those of an npz. Raises DataError for arrays that do not fit."""
+    name = "the given arrays"
+    values = {key: np.asarray(array) for key, array in arrays.items()}
+    bound = bind(inputs, values, name)
+    fed = {spec: values[array] for spec, array in bound.names.items()}
+
+    def read(positions: Positions) -> Iterator[Sample]:
+        return pick(fed, 0, positions)
+
+    labels = as_labels(values[LABELS], name) if bound.labelled else None
+    return Source(name, tuple(inputs), bound.count, bound.step, labels, read, fed=bound.names)
 
 
 def open_npz(path: Path, inputs: Sequence[InputSpec]) -> Source:
@@ -125,3 +132,19 @@ def _read_block(file: IO[bytes], member: _Member, rows: int) -> Array:
 def _read_labels(path: Path, member: _Member) -> Labels:
     rows = _read_rows(path, {LABELS: member}, np.arange(member.info.shape[0]))
     return as_labels([int(row[LABELS]) for row in rows], str(path))
+
+
+@contextlib.contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, for reading; whatever goes wrong inside the block because of the file is a DataError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except OnnxmpqError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except _DAMAGE as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): it is truncated, damaged or not a zip file"
+        ) from error

@@ -77,16 +77,8 @@ class Preprocess:
         return cls(**_parse_items(_items(text)))
 
     def __str__(self) -> str:
-        items = {
-            "resize": None if self.resize is None else _size_text(self.resize),
-            "crop": None if self.crop is None else _crop_text(self.crop),
-            "scale": _scale_text(self.scale),
-            "mean": ":".join(map(_number_text, self.mean)),
-            "std": ":".join(map(_number_text, self.std)),
-            "layout": self.layout,
-            "order": self.order,
-        }
-        return ",".join(f"{key}={value}" for key, value in items.items() if value is not None)
+        given = ((key, getattr(self, key), text) for key, (_, text) in _FORMS.items())
+        return ",".join(f"{key}={text(value)}" for key, value, text in given if value is not None)
 
     def apply(self, image: Image.Image) -> NDArray[Any]:
         """One sample [C, H, W] or [H, W, C]: float32, or uint8 where scale, mean and std leave pixels as they are.
@@ -161,12 +153,12 @@ def _parse_items(items: Iterable[str]) -> dict[str, Any]:
     for item in items:
         for part in _PRESETS.get(item, item).split(","):
             key, _, text = (field.strip() for field in part.partition("="))
-            if key not in _PARSERS:
+            if key not in _FORMS:
                 raise OptionError(f"preprocessing item {item!r} is not known; {_EXAMPLES}")
             if key in values:
                 raise OptionError(f"preprocessing item {item!r} gives {key} a second time; give it once")
             try:
-                values[key] = _PARSERS[key](text)
+                values[key] = _FORMS[key][0](text)
             except (ValueError, ZeroDivisionError) as error:
                 raise OptionError(
                     f"preprocessing item {item!r} does not parse ({error}); {_EXAMPLES}"
@@ -199,12 +191,6 @@ def _crop_size(text: str) -> Size:
     return size
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "resize": _size, "crop": _crop_size, "scale": _number, "mean": _numbers, "std": _numbers,
-    "layout": str, "order": str,
-}  # fmt: skip
-
-
 def _size_text(size: int | Size) -> str:
     return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
@@ -221,3 +207,14 @@ def _scale_text(scale: float) -> str:
     """`1/255` where that is exactly the scale, else a decimal number."""
     below = round(1 / scale, 3)
     return f"1/{_number_text(below)}" if below > 1 and 1 / below == scale else _number_text(scale)
+
+
+def _numbers_text(numbers: Iterable[float]) -> str:
+    return ":".join(map(_number_text, numbers))
+
+
+# How each field is read, and how it is written.
+_FORMS: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
+    "resize": (_size, _size_text), "crop": (_crop_size, _crop_text), "scale": (_number, _scale_text),
+    "mean": (_numbers, _numbers_text), "std": (_numbers, _numbers_text), "layout": (str, str), "order": (str, str),
+}  # fmt: skip

@@ -6,14 +6,15 @@ first axis is the input's batch axis) or rank r + 1 (every entry is a full input
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import DataError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array, Shape
 
 Labels = NDArray[np.int64]
@@ -21,19 +22,9 @@ Positions = NDArray[np.int64]  # of samples in their source, ascending
 Sample = Mapping[str, Array]  # one sample: its array for each graph input, without the samples' axis
 
 LABELS = "labels"
+REMEMBERED_BYTES = 128 << 20
+IMAGE_CHANNELS = (1, 3, 4)
 _REMEDY = "convert, reshape or resize the samples before saving them"
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One graph input with its free dimensions resolved; only the first may stay free (None).
-
-    `shape` is () for a scalar input.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +64,7 @@ class Binding:
     labelled: bool
 
 
-def bind(inputs: Sequence[InputSpec], arrays: Mapping[str, ArrayInfo], where: str) -> Binding:
+def bind(inputs: Sequence[InputSpec], arrays: Mapping[str, Array | ArrayInfo], where: str) -> Binding:
     """Match arrays, samples first, to the graph inputs.
 
     Raises DataError for a wrong name, shape, dtype, number of samples, or for labels that are no labels.
@@ -83,7 +74,7 @@ def bind(inputs: Sequence[InputSpec], arrays: Mapping[str, ArrayInfo], where: st
         info, what = arrays[names[spec.name]], f"array {names[spec.name]!r} of {where}"
         if not info.shape:
             raise DataError(f"{what} is a scalar; its first axis must be the samples")
-        check_fit(spec, ArrayInfo(info.dtype, info.shape[1:]), what)
+        check_fit(spec, info.dtype, info.shape[1:], what)
     counts = {name: arrays[name].shape[0] for name in names.values()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name}: {count}" for name, count in counts.items())
@@ -98,16 +89,15 @@ def bind(inputs: Sequence[InputSpec], arrays: Mapping[str, ArrayInfo], where: st
     return Binding(names, count, batch_step(inputs, ranks, where), labelled)
 
 
-def check_fit(spec: InputSpec, info: ArrayInfo, what: str, remedy: str = _REMEDY) -> None:
+def check_fit(spec: InputSpec, dtype: np.dtype[Any], shape: Shape, what: str, remedy: str = _REMEDY) -> None:
     """Check that one sample of this dtype and shape can be fed to `spec`; DataError where it cannot."""
-    if not _casts(info.dtype, spec.dtype):
-        raise DataError(f"{what} holds {info.dtype}, graph input {spec.name!r} takes {spec.dtype}; {remedy}")
-    full = len(info.shape) == len(spec.shape)
-    wanted = spec.shape if full else spec.shape[1:]
-    differ = f"{what} has samples of {_dims(info.shape)}, graph input {spec.name!r} wants {_dims(wanted)}"
-    if len(info.shape) != len(wanted):
+    if not _casts(dtype, spec.dtype):
+        raise DataError(f"{what} holds {dtype}, graph input {spec.name!r} takes {spec.dtype}; {remedy}")
+    wanted = spec.shape if len(shape) == len(spec.shape) else spec.shape[1:]
+    differ = f"{what} has samples of {_sample(shape)}, graph input {spec.name!r} wants {_sample(wanted)}"
+    if len(shape) != len(wanted):
         raise DataError(f"{differ}; {remedy}")
-    for axis, (found, want) in enumerate(zip(info.shape, wanted, strict=True)):
+    for axis, (found, want) in enumerate(zip(shape, wanted, strict=True)):
         if found == 0 or (want is not None and found != want):
             raise DataError(
                 f"{differ}: {found} instead of {want or '1 or more'} along axis {axis} of a sample; {remedy}"
@@ -135,7 +125,7 @@ def batch_step(inputs: Sequence[InputSpec], ranks: Mapping[str, int], where: str
 
 def conform(spec: InputSpec, value: Array, what: str) -> Array:
     """A copy of one sample in the input's dtype; DataError where it does not fit, or holds NaN or Inf."""
-    check_fit(spec, ArrayInfo(value.dtype, value.shape), what)
+    check_fit(spec, value.dtype, value.shape, what)
     with np.errstate(over="ignore"):  # a float64 too large becomes Inf, which is refused below
         array = np.array(value, dtype=spec.dtype, order="C")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -152,6 +142,40 @@ def pick(chunk: Mapping[str, Array], start: int, positions: Positions) -> Iterat
         yield {name: array[row] for name, array in chunk.items()}
 
 
+def remembered(source: Source, limit: int = REMEMBERED_BYTES) -> Source:
+    """The same samples; those read first are kept, up to `limit` bytes in all, and come from memory from then on.
+
+    Memory does not depend on the number of samples. Decoding an image takes as long as a small network does.
+    """
+    kept: dict[int, Sample] = {}
+    room = limit
+
+    def read(positions: Positions) -> Iterator[Sample]:
+        nonlocal room
+        known = kept.keys() & set(positions.tolist())
+        fresh = source.read(np.array([p for p in positions.tolist() if p not in known], positions.dtype))
+        for position in positions.tolist():
+            if position in known:
+                yield _copied(kept[position])
+                continue
+            sample = next(fresh, None)
+            if sample is None:
+                return
+            # A copy of its own: what a reader gives may be a view of more, or a buffer that it fills again.
+            own = _copied(sample)
+            size = sum(value.nbytes for value in own.values())
+            if position not in kept and size <= room:
+                kept[position] = own
+                room -= size
+            yield sample
+
+    return replace(source, read=read)
+
+
+def _copied(sample: Sample) -> dict[str, Array]:
+    return {name: np.array(value) for name, value in sample.items()}
+
+
 def as_labels(values: Sequence[int] | Array, where: str) -> Labels:
     """Integer labels as int64; DataError where one is negative, hence no class index."""
     labels = np.asarray(values).astype(np.int64)
@@ -160,7 +184,7 @@ def as_labels(values: Sequence[int] | Array, where: str) -> Labels:
     return labels
 
 
-def _match_names(inputs: Sequence[InputSpec], arrays: Mapping[str, ArrayInfo], where: str) -> dict[str, str]:
+def _match_names(inputs: Sequence[InputSpec], arrays: Iterable[str], where: str) -> dict[str, str]:
     wanted = [spec.name for spec in inputs]
     found = [name for name in arrays if name != LABELS or LABELS in wanted]
     if len(wanted) == len(found) == 1:  # nothing to confuse
@@ -173,7 +197,7 @@ def _match_names(inputs: Sequence[InputSpec], arrays: Mapping[str, ArrayInfo], w
     return {name: name for name in wanted}
 
 
-def _check_labels(info: ArrayInfo, count: int, where: str) -> None:
+def _check_labels(info: Array | ArrayInfo, count: int, where: str) -> None:
     if info.dtype.kind not in "iu":
         raise DataError(f"the labels of {where} are {info.dtype}; they must be integers, the class indices")
     if info.shape != (count,):
@@ -189,8 +213,18 @@ def _casts(found: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     return wanted.kind == "f" and (found.kind == "f" or found == np.uint8)
 
 
-def _dims(shape: Sequence[int | None]) -> str:
-    return "x".join("any" if d is None else str(d) for d in shape) or "one scalar"
+def _sample(shape: Sequence[int | None]) -> str:
+    return dims(shape, "any") or "one scalar"
+
+
+def dims(shape: Sequence[int | None], free: str = "?") -> str:
+    """A shape in words, `1x3x?x?`, with a word for what is free."""
+    return "x".join(free if size is None else str(size) for size in shape)
+
+
+def is_channels_last(shape: Sequence[int | None]) -> bool:
+    """True for the shape of an image [..., H, W, C], as far as its numbers of channels tell."""
+    return shape[-1] in IMAGE_CHANNELS and shape[-3] not in IMAGE_CHANNELS
 
 
 def _listed(names: Sequence[str]) -> str:

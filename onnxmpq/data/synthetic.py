@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.data.samples import InputSpec, Positions, Sample, Source, batch_step
+from onnxmpq.data.samples import Positions, Sample, Source, batch_step, is_channels_last
 from onnxmpq.errors import DataError
+from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array, Shape
 
 _NAME = "synthetic noise"
 _SPEECH = 0.05  # root mean square of speech at its nominal level, -26 dBov (ITU-T P.56)
-_CHANNELS = (1, 3, 4)
 
 
 def open_noise(inputs: Sequence[InputSpec], samples: int, seed: int) -> Source:
@@ -66,7 +66,7 @@ def _image(rng: np.random.Generator, shape: Shape) -> NDArray[np.float64]:
 
     White noise drives a trained network where no image does. Field 1987, J. Opt. Soc. Am. A 4:2379.
     """
-    channels_last = shape[-1] in _CHANNELS and shape[-3] not in _CHANNELS
+    channels_last = is_channels_last(shape)
     channels, height, width = (shape[i] for i in ((-1, -3, -2) if channels_last else (-3, -2, -1)))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = np.inf  # no mean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.data.evidence import gather
 from onnxmpq.errors import ModelError
 from onnxmpq.normalize.prepare import runnable

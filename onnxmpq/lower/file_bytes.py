@@ -13,8 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.lower.lower_plan import Frame, frame, planned_opset, store
 from onnxmpq.onnx_io.graph import export_model
 from onnxmpq.onnx_io.late_values import LateValues, raw_bytes

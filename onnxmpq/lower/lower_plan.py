@@ -9,17 +9,16 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.errors import ModelError
 from onnxmpq.normalize.prepare import RAISED_DB, prove, raise_graph
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
-from onnxmpq.passes.lower.clip_pools import ClipPools
-from onnxmpq.passes.lower.halve_constants import HalveConstants
+from onnxmpq.passes.lower.clip_pools import clip_pools
+from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
 from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
-from onnxmpq.passes.lower.pad_codes import PadCodes
+from onnxmpq.passes.lower.pad_codes import pad_codes
 from onnxmpq.passes.lower.replace_constants import ReplaceConstants
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
@@ -77,11 +76,8 @@ def prove_opset(runtime: Runtime, prepared: Prepared, opset: int) -> None:
 
 def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.ModelProto:
     """The model with the plan's Q/DQ pairs on activations and all weights in float."""
-    graph = import_graph(prepared.model)
-    raise_graph(graph, _simulated_opset(plan, prepared))
-    placement = activations.of(plan, prepared)
-    InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
-    return export_model(graph, prepared.model)
+    pairs = _with_pairs(prepared, plan, activations, _simulated_opset(plan, prepared))
+    return export_model(pairs.graph, prepared.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +90,19 @@ class Frame:
 
 def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Target) -> Frame:
     """The frame of a plan's model, all weights and biases as they were."""
+    framed = _with_pairs(prepared, plan, activations, planned_opset(plan, prepared, target))
+    if target.is_onnxruntime:
+        clip_pools(framed.graph)
+        pad_codes(framed.graph)
+    SplitGemmBias(framed.placement.split_biases)(framed.graph)
+    return framed
+
+
+def _with_pairs(prepared: Prepared, plan: Plan, activations: Activations, opset: int) -> Frame:
     graph = import_graph(prepared.model)
-    raise_graph(graph, planned_opset(plan, prepared, target))
+    raise_graph(graph, opset)
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
-    if target.is_onnxruntime:
-        ClipPools()(graph)
-        PadCodes()(graph)
-    SplitGemmBias(placement.split_biases)(graph)
     return Frame(graph, placement)
 
 
@@ -115,7 +116,7 @@ def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, 
     }
     PackWeights(stored, native2=_native2(target), wide=target.weights.wide)(frame.graph)
     if target.halves:
-        HalveConstants()(frame.graph)
+        halve_constants(frame.graph)
 
 
 def lower(

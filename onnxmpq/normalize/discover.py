@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +11,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxmpq.operators import OPERATORS, operator_of, weight_place
+from onnxmpq.operators import OPERATORS, Shapes, operator_of, weight_place
 from onnxmpq.passes.matching import optional_input
-from onnxmpq.values.layer import Layer
-from onnxmpq.values.layout import VECTOR, Layout
+from onnxmpq.values.layer import VECTOR, Layer, Layout
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
 
 _WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}
-
-Shapes = Mapping[str, Sequence[int]]
 
 
 def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, ...]:
@@ -29,21 +26,17 @@ def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, 
     demands. MACs are those of one sample, 0 where no shape is known: without `shapes`, and in control-flow bodies.
     """
     names = layer_names(graph)
-    users: dict[int, list[tuple[gs.Node, str, bool]]] = {}
-    weights: dict[int, gs.Constant] = {}
-    skipped: list[tuple[gs.Node, str, bool]] = []
+    users: dict[int, tuple[gs.Constant, list[tuple[gs.Node, str, bool]]]] = {}
+    layers = []
     for node, name, nested in names:
         place = weight_place(node)
         if place is None:
-            skipped.append((node, name, nested))
-            continue
-        weight = node.inputs[place]
-        users.setdefault(id(weight), []).append((node, name, nested))
-        weights[id(weight)] = weight
+            layers += [_computed(node, name, computed) for computed in _computed_places(node)]
+        else:
+            weight = node.inputs[place]
+            users.setdefault(id(weight), (weight, []))[1].append((node, name, nested))
     outputs = {id(tensor) for tensor in graph.outputs}
-    layers = [_layer(weights[key], nodes, shapes, samples, outputs) for key, nodes in users.items()]
-    computed = [(node, name, place) for node, name, _ in skipped for place in _computed_places(node)]
-    layers += [_computed(node, name, place) for node, name, place in computed]
+    layers += [_layer(weight, nodes, shapes, samples, outputs) for weight, nodes in users.values()]
     order = {name: i for i, (_, name, _) in enumerate(names)}
     return tuple(sorted(layers, key=lambda layer: order[layer.name]))
 

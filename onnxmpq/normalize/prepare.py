@@ -19,21 +19,21 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.operators import OPERATORS
-from onnxmpq.passes.normalize.drop_noops import DropNoops
-from onnxmpq.passes.normalize.fold_affine import FoldAffine
-from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
-from onnxmpq.passes.normalize.fold_gemm_alpha import FoldGemmAlpha
-from onnxmpq.passes.normalize.fold_pad import FoldPad
-from onnxmpq.passes.normalize.fold_weight_views import FoldWeightViews
-from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights
-from onnxmpq.passes.normalize.join_gemm import JoinGemm
-from onnxmpq.passes.normalize.lift_constants import LiftConstants
-from onnxmpq.passes.normalize.make_pads_explicit import MakePadsExplicit
-from onnxmpq.passes.normalize.own_bias import OwnBias
-from onnxmpq.passes.normalize.pool_global_means import PoolGlobalMeans
+from onnxmpq.passes.normalize.drop_noops import drop_noops
+from onnxmpq.passes.normalize.fold_affine import fold_affine
+from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
+from onnxmpq.passes.normalize.fold_gemm_alpha import fold_gemm_alpha
+from onnxmpq.passes.normalize.fold_pad import fold_pad
+from onnxmpq.passes.normalize.fold_weight_views import fold_weight_views
+from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_subgraph_weights
+from onnxmpq.passes.normalize.join_gemm import join_gemm
+from onnxmpq.passes.normalize.lift_constants import lift_constants
+from onnxmpq.passes.normalize.make_pads_explicit import make_pads_explicit
+from onnxmpq.passes.normalize.own_bias import own_bias
+from onnxmpq.passes.normalize.pool_global_means import pool_global_means
 from onnxmpq.passes.normalize.raise_opset import RaiseOpset
-from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
-from onnxmpq.passes.normalize.widen_half import WidenHalf
+from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
+from onnxmpq.passes.normalize.widen_half import widen_half
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
 from onnxmpq.values.arrays import Array
@@ -60,7 +60,7 @@ def runnable(runtime: Runtime, model: onnx.ModelProto) -> tuple[onnx.ModelProto,
     """
     if any(_pads_dilated(node) for node in model.graph.node):  # refused at load or, of free size, in the run
         graph = import_graph(model)
-        MakePadsExplicit()(graph)
+        make_pads_explicit(graph)
         model = export_model(graph, model)
     return model, runtime.session(model)
 
@@ -123,7 +123,7 @@ def normalised(
 
 def raise_graph(graph: gs.Graph, opset: int) -> None:
     """Raise to an opset in place; legacy operators that no newer opset has are replaced first."""
-    ReplaceLegacyOps()(graph)
+    replace_legacy_ops(graph)
     if graph.opset < opset:
         RaiseOpset(opset)(graph)
 
@@ -131,19 +131,19 @@ def raise_graph(graph: gs.Graph, opset: int) -> None:
 def normalise(graph: gs.Graph, *, integer: bool) -> None:
     """Run the preserving passes until none of them finds anything more to do."""
     passes = (
-        LiftConstants(),
-        HoistSubgraphWeights(),
-        *((WidenHalf(),) if integer else ()),
-        FoldWeightViews(),
-        DropNoops(),
-        FoldBatchNorm(),
-        FoldAffine(),
-        JoinGemm(),
-        FoldGemmAlpha(),
-        OwnBias(),
-        MakePadsExplicit(),
-        FoldPad(),
-        PoolGlobalMeans(),
+        lift_constants,
+        hoist_subgraph_weights,
+        *((widen_half,) if integer else ()),
+        fold_weight_views,
+        drop_noops,
+        fold_batch_norm,
+        fold_affine,
+        join_gemm,
+        fold_gemm_alpha,
+        own_bias,
+        make_pads_explicit,
+        fold_pad,
+        pool_global_means,
     )
     while sum(step(graph) for step in passes):  # every pass runs in every round
         pass

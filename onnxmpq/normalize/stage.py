@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from onnxmpq.budgets.budget import Budget, tightest
 from onnxmpq.budgets.kind import Needs
-from onnxmpq.context.loaded import Loaded
 from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.setting import Loaded
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import classifier_output
 from onnxmpq.metrics.output_kinds import Seen, is_guessed

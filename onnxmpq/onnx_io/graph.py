@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -14,7 +14,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, graphs, nodes, subgraphs, tensors
-from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_initializers
+from onnxmpq.operators import OPERATORS
 
 _FIRST_IR_VERSION = 4  # the first in which an initializer need not be a graph input as well
 _IR_VERSION_OF_TYPE = {
@@ -153,14 +153,48 @@ def _pack_constants(graph: gs.Graph) -> None:
                 constant.values = LazyValues(numpy_helper.from_array(values, constant.name))
 
 
+def hoist_initializers(model: onnx.ModelProto) -> None:
+    """Move initializers of subgraphs that are layer weights, or that several graphs hold, to the main graph.
+
+    Edits `model` in place; it computes the same and holds each such tensor once. An initializer stays where
+    it is when its name stands for something else in another graph, or is its subgraph's output (which may
+    not come from outside).
+    """
+    main, *bodies = graphs(model.graph)
+    held = {tensor.name: [tensor] for tensor in main.initializer}
+    own = frozenset(held)
+    for tensor in (tensor for body in bodies for tensor in body.initializer):
+        held.setdefault(tensor.name, []).append(tensor)
+    wanted = {name for body in bodies for name in _weight_names(body)}
+    wanted |= {name for name, tensors in held.items() if len(tensors) > 1}
+    moved = {
+        name
+        for name in wanted & held.keys() - _other_names(main, bodies)
+        if all(tensor == held[name][0] for tensor in held[name][1:])
+    }
+    main.initializer.extend(tensors[0] for name, tensors in held.items() if name in moved - own)
+    for body in bodies:
+        _drop_initializers(body, moved)
+
+
+def _weight_names(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        places = OPERATORS[node.op_type].weights if node.op_type in OPERATORS else ()
+        yield from (node.input[i] for i in places if i < len(node.input))
+
+
+def _other_names(main: onnx.GraphProto, bodies: Sequence[onnx.GraphProto]) -> set[str]:
+    """Names that nodes, inputs or the outputs of a body define: no initializer may be moved onto them."""
+    values = [value for graph in (main, *bodies) for value in graph.input]
+    values += [value for body in bodies for value in body.output]
+    computed = {name for graph in (main, *bodies) for node in graph.node for name in node.output}
+    return computed | {value.name for value in values}
+
+
 def _tidy(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
     """Drop what need not be stored, and keep every initializer once and in raw form, however it came."""
     del graph.value_info[:]
-    kept = [tensor for tensor in graph.initializer if tensor.name not in outer]
-    if len(kept) < len(graph.initializer):
-        kept = [_copy(tensor) for tensor in kept]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    _drop_initializers(graph, outer)
     for tensor in graph.initializer:
         _store_raw(tensor)
     known = outer | {tensor.name for tensor in graph.initializer}
@@ -169,10 +203,10 @@ def _tidy(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
         _tidy(inner, known)
 
 
-def _copy(tensor: TensorProto) -> TensorProto:
-    result = TensorProto()
-    result.CopyFrom(tensor)
-    return result
+def _drop_initializers(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    for index, tensor in reversed([*enumerate(graph.initializer)]):
+        if tensor.name in names:
+            del graph.initializer[index]
 
 
 def _store_raw(tensor: TensorProto) -> None:

@@ -14,7 +14,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxmpq.onnx_io.bitpack import pack_interleaved, packed_size
 
 _NARROW: dict[int, int] = {
-    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2,
+    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2,
 }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ class LateValues(LazyValues):  # type: ignore[misc]
 
 
 def raw_bytes(tensor: TensorProto) -> int:
-    """Bytes of `raw_data` that a tensor of that type and shape has when it is written, STRING excluded."""
+    """Bytes of `raw_data` that a tensor of that type and shape has when it is written, STRING excluded; those below 8 bits are packed."""
     narrow = _NARROW.get(tensor.data_type)
     bits = narrow or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return packed_size(math.prod(tensor.dims), bits)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxmpq.errors import MissingFileError, ModelError, nearest
 from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, nodes, tensors
+from onnxmpq.onnx_io.late_values import raw_bytes
 from onnxmpq.onnx_io.output_file import require_writable, written
 
 LARGEST_FILE = 2**31 - 1  # bytes: the longest message that protobuf reads and writes
@@ -123,10 +123,10 @@ def _check(model: onnx.ModelProto, file: Path) -> None:
         if not any(harmless in reason for harmless in _HARMLESS):
             raise ModelError(f"{file} is not valid ONNX, export it again: {reason[:300]}") from error
     for tensor in tensors(model):  # the checker of onnx before 1.23 does not count
-        if tensor.HasField("raw_data") and len(tensor.raw_data) != _stored_bytes(tensor):
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != raw_bytes(tensor):
             raise ModelError(
                 f"{file}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, its type and shape want "
-                f"{_stored_bytes(tensor)}; export it again"
+                f"{raw_bytes(tensor)}; export it again"
             )
 
 
@@ -150,7 +150,7 @@ def _external_span(tensor: TensorProto, file: Path) -> tuple[Path, int, int]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     data = _external_file(entries.get("location", ""), tensor.name, file)
     try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", _stored_bytes(tensor)))
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", raw_bytes(tensor)))
     except ValueError as error:
         raise ModelError(f"{file}: external data of {tensor.name!r} have no usable span: {error}") from error
     size = data.stat().st_size
@@ -176,14 +176,6 @@ def _external_file(location: str, tensor_name: str, file: Path) -> Path:
             f"{file} needs its external data {location!r}, which is missing{_neighbours(data)}"
         )
     return data
-
-
-def _stored_bytes(tensor: TensorProto) -> int:
-    """Bytes of a tensor in raw form; types below 8 bits are packed."""
-    bits = 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    name = TensorProto.DataType.Name(tensor.data_type)
-    bits = next((int(b) for b in "42" if name.endswith(f"INT{b}") or name.startswith(f"FLOAT{b}")), bits)
-    return -(-int(np.prod(tensor.dims, dtype=np.int64)) * bits // 8)
 
 
 @contextmanager

@@ -14,7 +14,10 @@ from onnxmpq.operators.matmul import MATMUL
 from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
 from onnxmpq.passes.matching import is_standard
 
-__all__ = ["OPERATORS", "BiasSlot", "IntegerKernel", "Operator", "Shapes", "operator_of", "weight_place"]
+__all__ = [
+    "OPERATORS", "BiasSlot", "IntegerKernel", "Operator", "Shapes", "operator_of", "readers", "weight_place",
+    "weight_places",
+]  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {op.name: op for op in (CONV, CONV_TRANSPOSE, EINSUM, GEMM, MATMUL)}
 
@@ -24,9 +27,18 @@ def operator_of(node: gs.Node) -> Operator | None:
     return OPERATORS.get(node.op) if is_standard(node) else None
 
 
+def weight_places(node: gs.Node) -> list[int]:
+    """The inputs that may be the weight of a layer, the likelier first; none where the operator has no weight."""
+    operator = operator_of(node)
+    return [] if operator is None else [i for i in operator.weights if i < len(node.inputs)]
+
+
+def readers(graph: gs.Graph, weight: str) -> list[tuple[gs.Node, int]]:
+    """The nodes of the main graph that multiply by a tensor of this name, and the input that each reads it at."""
+    return [(n, i) for n in graph.nodes for i in weight_places(n) if n.inputs[i].name == weight]
+
+
 def weight_place(node: gs.Node) -> int | None:
     """The input that holds the constant which a layer's node multiplies what it is given with, None where none does."""
-    operator = operator_of(node)
-    places = operator.weights if operator is not None else ()
-    constant = [i for i in places if i < len(node.inputs) and isinstance(node.inputs[i], gs.Constant)]
+    constant = [i for i in weight_places(node) if isinstance(node.inputs[i], gs.Constant)]
     return constant[0] if len(constant) == 1 < len(node.inputs) else None

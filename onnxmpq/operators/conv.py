@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
-from onnxmpq.operators.windows import TO_THE_END, as_float, channels_first, map_macs, reshaped, strided
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator
+from onnxmpq.operators.windows import TO_THE_END, as_float, channels_first, every, map_macs, reshaped, strided
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
-from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 
 def _layout(node: gs.Node, place: int) -> Layout:
@@ -24,76 +23,54 @@ def _layout(node: gs.Node, place: int) -> Layout:
     return Layout(0, (0,), columns, int(group), math.prod(int(size) for size in shape[2:]))
 
 
-def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    return map_macs(node.outputs[0], node.inputs[place], shapes)
-
-
-def _positions(node: gs.Node, shapes: Shapes) -> tuple[int, ...]:
-    return tuple(shapes.get(node.outputs[0].name, ()))[2:]
-
-
 def _result(node: gs.Node) -> tuple[int, int, int]:
     weight = node.inputs[1]
     return len(weight.shape), 1, weight.shape[0]
 
 
-def _windows(builder: NodeBuilder, node: gs.Node, _place: int, step: int) -> list[gs.Tensor]:
+def _windows(e: Emitter, node: gs.Node, _place: int, step: int) -> list[gs.Tensor]:
     """The unfolded input, tap by tap."""
     kernel = list(node.inputs[1].shape[2:])
     rank = len(kernel)
     strides = [s * step for s in attribute(node, "strides", [1] * rank)]
     dilations = list(attribute(node, "dilations", [1] * rank))
-    turned = channels_first(builder, _padded(builder, node, kernel, dilations), rank)
+    turned = channels_first(e, _padded(e, node, kernel, dilations), rank)
     return [
-        strided(builder, turned, index, kernel, strides, dilations)
+        strided(e, turned, index, kernel, strides, dilations)
         for index in itertools.product(*(range(k) for k in kernel))
     ]
 
 
-def _targets(builder: NodeBuilder, node: gs.Node, _place: int, target: gs.Tensor, step: int) -> gs.Variable:
+def _targets(e: Emitter, node: gs.Node, _place: int, target: gs.Tensor, step: int) -> gs.Variable:
     weight, group = node.inputs[1], int(attribute(node, "group", 1))
     rank = len(weight.shape) - 2
-    turned = channels_first(builder, as_float(builder, target), rank)
-    taken = strided(builder, turned, [0] * rank, [1] * rank, [step] * rank, [1] * rank)
-    return reshaped(builder, taken, group, int(weight.shape[0]) // group, -1)
+    taken = every(e, channels_first(e, as_float(e, target), rank), step, rank)
+    return reshaped(e, taken, group, int(weight.shape[0]) // group, -1)
 
 
-def _padded(
-    builder: NodeBuilder, node: gs.Node, kernel: Sequence[int], dilations: Sequence[int]
-) -> gs.Tensor:
+def _padded(e: Emitter, node: gs.Node, kernel: Sequence[int], dilations: Sequence[int]) -> gs.Tensor:
     """The input with its pads around it."""
-    tensor, rank = as_float(builder, node.inputs[0]), len(kernel)
+    tensor, rank = as_float(e, node.inputs[0]), len(kernel)
     if attribute(node, "auto_pad", "NOTSET").startswith("SAME"):
         windows = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-        return builder.node("Pad", [tensor, _same_pads(builder, node, tensor, windows)], "gram")
-    pads = list(attribute(node, "pads", [0] * 2 * rank))
-    if not any(pads):
-        return tensor
-    full = np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64)
-    return builder.node("Pad", [tensor, builder.constant("gram_pads", full)], "gram")
+        return e("Pad", tensor, _same_pads(e, node, tensor, windows))
+    pads = attribute(node, "pads", [0] * 2 * rank)
+    return e.padded(tensor, [0, 0, *pads[:rank]], [0, 0, *pads[rank:]])
 
 
-def _same_pads(builder: NodeBuilder, node: gs.Node, tensor: gs.Tensor, windows: Sequence[int]) -> gs.Variable:
+def _same_pads(e: Emitter, node: gs.Node, tensor: gs.Tensor, windows: Sequence[int]) -> gs.Variable:
     """Pads, for Pad-13, that depend on the size of the input (Conv-11, SAME_UPPER and SAME_LOWER).
 
     Along an axis of n: max(0, floor((n - 1) / stride) * stride + window - n), the odd one at the end for UPPER.
     """
-
-    def values(*numbers: int) -> gs.Constant:
-        return builder.constant("gram_pads", np.array(numbers, np.int64))
-
-    def node_of(op: str, *inputs: gs.Tensor) -> gs.Variable:
-        return builder.node(op, list(inputs), "gram")
-
-    strides = values(*attribute(node, "strides", [1] * len(windows)))
-    size = node_of("Slice", node_of("Shape", tensor), values(2), values(TO_THE_END))
-    last = node_of("Mul", node_of("Div", node_of("Sub", size, values(1)), strides), strides)
-    total = node_of("Max", node_of("Sub", node_of("Add", last, values(*windows)), size), values(0))
-    less = node_of("Div", total, values(2))
-    more = node_of("Sub", total, less)
+    strides = e.ints(attribute(node, "strides", [1] * len(windows)))
+    size = e("Slice", e("Shape", tensor), e.ints([2]), e.ints([TO_THE_END]))
+    last = e("Mul", e("Div", e("Sub", size, 1), strides), strides)
+    total = e("Max", e("Sub", e("Add", last, e.ints(windows)), size), 0)
+    less = e("Div", total, 2)
+    more = e("Sub", total, less)
     first, second = (less, more) if node.attrs["auto_pad"] == "SAME_UPPER" else (more, less)
-    pads = [values(0, 0), first, values(0, 0), second]
-    return builder.node("Concat", pads, "gram", {"axis": 0})
+    return e("Concat", e.ints([0, 0]), first, e.ints([0, 0]), second, axis=0)
 
 
 def _patches(e: Emitter, node: gs.Node, dtype: np.dtype[Any]) -> gs.Tensor:
@@ -118,8 +95,8 @@ CONV = Operator(
     name="Conv",
     weights=(1,),
     layout=_layout,
-    macs=_macs,
-    positions=_positions,
+    macs=lambda node, place, shapes: map_macs(node.outputs[0], node.inputs[place], shapes),
+    positions=lambda node, shapes: tuple(shapes.get(node.outputs[0].name, ()))[2:],
     result=_result,
     bias=BiasSlot(2),
     windows=_windows,

@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 from onnxmpq.operators.operator import Operator, Shapes
 from onnxmpq.operators.windows import as_float, reshaped
 from onnxmpq.passes.einsum import Equation, axes
-from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout
+from onnxmpq.passes.emitter import Emitter
+from onnxmpq.values.layer import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +89,21 @@ def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
     return math.prod(sizes.values())
 
 
-def _windows(builder: NodeBuilder, node: gs.Node, place: int, _step: int) -> list[gs.Tensor]:
+def _windows(e: Emitter, node: gs.Node, place: int, _step: int) -> list[gs.Tensor]:
     terms = _terms(node, place)
     summed = "".join(terms.weight[axis] for axis in terms.summed)
     order = [terms.data.index(c) for c in summed + terms.rest]
-    turned = builder.node("Transpose", [as_float(builder, node.inputs[1 - place])], "gram", {"perm": order})
+    turned = e("Transpose", as_float(e, node.inputs[1 - place]), perm=order)
     features = math.prod(int(node.inputs[place].shape[axis]) for axis in terms.summed)
-    return [reshaped(builder, turned, features, -1)]
+    return [reshaped(e, turned, features, -1)]
 
 
-def _targets(builder: NodeBuilder, node: gs.Node, place: int, target: gs.Tensor, _step: int) -> gs.Variable:
+def _targets(e: Emitter, node: gs.Node, place: int, target: gs.Tensor, _step: int) -> gs.Variable:
     terms, rows = _terms(node, place), _layout(node, place).rows
     letters = "".join(terms.weight[axis] for axis in rows) + terms.rest
     order = [terms.result.index(c) for c in letters]
-    turned = builder.node("Transpose", [as_float(builder, target)], "gram", {"perm": order})
-    return reshaped(builder, turned, 1, math.prod(int(node.inputs[place].shape[axis]) for axis in rows), -1)
+    turned = e("Transpose", as_float(e, target), perm=order)
+    return reshaped(e, turned, 1, math.prod(int(node.inputs[place].shape[axis]) for axis in rows), -1)
 
 
 EINSUM = Operator(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
-from onnxmpq.operators.products import product_macs, rows_of
+from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator
+from onnxmpq.operators.windows import product_macs, rows_of
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import attribute, is_constant, optional_input
-from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout, matrix
+from onnxmpq.values.layer import Layout, matrix
 
 
 def _layout(node: gs.Node, place: int) -> Layout:
@@ -18,21 +18,13 @@ def _layout(node: gs.Node, place: int) -> Layout:
     return matrix(0 if attribute(node, "transB", 0) else 1, blind=blind)
 
 
-def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    return product_macs(node, node.inputs[place], shapes, _layout(node, place).axis)
-
-
-def _result(node: gs.Node) -> tuple[int, int, int]:
-    return 2, 1, node.inputs[1].shape[_layout(node, 1).axis]
-
-
-def _windows(builder: NodeBuilder, node: gs.Node, _place: int, _step: int) -> list[gs.Tensor]:
+def _windows(e: Emitter, node: gs.Node, _place: int, _step: int) -> list[gs.Tensor]:
     features = int(node.inputs[1].shape[1 - _layout(node, 1).axis])
-    return [rows_of(builder, node.inputs[0], features)]
+    return [rows_of(e, node.inputs[0], features)]
 
 
-def _targets(builder: NodeBuilder, node: gs.Node, _place: int, target: gs.Tensor, _step: int) -> gs.Variable:
-    return rows_of(builder, target, int(node.inputs[1].shape[_layout(node, 1).axis]))
+def _targets(e: Emitter, node: gs.Node, _place: int, target: gs.Tensor, _step: int) -> gs.Variable:
+    return rows_of(e, target, int(node.inputs[1].shape[_layout(node, 1).axis]))
 
 
 def _refusal(node: gs.Node) -> str | None:
@@ -52,8 +44,8 @@ GEMM = Operator(
     name="Gemm",
     weights=(1, 0),
     layout=_layout,
-    macs=_macs,
-    result=_result,
+    macs=lambda node, place, shapes: product_macs(node, place, shapes, _layout(node, place).axis),
+    result=lambda node: (2, 1, node.inputs[1].shape[_layout(node, 1).axis]),
     bias=BiasSlot(2, is_vector=False),
     windows=_windows,
     targets=_targets,

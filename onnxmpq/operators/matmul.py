@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators.operator import IntegerKernel, Operator, Shapes
-from onnxmpq.operators.products import ON_THE_LEFT, product_macs, rows_of
-from onnxmpq.passes.matching import require
-from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.passes.ranks import known_rank
-from onnxmpq.values.layout import Layout, matrix
+from onnxmpq.operators.operator import IntegerKernel, Operator
+from onnxmpq.operators.windows import product_macs, rows_of
+from onnxmpq.passes.emitter import Emitter
+from onnxmpq.passes.matching import known_rank, require
+from onnxmpq.values.layer import Layout, matrix
 
 
 def _layout(node: gs.Node, place: int) -> Layout:
@@ -17,11 +16,9 @@ def _layout(node: gs.Node, place: int) -> Layout:
     if rank == 2 and place == 1:
         return matrix(1)
     axis = max(rank - 2 if place == 0 else rank - 1, 0)
-    return Layout(axis, (axis,), tuple(i for i in range(rank) if i != axis), blind=ON_THE_LEFT)
-
-
-def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:
-    return product_macs(node, node.inputs[place], shapes, _layout(node, place).axis)
+    return Layout(
+        axis, (axis,), tuple(i for i in range(rank) if i != axis), blind="weights on the left or in a stack"
+    )
 
 
 def _result(node: gs.Node) -> tuple[int, int, int]:
@@ -32,12 +29,12 @@ def _result(node: gs.Node) -> tuple[int, int, int]:
     return known, known - 1, weight.shape[-1]
 
 
-def _windows(builder: NodeBuilder, node: gs.Node, _place: int, _step: int) -> list[gs.Tensor]:
-    return [rows_of(builder, node.inputs[0], int(node.inputs[1].shape[0]))]
+def _windows(e: Emitter, node: gs.Node, _place: int, _step: int) -> list[gs.Tensor]:
+    return [rows_of(e, node.inputs[0], int(node.inputs[1].shape[0]))]
 
 
-def _targets(builder: NodeBuilder, node: gs.Node, _place: int, target: gs.Tensor, _step: int) -> gs.Variable:
-    return rows_of(builder, target, int(node.inputs[1].shape[1]))
+def _targets(e: Emitter, node: gs.Node, _place: int, target: gs.Tensor, _step: int) -> gs.Variable:
+    return rows_of(e, target, int(node.inputs[1].shape[1]))
 
 
 def _refusal(node: gs.Node) -> str | None:
@@ -52,7 +49,7 @@ MATMUL = Operator(
     name="MatMul",
     weights=(1, 0),
     layout=_layout,
-    macs=_macs,
+    macs=lambda node, place, shapes: product_macs(node, place, shapes, _layout(node, place).axis),
     result=_result,
     windows=_windows,
     targets=_targets,

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.gradients.emitter import Emitter
-from onnxmpq.passes.node_builder import NodeBuilder
-from onnxmpq.values.layout import Layout
+from onnxmpq.passes.emitter import Emitter
+from onnxmpq.values.layer import Layout
 
 Shapes = Mapping[str, Sequence[int]]  # of tensors, as traced in a run
 
@@ -29,14 +28,6 @@ class BiasSlot:
     moves: bool = True
 
 
-def _never(_node: gs.Node) -> str | None:
-    return None
-
-
-def _holds(_node: gs.Node, _quantized: bool) -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerKernel:
     """How ONNX Runtime's CPU provider runs a node in integers, its data at input 0 and its weight at input 1.
@@ -47,10 +38,10 @@ class IntegerKernel:
     quantized. `wants_zero_points`: it is found only where the weight's zero points are written out.
     """
 
-    refusal: Callable[[gs.Node], str | None] = _never
+    refusal: Callable[[gs.Node], str | None] = lambda _node: None
     gives_codes: bool = False
     takes_in_sum: bool = False
-    leaves_bias: Callable[[gs.Node, bool], bool] = _holds
+    leaves_bias: Callable[[gs.Node, bool], bool] = lambda _node, _quantized: False
     wants_zero_points: bool = False
 
 
@@ -65,11 +56,10 @@ class Operator:
         positions   the sizes of the map that it is applied over, () where there is none
         result      rank, channel axis and number of channels of the output (None: nothing is folded into the weight)
 
-    `windows` (builder, node, place of the weight, step) writes the nodes that give the vectors which a row is multiplied
+    `windows` (emitter, node, place of the weight, step) writes the nodes that give the vectors which a row is multiplied
     with: a tensor [group * channels, N, *positions] for each tap of a channel, of every `step`-th position; `targets`
-    (builder, node, place, target, step) those that bring a tensor of the output's shape into their order,
-    [group, rows, N]. Without `windows` a weight is rounded
-    without data, without `targets` it is not rounded again behind quantized layers. `patches` gives all taps at
+    (emitter, node, place, target, step) those that bring a tensor of the output's shape into their order,
+    [group, rows, N]. Without `windows` a weight is rounded without data, without `targets` it is not rounded again behind quantized layers. `patches` gives all taps at
     once, [N, columns, positions]: gradients of the weight for single samples are then one product.
 
     `integer` is its integer kernel (None: there is none), `profiled` are the names that the runtime's profile has for
@@ -83,8 +73,8 @@ class Operator:
     positions: Callable[[gs.Node, Shapes], tuple[int, ...]] = lambda _node, _shapes: ()
     result: Callable[[gs.Node], tuple[int, int, int]] | None = None
     bias: BiasSlot | None = None
-    windows: Callable[[NodeBuilder, gs.Node, int, int], list[gs.Tensor]] | None = None
-    targets: Callable[[NodeBuilder, gs.Node, int, gs.Tensor, int], gs.Variable] | None = None
+    windows: Callable[[Emitter, gs.Node, int, int], list[gs.Tensor]] | None = None
+    targets: Callable[[Emitter, gs.Node, int, gs.Tensor, int], gs.Variable] | None = None
     patches: Callable[[Emitter, gs.Node, np.dtype[Any]], gs.Tensor] | None = None
     integer: IntegerKernel | None = None
     profiled: frozenset[str] = frozenset()

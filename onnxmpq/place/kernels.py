@@ -275,7 +275,7 @@ def _refusal(node: gs.Node) -> str | None:
 
 
 def _pads_zeros(node: gs.Node) -> bool:
-    """True for a Pad-11 or later whose zeros become the zero point's code (see `PadCodes`)."""
+    """True for a Pad-11 or later whose zeros become the zero point's code (see `pad_codes`)."""
     value = optional_input(node, 2)
     zeros = value is None or (is_constant(value) and not read(value).any())
     return zeros and len(node.inputs) > 1 and attribute(node, "mode", "constant") == "constant"

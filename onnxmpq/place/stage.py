@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from onnx import numpy_helper
 
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.placed import Placed
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Placed, Prepared
+from onnxmpq.context.setting import Loaded
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.half_precision import LARGEST_HALF, largest_of
 from onnxmpq.place.legalize import legalize

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         QualityReport,
         Report,
         RunReport,
-        SearchReport,
         SensitivityReport,
         SizeReport,
     )
@@ -300,24 +299,18 @@ def _others(weights: Sequence[OtherWeight]) -> str:
 
 
 def _sensitivity_rows(found: SensitivityReport, seconds: float) -> Iterator[Row]:
-    """Which method found the sensitivities, what that took, and what became of plans around the first one."""
+    """Which method found the sensitivities, what that took, and which rival of the plan ships."""
     taken = [_counted(found.evaluations, "evaluation")] if found.evaluations else []
     taken += [f"{found.samples:,} samples"] if found.samples else []
     yield "sensitivity", ", ".join([found.method, *taken, f"{seconds:.1f} s"])
-    if found.search is not None and (found.search.tried or found.search.rival):
-        yield "search", _searched(found.search, found.metric)
+    if (search := found.search) is not None and search.rival:
+        losses = f"{found.metric} {search.before:.3g} -> {search.after:.3g} before requantizing"
+        yield "search", f"{search.rival}: {losses}"
 
 
 def _taken(run: RunReport) -> str:
     memory = f"peak memory {run.peak_rss_bytes / 1e6:,.0f} MB, " if run.peak_rss_bytes else ""
     return f"{sum(run.seconds.values()):.1f} s, {memory}{run.provider}"
-
-
-def _searched(search: SearchReport, metric: str) -> str:
-    """What became of plans around the first one, on samples held out."""
-    kept = [search.rival] if search.rival else []
-    kept += [f"{search.kept} of {_counted(search.tried, 'swap')} kept"] if search.tried else []
-    return f"{', '.join(kept)}: {metric} {search.before:.3g} -> {search.after:.3g} before requantizing"
 
 
 def _counted(count: int, thing: str) -> str:

@@ -20,10 +20,8 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.onnx_io.subgraph import Part, ancestors, crossing, crossing_sizes, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime
-from onnxmpq.values.arrays import Array
 
 State = Mapping[str, Any]  # tensors by name, of one batch
 
@@ -95,7 +93,8 @@ class ActivationCache:
             self._may_stop[place] = False
         else:
             self._position, self._held = place, held
-            self._types |= {name: _traced(value) for name, value in held[0].items()}
+            for name, value in held[0].items():
+                self._types[name] = Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
     def _crossing(self, part: Part, names: Collection[str]) -> list[State] | None:
         """These tensors of every batch; None where they are too large, or no plain tensors."""
@@ -127,8 +126,10 @@ class CachedPair:
     quantized: ActivationCache
 
     def states(self) -> Iterator[tuple[State, State]]:
-        """What the rest of both reads, batch by batch."""
-        return in_step(self.exact, self.quantized)
+        """What the rest of both reads, batch by batch. Data are read once at a time: their source may not like two."""
+        if self.exact.at_start and self.quantized.at_start:
+            return ((state, state) for state in self.exact.states())
+        return zip(self.exact.states(), self.quantized.states(), strict=True)
 
     def advance(self, changing: Collection[str]) -> None:
         """Run both on, as far as constants are known."""
@@ -136,16 +137,12 @@ class CachedPair:
         self.quantized.advance(changing)
 
 
-def in_step(first: ActivationCache, second: ActivationCache) -> Iterator[tuple[State, State]]:
-    """The states of two caches over the same samples. Data are read once at a time: their source may not like two."""
-    if first.at_start and second.at_start:
-        return ((state, state) for state in first.states())
-    return zip(first.states(), second.states(), strict=True)
-
-
 def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, int]:
     """Bytes of what is made and of inputs; the trace of a float network does not know what stands at its Q/DQ pairs."""
-    sizes = {name: _bytes(value) for name, value in traced.items()}
+    sizes = {
+        name: _UNKNOWN if value.containers else value.dtype.itemsize * math.prod(value.shape)
+        for name, value in traced.items()
+    }
     pairs = [n for n in model.graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
     for node in reversed(pairs):
         if node.output[0] in sizes:
@@ -159,13 +156,3 @@ def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, in
         *(name for node in model.graph.node for name in node.output),
     ]
     return {name: sizes.get(name, _UNKNOWN) for name in names if name not in constants}
-
-
-def _bytes(value: Traced) -> int:
-    if value.containers:
-        return _UNKNOWN
-    return value.dtype.itemsize * math.prod(value.shape)
-
-
-def _traced(value: Array) -> Traced:
-    return Traced(helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
+from operator import add
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -35,7 +37,6 @@ from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
 from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair, State
 from onnxmpq.requantize.regression_target import RegressionTarget, find_regression_target
-from onnxmpq.rounding.blocks import block_count, columns
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.compensate import compensate
 from onnxmpq.rounding.moments import (
@@ -49,10 +50,9 @@ from onnxmpq.rounding.moments import (
     map_windows,
     step,
 )
-from onnxmpq.rounding.rows import from_rows, to_rows
+from onnxmpq.rounding.rows import block_count, columns, from_rows, to_rows
 from onnxmpq.rounding.shrink import diagonals, shrinkage, shrunk
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array, Doubles, Floats
 from onnxmpq.values.layer import Layer
@@ -61,53 +61,40 @@ from onnxmpq.values.plan import Plan
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
 _MOST_WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
-_CHEAP_PRODUCTS = (
-    1 << 20
-)  # windows x columns that cost little: few columns (a depthwise kernel's) see more windows
+# Windows x columns that cost little: few columns (a depthwise kernel's) see more windows.
+_CHEAP_PRODUCTS = 1 << 20
 _SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
-_FEWEST_WINDOWS_A_COLUMN = 16  # with fewer the first rounding, which saw more samples, does better on others
+_FEWEST_A_COLUMN = 16  # windows: with fewer the first rounding, which saw more samples, does better on others
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
 _HALVES = 2
 _TARGET = "requantize/target"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class Fit(NamedTuple):
     """Sums over windows: `gram` of x' x'^T [group, D, D], `cross` of t x'^T [group, rows, D], of x' and t themselves."""
 
     gram: Doubles
     cross: Doubles
     inputs: Doubles  # [group, D]
     targets: Doubles  # [group, rows]
-    count: float
+    windows: float
 
     @property
     def moments(self) -> Moments:
         """Of x'."""
-        return Moments(self.gram, self.mean_input, self.count)
+        return Moments(self.gram, self.mean_input, self.windows)
 
     @property
     def mean_input(self) -> Doubles:
-        return self.inputs / self.count
-
-    @property
-    def mean_target(self) -> Doubles:
-        return self.targets / self.count
+        return self.inputs / self.windows
 
     def centred(self) -> Fit:
         """Without the means, which a bias takes up."""
-        gram = centred(self.gram, self.mean_input, self.count)
+        gram = centred(self.gram, self.mean_input, self.windows)
         varies = np.einsum("gii->gi", gram) > 0
         mixed = self.targets[:, :, None] * self.mean_input[:, None, :]
-        return replace(self, gram=gram, cross=(self.cross - mixed) * varies[:, None, :])
-
-    def with_(self, other: Fit) -> Fit:
-        """Over the windows of both."""
-        return Fit(
-            self.gram + other.gram, self.cross + other.cross, self.inputs + other.inputs,
-            self.targets + other.targets, self.count + other.count,
-        )  # fmt: skip
+        return self._replace(gram=gram, cross=(self.cross - mixed) * varies[:, None, :])
 
 
 def requantized(
@@ -178,11 +165,8 @@ class SequentialRequantizer:
         some = data.some(samples, seed).remembered()
         few = some.some(_SAMPLES_OF_LARGE_MAPS, seed)
         self._some = self._over(some, augmentations)
-        self._few = (
-            self._some
-            if few is some and augmentations == NO_AUGMENTATION
-            else self._over(few, NO_AUGMENTATION)
-        )
+        alike = few is some and augmentations == NO_AUGMENTATION
+        self._few = self._some if alike else self._over(few, NO_AUGMENTATION)
         self._all = self._some if samples >= data.count else self._over(data, augmentations)
 
     def requantize(
@@ -196,7 +180,7 @@ class SequentialRequantizer:
         halves = self.fits(layer, regression) if regression is not None else []
         if regression is None or not halves:
             return None
-        fit = reduce(Fit.with_, halves)
+        fit = Fit(*(reduce(add, sums) for sums in zip(*halves, strict=True)))
         rows = to_rows(self._value(layer.weight).astype(np.float32), layer)
         with threadpool_limits(limits=1):
             centre = layer.bias is not None
@@ -211,7 +195,7 @@ class SequentialRequantizer:
         if layer.bias is None:
             return rounded, None
         reached = np.einsum("grd,gd->gr", to_rows(rounded.dequantize(), layer), fit.mean_input)
-        shift = (fit.mean_target - reached).reshape(-1)
+        shift = (fit.targets / fit.windows - reached).reshape(-1)
         if regression.includes_bias:
             shift -= self._value(layer.bias)
         return rounded, shift.astype(np.float32)
@@ -242,9 +226,8 @@ class SequentialRequantizer:
         """
         pair = self._pair(layer)
         exact, cache = pair.exact, pair.quantized
-        if cache.data.count < self._all.quantized.data.count and map_windows(
-            layer, cache.data.count
-        ) < _fewest(layer):
+        windows = map_windows(layer, cache.data.count)
+        if cache.data.count < self._all.quantized.data.count and windows < _FEWEST_A_COLUMN * columns(layer):
             return []
         if pair is not self._all or pair is self._some:
             pair.advance(self._changing)
@@ -306,11 +289,6 @@ def _enough(layer: Layer) -> int:
     return enough(layer, _CHEAP_PRODUCTS, _MOST_WINDOWS_A_COLUMN)
 
 
-def _fewest(layer: Layer) -> int:
-    """How many windows a layer is requantized on at least, where the first rounding saw more."""
-    return _FEWEST_WINDOWS_A_COLUMN * columns(layer)
-
-
 def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:
     """The sums as the graph gives them, with those of a one behind every window."""
     order = channel_major(layer)
@@ -323,7 +301,7 @@ def _fit(layer: Layer, gram: Doubles, cross: Doubles) -> Fit:
 def _is_known(layer: Layer, data: Dataset, halves: Sequence[Fit]) -> bool:
     """False where the sums come from too few windows or are not finite."""
     finite = all(np.isfinite(half.gram).all() and np.isfinite(half.cross).all() for half in halves)
-    return finite and is_known(layer, sum(half.count for half in halves), data)
+    return finite and is_known(layer, sum(half.windows for half in halves), data)
 
 
 def best_damping(rows: Floats, halves: Sequence[Fit]) -> float:
@@ -331,7 +309,7 @@ def best_damping(rows: Floats, halves: Sequence[Fit]) -> float:
     if len(halves) < _HALVES:
         return DAMPINGS[0]
     every = -(-rows.shape[1] // _ROWS_ASKED)
-    rows, halves = rows[:, ::every], [replace(half, cross=half.cross[:, ::every]) for half in halves]
+    rows, halves = rows[:, ::every], [half._replace(cross=half.cross[:, ::every]) for half in halves]
     pairs = (halves, halves[::-1])
     return min(DAMPINGS, key=lambda d: sum(_unseen(_wanted(rows, fit, d), other) for fit, other in pairs))
 

@@ -19,7 +19,6 @@ from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_l
 from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
 from onnxmpq.rounding.stage import rounded_weights
 from onnxmpq.values.group import Group
-from onnxmpq.values.option import Options
 
 _REQUANTIZED_BELOW = 7  # bits
 _BEYOND_CHANCE = 2.0  # standard errors
@@ -27,22 +26,19 @@ _FEWEST_GROUPS = 8  # of samples that tell what is chance
 
 
 def is_requantized(draft: Draft) -> bool:
-    """True where requantizing pays and layers are whole: groups of channels keep their codes."""
-    whole = not any(isinstance(unit, Group) for unit in draft.units)
-    return whole and requantizing_pays(draft.setting, single(draft.plan))
+    """True where rounding looks at real inputs, a narrow layer leaves something to make up for, and some layer can.
 
-
-def requantizing_pays(setting: Setting, options: Options) -> bool:
-    """True where rounding looks at real inputs, a narrow option leaves something to make up for, and a layer can.
-
-    Seven bits and more lose next to nothing, and what is fitted to noise has learned noise.
+    Seven bits and more lose next to nothing, what is fitted to noise has learned noise, and groups of channels keep their
+    codes.
     """
+    setting = draft.setting
     if setting.request.quantizers.rounding == "nearest" or setting.splits.rounding.synthetic:
         return False
-    found = [(la, o.weight_bits) for la in setting.prepared.layers for o in options[la.name]]
-    return any(bits < _REQUANTIZED_BELOW for _, bits in found) and any(
-        is_fitted(la, bits) for la, bits in found
-    )
+    if any(isinstance(unit, Group) for unit in draft.units):
+        return False
+    bits = {layer: draft.plan[layer.name].weight_bits for layer in draft.prepared.layers}
+    fitted = any(is_fitted(layer, own) for layer, own in bits.items())
+    return fitted and min(bits.values()) < _REQUANTIZED_BELOW
 
 
 def requantize(draft: Draft) -> Draft:
@@ -100,31 +96,23 @@ def requantized_draft(draft: Draft) -> Requantized:
     """The draft requantized or as it is, and its logits scaled.
 
     Whether requantizing helps and by how much to scale, one half of the samples tells of a trial on the other. What ships
-    is requantized on all, up to as many as the effort allows, in all their augmentations.
+    is requantized on all, up to as many as the effort allows, in all their augmentations. An effort that does not try
+    requantizes at once on some samples; the others tell by how much to scale.
     """
-    if not draft.setting.request.search.effort.tries:
-        return _untried(draft)
-    splits, augmentations = draft.setting.splits, draft.setting.augmentations
-    first, second = (_turn(draft.setting.stages.observer.progress, number) for number in range(2))
-    before = rounded_on(splits.requantizing, draft)
-    found = compared(before, rounded_again(before, splits.requantizing, NO_AUGMENTATION, first))
-    factor = best_logit_scale(found.draft if found.helped else before)
-    final = rounded_again(draft, splits.rounding, augmentations, second) if found.helped else draft
-    return replace(found, draft=with_logit_scale(final, factor), factor=factor)
-
-
-def _untried(draft: Draft) -> Requantized:
-    """Requantized at once on some samples; the others tell by how much to scale.
-
-    They do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
-    """
-    setting = draft.setting
-    after = rounded_again(
-        draft, setting.splits.requantizing, setting.augmentations, setting.stages.observer.progress
-    )
-    found = replace(compared(draft, after), doubt=math.inf)
-    final = found.draft if found.helped else draft
-    factor = best_logit_scale(final)
+    setting, progress = draft.setting, draft.setting.stages.observer.progress
+    splits, augmentations = setting.splits, setting.augmentations
+    if setting.request.search.effort.tries:
+        before = rounded_on(splits.requantizing, draft)
+        trial = rounded_again(before, splits.requantizing, NO_AUGMENTATION, _turn(progress, 0))
+        found = compared(before, trial)
+    else:
+        before, trial = draft, rounded_again(draft, splits.requantizing, augmentations, progress)
+        # The others do not tell whether it helps: the first rounding saw them. Only what broke is not shipped.
+        found = replace(compared(draft, trial), doubt=math.inf)
+    factor = best_logit_scale(trial if found.helped else before)
+    final = trial if found.helped else draft
+    if found.helped and setting.request.search.effort.tries:
+        final = rounded_again(draft, splits.rounding, augmentations, _turn(progress, 1))
     return replace(found, draft=with_logit_scale(final, factor), factor=factor)
 
 
@@ -133,10 +121,10 @@ def rounded_on(data: Dataset, draft: Draft) -> Draft:
     setting = draft.setting
     if data is setting.splits.rounding:
         return draft
-    silent = Stages(Observer())
-    return replace(
-        draft, candidates=rounded_weights(setting, data, NO_AUGMENTATION, single(draft.plan), silent)
+    silent = replace(
+        setting, stages=Stages(Observer()), forced=single(draft.plan), augmentations=NO_AUGMENTATION
     )
+    return replace(draft, candidates=rounded_weights(silent, data))
 
 
 def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress) -> Draft:
@@ -153,19 +141,16 @@ def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, pro
 def _again(
     draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress, *, same_kind: bool = False
 ) -> Draft:
-    layers, requantizer = draft.prepared.layers, requantizer_of(draft, data, augmentations)
-    after = requantized(requantizer, layers, draft.plan, draft.candidates, progress, same_kind=same_kind)
-    return replace(draft, candidates=after)
-
-
-def requantizer_of(draft: Draft, data: Dataset, augmentations: Augmentations) -> SequentialRequantizer:
-    """The float network, and the one with the plan's Q/DQ pairs on activations, over such data."""
     setting, prepared = draft.setting, draft.prepared
-    return SequentialRequantizer(
+    requantizer = SequentialRequantizer(
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
         prepared.traced, data, prepared.batch_size, setting.request.search.effort.requantize,
         seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=augmentations,
     )  # fmt: skip
+    after = requantized(
+        requantizer, prepared.layers, draft.plan, draft.candidates, progress, same_kind=same_kind
+    )
+    return replace(draft, candidates=after)
 
 
 def _turn(progress: Progress, number: int) -> Progress:

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxmpq.rounding.fitted import Fitted, Task
+from onnxmpq.rounding.compensate import bias_shift, compensate
 from onnxmpq.rounding.half_scales import half_bias, half_scales
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
+from onnxmpq.rounding.shrink import shrunk
 from onnxmpq.rounding.squant import quantize_balanced
 from onnxmpq.values.arrays import Array, Floats
 from onnxmpq.values.group import Group
@@ -23,6 +24,35 @@ from onnxmpq.values.plan import Plan
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
 ROUNDINGS = ("compensated", "nearest")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What it takes to round a layer: its weight (float32), the moments, the widths, what the file may hold."""
+
+    layer: Layer
+    weight: Floats
+    moments: Moments
+    widths: Sequence[int]
+    grids: Grids
+
+
+def fitted(task: Task) -> tuple[Layer, list[tuple[QuantizedWeight, Floats | None]]]:
+    """The layer, its rounding at each width, and what its bias gains there; None without a bias.
+
+    Compensated from two bits up; one bit so that the errors' sums cancel.
+    """
+    layer, moments = task.layer, task.moments
+    known = moments if layer.bias is None else moments.centred()
+    wide = [bits for bits in task.widths if bits > 1]
+    rounded = dict(compensate(task.weight, layer, shrunk(known), wide, task.grids))
+    for bits in set(task.widths) - set(rounded):
+        rounded[bits] = quantize_balanced(task.weight, layer.axis, bits, task.grids)
+    if layer.bias is None:
+        return layer, [(some, None) for some in rounded.values()]
+    return layer, [
+        (some, bias_shift(task.weight, some.dequantize(), layer, moments)) for some in rounded.values()
+    ]
 
 
 @dataclass
@@ -53,13 +83,6 @@ class Candidates:
         """What it takes to round a layer at these widths against the moments of its inputs."""
         return Task(layer, self._single(layer), moments, widths, self.grids)
 
-    def fit(self, found: Fitted) -> None:
-        """Let such roundings stand for their layer."""
-        for bits, rounded in found.rounded.items():
-            self._made[found.layer.name, bits] = _held(found.layer, rounded)
-        for bits, shift in found.shifts.items():
-            self._shifts[found.layer.name, bits] = shift
-
     def replace(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
         """Let a rounding and what its bias gains stand for the layer at that width."""
         self._made[layer.name, rounded.bits] = _held(layer, rounded)
@@ -74,9 +97,7 @@ class Candidates:
             for (name, bits), whole in self._made.items():
                 if name == group.layer.name:
                     codes = np.ascontiguousarray(whole.codes.take(channels, whole.axis))
-                    made[group.name, bits] = QuantizedWeight(
-                        codes, whole.scale[channels], whole.axis, bits, whole.odd
-                    )
+                    made[group.name, bits] = replace(whole, codes=codes, scale=whole.scale[channels])
             for (name, bits), shift in self._shifts.items():
                 if name == group.layer.name:
                     shifts[group.name, bits] = shift[channels]
@@ -105,21 +126,16 @@ class Candidates:
             weight = self.quantized(layer, bits).dequantize().astype(weight.dtype)
         elif bits == HALF_BITS:
             weight = weight.astype(np.float16).astype(weight.dtype)
-        bias = self.bias(layer, bits)
-        return (
-            {layer.weight: weight}
-            if bias is None or layer.bias is None
-            else {layer.weight: weight, layer.bias: bias}
-        )
+        found, bias = {layer.weight: weight}, self.bias(layer, bits)
+        return found if bias is None or layer.bias is None else {**found, layer.bias: bias}
 
     def under(self, layers: Sequence[Layer], plan: Plan) -> dict[str, Array]:
         """What all layers that may be quantized compute with under a plan, by name."""
-        free = [layer for layer in layers if layer.reason is None]
-        return {
-            name: value
-            for la in free
-            for name, value in self.constants(la, plan[la.name].weight_bits).items()
-        }
+        found: dict[str, Array] = {}
+        for layer in layers:
+            if layer.reason is None:
+                found |= self.constants(layer, plan[layer.name].weight_bits)
+        return found
 
     def _single(self, layer: Layer) -> Floats:
         return self._constant(layer.weight).astype(np.float32)

@@ -6,20 +6,17 @@ halves in units of 2^-12, of full precision from 1.5e-8 to 16.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.passes.lower.halve_constants import SCALE_UNIT
-from onnxmpq.values.arrays import Floats
+from onnxmpq.values.arrays import Array, Floats
 
 _LEAST_WEIGHT, _MOST_WEIGHT = 2.0**-19, 8.0  # between them the scales of any width are of full precision
 _LEAST_HALF = float(np.finfo(np.float16).smallest_subnormal)
 _BIAS_ERROR = 2.0**-11  # of the largest bias
 
 
-def has_half_scales(weight: NDArray[Any], axis: int) -> bool:
+def has_half_scales(weight: Array, axis: int) -> bool:
     """True where half precision holds the scales of a weight at every width: no channel but zeros is next to nothing."""
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     largest = np.abs(weight).max(axis=others, initial=0)
@@ -37,7 +34,7 @@ def half_scales(scale: Floats) -> Floats:
     return held
 
 
-def half_bias(bias: NDArray[Any]) -> NDArray[Any]:
+def half_bias(bias: Array) -> Array:
     """The nearest bias that half precision holds, the bias itself where that is not near enough."""
     with np.errstate(over="ignore"):
         held = bias.astype(np.float16).astype(bias.dtype)

@@ -16,11 +16,10 @@ from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, Feeds
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
-from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_threads
+from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, block_count, columns
+from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
-from onnxmpq.values.arrays import Doubles
+from onnxmpq.values.arrays import Array, Doubles
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.runs import runs
 
@@ -37,20 +36,17 @@ class Moments:
     """What a layer's inputs x are like: `gram` = sum x x^T [group, D, D], `mean` = E[x] [group, D], `count` of x.
 
     A window is counted channel by channel, as the weight is. Above 4,096 columns each block of input channels
-    (`onnxmpq.rounding.blocks`) stands as a group of its own: [group * blocks, D_b, D_b].
+    (`onnxmpq.rounding.rows`) stands as a group of its own: [group * blocks, D_b, D_b].
     """
 
     gram: Doubles
     mean: Doubles
     count: float
 
-    def covariance(self) -> Doubles:
-        """The sum of (x - mean)(x - mean)^T, [group, D, D]: what is left where the bias takes up the mean."""
-        return centred(self.gram, self.mean, self.count)
-
     def centred(self) -> Moments:
-        """The same of x - mean."""
-        return replace(self, gram=self.covariance(), mean=np.zeros_like(self.mean))
+        """The same of x - mean: what is left where the bias takes up the mean."""
+        left = centred(self.gram, self.mean, self.count)
+        return replace(self, gram=left, mean=np.zeros_like(self.mean))
 
 
 def centred(gram: Doubles, mean: Doubles, count: float) -> Doubles:
@@ -109,7 +105,7 @@ def input_moments(
 
     Of large maps only so many windows are taken, evenly spaced, as the matrix needs.
     """
-    passes = list(_passes([layer for layer in layers if has_moments(layer)]))
+    passes = list(runs(filter(has_moments, layers), _bytes, _BYTES_A_PASS))
     for number, some in enumerate(passes):
 
         def report(done: int, number: int = number) -> None:
@@ -166,7 +162,7 @@ def _summed(
     }
 
 
-def add_to(sums: list[Doubles], values: Sequence[NDArray[Any]]) -> None:
+def add_to(sums: list[Doubles], values: Sequence[Array]) -> None:
     """Add to each sum its value, in place: a batch's matrices are large, and often more than what makes them."""
     if not sums:
         sums.extend(value.astype(np.float64) for value in values)
@@ -185,11 +181,6 @@ def channel_major(layer: Layer) -> NDArray[np.intp]:
     size = block_columns(layer)
     windows = np.arange(size).reshape(-1, block_channels(layer)).T.ravel()
     return np.append(windows, size)
-
-
-def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
-    """Layers in runs whose matrices together stay within the bound."""
-    return runs(layers, _bytes, _BYTES_A_PASS)
 
 
 def _bytes(layer: Layer) -> int:

@@ -105,9 +105,11 @@ def quantize(weight: Floats, axis: int, bits: int, grids: Grids = EVERY_GRID) ->
     """
     weight = weight.astype(np.float32, copy=False)
     axis %= weight.ndim
-    found = [
-        _rounded(weight, axis, bits, grids, odd=odd) for odd in kinds_of_codes(weight, axis, bits, grids)
-    ]
+    found = []
+    for odd in kinds_of_codes(weight, axis, bits, grids):
+        scale = fit_scale(weight, axis, bits, negative=grids.negative, odd=odd)
+        codes = round_to_codes(weight, scale, axis, bits, odd=odd)
+        found.append(QuantizedWeight(codes, scale, axis, bits, odd))
     return min(found, key=lambda some: float(np.square(some.dequantize() - weight).sum()))
 
 
@@ -116,11 +118,6 @@ def kinds_of_codes(weight: Floats, axis: int, bits: int, grids: Grids) -> list[b
     others = tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     odd = bits == 2 and grids.odd and bool(weight.any(axis=others).all())
     return [False] * (grids.even or not odd) + [True] * odd
-
-
-def _rounded(weight: Floats, axis: int, bits: int, grids: Grids, *, odd: bool) -> QuantizedWeight:
-    scale = fit_scale(weight, axis, bits, negative=grids.negative, odd=odd)
-    return QuantizedWeight(round_to_codes(weight, scale, axis, bits, odd=odd), scale, axis, bits, odd)
 
 
 def _squared_error(rows: Floats, scale: Floats, nearest: Nearest) -> Floats:

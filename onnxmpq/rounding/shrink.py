@@ -30,23 +30,15 @@ def shrinkage(moments: Moments) -> Doubles:
 
     Columns that nothing reached have no correlations and do not count.
     """
-    size = np.maximum(_seen(moments.gram).sum(axis=1), 1)
-    squares = np.square(_correlations(moments.gram)).sum(axis=(1, 2))
+    energy = np.einsum("gii->gi", moments.gram)
+    spread = np.sqrt(np.where(energy > 0, energy, 1.0))
+    correlations = moments.gram / spread[:, :, None] / spread[:, None, :]
+    size = np.maximum((energy > 0).sum(axis=1), 1)
+    squares = np.square(correlations).sum(axis=(1, 2))
     correlated = np.maximum(squares - size, _NOTHING)
     rest = 1 - 2 / size
     asked = (rest * squares + size**2) / ((moments.count + rest) * correlated)
     return np.asarray(np.clip(asked, 0.0, _MOST), np.float64)
-
-
-def _seen(gram: Doubles) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = np.einsum("gii->gi", gram) > 0
-    return found
-
-
-def _correlations(gram: Doubles) -> Doubles:
-    spread = np.sqrt(np.where(_seen(gram), np.einsum("gii->gi", gram), 1.0))
-    found: Doubles = gram / spread[:, :, None] / spread[:, None, :]
-    return found
 
 
 def diagonals(gram: Doubles) -> Doubles:

@@ -6,17 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.lower.draft import Lowering
-from onnxmpq.observer import Stages
-from onnxmpq.rounding.blocks import MOST_COLUMNS, block_columns, block_count, columns
-from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.rounding.fitted import fitted
+from onnxmpq.rounding.candidates import Candidates, fitted
 from onnxmpq.rounding.moments import has_moments, input_moments
-from onnxmpq.runtime.cores import cores
-from onnxmpq.runtime.ordered_pool import map_in_processes
+from onnxmpq.rounding.rows import MOST_COLUMNS, block_columns, block_count, columns
+from onnxmpq.runtime.ordered_pool import cores, map_in_processes
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.option import Options
 
 _MOST_PROCESSES = 8  # each holds a layer's moments
 _NAMED = 5  # layers in a note
@@ -26,50 +21,34 @@ _WORTH_PROCESSES = 1 << 28  # products: a second or two, as long as they take to
 
 def round_weights(setting: Setting) -> Lowering:
     """Every layer at every width that is left to choose from."""
-    data = setting.splits.rounding
-    return Lowering(
-        setting, rounded_weights(setting, data, setting.augmentations, setting.choices, setting.stages)
-    )
+    return Lowering(setting, rounded_weights(setting, setting.splits.rounding))
 
 
-def rounded_weights(
-    setting: Setting, data: Dataset, augmentations: Augmentations, options: Options, stages: Stages
-) -> Candidates:
+def rounded_weights(setting: Setting, data: Dataset) -> Candidates:
     """Each layer rounded against the moments of its inputs; nearest codes are made when they are asked for."""
     request = setting.request
     candidates = Candidates(setting.prepared.model, request.quantizers.rounding, request.target.grids)
     if request.quantizers.rounding != "nearest":
-        fit(candidates, setting, data, augmentations, options, stages)
+        _fit(candidates, setting, data)
     return candidates
 
 
-def fit(
-    candidates: Candidates,
-    setting: Setting,
-    data: Dataset,
-    augmentations: Augmentations,
-    options: Options,
-    stages: Stages,
-) -> None:
-    """Round each layer at the widths of its options against the moments of its inputs."""
-    prepared = setting.prepared
-    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in options.items()}
+def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> None:
+    """Round each layer at the widths that are left to choose from."""
+    prepared, stages = setting.prepared, setting.stages
+    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
     layers = [layer for layer in prepared.layers if widths[layer.name]]
-    found = input_moments(
-        setting.runtime,
-        prepared.model,
-        layers,
-        data,
-        prepared.batch_size,
-        stages.observer.progress,
-        augmentations,
-    )
-    tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in found)
+    all_moments = input_moments(
+        setting.runtime, prepared.model, layers, data, prepared.batch_size, stages.observer.progress,
+        setting.augmentations,
+    )  # fmt: skip
+    tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in all_moments)
     known = set()
     fitting = [layer for layer in layers if has_moments(layer)]
-    for done in map_in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
-        candidates.fit(done)
-        known.add(done.layer.name)
+    for layer, found in map_in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
+        for rounded, shift in found:
+            candidates.replace(layer, rounded, shift)
+        known.add(layer.name)
     note = stages.note
     _tell_blocks([layer for layer in layers if layer.name in known], note)
     if not data.synthetic:

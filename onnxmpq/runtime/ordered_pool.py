@@ -1,4 +1,4 @@
-"""Work on several cores whose results come in the order of the items, a few ahead at most.
+"""Work on the cores that are ours, whose results come in the order of the items, a few ahead at most.
 
 Threads are for work that ONNX Runtime or a large product of matrices does, which leaves the interpreter to others;
 processes for many small steps of NumPy.
@@ -7,6 +7,7 @@ processes for many small steps of NumPy.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -16,6 +17,16 @@ from loky import ProcessPoolExecutor
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_confined() -> bool:
+    """True where the machine has more than that."""
+    return cores() < (os.cpu_count() or 1)
 
 
 def map_in_threads(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
@@ -40,15 +51,11 @@ def map_in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -
     done = False
     try:
         for _ in range(workers):
-            pool.submit(_nothing, work)
+            pool.submit(callable, work)  # nothing but to import what the work needs
         yield from _ordered(pool, work, items, workers + 1)  # the next item is there when a process is free
         done = True
     finally:
         pool.shutdown(wait=True, kill_workers=not done)
-
-
-def _nothing(_work: object) -> None:
-    """Importing what the work needs is all."""
 
 
 def _ordered(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.runtime.session import Runtime
-from onnxmpq.values.requirements import Requirements
+from onnxmpq.values.report import Requirements
 from onnxmpq.values.target import Target
 
 _KEY = "onnxmpq."  # of every entry that this module writes

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 
 from onnxmpq.errors import EngineError, OptionError
-from onnxmpq.runtime.cores import cores, is_confined
+from onnxmpq.runtime.ordered_pool import cores, is_confined
 from onnxmpq.values.arrays import Array
 
 Model = onnx.ModelProto | bytes | Path
@@ -39,10 +39,8 @@ session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[sys
 sys.exit(sys.argv[1] not in session.get_providers())
 """
 _SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings are not the user's
-_FUSE_PAIRS = [
-    "ClipQuantRewrite",
-    "ReluQuantRewrite",
-]  # go on where pairs are to be kept, and fail over 4 bits
+# Go on where pairs are to be kept, and fail over 4 bits.
+_FUSE_PAIRS = ["ClipQuantRewrite", "ReluQuantRewrite"]
 # Before 1.31 it loses a tensor that gradients of networks with free sizes read.
 _BROKEN = ["ReshapeFusion"] if tuple(map(int, ort.__version__.split(".")[:2])) < (1, 31) else []
 _DTYPES = {
@@ -54,8 +52,8 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A graph input as the runtime sees it; `shape` has None where a dimension is free."""
+class InputSpec:
+    """A graph input; `shape` has None where a dimension is free, and is () for a scalar."""
 
     name: str
     dtype: np.dtype[Any]
@@ -68,14 +66,12 @@ class Session:
     def __init__(self, session: ort.InferenceSession, provider: str) -> None:
         self._session = session
         self.provider = provider
-        self.inputs = tuple(_tensor_info(i) for i in session.get_inputs())
-        self.defaults = frozenset(
-            i.name for i in session.get_overridable_initializers()
-        )  # listed as inputs too
-        self.outputs = tuple(o.name for o in session.get_outputs())
-        self.types = {
-            o.name: str(o.type) for o in session.get_outputs()
-        }  # `tensor(float)`, `seq(tensor(float))`
+        self.inputs = tuple(_input_spec(i) for i in session.get_inputs())
+        # Initializers that are listed as inputs, too.
+        self.defaults = frozenset(i.name for i in session.get_overridable_initializers())
+        # The outputs' types, as `tensor(float)` or `seq(tensor(float))`.
+        self.types = {o.name: str(o.type) for o in session.get_outputs()}
+        self.outputs = tuple(self.types)
 
     def end_profile(self) -> Path:
         """Stop profiling (`Runtime.session(profile=...)`); the file that holds the events."""
@@ -224,14 +220,16 @@ def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:
     The dtype is object for strings and for what holds no tensors, such as a map.
     """
     *containers, _tensor, element = text.rstrip(")").split("(") if "tensor(" in text else ("tensor", "")
-    known = f"tensor({element})"
-    return tuple(containers), np.dtype(_DTYPES.get(known, "object"))
+    return tuple(containers), _dtype(f"tensor({element})")
 
 
-def _tensor_info(node: Any) -> TensorInfo:
-    dtype = np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else np.dtype(object)
+def _input_spec(node: Any) -> InputSpec:
     shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape)
-    return TensorInfo(node.name, dtype, shape)
+    return InputSpec(node.name, _dtype(node.type), shape)
+
+
+def _dtype(runtime_type: str) -> np.dtype[Any]:
+    return np.dtype(_DTYPES.get(runtime_type, "object"))
 
 
 def _reason(error: Exception) -> str:

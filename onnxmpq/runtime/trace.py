@@ -43,13 +43,9 @@ def _seen(value: Any, runtime_type: str) -> Traced | None:
 
 def common_shapes(runs: Sequence[Mapping[str, Traced]]) -> dict[str, tuple[int | None, ...]]:
     """The shape of every tensor that all runs have with one rank; None for a size in which they differ."""
-    first, *others = runs
-    shapes = {name: traced.shape for name, traced in first.items()}
-    names = [n for n, s in shapes.items() if all(n in o and len(o[n].shape) == len(s) for o in others)]
+    seen = {name: [run[name].shape for run in runs if name in run] for name in runs[0]}
     return {
-        name: tuple(
-            size if all(o[name].shape[axis] == size for o in others) else None
-            for axis, size in enumerate(shapes[name])
-        )
-        for name in names
+        name: tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
+        for name, shapes in seen.items()
+        if len(shapes) == len(runs) and len(set(map(len, shapes))) == 1
     }

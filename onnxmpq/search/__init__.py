@@ -1,1 +1,1 @@
-"""Plans near the allocated one, judged by the network as a whole."""
+"""Rivals of the allocated plan, judged by the network as a whole."""

@@ -1,6 +1,14 @@
-"""search: plans near the chosen one, judged by the network as a whole on samples that it was not made from."""
+"""search: the plan beside rivals that look at no costs, by the loss of the network as a whole.
+
+Costs of layers add up nearly, not quite. So on samples that they were not measured on the plan is compared with the uniform
+one, and with widths by the sizes of layers. A rival is kept if it betters the loss on each half of the samples, so that it
+is not their noise.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isnan
 
 from onnxmpq.allocate.choose import file_fits, rows_of, single
 from onnxmpq.allocate.stage import allocate
@@ -10,15 +18,18 @@ from onnxmpq.context.setting import Setting
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.lower_plan import simulate
 from onnxmpq.metrics.network_evaluator import NetworkEvaluator
-from onnxmpq.search.swaps import Losses, Meets, Search, as_computed, improve, uniform_plan
 from onnxmpq.sensitivity.methods import adds_up
 from onnxmpq.sensitivity.methods.size import size
 from onnxmpq.sensitivity.stage import probe_of, whole_table
-from onnxmpq.values.costs import CostTable
+from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Options
-from onnxmpq.values.plan import Plan
+from onnxmpq.values.plan import Plan, average_bits, weight_bytes
 from onnxmpq.values.report import SearchReport
-from onnxmpq.values.storage import weight_bytes
+
+_SAME = 0.95  # of a plan's bits: a smaller plan leaves some of the budget unused, and is no rival
+
+Meets = Callable[[Plan], bool]
+Losses = Callable[[Plan], tuple[float, float]]  # of the network as a whole on each half of the samples
 
 
 def is_searched(setting: Setting) -> bool:
@@ -28,44 +39,54 @@ def is_searched(setting: Setting) -> bool:
     return setting.forced is None and ours and setting.splits.held is not None
 
 
-LEAST_HELD = 32  # samples; fewer tell a uniform plan from a mixed one, but not one swap from another
+def search(lowering: Lowering, plan: Plan) -> tuple[Plan, SearchReport]:
+    """The plan, or the best of its rivals that are about as large, meet the budgets and better it, file included."""
+    setting, losses = lowering.setting, judge(lowering, plan)
+    layers, budgets = setting.prepared.layers, setting.request.constraints.budgets
+    meets, least = within(setting, plan), _SAME * average_bits(layers, plan)
+    best, rival = plan, None
+    before = after = losses(plan)
+    for name, other in rivals(lowering, plan, meets).items():
+        if other != plan and meets(other) and average_bits(layers, other) >= least:
+            found = losses(other)
+            if betters(found, after) and file_fits(budgets, other, lowering.file_size):
+                best, rival, after = other, name, found
+    if rival is not None:
+        setting.stages.note(f"{rival} did better on samples held out than widths by the measured costs")
+    return best, SearchReport(sum(before) / 2, sum(after) / 2, rival)
 
 
-def search(lowering: Lowering, plan: Plan, costs: CostTable) -> Search:
-    """The plan, or a better one of its size whose file is within the budgets too."""
-    setting = lowering.setting
-    meets = within(setting, plan)
-    found = improve(
-        plan, costs, setting.prepared.layers, setting.options, rivals(lowering, plan, meets), meets,
-        lambda some: file_fits(setting.request.constraints.budgets, some, lowering.file_size), judge(lowering, plan),
-        trials(setting), setting.stages.observer.progress,
-    )  # fmt: skip
-    if found.rival is not None:
-        setting.stages.note(f"{found.rival} did better on samples held out than widths by the measured costs")
-    return found
+def betters(found: tuple[float, float], known: tuple[float, float]) -> bool:
+    """True where losses are lower on each half of the samples; any number betters none."""
+    pairs = zip(found, known, strict=True)
+    return all(new < old or (isnan(old) and not isnan(new)) for new, old in pairs)
 
 
 def rivals(lowering: Lowering, plan: Plan, meets: Meets) -> dict[str, Plan]:
-    """Plans of about the same size that look at no costs: where these do not add up, such a plan may be better."""
+    """Plans that look at no costs, and compute as the plan does: the network's Q/DQ pairs stay where they are."""
     setting = lowering.setting
-    options = as_computed(plan, setting.options)
-    costs = whole_table(size(probe_of(setting, lowering.candidates)), setting.options)
-    found = {
-        "the uniform plan": uniform_plan(setting.prepared.layers, options, meets),
-        "widths by the sizes of layers": allocate(lowering, costs, None),
+    options = {
+        name: [o for o in choices if o.activation_bits == plan[name].activation_bits]
+        for name, choices in setting.options.items()
     }
-    return {name: some for name, some in found.items() if some is not None and is_within(some, options)}
+    costs = whole_table(size(probe_of(setting, lowering.candidates)), setting.options)
+    uniform = uniform_plan(setting.prepared.layers, options, meets)
+    found = {} if uniform is None else {"the uniform plan": uniform}
+    found["widths by the sizes of layers"] = allocate(lowering, costs, None)
+    return {name: some for name, some in found.items() if all(some[n] in options[n] for n in options)}
 
 
-def is_within(plan: Plan, options: Options) -> bool:
-    """True where every layer has one of these options."""
-    return all(plan[name] in choices for name, choices in options.items())
-
-
-def trials(setting: Setting) -> int:
-    """How many swaps are tried."""
-    held = setting.splits.held
-    return setting.request.search.effort.trials if held is not None and held.count >= LEAST_HELD else 0
+def uniform_plan(layers: Sequence[Layer], options: Options, meets: Meets) -> Plan | None:
+    """Every layer at the widest width that meets the budgets for all, or as near below as it may be; None if none."""
+    widths = sorted({o.weight_bits for choices in options.values() for o in choices}, reverse=True)
+    for width in widths:
+        chosen = {}
+        for layer in layers:
+            choices = sorted(options[layer.name])
+            chosen[layer.name] = max((o for o in choices if o.weight_bits <= width), default=choices[0])
+        if meets(Plan(chosen)):
+            return Plan(chosen)
+    return None
 
 
 def judge(lowering: Lowering, plan: Plan) -> Losses:
@@ -99,10 +120,3 @@ def within(setting: Setting, plan: Plan) -> Meets:
         return fits and all(row.holds([0] * len(layers)) for row in rows)
 
     return meets
-
-
-def told(found: Search | None) -> SearchReport | None:
-    """A search as the report has it."""
-    if found is None:
-        return None
-    return SearchReport(found.before, found.after, found.tried, found.kept, found.rival)

@@ -12,22 +12,21 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.onnx_io.subgraph import Part, crossing, descendants, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 
 # More layers a part hold every weight more often; fewer cut the graph where it would rather be fused.
 _LAYERS_A_PART = 6
 _REST_BYTES = 128 << 20  # of weights that may be held besides
 
-State = dict[str, NDArray[Any]]
+State = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class _Link:
     part: Part
     session: Session
 
-    def run(self, state: Mapping[str, NDArray[Any]]) -> State:
+    def run(self, state: Mapping[str, Array]) -> State:
         return self.session.run({name: state[name] for name in self.part.inputs}, self.part.outputs)
 
 
@@ -82,11 +81,19 @@ class Chain:
         rest_bytes: int = _REST_BYTES,
     ) -> None:
         """Cut every `layers_a_part` layers; what follows a cut is one session where all of these hold `rest_bytes` at most."""
-        self._outputs = tuple(o.name for o in model.graph.output)
+        self._runtime, self._model, self._layers = runtime, model, layers
+        self._nodes = list(model.graph.node)
+        own = {i.name: Traced(i.data_type, tuple(i.dims)) for i in model.graph.initializer}
+        self._types = {**traced, **own}
+        self._outputs = [o.name for o in model.graph.output]
         self._constants = {
             i.name: numpy_helper.to_array(i) for i in model.graph.initializer if i.name in self._outputs
         }
-        self._segments = _Cutter(runtime, model, layers, traced, layers_a_part).segments(rest_bytes)
+        self._uses = _uses(self._nodes, layers)
+        self._cuts = _cuts(self._uses, len(self._nodes), layers_a_part)
+        inputs = [i.name for i in model.graph.input]
+        self._crossings = {cut: crossing(self._nodes, cut, self._outputs, inputs) for cut in self._cuts}
+        self._segments = [self._segment(index, rest) for index, rest in enumerate(self._rests(rest_bytes))]
 
     def outputs(self, feeds: State) -> State:
         """The graph's outputs with every weight as it is."""
@@ -110,34 +117,6 @@ class Chain:
         for link in self._segments[start].rest if start < len(self._segments) else ():
             state = {**state, **link.run(state)}
         return {name: state[name] if name in state else self._constants[name] for name in self._outputs}
-
-
-class _Cutter:
-    """Cuts a model at its layers, and loads the parts."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        model: onnx.ModelProto,
-        layers: Sequence[Layer],
-        traced: Mapping[str, Traced],
-        layers_a_part: int,
-    ) -> None:
-        self._runtime, self._model, self._layers = runtime, model, layers
-        self._nodes = list(model.graph.node)
-        self._types = {
-            **traced,
-            **{i.name: Traced(i.data_type, tuple(i.dims)) for i in model.graph.initializer},
-        }
-        self._outputs = [o.name for o in model.graph.output]
-        self._uses = _uses(self._nodes, layers)
-        self._cuts = _cuts(self._uses, len(self._nodes), layers_a_part)
-        inputs = [i.name for i in model.graph.input]
-        self._crossings = {cut: crossing(self._nodes, cut, self._outputs, inputs) for cut in self._cuts}
-
-    def segments(self, rest_bytes: int) -> tuple[_Segment, ...]:
-        """From cut to cut."""
-        return tuple(self._segment(index, rest) for index, rest in enumerate(self._rests(rest_bytes)))
 
     def _rests(self, rest_bytes: int) -> list[tuple[_Link, ...]]:
         """From each cut to the end."""

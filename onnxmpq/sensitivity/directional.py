@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.data import Batch
@@ -34,8 +33,9 @@ from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.runtime.session import Session
 from onnxmpq.runtime.trace import common_shapes, trace
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.values.arrays import Array
+from onnxmpq.values.arrays import Array, Doubles
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
 from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.runs import runs
 
@@ -60,31 +60,25 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
-class Slopes:
-    """Of one layer over one batch: `values` float64 [samples, widths], from its width of index `first` on."""
-
-    layer: str
-    first: int
-    values: NDArray[np.float64]
-
-    @property
-    def columns(self) -> slice:
-        """Where in all widths of the layer these are."""
-        return slice(self.first, self.first + self.values.shape[1])
-
-
-@dataclass(frozen=True, slots=True)
 class _Share:
-    """Some widths of a layer, in order, from the one of index `first` on."""
+    """Some widths of a layer, in order; `columns` is where in all of its widths they are."""
 
     layer: Layer
-    first: int
-    widths: tuple[int, ...]
+    columns: slice
+    widths: list[int]
 
 
 def widths_of(probe: Probe) -> dict[str, list[int]]:
     """The widths that each layer with a choice may take, in order."""
     return {name: sorted({o.weight_bits for o in options}) for name, options in probe.options.items()}
+
+
+def by_option(probe: Probe, costs: Mapping[str, Array]) -> dict[str, dict[Option, float]]:
+    """The costs of all options, given each layer's by its widths as in `widths_of`."""
+    return {
+        name: {o: float(costs[name][bits.index(o.weight_bits)]) for o in probe.options[name]}
+        for name, bits in widths_of(probe).items()
+    }
 
 
 def changes_of(probe: Probe, layer: Layer, widths: Sequence[int]) -> list[Change]:
@@ -95,8 +89,8 @@ def changes_of(probe: Probe, layer: Layer, widths: Sequence[int]) -> list[Change
     return [{name: made[name] - constants[name] for name in names} for made in candidates]
 
 
-def slopes(probe: Probe, objective: Callable[[], Objective]) -> Iterator[Slopes]:
-    """The slopes of every layer with a choice, batch by batch.
+def slopes(probe: Probe, objective: Callable[[], Objective]) -> Iterator[tuple[str, slice, Doubles]]:
+    """(layer, which of its widths, slopes float64 [samples, widths]) of every layer with a choice, batch by batch.
 
     `objective` is made anew for each pass over the samples, so that what it draws is the same for all layers.
 
@@ -119,7 +113,7 @@ def passes(probe: Probe) -> int:
 
 def _slopes(
     probe: Probe, objective: Objective, shares: Sequence[_Share], number: int, groups: int
-) -> Iterator[Slopes]:
+) -> Iterator[tuple[str, slice, Doubles]]:
     shapes, size = batch_shapes(probe, [share.layer.weight for share in shares])
     changes = {share.layer.weight: changes_of(probe, share.layer, share.widths) for share in shares}
     model = _emitted(probe, objective, changes, shapes, per_sample=size > 1)
@@ -131,7 +125,7 @@ def _slopes(
         values = session.run({**batch.feeds, **fed_targets(objective, batch), **rows})
         for share in shares:
             found = values[directional_name(share.layer.weight)].astype(np.float64)
-            yield Slopes(share.layer.name, share.first, found)
+            yield share.layer.name, share.columns, found
         done += batch.count
         probe.progress(done, groups * probe.data.count)
 
@@ -224,9 +218,8 @@ def check_sizes(batch: Batch, shapes: Shapes) -> None:
     """Raise DataError for a batch whose inputs are of other sizes than those that the graph was made for."""
     for name, values in batch.feeds.items():
         wanted = shapes.get(name, values.shape)
-        if values.ndim != len(wanted) or any(
-            w not in (None, s) for w, s in zip(wanted, values.shape, strict=True)
-        ):
+        sizes = zip(wanted, values.shape, strict=False)
+        if values.ndim != len(wanted) or any(w not in (None, size) for w, size in sizes):
             raise DataError(
                 f"a sample of input {name!r} has the shape {list(values.shape)}, others {list(wanted)}; gradients "
                 "need samples of one size: crop them, or use --method measured"
@@ -244,5 +237,5 @@ def _shares(probe: Probe) -> Iterator[_Share]:
     for layer in probe.chosen:
         own = widths[layer.name]
         most = max(1, _BYTES_A_PASS // max(4 * layer.params, 1))  # hence no two shares of a layer in a pass
-        for first in range(0, len(own), most):
-            yield _Share(layer, first, tuple(own[first : first + most]))
+        for columns in (slice(first, first + most) for first in range(0, len(own), most)):
+            yield _Share(layer, columns, own[columns])

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnxmpq.sensitivity.alone import losses_alone
 from onnxmpq.sensitivity.chain import State, Step
+from onnxmpq.sensitivity.judge import losses_alone
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.activation_range import ActivationRange, rounded
 from onnxmpq.values.costs import CostTable

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from onnxmpq.data import Dataset
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import Metric
+from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.session import Runtime
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 
-Progress = Callable[[int, int], None]  # (done, of how many)
 Note = Callable[[str], None]
 
 
@@ -34,7 +33,7 @@ class Probe:
     model: onnx.ModelProto
     layers: tuple[Layer, ...]
     options: Mapping[str, tuple[Option, ...]]
-    candidate: Callable[[Layer, int], Mapping[str, NDArray[Any]]]
+    candidate: Callable[[Layer, int], Mapping[str, Array]]
     data: Dataset
     metric: Metric
     runtime: Runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from onnxmpq.check.forced import unmeasured
+from onnxmpq.check.stage import unmeasured
 from onnxmpq.context.setting import Setting
 from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.onnx_io.output_file import write_file

@@ -184,16 +184,17 @@ class _Learner:
         self.outcomes = math.prod(self.shape)
         self.float = probe.runtime.session(probe.model)
         self.widths = learned_widths(probe.options)
-        made = _trainable(training, replace(probe, data=data), self.output, self.kind)
+        read = _inputs_read(probe)
+        asked = [layer for layer in probe.chosen if layer.weight in read]
+        made = _trainable(training, replace(probe, data=data), asked, self.output, self.kind)
         self.layers, self.shapes, self.batch_size = made.layers, made.shapes, made.batch_size
         self.session = probe.runtime.session(made.model)
         initial = {i.name: i for i in probe.model.graph.initializer}
         self.weights = {la.weight: Parameter(numpy_helper.to_array(initial[la.weight])) for la in self.layers}
-        read = _inputs_read(probe)
-        inputs = [read[layer.weight] for layer in self.layers]
-        self.values = {
+        inputs, step = [read[layer.weight] for layer in self.layers], probe.data.source.step or 1
+        self.values = {  # of a sample
             "weight": np.array([layer.params for layer in self.layers]),
-            "activation": _sizes(probe, inputs),
+            "activation": np.array([math.prod(probe.traced[name].shape) for name in inputs]) // step,
         }
         signed, means = _first_look(probe, inputs, self.values["activation"], data, self.batch_size)
         self.codes: dict[Role, tuple[Array, Array]] = {
@@ -223,11 +224,8 @@ class _Learner:
         count = len(self.layers)
         together = [np.full(count, column) for column in range(len(self.widths))]
         for columns in [*together, rng.integers(len(self.widths), size=count)]:
-            self._gather(
-                self.session.run({**batch.feeds, target_name(self.output): target, **self._feeds(columns)}),
-                columns,
-                batch,
-            )
+            feeds = {**batch.feeds, target_name(self.output): target, **self._feeds(columns)}
+            self._gather(self.session.run(feeds), columns, batch)
         trained = [*self.steps.values(), *(self.weights.values() if self.training.trains == "all" else ())]
         for parameter in trained:
             parameter.update(rate, self.training)
@@ -278,33 +276,18 @@ class _Learner:
 
 @dataclass(frozen=True)
 class _Differentiated:
-    """A network with the gradients of its steps: the layers that got any, and those that no gradient reaches.
-
-    `shapes` are those of all tensors in batches of `batch_size`.
-    """
+    """A network with the gradients of its steps; `shapes` are those of all tensors in batches of `batch_size`."""
 
     layers: list[Layer]
-    lost: list[str]
     model: onnx.ModelProto
     shapes: Shapes
     batch_size: int
 
 
-def _trainable(training: StepTraining, probe: Probe, output: str, kind: OutputKind) -> _Differentiated:
-    """The network with steps for all layers that a gradient reaches."""
-    fed = _inputs_read(probe)
-    asked = [layer for layer in probe.chosen if layer.weight in fed]
-    made = _differentiated(training, probe, asked, output, kind)
-    if not made.lost:
-        return made
-    probe.note(f"no gradient of the loss reaches {', '.join(made.lost)}, which cost the mean of the others")
-    reached = [layer for layer in made.layers if layer.name not in made.lost]
-    return _differentiated(training, probe, reached, output, kind)
-
-
-def _differentiated(
+def _trainable(
     training: StepTraining, probe: Probe, asked: Sequence[Layer], output: str, kind: OutputKind
 ) -> _Differentiated:
+    """The network with steps for those of the layers that a gradient reaches."""
     graph = differentiable(probe.model)
     LearnSteps(tuple(layer.weight for layer in asked), trained=training.trains == "all")(graph)
     EmitLoss(Loss.KL, {output: kind})(graph)
@@ -320,10 +303,13 @@ def _differentiated(
     for layer in layers if training.trains == "all" else ():
         wanted[layer.name].append(layer.weight)
     shapes, batch_size = batch_shapes(probe, [layer.weight for layer in layers])
-    lost = emit_gradients(graph, wanted, shapes)
+    if lost := emit_gradients(graph, wanted, shapes):
+        probe.note(f"no gradient of the loss reaches {', '.join(lost)}, which cost the mean of the others")
+        reached = [layer for layer in layers if layer.name not in lost]
+        return _trainable(training, probe, reached, output, kind)
     names = {gradient_name(name) for some in wanted.values() for name in some}
     graph.outputs = [tensor for tensor in graph.outputs if tensor.name in names]
-    return _Differentiated(layers, lost, export_model(graph, probe.model), shapes, batch_size)
+    return _Differentiated(layers, export_model(graph, probe.model), shapes, batch_size)
 
 
 def _inputs_read(probe: Probe) -> dict[str, str]:
@@ -334,13 +320,6 @@ def _inputs_read(probe: Probe) -> dict[str, str]:
             if other in probe.traced:
                 found.setdefault(weight, other)
     return found
-
-
-def _sizes(probe: Probe, tensors: Sequence[str]) -> Array:
-    """How many values a sample has in each tensor."""
-    return np.array([math.prod(probe.traced[name].shape) for name in tensors]) // (
-        probe.data.source.step or 1
-    )
 
 
 def _first_look(

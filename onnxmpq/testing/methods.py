@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxmpq.data import InputSpec, open_data
+from onnxmpq.data import open_data
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.sensitivity.answer import fault
@@ -82,7 +82,8 @@ def probe_of(
 
     `more` are further fields of the Probe. Weights handed out are read-only.
     """
-    specs = [InputSpec(i.name, i.dtype, (None, *i.shape[1:])) for i in RUNTIME.session(model).inputs]
+    inputs = RUNTIME.session(model).inputs
+    specs = [dataclasses.replace(spec, shape=(None, *spec.shape[1:])) for spec in inputs]
     data = open_data(arrays, specs, samples=None)
     sample = next(iter(data.batches(1))).feeds
     prepared = prepare(RUNTIME, model, sample, integer=False, batchable=True)

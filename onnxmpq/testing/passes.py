@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from types import FunctionType
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -16,16 +14,7 @@ from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.testing.models import Kind, check, check_interface, random_feeds, run, serialized
 from onnxmpq.values.arrays import Array
 
-_KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-
-
-class Pass(Protocol):
-    """A frozen dataclass that edits a graph in place and says whether it changed anything."""
-
-    name: ClassVar[str]
-
-    def __call__(self, graph: gs.Graph, /) -> bool:
-        """Edit `graph`; True if it changed."""
+Pass = Callable[[gs.Graph], bool]  # edits a graph in place and says whether it changed anything
 
 
 def check_pass(
@@ -38,8 +27,8 @@ def check_pass(
 ) -> onnx.ModelProto:
     """Run a pass on a model, check that it keeps the contract, and return the rewritten model.
 
-    Checked: the pass is a frozen dataclass with a kebab-case `name`; it returns a bool that is true exactly
-    when the written graph differs; the same graph gives the same bytes; a second run returns False; names,
+    Checked: a pass with parameters is a frozen dataclass; it returns a bool that is true exactly when the
+    written graph differs; the same graph gives the same bytes; a second run returns False; names,
     dtypes and shapes of graph inputs and outputs are kept (an exposing pass may add outputs); the result is
     valid ONNX. Then both models run on `feeds` (default: `random_feeds`) in ONNX Runtime with its
     optimisations off: outputs of a preserving pass agree to `decibels` of signal-to-noise, those of an
@@ -51,7 +40,9 @@ def check_pass(
     graph = import_graph(model)
     before = _export(graph)
     after = _check_answers(rewrite, graph, before)
-    check(serialized(_rewritten(rewrite, model)) == serialized(after), f"{rewrite.name} is not deterministic")
+    check(
+        serialized(_rewritten(rewrite, model)) == serialized(after), f"{_name(rewrite)} is not deterministic"
+    )
     check_interface(before.graph, after.graph, kind)
     onnx.checker.check_model(after)
     feeds = random_feeds(model) if feeds is None else feeds
@@ -60,18 +51,13 @@ def check_pass(
 
 
 def _check_declaration(rewrite: Pass) -> None:
-    kind = type(rewrite)
-    params = getattr(kind, "__dataclass_params__", None)
-    check(params is not None and params.frozen, f"{kind.__name__} is not a frozen dataclass")
-    name = getattr(kind, "name", None)
-    check(
-        isinstance(name, str) and _KEBAB_CASE.fullmatch(name) is not None,
-        f"{kind.__name__}.name is {name!r}, wanted a class variable in kebab-case, such as 'fold-pad'",
-    )
-    check(
-        "name" not in {field.name for field in dataclasses.fields(rewrite)},  # type: ignore[arg-type]
-        f"{kind.__name__}.name is a field, wanted a ClassVar",
-    )
+    params = getattr(rewrite, "__dataclass_params__", None)
+    is_frozen = isinstance(rewrite, FunctionType) if params is None else params.frozen
+    check(is_frozen, f"{_name(rewrite)} is neither a function nor a frozen dataclass")
+
+
+def _name(rewrite: Pass) -> str:
+    return getattr(rewrite, "__name__", type(rewrite).__name__)
 
 
 def _check_answers(rewrite: Pass, graph: gs.Graph, before: onnx.ModelProto) -> onnx.ModelProto:
@@ -79,15 +65,15 @@ def _check_answers(rewrite: Pass, graph: gs.Graph, before: onnx.ModelProto) -> o
     answer = rewrite(graph)
     after = _export(graph)
     differs = serialized(before) != serialized(after)
-    check(isinstance(answer, bool), f"{rewrite.name} returned {answer!r}, wanted True or False")
+    check(isinstance(answer, bool), f"{_name(rewrite)} returned {answer!r}, wanted True or False")
     check(
         answer == differs,
-        f"{rewrite.name} returned {answer}, but the graph is {'another' if differs else 'the same'}",
+        f"{_name(rewrite)} returned {answer}, but the graph is {'another' if differs else 'the same'}",
     )
-    check(not rewrite(graph), f"{rewrite.name} returned True again on its own result")
+    check(not rewrite(graph), f"{_name(rewrite)} returned True again on its own result")
     check(
         serialized(_export(graph)) == serialized(after),
-        f"{rewrite.name} changed its own result and returned False",
+        f"{_name(rewrite)} changed its own result and returned False",
     )
     return after
 

@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 
 from onnxmpq.calibrate.measure_ranges import calibrate
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.prepared import Prepared
-from onnxmpq.data import InputSpec, synthetic_data
+from onnxmpq.context.prepared import Activations, Prepared
+from onnxmpq.data import synthetic_data
 from onnxmpq.lower.lower_plan import lower
 from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.normalize.prepare import prepare
@@ -72,8 +71,7 @@ class _Lowerer:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, target: Target, acts: int | None) -> _Lowerer:
-        inputs = [InputSpec(i.name, i.dtype, i.shape) for i in RUNTIME.session(model).inputs]
-        data = synthetic_data(inputs, samples=4, seed=0)
+        data = synthetic_data(RUNTIME.session(model).inputs, samples=4, seed=0)
         sample = next(iter(data.batches(1))).feeds
         prepared = prepare(RUNTIME, model, sample, integer=acts is not None, batchable=False)
         asked = [layer.name for layer in prepared.layers] if acts else []

@@ -69,11 +69,8 @@ def _durations(events: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def _is_inside(event: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return (
-        event is not other
-        and other["ts"] <= event["ts"]
-        and event["ts"] + event["dur"] <= other["ts"] + other["dur"]
-    )
+    (start, end), (opens, closes) = ((e["ts"], e["ts"] + e["dur"]) for e in (event, other))
+    return event is not other and opens <= start and end <= closes
 
 
 def _profiled_names(nodes: Sequence[onnx.NodeProto], known: Iterable[str]) -> list[str]:

@@ -9,9 +9,9 @@ import onnx
 from onnxmpq.errors import OptionError
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.timing.layer_times import LayerTimes, layer_times
+from onnxmpq.values.latency import TimeTable
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.time_table import TimeTable
 
 
 def time_layers(lowering: Lowering) -> TimeTable:

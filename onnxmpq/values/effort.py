@@ -1,4 +1,4 @@
-"""How much a compile may cost: samples and trials of the stages that take long."""
+"""How much a compile may cost: samples and trial of the stages that take long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxmpq.errors import OptionError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """`sensitivity`, `requantize` and `judge` are samples, `trials` whole plans that are tried around the first one.
+    """`sensitivity`, `requantize` and `judge` are samples.
 
     Ranks among layers are known long before calibration does, so sensitivity sees a part of the samples only; of the
     others so many judge what was chosen by it, and as many whether requantizing helps, which is tried first if the effort
@@ -18,7 +18,6 @@ class Effort:
 
     name: str
     sensitivity: int
-    trials: int
     requantize: int
     judge: int
     tries: bool = True
@@ -28,8 +27,8 @@ class Effort:
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("fast", sensitivity=32, trials=0, requantize=64, judge=128, tries=False),
-        Effort("balanced", sensitivity=256, trials=12, requantize=512, judge=512, mirrors=True),
+        Effort("fast", sensitivity=32, requantize=64, judge=128, tries=False),
+        Effort("balanced", sensitivity=256, requantize=512, judge=512, mirrors=True),
     )
 }
 

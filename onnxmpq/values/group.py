@@ -12,9 +12,7 @@ from onnxmpq.values.layer import Layer
 
 _BYTE_PLACES = 256  # channels whose places fit a byte
 
-Groups = Mapping[
-    str, tuple[tuple[int, ...], ...]
-]  # the channels of each group of a divided layer, by its name
+Groups = Mapping[str, tuple[tuple[int, ...], ...]]  # channels of each group of a divided layer, by its name
 
 
 @dataclass(frozen=True, slots=True)

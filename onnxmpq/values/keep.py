@@ -81,17 +81,13 @@ def overridden(layers: Sequence[Layer], keeps: Sequence[Keep]) -> list[Keep]:
 
 
 def looser_options(
-    layers: Sequence[Layer],
-    widths: Sequence[int],
-    activation_bits: int | None,
-    keeps: Sequence[Keep],
-    storable: Sequence[int],
+    layers: Sequence[Layer], widths: Sequence[int], activation_bits: int | None, keeps: Sequence[Keep]
 ) -> Iterator[tuple[str, dict[str, tuple[Option, ...]]]]:
-    """What layers could be given if less were fixed, each with the change in words; `storable` are all widths."""
+    """What layers could be given if less were fixed, each with the change in words."""
     for keep in keeps:
         others = [k for k in keeps if k is not keep]
         yield f"without --keep '{keep}'", options_of(layers, widths, activation_bits, others)
-    narrowest = min(storable)
+    narrowest = QUANTIZED_BITS[0]
     if narrowest < min(widths):
         more = options_of(layers, [narrowest, *widths], activation_bits, keeps)
         yield f"with {narrowest} among --bits", more

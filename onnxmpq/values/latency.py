@@ -1,8 +1,11 @@
-"""How fast a model is beside its reference."""
+"""How long models take: one beside its reference, and each option of each layer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from onnxmpq.values.option import Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +19,11 @@ class Latency:
     reference: float
     model: float
     speedup: float  # > 1: the model is faster
+
+
+@dataclass(frozen=True, slots=True)
+class TimeTable:
+    """Seconds of every option of every layer, and of the whole fp32 network."""
+
+    seconds: Mapping[str, Mapping[Option, float]]
+    fp32: float

@@ -1,12 +1,43 @@
-"""What a decision is made about: a layer."""
+"""What a decision is made about: a layer, and how its weight is a matrix."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from onnxmpq.values.layout import Layout
 from onnxmpq.values.option import FLOAT_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The axes of a weight as rows and columns: an output value is one row times a vector of inputs.
+
+    `axis` is the output-channel axis, which scales run along. `rows` are the axes that tell one output value from
+    another, `axis` first, so that rows of one scale are neighbours; `columns` are the axes that it is a sum over. The
+    first axis of the weight falls into `group` parts, each a matrix of its own. `taps` is how many neighbouring columns
+    belong to one input channel. `blind` says in words why no second moments of the inputs are to be had; such a weight
+    is rounded without data, and only `axis` counts.
+    """
+
+    axis: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    group: int = 1
+    taps: int = 1
+    blind: str | None = None
+
+    @property
+    def shares_scales(self) -> bool:
+        """True where the groups have their scales in common: they do not divide the output channels."""
+        return self.axis != 0
+
+
+def matrix(axis: int, *, blind: str | None = None) -> Layout:
+    """A matrix of two axes with its output channels along one of them."""
+    return Layout(axis, (axis,), (1 - axis,), blind=blind)
+
+
+VECTOR = Layout(0, (0,), ())  # of what is no matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +60,7 @@ class Layer:
     positions: tuple[int, ...] = ()  # spatial size of the map that its weight is applied over
     float_bits: int = FLOAT_BITS
     bias: str | None = None  # a constant [channels] that this layer alone adds
-    scale_bytes: int = (
-        4  # that the file spends on a channel's scale; 2 in half precision, then its bias may be too
-    )
+    scale_bytes: int = 4  # of a channel's scale in the file; 2 in half precision, then its bias may be too
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
 

@@ -11,17 +11,8 @@ from typing import Any
 
 from onnxmpq.values.latency import Latency
 from onnxmpq.values.other_weight import OtherWeight
-from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.score import Score
 
-_GROUPS = (
-    "size",
-    "quality",
-    "speed",
-    "requirements",
-    "sensitivity",
-    "run",
-)  # whose fields stand loose in the JSON
 _FLAT_NAMES = {"samples": "sensitivity_samples", "unit": "sensitivity_unit"}
 
 
@@ -89,13 +80,26 @@ class SpeedReport:
 
 @dataclass(frozen=True, slots=True)
 class SearchReport:
-    """What the network as a whole said of the plan: its loss before and after in `SensitivityReport.metric`, other plans tried and kept."""
+    """What the network as a whole said of the plan: its loss and that of what ships, in `SensitivityReport.metric`."""
 
     before: float
     after: float
-    tried: int
-    kept: int
-    rival: str | None  # the plan that looks at no costs that it was found from
+    rival: str | None  # the plan that looks at no costs that ships in its place
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """The target and storage that a file was written for, and the least that it needs."""
+
+    target: str
+    storage: str
+    opset: int
+    onnxruntime: str  # the lowest version that loads the file
+    optimizations: str = "all"  # the most of its graph optimizations with which it does: "all" or "basic"
+
+    def __str__(self) -> str:
+        limited = f" at {self.optimizations} graph optimizations" if self.optimizations != "all" else ""
+        return f"opset {self.opset}, ONNX Runtime {self.onnxruntime}{limited}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,7 @@ class Report:
         """Plain values by flat names, those that readers of the JSON know; an infinite SQNR (equal outputs) becomes null."""
         flat: dict[str, Any] = {}
         for name, value in _plain(dataclasses.asdict(self)).items():
-            flat |= value if name in _GROUPS else {name: value}
+            flat |= value if isinstance(value, dict) else {name: value}  # the fields of groups stand loose
         return {_FLAT_NAMES.get(name, name): value for name, value in flat.items()}
 
     def to_json(self) -> str:

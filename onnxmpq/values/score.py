@@ -1,4 +1,4 @@
-"""How a model does on data."""
+"""What an output holds, and how a model does on data."""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ class Looked:
     data: Dataset
     metric: Metric
     batch_size: int
-    is_real: bool
 
 
 def cause_of_loss(
@@ -43,7 +42,7 @@ def cause_of_loss(
     session = runtime.session(without_pairs(written, pairs))
     data = looked.data.some(_SAMPLES, 0)
     _, after = compare(looked.reference, session, data, looked.metric, looked.batch_size)
-    if lost_outputs(after, real=looked.is_real):
+    if lost_outputs(after, real=not looked.data.synthetic):
         return _by_weights(plan, costs)
     worst = noisiest(written, pairs, runtime, next(iter(data.batches(looked.batch_size))).feeds)
     return (

@@ -97,7 +97,7 @@ class _Reader:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def scale(self, name: str) -> tuple[Array, int] | None:
-        """Scales, and the bytes that the file spends on each; None where they are not made as HalveConstants does."""
+        """Scales, and the bytes that the file spends on each; None where they are not made as `halve_constants` does."""
         values = self.constant(name)
         if values is not None:
             return values, values.itemsize

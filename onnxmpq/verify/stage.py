@@ -29,7 +29,7 @@ from onnxmpq.values.latency import Latency
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
 from onnxmpq.values.placement import Placement
-from onnxmpq.values.plan import Plan
+from onnxmpq.values.plan import Plan, average_bits, stored_bytes, weight_bytes
 from onnxmpq.values.report import (
     BudgetReport,
     LayerReport,
@@ -42,7 +42,6 @@ from onnxmpq.values.report import (
     SpeedReport,
 )  # fmt: skip
 from onnxmpq.values.score import Score
-from onnxmpq.values.storage import average_bits, stored_bytes, weight_bytes
 from onnxmpq.values.target import ISAS, Target
 from onnxmpq.verify.cause import Looked, cause_of_loss
 from onnxmpq.verify.kernels import integer_kernels
@@ -129,7 +128,7 @@ def _verified(
     before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
     sizes = dict.fromkeys([1, prepared.batch_size])
     times = (measure_latency(reference, session, _repeat(prepared.sample, size), size) for size in sizes)
-    lost = lost_outputs(after, real=compiled.evidence.is_real)
+    lost = lost_outputs(after, real=not compiled.evidence.evaluation.synthetic)
     return _Seen(
         {"fp32": before, "compiled": after},
         tuple(times),
@@ -142,7 +141,7 @@ def _verified(
 def _cause(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime, reference: Session) -> str:
     """Whether weights or activations did it, which, and what to type next."""
     evidence, prepared = compiled.evidence, compiled.prepared
-    looked = Looked(reference, evidence.evaluation, prepared.metric, prepared.batch_size, evidence.is_real)
+    looked = Looked(reference, evidence.evaluation, prepared.metric, prepared.batch_size)
     return cause_of_loss(written, compiled.plan, compiled.costs, runtime, looked)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.passes.emitter import Emitter
+from onnxmpq.passes.node_builder import builders
 
 ALIGNMENT = "feature/alignment"
 
@@ -30,40 +29,24 @@ class EmitAlignment:
 
     tensors: tuple[str, ...]
 
-    name: ClassVar[str] = "emit-alignment"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         missing = [tensor for tensor in self.tensors if tensor not in known]
         if missing or not self.tensors or ALIGNMENT in {output.name for output in graph.outputs}:
             _LOGGER.debug("no alignment is added; tensors that the graph does not have: %s", missing)
             return False
-        _emit(builders(graph)[0], [known[tensor] for tensor in self.tensors])
+        emit = Emitter(builders(graph)[0])
+        grams = emit("Concat", *(_gram(emit, known[tensor]) for tensor in self.tensors), axis=0)
+        output = gs.Variable(ALIGNMENT, np.float64, (len(self.tensors), len(self.tensors)))
+        emit.builder.into(output, "MatMul", [grams, emit("Transpose", grams, perm=[1, 0])])
+        graph.outputs.append(output)
         graph.toposort()
         return True
 
 
-def _emit(builder: NodeBuilder, tensors: Sequence[gs.Tensor]) -> None:
-    grams = builder.node("Concat", [_gram(builder, t) for t in tensors], "alignment", {"axis": 0})
-    turned = builder.node("Transpose", [grams], "alignment", {"perm": [1, 0]})
-    output = gs.Variable(ALIGNMENT, np.float64, (len(tensors), len(tensors)))
-    builder.into(output, "MatMul", [grams, turned])
-    builder.graph.outputs.append(output)
-
-
-def _gram(builder: NodeBuilder, tensor: gs.Tensor) -> gs.Variable:
+def _gram(e: Emitter, tensor: gs.Tensor) -> gs.Variable:
     """The centered Gram matrix in one row, float64 [1, N * N]: sums of fourth powers are wide."""
-    flat = builder.node("Flatten", [tensor], "alignment", {"axis": 1})
-    centered = builder.node("Sub", [flat, _batch_mean(builder, flat)], "alignment")
-    turned = builder.node("Transpose", [centered], "alignment", {"perm": [1, 0]})
-    gram = builder.node("MatMul", [centered, turned], "alignment")
-    wide = builder.node("Cast", [gram], "alignment", {"to": _DOUBLE})
-    return builder.node("Flatten", [wide], "alignment", {"axis": 0})
-
-
-def _batch_mean(builder: NodeBuilder, flat: gs.Variable) -> gs.Variable:
-    if builder.graph.opset < 18:
-        return builder.node("ReduceMean", [flat], "alignment", {"axes": [0], "keepdims": 1})
-    axes = builder.constant("alignment_axes", np.array([0], np.int64))
-    return builder.node("ReduceMean", [flat, axes], "alignment", {"keepdims": 1})
+    flat = e("Flatten", tensor, axis=1)
+    centered = e("Sub", flat, e.mean(flat, [0]))
+    gram = e("MatMul", centered, e("Transpose", centered, perm=[1, 0]))
+    return e("Flatten", e("Cast", gram, to=_DOUBLE), axis=0)

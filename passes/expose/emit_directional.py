@@ -17,15 +17,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
 from onnxmpq.operators import OPERATORS, operator_of
+from onnxmpq.passes.emitter import Emitter, Shapes
 from onnxmpq.passes.expose.emit_gradients import gradient_name
-from onnxmpq.passes.gradients.emitter import Emitter, Shapes
 from onnxmpq.passes.matching import optional_input
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.arrays import Array
@@ -55,15 +54,12 @@ class EmitDirectional:
     per_sample: bool = True
     fed: bool = False
 
-    name: ClassVar[str] = "emit-directional"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         present = {output.name for output in graph.outputs}
         wanted = [weight for weight in self.directions if directional_name(weight) not in present]
         known = graph.tensors()
         nodes = {weight: _differentiated(graph, known, weight) for weight in wanted}
-        emit = Emitter(builders(graph)[0], self.shapes, {})
+        emit = Emitter(builders(graph)[0], self.shapes)
         for weight in wanted:
             parts = [
                 self._of_node(emit, node, weight, known[gradient_name(node.outputs[0].name)])
@@ -92,16 +88,12 @@ class EmitDirectional:
             moved = [_moved(e, node, joined)]
         else:
             moved = [_moved(e, node, change) for change in changes]
-        rows = [self._rows(e, m, node.outputs[0], len(changes) // len(moved)) for m in moved]
+        samples, values = self._sizes(e, node.outputs[0])
+        rows = [e("Reshape", m, e.ints([samples, len(changes) // len(moved), values])) for m in moved]
         stacked = rows[0] if len(rows) == 1 else e("Concat", *rows, axis=1)
         # A Reshape to a column, and no Transpose: that one the runtime fuses into a product ten times as slow.
-        column = e("Reshape", gradient, e.ints([*self._sizes(e, node.outputs[0]), 1]))
+        column = e("Reshape", gradient, e.ints([samples, values, 1]))
         return e("Squeeze", e("MatMul", stacked, column), e.ints([2]))
-
-    def _rows(self, e: Emitter, tensor: gs.Tensor, output: gs.Tensor, count: int) -> gs.Tensor:
-        """[N, count, values of a sample], from `count` values for each of the layer's output."""
-        samples, values = self._sizes(e, output)
-        return e("Reshape", tensor, e.ints([samples, count, values]))
 
     def _sizes(self, e: Emitter, output: gs.Tensor) -> tuple[int, int]:
         """How many samples, and values of each: one of the two is left to the run."""

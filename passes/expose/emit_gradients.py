@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.gradients.emitter import Emitter, Shapes, Sizes
+from onnxmpq.passes.emitter import Emitter, Shapes, Sizes
 from onnxmpq.passes.gradients.rules import find_rule, is_parameter
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import NoMatch, graphs, is_constant, label, remove
@@ -49,10 +49,7 @@ class EmitGradients:
     tensors: tuple[str, ...]
     shapes: Shapes = field(default_factory=dict)
 
-    name: ClassVar[str] = "emit-gradients"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         wanted = self._wanted(graph)
         if not wanted:
             return False
@@ -120,17 +117,13 @@ def _path(graph: gs.Graph, loss: gs.Tensor, wanted: Mapping[str, gs.Tensor]) -> 
         for tensor in node.outputs:
             if tensor.name not in needed:
                 continue
-            if node.op == "QuantizeLinear" or tensor.dtype in types or _is_retyped(node):
+            retyped = node.op == "Cast" and not _may_be_float(tensor)  # no other integers are on the path
+            if node.op == "QuantizeLinear" or tensor.dtype in types or retyped:
                 codes[tensor.name] = tensor.dtype
             elif not _may_be_float(tensor):
                 continue
             path.setdefault(tensor.name, sources[0])
     return path
-
-
-def _is_retyped(node: gs.Node) -> bool:
-    """True where codes become integers of another type: no other integers are on the path."""
-    return node.op == "Cast" and not _may_be_float(node.outputs[0])
 
 
 def _may_be_float(tensor: gs.Tensor) -> bool:
@@ -196,7 +189,11 @@ def _backward(emit: Emitter, loss: gs.Tensor, path: Path) -> dict[str, gs.Tensor
     """The gradients of the tensors on the path, by name."""
     parts: dict[str, list[gs.Tensor]] = defaultdict(list)
     parts[loss.name].append(emit.cast_like(emit.constant(np.ones((), np.float32)), loss))
-    total = partial(_total, emit, parts)
+
+    def total(name: str) -> gs.Tensor | None:
+        """The sum of what came back from all readers of a tensor, None where nothing did."""
+        return reduce(partial(emit, "Add"), parts[name]) if parts.get(name) else None
+
     for node, index in _steps(emit.builder.graph, path):
         gradients = tuple(total(tensor.name) for tensor in node.outputs)
         if all(gradient is None for gradient in gradients):
@@ -214,17 +211,10 @@ def _backward(emit: Emitter, loss: gs.Tensor, path: Path) -> dict[str, gs.Tensor
     return {name: gradient for name in path if (gradient := total(name)) is not None}
 
 
-def _total(emit: Emitter, parts: Mapping[str, list[gs.Tensor]], name: str) -> gs.Tensor | None:
-    """The sum of what came back from all readers of a tensor, None where nothing did."""
-    return reduce(partial(emit, "Add"), parts[name]) if parts.get(name) else None
-
-
 def _float_types(graph: gs.Graph) -> dict[str, np.dtype[Any]]:
     """The types of tensors: as the graph says, else as its nodes make them of their first float operand."""
-    known: dict[str, np.dtype[Any]] = {}
-    for tensor in graph.tensors().values():
-        if (dtype := _dtype(tensor)) is not None:
-            known[tensor.name] = dtype
+    types = {tensor.name: _dtype(tensor) for tensor in graph.tensors().values()}
+    known = {name: dtype for name, dtype in types.items() if dtype is not None}
     for node in graph.nodes:
         made = _made_type(node, known)
         if made is not None and node.outputs:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS, operator_of
+from onnxmpq.operators import OPERATORS, readers
 from onnxmpq.operators.windows import reshaped
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import NoMatch, require
-from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.passes.node_builder import builders
 
 _Reader = tuple[gs.Node, int]  # a node, and the place of the weight among its inputs
 
@@ -49,25 +49,22 @@ class EmitGram:
     targets: Mapping[str, str] = field(default_factory=dict)
     channels: Mapping[str, int] = field(default_factory=dict)
 
-    name: ClassVar[str] = "emit-gram"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         present = {tensor.name for tensor in graph.outputs}
-        builder = builders(graph)[0]
+        emit = Emitter(builders(graph)[0])
         tensors = graph.tensors() if self.targets else {}
         changed = False
         for weight, step in self.weights.items():
-            readers = list(_readers(graph, weight))
-            if gram_name(weight) in present or not readers:
+            found = [r for r in readers(graph, weight) if OPERATORS[r[0].op].windows is not None]
+            if gram_name(weight) in present or not found:
                 continue
-            if len({OPERATORS[node.op].layout(node, place) for node, place in readers}) > 1:
+            if len({OPERATORS[node.op].layout(node, place) for node, place in found}) > 1:
                 _LOGGER.debug("no second moments for %s: its readers differ in their windows", weight)
                 continue
-            blocks = _Blocks.of(*_window(*readers[0]), self.channels.get(weight))
+            blocks = _blocks(*found[0], self.channels.get(weight))
             target = tensors.get(self.targets.get(weight, ""))
             try:
-                self._expose(graph, builder, readers, blocks, step, target)
+                self._expose(emit, found, blocks, step, target)
             except NoMatch as reason:
                 _LOGGER.debug("no Gram matrix for %s: %s", weight, reason)
                 continue
@@ -78,37 +75,25 @@ class EmitGram:
 
     @staticmethod
     def _expose(
-        graph: gs.Graph,
-        builder: NodeBuilder,
-        readers: Sequence[_Reader],
-        blocks: _Blocks,
-        step: int,
-        target: gs.Tensor | None,
+        e: Emitter, nodes: Sequence[_Reader], blocks: _Blocks, step: int, target: gs.Tensor | None
     ) -> None:
-        node, place = readers[0]
-        weight = node.inputs[place].name
-        require(target is None or len(readers) == 1, "a target is for a weight that one node reads")
+        node, place = nodes[0]
+        weight, build = node.inputs[place].name, e.builder
+        require(target is None or len(nodes) == 1, "a target is for a weight that one node reads")
         require(target is None or blocks.count == 1, "a target is for a weight in one block")
-        places = None if target is None else _targets(builder, node, place, target, step)
-        columns = [_columns(builder, *reader, blocks, step) for reader in readers]
-        turned = [builder.node("Transpose", [c], "gram", {"perm": [0, 2, 1]}) for c in columns]
-        products = [builder.node("MatMul", pair, "gram") for pair in zip(columns, turned, strict=True)]
+        targets = OPERATORS[node.op].targets
+        require(target is None or targets is not None, "its outputs are sums over several windows")
+        columns = [_columns(e, *reader, blocks, step) for reader in nodes]
+        turned = [e("Transpose", c, perm=[0, 2, 1]) for c in columns]
+        products = [e("MatMul", *pair) for pair in zip(columns, turned, strict=True)]
         output = gs.Variable(gram_name(weight), np.float32, (blocks.matrices, blocks.width, blocks.width))
-        builder.into(output, "Sum", products)
-        graph.outputs.append(output)
-        if places is not None:
+        build.into(output, "Sum", products)
+        build.graph.outputs.append(output)
+        if target is not None and targets is not None:
+            places = targets(e, node, place, target, step)
             cross = gs.Variable(cross_name(weight), np.float32, (blocks.matrices, None, blocks.width))
-            builder.into(cross, "MatMul", [places, turned[0]])
-            graph.outputs.append(cross)
-
-
-def _readers(graph: gs.Graph, weight: str) -> Iterator[_Reader]:
-    """The nodes that multiply what they are given with this weight, and have windows."""
-    for node in graph.nodes:
-        operator = operator_of(node)
-        for place in operator.weights if operator is not None and operator.windows is not None else ():
-            if place < len(node.inputs) and node.inputs[place].name == weight:
-                yield node, place
+            build.into(cross, "MatMul", [places, turned[0]])
+            build.graph.outputs.append(cross)
 
 
 def gram_name(weight: str) -> str:
@@ -130,10 +115,6 @@ class _Blocks:
     taps: int
     size: int
 
-    @staticmethod
-    def of(group: int, channels: int, taps: int, size: int | None) -> _Blocks:
-        return _Blocks(group, channels, taps, size or channels)
-
     @property
     def count(self) -> int:
         """Blocks of a group."""
@@ -154,46 +135,34 @@ class _Blocks:
         return self.size * self.taps + 1
 
 
-def _window(node: gs.Node, place: int) -> tuple[int, int, int]:
-    """What an output value is a sum over: the groups, the input channels of one, and the taps of a channel."""
+def _blocks(node: gs.Node, place: int, size: int | None) -> _Blocks:
+    """What an output value of the node is a sum over, in blocks of so many channels, or all in one."""
     layout, weight = OPERATORS[node.op].layout(node, place), node.inputs[place]
     columns = math.prod(int(weight.shape[axis]) for axis in layout.columns)
-    columns //= layout.group if 0 in layout.columns else 1
-    return layout.group, columns // layout.taps, layout.taps
+    channels = columns // (layout.group if 0 in layout.columns else 1) // layout.taps
+    return _Blocks(layout.group, channels, layout.taps, size or channels)
 
 
-def _targets(builder: NodeBuilder, node: gs.Node, place: int, target: gs.Tensor, step: int) -> gs.Variable:
-    """The target where the windows are: [group, rows, n]."""
-    targets = OPERATORS[node.op].targets
-    if targets is None:
-        raise NoMatch("its outputs are sums over several windows")
-    return targets(builder, node, place, target, step)
-
-
-def _columns(builder: NodeBuilder, node: gs.Node, place: int, blocks: _Blocks, step: int) -> gs.Variable:
+def _columns(e: Emitter, node: gs.Node, place: int, blocks: _Blocks, step: int) -> gs.Variable:
     """What one node's windows hold, and a 1: [group * blocks, D_b + 1, n]."""
     layout, windows = OPERATORS[node.op].layout(node, place), OPERATORS[node.op].windows
     if windows is None or layout.blind is not None:
         raise NoMatch(layout.blind or "it has no windows")
-    split = [_split(builder, tap, blocks) for tap in windows(builder, node, place, step)]
-    rows = [*split, _ones(builder, split[0])]
-    return builder.node("Concat", rows, "gram", {"axis": 1})
+    split = [_split(e, tap, blocks) for tap in windows(e, node, place, step)]
+    return e("Concat", *split, _ones(e, split[0]), axis=1)
 
 
-def _split(builder: NodeBuilder, tap: gs.Tensor, blocks: _Blocks) -> gs.Tensor:
+def _split(e: Emitter, tap: gs.Tensor, blocks: _Blocks) -> gs.Tensor:
     """One tap [group * channels, N, *positions] as [group * blocks, size, N * positions]; N may be zero."""
     if blocks.missing:
-        fill = builder.constant("gram_pads", np.array([0, 0, 0, 0, blocks.missing, 0], np.int64))
-        tap = builder.node("Pad", [reshaped(builder, tap, blocks.group, blocks.channels, -1), fill], "gram")
-    return reshaped(builder, tap, blocks.matrices, blocks.size, -1)
+        whole = reshaped(e, tap, blocks.group, blocks.channels, -1)
+        tap = e.padded(whole, [0, 0, 0], [0, blocks.missing, 0])
+    return reshaped(e, tap, blocks.matrices, blocks.size, -1)
 
 
-def _ones(builder: NodeBuilder, rows: gs.Tensor) -> gs.Variable:
+def _ones(e: Emitter, rows: gs.Tensor) -> gs.Variable:
     """A row of ones for [group * blocks, size, n], whatever n is in this run.
 
     It comes from the data: of known shape, the runtime would hold it as a constant of that size.
     """
-    first = [builder.constant("gram_slice", np.array([v], np.int64)) for v in (0, 1, 1)]
-    row = builder.node("Slice", [rows, *first], "gram")
-    one = builder.constant("gram_one", np.array(1, np.float32))
-    return builder.node("Clip", [row, one, one], "gram")
+    return e("Clip", e("Slice", rows, e.ints([0]), e.ints([1]), e.ints([1])), 1.0, 1.0)

@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.output_kind import OutputKind
 
 LOSS = "onnxmpq/loss"
-_TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric
+TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric
 
 
 class Loss(StrEnum):
@@ -52,10 +51,7 @@ class EmitLoss:
     loss: Loss
     outputs: Mapping[str, OutputKind]
 
-    name: ClassVar[str] = "emit-loss"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         present = {output.name: output for output in graph.outputs}
         if LOSS in present or not self.outputs:
             return False
@@ -65,7 +61,7 @@ class EmitLoss:
             if not kind.is_distribution and self.loss in {Loss.KL, Loss.CROSS_ENTROPY}:
                 raise ModelError(f"{self.loss} is of probabilities, and output {name!r} holds values")
         dtypes = {o.name: np.dtype(o.dtype) for o in graph.outputs if isinstance(o.dtype, np.dtype | type)}
-        emit = Emitter(builders(graph)[0], {}, dtypes)
+        emit = Emitter(builders(graph)[0], dtypes=dtypes)
         terms = []
         for name, kind in self.outputs.items():
             target = self._target(present[name], kind)
@@ -102,7 +98,7 @@ def log_probabilities(e: Emitter, tensor: gs.Tensor, kind: OutputKind) -> gs.Ten
         return flat
     if kind is OutputKind.INDEPENDENT:
         flat = e("Concat", flat, e("Sub", 1.0, flat), axis=1)
-    floor = e.constant(np.array(_TINY, flat.dtype))
+    floor = e.constant(np.array(TINY, flat.dtype))
     return e("Log", e("Clip", flat, floor))
 
 

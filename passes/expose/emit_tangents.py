@@ -12,19 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.expose.emit_loss import log_probabilities, target_name
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.emitter import Emitter
+from onnxmpq.passes.expose.emit_loss import TINY, log_probabilities, target_name
 from onnxmpq.passes.node_builder import builders
 from onnxmpq.values.output_kind import OutputKind
-
-_TINY = 1e-12  # floor of a probability, as in onnxmpq.metrics.metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +37,14 @@ class EmitTangents:
 
     outputs: Mapping[str, OutputKind]
 
-    name: ClassVar[str] = "emit-tangents"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         inputs = {tensor.name: tensor for tensor in graph.inputs}
         for name in self.outputs:
             if target_name(name) not in inputs:
                 raise ModelError(f"output {name!r} has no target to be replaced; run emit-loss first")
         dtypes = {name: np.dtype(known[name].dtype) for name in self.outputs}
-        emit = Emitter(builders(graph)[0], {}, dtypes)
+        emit = Emitter(builders(graph)[0], dtypes=dtypes)
         for name, kind in self.outputs.items():
             signs = inputs[target_name(name)]
             readers = list(signs.outputs)
@@ -65,10 +59,10 @@ def _tangent(e: Emitter, output: gs.Tensor, kind: OutputKind, signs: gs.Tensor) 
     """[N, outcomes], in float32: sums of probabilities want more than half precision."""
     single = onnx.TensorProto.FLOAT
     logs = e("Cast", log_probabilities(e, output, kind), to=single)
-    p, drawn = e("Max", e("Exp", logs), _TINY), e("Cast", signs, to=single)
+    p, drawn = e("Max", e("Exp", logs), TINY), e("Cast", signs, to=single)
     if kind is OutputKind.INDEPENDENT:
         return _of_pairs(e, p, drawn)
-    q, order = _falling(e, p)
+    q, order = e.pair("TopK", p, _outcomes(e, p), axis=1)  # in falling order, and which class each is of
     return e("ScatterElements", q, order, _of_falling(e, q, drawn), axis=1)
 
 
@@ -81,24 +75,11 @@ def _of_pairs(e: Emitter, p: gs.Tensor, signs: gs.Tensor) -> gs.Tensor:
     return e("Concat", e("Mul", signs, false), e("Neg", e("Mul", signs, true)), axis=1)
 
 
-def _falling(e: Emitter, p: gs.Tensor) -> tuple[gs.Variable, gs.Variable]:
-    """The probabilities of each sample in falling order, and which class each is of."""
-    builder = e.builder
-    values = gs.Variable(builder.name("tangent_sorted"), np.float32)
-    order = gs.Variable(builder.name("tangent_order"), np.int64)
-    node = gs.Node(
-        "TopK", name=builder.name("tangent_TopK"), attrs={"axis": 1}, inputs=[p, _outcomes(e, p)],
-        outputs=[values, order],
-    )  # fmt: skip
-    builder.graph.nodes.append(node)
-    return values, order
-
-
 def _of_falling(e: Emitter, q: gs.Tensor, signs: gs.Tensor) -> gs.Tensor:
     """The tangents in falling order of the classes; the likeliest has no vector, and its sign no say."""
     axis = e.constant(np.array(1, np.int64))
     upto = e("CumSum", q, axis)
-    before = e("Max", e("CumSum", q, axis, exclusive=1), _TINY)  # zero of the first class only
+    before = e("Max", e("CumSum", q, axis, exclusive=1), TINY)  # zero of the first class only
     weights = e("Mul", signs, e("Sqrt", e("Div", q, e("Mul", before, upto))))
     behind = e("CumSum", weights, axis, exclusive=1, reverse=1)
     own = e("Mul", signs, e("Sqrt", e("Div", before, upto)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,10 +24,7 @@ class PoolFeatures:
 
     ranks: Mapping[str, int]
 
-    name: ClassVar[str] = "pool-features"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         builder = builders(graph)[0]
         present = {output.name for output in graph.outputs}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.expose.tap_tensors import tap_name
-from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.passes.node_builder import builders
 
 BINS = "Bins"
 _LOGGER = logging.getLogger(__name__)
@@ -30,44 +30,27 @@ class TapBins:
     widths: Mapping[str, float]
     most: int
 
-    name: ClassVar[str] = "tap-bins"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         wanted = [name for name in self.widths if name in known and tap_name(name, BINS) not in known]
         for name in self.widths.keys() - known.keys():
             _LOGGER.debug("%s is not tapped: the graph has no such tensor", name)
-        build = builders(graph)[0]
+        emit = Emitter(builders(graph)[0])
         for name in wanted:
-            self._tap(build, known[name])
+            self._tap(emit, known[name])
         return bool(wanted)
 
-    def _tap(self, build: NodeBuilder, tensor: gs.Tensor) -> None:
-        scaled = build.node(
-            "Div",
-            [
-                self._picked(build, tensor),
-                build.constant("width", np.array(self.widths[tensor.name], np.float32)),
-            ],
-            "in_bins",
-        )
+    def _tap(self, e: Emitter, tensor: gs.Tensor) -> None:
+        width = e.constant(np.array(self.widths[tensor.name], np.float32))
+        bins = e("Round", e("Div", self._picked(e, tensor), width))
         tap = gs.Variable(tap_name(tensor.name, BINS), np.int64, (f"{tensor.name}/picked",))
-        build.into(tap, "Cast", [build.node("Round", [scaled], "bin")], {"to": int(onnx.TensorProto.INT64)})
-        build.graph.outputs.append(tap)
+        e.builder.into(tap, "Cast", [bins], {"to": int(onnx.TensorProto.INT64)})
+        e.builder.graph.outputs.append(tap)
 
-    def _picked(self, build: NodeBuilder, tensor: gs.Tensor) -> gs.Variable:
+    def _picked(self, e: Emitter, tensor: gs.Tensor) -> gs.Variable:
         """At most `most` values of the tensor, in a row: with a step of size / most, rounded up to an odd number."""
-
-        def whole(stem: str, value: int) -> gs.Constant:
-            return build.constant(stem, np.array([value], np.int64))
-
-        flat = build.node("Reshape", [tensor, whole("flat_shape", -1)], "flat")
-        size = build.node("Shape", [flat], "size")
-        halves = build.node("Div", [build.node("Add", [size, whole("round_up", self.most - 1)], "padded"),
-                                    whole("most", 2 * self.most)], "halves")  # fmt: skip
-        step = build.node(
-            "Add", [build.node("Mul", [halves, whole("two", 2)], "even"), whole("one", 1)], "step"
-        )
-        ends = [whole("start", 0), whole("end", np.iinfo(np.int64).max), whole("axis", 0)]
-        return build.node("Slice", [flat, *ends, step], "picked")
+        flat = e("Reshape", tensor, e.ints([-1]))
+        halves = e("Div", e("Add", e("Shape", flat), self.most - 1), 2 * self.most)
+        step = e("Add", e("Mul", halves, 2), 1)
+        ends = [e.ints([value]) for value in (0, np.iinfo(np.int64).max, 0)]
+        return e("Slice", flat, *ends, step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,10 +23,7 @@ class TapTensors:
     tensors: tuple[str, ...]
     reductions: tuple[str, ...]
 
-    name: ClassVar[str] = "tap-tensors"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         known = graph.tensors()
         nodes = []
         for tensor in self.tensors:

@@ -7,13 +7,13 @@ Sizes are per spatial axis: of an axis of size n, windows of `reach` = dilation 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.gradients.emitter import Emitter
-from onnxmpq.passes.gradients.shape import spread
+from onnxmpq.passes.emitter import Emitter
+from onnxmpq.passes.gradients.shape import backwards, spread
 from onnxmpq.passes.gradients.step import Step
 from onnxmpq.passes.matching import attribute, is_constant, read
 
@@ -51,16 +51,12 @@ def windows(node: gs.Node, kernel: Sequence[int], inside: Sequence[int], outside
     dilations = tuple(attribute(node, "dilations", [1] * rank))
     bare = Windows(tuple(kernel), strides, dilations, (0,) * rank, tuple(inside), tuple(outside))
     auto = attribute(node, "auto_pad", "NOTSET")
-    begin: Sequence[int]
-    if node.op == "ConvTranspose" and "output_shape" in node.attrs and auto != "SAME_UPPER":
-        begin = [total - total // 2 for total in _total(node, bare)]
-    elif auto in {"SAME_UPPER", "SAME_LOWER"}:
-        upper = auto == "SAME_UPPER"
-        begin = [total // 2 if upper else total - total // 2 for total in _total(node, bare)]
+    sizes_output = node.op == "ConvTranspose" and "output_shape" in node.attrs
+    if sizes_output or auto in {"SAME_UPPER", "SAME_LOWER"}:
+        begin = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in _total(node, bare)]
     else:
-        pads = attribute(node, "pads", [0] * 2 * rank)
-        begin = [0] * rank if auto == "VALID" else pads[:rank]
-    return Windows(bare.kernel, strides, dilations, tuple(begin), bare.inside, bare.outside)
+        begin = [0] * rank if auto == "VALID" else attribute(node, "pads", [0] * 2 * rank)[:rank]
+    return replace(bare, begin=tuple(begin))
 
 
 def _total(node: gs.Node, bare: Windows) -> list[int]:
@@ -74,31 +70,24 @@ def _total(node: gs.Node, bare: Windows) -> list[int]:
 
 def conv_input(step: Step) -> gs.Tensor:
     """The transposed convolution of g with the weight."""
-    weight = step.input(1)
-    group = attribute(step.node, "group", 1)
-    return transposed(step.emit, step.gradient, weight, group, _of_conv(step))
+    return transposed(step.emit, step.g, step.input(1), step.attribute("group", 1), _of_conv(step))
 
 
 def conv_weight(step: Step) -> gs.Tensor:
     """What each tap saw times g, summed."""
-    group = attribute(step.node, "group", 1)
-    return _correlated(step.emit, step.input(), step.gradient, _channels(step, 0), group, _of_conv(step))
-
-
-def conv_bias(step: Step) -> gs.Tensor:
-    """The sum of g by channel."""
-    axes = range(2, step.emit.rank(step.input()))
-    return step.emit.sum(step.gradient, [0, *axes], keep=False)
+    group = step.attribute("group", 1)
+    (channels,) = step.emit.sizes(step.x, [1])
+    return _correlated(step.emit, step.x, step.g, channels, group, _of_conv(step))
 
 
 def _of_conv(step: Step) -> Windows:
     e = step.emit
     kernel = e.spatial(step.input(1))
-    inside, outside = e.known(step.input()), e.known(step.output)
+    inside, outside = e.known(step.x), e.known(step.y)
     unknown = inside is None or outside is None or None in (*inside[2:], *outside[2:])
     if unknown and step.index == 0 and _keeps_density(step.node):
         return _of_free_size(step.node, kernel)
-    return windows(step.node, kernel, e.spatial(step.input()), e.spatial(step.output))
+    return windows(step.node, kernel, e.spatial(step.x), e.spatial(step.y))
 
 
 def _keeps_density(node: gs.Node) -> bool:
@@ -109,11 +98,11 @@ def _keeps_density(node: gs.Node) -> bool:
 
 def _of_free_size(node: gs.Node, kernel: Sequence[int]) -> Windows:
     """The windows of a Conv of stride 1 over any size: of the size at which one of them fits."""
-    pads = attribute(node, "pads", [0] * 2 * len(kernel))
-    dilations = attribute(node, "dilations", [1] * len(kernel))
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    inside = [r - b - e for r, b, e in zip(reach, pads[: len(kernel)], pads[len(kernel) :], strict=True)]
-    return windows(node, kernel, inside, [1] * len(kernel))
+    rank = len(kernel)
+    bare = windows(node, kernel, [0] * rank, [1] * rank)
+    ends = attribute(node, "pads", [0] * 2 * rank)[rank:]
+    inside = [r - b - e for r, b, e in zip(bare.reach, bare.begin, ends, strict=True)]
+    return replace(bare, inside=tuple(inside))
 
 
 # ConvTranspose: its output is the input of the Conv that it goes back through
@@ -121,24 +110,19 @@ def _of_free_size(node: gs.Node, kernel: Sequence[int]) -> Windows:
 
 def conv_transpose_input(step: Step) -> gs.Tensor:
     """The convolution of g with the weight."""
-    e, spans = step.emit, _of_transpose(step)
-    return e(
-        "Conv", *_with_pads(e, step.gradient, step.input(1), spans),
-        kernel_shape=list(spans.kernel), strides=list(spans.strides), dilations=list(spans.dilations),
-        group=attribute(step.node, "group", 1), pads=_pads(spans),
-    )  # fmt: skip
+    return _conv(step.emit, step.g, step.input(1), step.attribute("group", 1), _of_transpose(step))
 
 
 def conv_transpose_weight(step: Step) -> gs.Tensor:
     """What each tap wrote to times the input, summed."""
-    group = attribute(step.node, "group", 1)
+    group = step.attribute("group", 1)
     channels = step.emit.sizes(step.input(1), [1])[0] * group
-    return _correlated(step.emit, step.gradient, step.input(), channels, group, _of_transpose(step))
+    return _correlated(step.emit, step.g, step.x, channels, group, _of_transpose(step))
 
 
 def _of_transpose(step: Step) -> Windows:
     e = step.emit
-    return windows(step.node, e.spatial(step.input(1)), e.spatial(step.output), e.spatial(step.input()))
+    return windows(step.node, e.spatial(step.input(1)), e.spatial(step.y), e.spatial(step.x))
 
 
 # The two products
@@ -155,11 +139,8 @@ def transposed(e: Emitter, gradient: gs.Tensor, weight: gs.Tensor, group: int, s
             return _conv_transpose(e, gradient, weight, spans)
         gradient, spans = _with_zeros_between(e, gradient, spans)
     begin = [r - 1 - b for r, b in zip(spans.reach, spans.begin, strict=True)]
-    back = Windows(spans.kernel, spans.strides, spans.dilations, tuple(begin), spans.outside, spans.inside)
-    return e(
-        "Conv", *_with_pads(e, gradient, _flipped(e, weight, group), back),
-        kernel_shape=list(back.kernel), dilations=list(back.dilations), group=group, pads=_pads(back),
-    )  # fmt: skip
+    back = replace(spans, begin=tuple(begin), inside=spans.outside, outside=spans.inside)
+    return _conv(e, gradient, _flipped(e, weight, group), group, back)
 
 
 def _conv_transpose(e: Emitter, gradient: gs.Tensor, weight: gs.Tensor, spans: Windows) -> gs.Tensor:
@@ -178,8 +159,7 @@ def _with_zeros_between(e: Emitter, gradient: gs.Tensor, spans: Windows) -> tupl
         if stride > 1:
             gradient = spread(e, gradient, shape, axis, stride)
     dense = tuple(o * s for o, s in zip(spans.outside, spans.strides, strict=True))
-    ones = (1,) * spans.rank
-    return gradient, Windows(spans.kernel, ones, spans.dilations, spans.begin, spans.inside, dense)
+    return gradient, replace(spans, strides=(1,) * spans.rank, outside=dense)
 
 
 def _flipped(e: Emitter, weight: gs.Tensor, group: int) -> gs.Tensor:
@@ -198,15 +178,7 @@ def _flipped(e: Emitter, weight: gs.Tensor, group: int) -> gs.Tensor:
         turned = e("Reshape", e.transposed(turned, perm), e.ints(shape))
     else:
         turned = e.transposed(turned, [1, 0, *axes])
-    minus = [-1] * len(axes)
-    return e(
-        "Slice",
-        turned,
-        e.ints(minus),
-        e.ints([np.iinfo(np.int64).min] * len(axes)),
-        e.ints(axes),
-        e.ints(minus),
-    )
+    return backwards(e, turned, axes)
 
 
 def _correlated(
@@ -226,12 +198,7 @@ def _correlated(
         moved = e.transposed(split, [2, 1, 0, *(a + 1 for a in axes)])
         turned = e("Reshape", moved, e.ints([channels // group, -1, *spans.inside]))
     swapped = Windows(spans.outside, spans.dilations, spans.strides, spans.begin, spans.inside, spans.kernel)
-    taps = e(
-        "Conv", *_with_pads(e, turned, batch_last, swapped),
-        kernel_shape=list(spans.outside), strides=list(swapped.strides), dilations=list(swapped.dilations),
-        group=group, pads=_pads(swapped),
-    )  # fmt: skip
-    return e.transposed(taps, [1, 0, *axes])
+    return e.transposed(_conv(e, turned, batch_last, group, swapped), [1, 0, *axes])
 
 
 def _pads(spans: Windows) -> list[int]:
@@ -239,13 +206,11 @@ def _pads(spans: Windows) -> list[int]:
     return [max(0, size) for size in (*spans.begin, *spans.end)]
 
 
-def _with_pads(
-    e: Emitter, tensor: gs.Tensor, weight: gs.Tensor, spans: Windows
-) -> tuple[gs.Tensor, gs.Tensor]:
-    """The operands of a Conv, the tensor cut where its windows leave out its border."""
+def _conv(e: Emitter, tensor: gs.Tensor, weight: gs.Tensor, group: int, spans: Windows) -> gs.Tensor:
+    """The Conv with these windows; the tensor is cut where they leave out its border."""
     cut = [[min(0, size) for size in side] for side in (spans.begin, spans.end)]
-    return e.padded(tensor, [0, 0, *cut[0]], [0, 0, *cut[1]]), weight
-
-
-def _channels(step: Step, index: int) -> int:
-    return step.emit.sizes(step.input(index), [1])[0]
+    return e(
+        "Conv", e.padded(tensor, [0, 0, *cut[0]], [0, 0, *cut[1]]), weight,
+        kernel_shape=list(spans.kernel), strides=list(spans.strides), dilations=list(spans.dilations),
+        group=group, pads=_pads(spans),
+    )  # fmt: skip

@@ -13,30 +13,23 @@ from numpy.typing import NDArray
 
 from onnxmpq.passes.gradients.convolution import Windows, transposed, windows
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import attribute, optional_input, read, require
+from onnxmpq.passes.matching import attribute, read, require
 
 
 def average_pool(step: Step) -> gs.Tensor:
     """Every window's g shared out among the values that it is the mean of."""
-    e, node = step.emit, step.node
-    spans = _spans(step)
-    share = e("Mul", step.gradient, e.constant(_shares(node, spans).astype(_dtype(step))))
+    e = step.emit
+    spans = windows(step.node, step.node.attrs["kernel_shape"], e.spatial(step.x), e.spatial(step.y))
+    share = e("Mul", step.g, e.constant(_shares(step.node, spans).astype(_dtype(step))))
     # One channel at a time: a Conv of group C over [N, C] is one of group 1 over [N C, 1].
     single = e("Reshape", share, e.ints([-1, 1, *spans.outside]))
     ones = e.constant(np.ones((1, 1, *spans.kernel), _dtype(step)))
-    return e.reshape_like(transposed(e, single, ones, 1, spans), step.input())
-
-
-def _spans(step: Step) -> Windows:
-    e, node = step.emit, step.node
-    kernel = list(node.attrs["kernel_shape"])
-    return windows(node, kernel, e.spatial(step.input()), e.spatial(step.output))
+    return e.reshape_like(transposed(e, single, ones, 1, spans), step.x)
 
 
 def _shares(node: gs.Node, spans: Windows) -> NDArray[np.float64]:
     """1 / how many values each window is the mean of, [*outside]: none of the padding unless that counts."""
-    none = (0,) * spans.rank
-    begin, end = none, none
+    begin = end = none = (0,) * spans.rank
     if attribute(node, "count_include_pad", 0):
         is_given = attribute(node, "auto_pad", "NOTSET") == "NOTSET"
         begin = spans.begin
@@ -52,13 +45,13 @@ def _shares(node: gs.Node, spans: Windows) -> NDArray[np.float64]:
 
 
 def _dtype(step: Step) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = np.dtype(step.gradient.dtype)
+    dtype: np.dtype[Any] = np.dtype(step.g.dtype)
     return dtype
 
 
 def global_average_pool(step: Step) -> gs.Tensor:
     """g shared out over space."""
-    return _mean_over(step, step.gradient, list(range(2, step.emit.rank(step.input()))))
+    return _mean_over(step, step.g, list(range(2, step.emit.rank(step.x))))
 
 
 def max_pool(step: Step) -> gs.Tensor:
@@ -67,7 +60,7 @@ def max_pool(step: Step) -> gs.Tensor:
     Where windows overlap halves are added in single precision: ONNX Runtime adds none by index.
     """
     apart = _stand_apart(step.node)
-    require(not attribute(step.node, "storage_order", 0), "its indices count columns first")
+    require(not step.attribute("storage_order", 0), "its indices count columns first")
     require(
         apart or step.emit.builder.graph.opset >= 16, "its windows overlap, and sums by index need opset 16"
     )
@@ -76,7 +69,7 @@ def max_pool(step: Step) -> gs.Tensor:
 
 def global_max_pool(step: Step) -> gs.Tensor:
     """g where the largest value of each map came from, the first of equal ones: one window is the map."""
-    kernel = list(step.emit.spatial(step.input()))
+    kernel = list(step.emit.spatial(step.x))
     return _put_back(step, _indices(step, {"kernel_shape": kernel}), apart=True)
 
 
@@ -84,8 +77,8 @@ def _put_back(step: Step, indices: gs.Tensor, *, apart: bool) -> gs.Tensor:
     """g at these places of the flat input, zeros elsewhere; added up unless they stand apart."""
     e = step.emit
     flat = e.ints([-1])
-    size = e("Reshape", e("Size", step.input()), flat)
-    places, values = e("Reshape", indices, flat), e("Reshape", step.gradient, flat)
+    size = e("Reshape", e("Size", step.x), flat)
+    places, values = e("Reshape", indices, flat), e("Reshape", step.g, flat)
     widened = not apart and _dtype(step) == np.float16
     dtype = np.dtype(np.float32) if widened else _dtype(step)
     zeros = e("ConstantOfShape", size, value=gs.Constant("zero", np.zeros(1, dtype)))
@@ -93,7 +86,7 @@ def _put_back(step: Step, indices: gs.Tensor, *, apart: bool) -> gs.Tensor:
     added = e(
         "ScatterElements", zeros, places, e.cast_like(values, zeros) if widened else values, axis=0, **how
     )
-    return e.reshape_like(e.cast_like(added, step.gradient) if widened else added, step.input())
+    return e.reshape_like(e.cast_like(added, step.g) if widened else added, step.x)
 
 
 def _stand_apart(node: gs.Node) -> bool:
@@ -108,16 +101,13 @@ def _indices(step: Step, attrs: Mapping[str, Any]) -> gs.Tensor:
 
     A second node tells: asked of the first, it would take the fast kernel from the run forward.
     """
-    node = step.emit("MaxPool", step.input(), **attrs).inputs[0]
-    if len(node.outputs) == 1:  # else it served another MaxPool of the same input already
-        node.outputs.append(gs.Variable(step.emit.builder.name("gradient"), np.int64))
-    return node.outputs[1]
+    return step.emit.pair("MaxPool", step.x, **attrs)[1]
 
 
 def reduce_sum(step: Step) -> gs.Tensor:
     """g repeated over the axes."""
     axes = _axes(step)
-    return step.emit.expand_like(_kept(step, axes), step.input(), axes)
+    return step.emit.expand_like(_kept(step, axes), step.x, axes)
 
 
 def reduce_mean(step: Step) -> gs.Tensor:
@@ -127,27 +117,27 @@ def reduce_mean(step: Step) -> gs.Tensor:
 
 
 def _mean_over(step: Step, gradient: gs.Tensor, axes: Sequence[int] | None) -> gs.Tensor:
-    e, shape = step.emit, step.emit.known(step.input())
+    e, shape = step.emit, step.emit.known(step.x)
     sizes = None if shape is None else shape if axes is None else [shape[axis] for axis in axes]
     if sizes is not None and None not in sizes:
         share = e("Mul", gradient, 1 / math.prod(size or 1 for size in sizes))
-        return e.expand_like(share, step.input(), axes)
-    ratio = e("Div", e("Size", step.input()), e("Size", step.output))
-    return e("Div", e.expand_like(gradient, step.input(), axes), e.cast_like(ratio, gradient))
+        return e.expand_like(share, step.x, axes)
+    ratio = e("Div", e("Size", step.x), e("Size", step.y))
+    return e("Div", e.expand_like(gradient, step.x, axes), e.cast_like(ratio, gradient))
 
 
 def _axes(step: Step) -> list[int] | None:
     """The axes that are reduced, from an input or an attribute; None for all of them."""
-    given = optional_input(step.node, 1)
-    axes: list[int] = [*attribute(step.node, "axes", [])] if given is None else read(given).tolist()
-    keeps_all = bool(attribute(step.node, "noop_with_empty_axes", 0))
+    given = step.optional(1)
+    axes: list[int] = [*step.attribute("axes", [])] if given is None else read(given).tolist()
+    keeps_all = bool(step.attribute("noop_with_empty_axes", 0))
     return axes if axes or keeps_all else None
 
 
 def _kept(step: Step, axes: Sequence[int] | None) -> gs.Tensor:
     """g with the reduced axes back in place, of size 1; of all axes, one value is as good."""
     e = step.emit
-    if axes is None or not axes or attribute(step.node, "keepdims", 1):
-        return step.gradient
-    rank = e.rank(step.input()) if any(a < 0 for a in axes) else 0
-    return e("Unsqueeze", step.gradient, e.ints(sorted(a % rank if rank else a for a in axes)))
+    if axes is None or not axes or step.attribute("keepdims", 1):
+        return step.g
+    rank = e.rank(step.x) if any(a < 0 for a in axes) else 0
+    return e("Unsqueeze", step.g, e.ints(sorted(a % rank if rank else a for a in axes)))

@@ -9,16 +9,15 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmpq.passes.einsum import Equation
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import attribute, require
+from onnxmpq.passes.matching import require
 
 
 def matmul_left(step: Step) -> gs.Tensor:
     """g B^T of A B."""
-    e = step.emit
     gradient, _, right = _as_matrices(step)
-    product = e("MatMul", gradient, _turned(e, right, e.rank(step.input(1))))
+    product = step("MatMul", gradient, _turned(step.emit, right, step.emit.rank(step.input(1))))
     return _back(step, product, row=True)
 
 
@@ -26,7 +25,7 @@ def matmul_right(step: Step) -> gs.Tensor:
     """A^T g of A B; of a stack of A and one B, all rows at once."""
     e = step.emit
     gradient, left, _ = _as_matrices(step)
-    rank = e.rank(step.input())
+    rank = e.rank(step.x)
     if rank > 2 and e.rank(step.input(1)) == 2:
         inner, outer = e.sizes(step.input(1), [0, 1])
         rows = e("Reshape", left, e.ints([-1, inner]))
@@ -36,7 +35,7 @@ def matmul_right(step: Step) -> gs.Tensor:
 
 def _as_matrices(step: Step) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
     """(g, A, B) with the axes added that MatMul adds to a vector and takes off its result."""
-    e, gradient, left, right = step.emit, step.gradient, step.input(), step.input(1)
+    e, gradient, left, right = step.emit, step.g, step.x, step.input(1)
     if e.rank(right) == 1:
         gradient, right = e("Unsqueeze", gradient, e.ints([-1])), e("Unsqueeze", right, e.ints([1]))
     if e.rank(left) == 1:
@@ -72,27 +71,24 @@ def _size(shape: tuple[int | None, ...], axis: int) -> int | None:
 
 def gemm_left(step: Step) -> gs.Tensor:
     """alpha g B^T of alpha A B + beta C, A and B turned or not."""
-    e, node, right = step.emit, step.node, step.input(1)
-    scale, flip = attribute(node, "alpha", 1.0), attribute(node, "transB", 0)
-    if attribute(node, "transA", 0):
-        return e("Gemm", right, step.gradient, alpha=scale, transA=flip, transB=1)
-    return e("Gemm", step.gradient, right, alpha=scale, transB=1 - flip)
+    right, scale, flip = step.input(1), step.attribute("alpha", 1.0), step.attribute("transB", 0)
+    if step.attribute("transA", 0):
+        return step("Gemm", right, step.g, alpha=scale, transA=flip, transB=1)
+    return step("Gemm", step.g, right, alpha=scale, transB=1 - flip)
 
 
 def gemm_right(step: Step) -> gs.Tensor:
     """alpha A^T g."""
-    e, node, left = step.emit, step.node, step.input()
-    scale, flip = attribute(node, "alpha", 1.0), attribute(node, "transA", 0)
-    if attribute(node, "transB", 0):
-        return e("Gemm", step.gradient, left, alpha=scale, transA=1, transB=flip)
-    return e("Gemm", left, step.gradient, alpha=scale, transA=1 - flip)
+    scale, flip = step.attribute("alpha", 1.0), step.attribute("transA", 0)
+    if step.attribute("transB", 0):
+        return step("Gemm", step.g, step.x, alpha=scale, transA=1, transB=flip)
+    return step("Gemm", step.x, step.g, alpha=scale, transA=1 - flip)
 
 
 def gemm_bias(step: Step) -> gs.Tensor:
     """beta g, summed over the rows that C was repeated for."""
-    e, scale = step.emit, attribute(step.node, "beta", 1.0)
-    scaled = step.gradient if scale == 1.0 else e("Mul", step.gradient, scale)
-    return e.unbroadcast(scaled, step.output, step.asked)
+    scale = step.attribute("beta", 1.0)
+    return step.to_asked(step.g if scale == 1.0 else step("Mul", step.g, scale))
 
 
 def einsum(step: Step) -> gs.Tensor:
@@ -111,7 +107,7 @@ def einsum(step: Step) -> gs.Tensor:
     places = [i for i in range(len(step.node.inputs)) if i != step.index]
     others = [equation.result, *(equation.operands[i] for i in places)]
     given = [step.input(i) for i in places]
-    return e("Einsum", step.gradient, *given, equation=f"{','.join(others)}->{mine}")
+    return e("Einsum", step.g, *given, equation=f"{','.join(others)}->{mine}")
 
 
 def along(e: Emitter, tensor: gs.Tensor, rank: int, axis: int, matrix: NDArray[Any]) -> gs.Tensor:

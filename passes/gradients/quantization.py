@@ -7,54 +7,46 @@ quantization (Esser et al., arXiv 1902.08153, equation 3): round(x / s) - x / s 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, attribute, require, type_name
+from onnxmpq.passes.matching import NoMatch, require, type_name
 
-_RANGES = {
-    "int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),
-    "int16": (-32768, 32767), "uint16": (0, 65535),
-}  # fmt: skip
+_RANGES = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (2, 4, 8, 16)}
+_RANGES |= {f"uint{bits}": (0, 2**bits - 1) for bits in (2, 4, 8, 16)}
 
 
 def quantize_input(step: Step) -> gs.Tensor:
     """g / s where the code is not clipped."""
-    e = step.emit
-    return e("Where", _inside(step), e("Div", _gradient(step), _beside(step, 1)), 0.0)
+    return step("Where", _inside(step), step("Div", _gradient(step), _beside(step, 1)), 0.0)
 
 
 def quantize_scale(step: Step) -> gs.Tensor:
     """The sum of -g x / s^2 where the code is not clipped."""
-    e = step.emit
-    slope = e("Neg", e("Div", _steps(step), _beside(step, 1)))
-    return _by_scale(step, e("Where", _inside(step), e("Mul", _gradient(step), slope), 0.0))
+    slope = step("Neg", step("Div", _steps(step), _beside(step, 1)))
+    return _by_scale(step, step("Where", _inside(step), step("Mul", _gradient(step), slope), 0.0))
 
 
 def dequantize_codes(step: Step) -> gs.Tensor:
     """g s."""
-    return step.emit("Mul", step.gradient, _beside(step, 1))
+    return step("Mul", step.g, _beside(step, 1))
 
 
 def dequantize_scale(step: Step) -> gs.Tensor:
     """The sum of g (code - zero point)."""
-    e = step.emit
-    codes = e.cast_like(step.input(), step.input(1))
-    zero = _zero_point(step)
-    return _by_scale(step, e("Mul", step.gradient, codes if zero is None else e("Sub", codes, zero)))
+    codes, zero = step.emit.cast_like(step.x, step.input(1)), _zero_point(step)
+    return _by_scale(step, step("Mul", step.g, codes if zero is None else step("Sub", codes, zero)))
 
 
 def _gradient(step: Step) -> gs.Tensor:
     """g in the type of the scale: whoever reads codes may compute in another."""
-    return step.emit.cast_like(step.gradient, step.input(1))
+    return step.emit.cast_like(step.g, step.input(1))
 
 
 def _steps(step: Step) -> gs.Tensor:
     """x / s."""
-    return step.emit("Div", step.input(), _beside(step, 1))
+    return step("Div", step.x, _beside(step, 1))
 
 
 def _inside(step: Step) -> gs.Tensor:
@@ -68,7 +60,7 @@ def _inside(step: Step) -> gs.Tensor:
 def _code_type(step: Step) -> str:
     """The type of the codes, by its name."""
     zero = step.optional(2)
-    said = attribute(step.node, "output_dtype", 0) or onnx.TensorProto.UINT8
+    said = step.attribute("output_dtype", 0) or onnx.TensorProto.UINT8
     name = onnx.TensorProto.DataType.Name(said).lower() if zero is None else type_name(zero)
     if name is None:
         raise NoMatch(f"the type of its zero point {zero.name!r} is not known")  # type: ignore[union-attr]
@@ -83,33 +75,27 @@ def _zero_point(step: Step) -> gs.Tensor | None:
 
 def _beside(step: Step, index: int) -> gs.Tensor:
     """The scale or the zero point, shaped to stand beside x."""
-    e, tensor = step.emit, step.input(index)
-    behind = _behind(step)
-    return e("Unsqueeze", tensor, e.ints(behind)) if behind else tensor
-
-
-def _behind(step: Step) -> Sequence[int]:
-    """The axes that a vector of scales lacks behind its own; none where it is one value."""
-    e = step.emit
-    if not _is_per_axis(step):
-        return []
-    rank = e.rank(step.input() if e.known(step.input()) is not None else step.output)
-    axis = attribute(step.node, "axis", 1) % rank
-    return list(range(1, rank - axis))
+    tensor, behind = step.input(index), range(1, _rank(step) - _axis(step)) if _is_per_axis(step) else ()
+    return step("Unsqueeze", tensor, step.emit.ints(behind)) if behind else tensor
 
 
 def _is_per_axis(step: Step) -> bool:
-    require(not attribute(step.node, "block_size", 0), "its scales are by block")
+    require(not step.attribute("block_size", 0), "its scales are by block")
     return step.emit.shape(step.input(1)) not in {(), (1,)}
+
+
+def _rank(step: Step) -> int:
+    return step.emit.rank(step.x if step.emit.known(step.x) is not None else step.y)
+
+
+def _axis(step: Step) -> int:
+    """The axis along which scales differ."""
+    return step.attribute("axis", 1) % _rank(step)
 
 
 def _by_scale(step: Step, tensor: gs.Tensor) -> gs.Tensor:
     """The sum over all that one scale stands for."""
     e = step.emit
-    x = step.input() if e.known(step.input()) is not None else step.output
-    rank = e.rank(x)
-    if _is_per_axis(step):
-        axis = attribute(step.node, "axis", 1) % rank
-        return e.sum(tensor, [i for i in range(rank) if i != axis], keep=False)
-    total = e.sum(tensor, list(range(rank)), keep=False)
+    kept = [_axis(step)] if _is_per_axis(step) else []
+    total = e.sum(tensor, [i for i in range(_rank(step)) if i not in kept], keep=False)
     return e("Reshape", total, e.ints([1])) if e.shape(step.input(1)) == (1,) else total

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.passes.gradients.products import along
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, attribute, optional_input, read, require
+from onnxmpq.passes.matching import NoMatch, attribute, read, require
 from onnxmpq.values.arrays import Doubles
 
 Places = NDArray[np.floating[Any]]
@@ -42,10 +42,10 @@ _NEAREST: dict[str, Callable[[Doubles], Doubles]] = {  # of what single precisio
 
 def resize(step: Step) -> gs.Tensor:
     """g times the matrix of every axis whose size changed, turned."""
-    e, result = step.emit, step.gradient
-    rank = e.rank(step.input())
+    e, result = step.emit, step.g
+    rank = e.rank(step.x)
     scales = _scales(step, rank)
-    for axis, (inside, outside) in enumerate(zip(e.shape(step.input()), e.shape(step.output), strict=True)):
+    for axis, (inside, outside) in enumerate(zip(e.shape(step.x), e.shape(step.y), strict=True)):
         if inside == outside and scales.get(axis, 1.0) == 1.0:
             continue
         if inside is None or outside is None:
@@ -57,11 +57,11 @@ def resize(step: Step) -> gs.Tensor:
 
 def _scales(step: Step, rank: int) -> dict[int, float]:
     """The scales by axis where they are given, and not the sizes."""
-    scales = optional_input(step.node, 2)
+    scales = step.optional(2)
     if scales is None or (scales.shape is not None and 0 in scales.shape):
         require("keep_aspect_ratio_policy" not in step.node.attrs, "its sizes keep the aspect ratio")
         return {}
-    axes = attribute(step.node, "axes", list(range(rank)))
+    axes = step.attribute("axes", list(range(rank)))
     return {axis % rank: float(scale) for axis, scale in zip(axes, read(scales), strict=True)}
 
 
@@ -73,9 +73,8 @@ def weights(node: gs.Node, inside: int, outside: int, scale: float) -> Doubles:
     require(not attribute(node, "antialias", 0), "it smooths before it shrinks (antialias)")
     require(transform in _PLACES, f"its coordinates are {transform!r}; wanted one of {', '.join(_PLACES)}")
     rows = np.arange(outside)
-    places = _PLACES[transform](rows.astype(np.float32), np.float32(scale), outside, inside).astype(
-        np.float64
-    )
+    single = _PLACES[transform](rows.astype(np.float32), np.float32(scale), outside, inside)
+    places = single.astype(np.float64)
     matrix = np.zeros((outside, inside))
     if mode == "nearest":
         rounding = _NEAREST[attribute(node, "nearest_mode", "round_prefer_floor")]

@@ -1,11 +1,13 @@
 """The table: for every operator, by which rule the gradient of each of its inputs is found.
 
-A rule stands at the place of its input; inputs behind, such as shapes and axes, have no gradient to give.
+A rule stands at the place of its input; inputs behind, such as shapes and axes, have no gradient to give. In a rule of
+one line s is the step: x is the first input, y the output, g the gradient with respect to y.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import pi, sqrt
 
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
@@ -25,63 +27,73 @@ from onnxmpq.passes.matching import holds_integers, is_standard
 
 RULES: Mapping[str, tuple[Rule | None, ...]] = {
     # products
-    "Conv": (convolution.conv_input, convolution.conv_weight, convolution.conv_bias),
+    "Conv": (convolution.conv_input, convolution.conv_weight, normalization.channel_shift),
     "ConvTranspose": (
         convolution.conv_transpose_input,
         convolution.conv_transpose_weight,
-        convolution.conv_bias,
+        normalization.channel_shift,
     ),
     "Einsum": (products.einsum, products.einsum, products.einsum),
     "Gemm": (products.gemm_left, products.gemm_right, products.gemm_bias),
     "MatMul": (products.matmul_left, products.matmul_right),
-    # arithmetic
-    "Add": (elementwise.add, elementwise.add),
-    "Sub": (elementwise.add, elementwise.subtrahend),
-    "Mul": (elementwise.mul, elementwise.mul),
-    "Div": (elementwise.numerator, elementwise.denominator),
+    # arithmetic of two operands, which may broadcast
+    "Add": (elementwise.addend, elementwise.addend),
+    "Sub": (elementwise.addend, lambda s: s.to_asked(s("Neg", s.g))),
+    "Mul": (lambda s: s.to_asked(s("Mul", s.g, s.input(1))), lambda s: s.to_asked(s("Mul", s.g, s.x))),
+    "Div": (
+        lambda s: s.to_asked(s("Div", s.g, s.input(1))),
+        lambda s: s.to_asked(s("Mul", s.g, s("Neg", s("Div", s.y, s.input(1))))),
+    ),
     "Pow": (elementwise.power_base, elementwise.power_exponent),
-    "Where": (None, elementwise.where, elementwise.where),
+    "Where": (
+        None,
+        lambda s: s.to_asked(s("Where", s.x, s.g, 0.0)),
+        lambda s: s.to_asked(s("Where", s.x, 0.0, s.g)),
+    ),
     # functions of one value
-    "Abs": (elementwise.absolute,),
+    "Abs": (lambda s: s("Mul", s.g, s("Sign", s.x)),),
     "Cast": (elementwise.cast,),
     "Dropout": (elementwise.dropout,),
-    "Erf": (elementwise.erf,),
-    "Exp": (elementwise.exp,),
-    "Identity": (elementwise.pass_on,),
-    "Log": (elementwise.log,),
-    "Neg": (elementwise.neg,),
-    "Reciprocal": (elementwise.reciprocal,),
-    "Round": (elementwise.pass_on,),  # straight through, as in QuantizeLinear
-    "Sqrt": (elementwise.sqrt,),
+    "Erf": (lambda s: s("Mul", s.g, s("Mul", s("Exp", s("Neg", s("Mul", s.x, s.x))), 2 / sqrt(pi))),),
+    "Exp": (lambda s: s("Mul", s.g, s.y),),
+    "Identity": (lambda s: s.g,),
+    "Log": (lambda s: s("Div", s.g, s.x),),
+    "Neg": (lambda s: s("Neg", s.g),),
+    "Reciprocal": (lambda s: s("Neg", s("Mul", s.g, s("Mul", s.y, s.y))),),
+    "Round": (lambda s: s.g,),  # straight through, as in QuantizeLinear
+    "Sqrt": (lambda s: s("Div", s("Mul", s.g, 0.5), s.y),),
     # activations
     "Clip": (elementwise.clip, elementwise.clip_bound, elementwise.clip_bound),
     "Elu": (elementwise.elu,),
     "Gelu": (elementwise.gelu,),
     "HardSigmoid": (elementwise.hard_sigmoid,),
     "HardSwish": (elementwise.hard_swish,),
-    "LeakyRelu": (elementwise.leaky_relu,),
-    "PRelu": (elementwise.prelu, elementwise.prelu_slope),
+    "LeakyRelu": (lambda s: elementwise.with_slope(s, s.attribute("alpha", 0.01)),),
+    "PRelu": (
+        lambda s: elementwise.with_slope(s, s.input(1)),
+        lambda s: s.to_asked(s("Mul", s.g, s("Min", s.x, 0.0))),
+    ),
     "Relu": (elementwise.relu,),
-    "Sigmoid": (elementwise.sigmoid,),
-    "Softplus": (elementwise.softplus,),
-    "Tanh": (elementwise.tanh,),
+    "Sigmoid": (lambda s: s("Mul", s.g, s("Mul", s.y, s("Sub", 1.0, s.y))),),
+    "Softplus": (lambda s: s("Mul", s.g, s("Sigmoid", s.x)),),
+    "Tanh": (lambda s: s("Mul", s.g, s("Sub", 1.0, s("Mul", s.y, s.y))),),
     # normalization
     "BatchNormalization": (
         normalization.batch_norm,
         normalization.batch_norm_scale,
-        normalization.batch_norm_shift,
+        normalization.channel_shift,
         normalization.batch_norm_mean,
         normalization.batch_norm_variance,
     ),
     "InstanceNormalization": (
         normalization.instance_norm,
         normalization.instance_norm_scale,
-        normalization.instance_norm_shift,
+        normalization.channel_shift,
     ),
     "LayerNormalization": (
         normalization.layer_norm,
         normalization.layer_norm_scale,
-        normalization.layer_norm_shift,
+        elementwise.addend,
     ),
     "LogSoftmax": (normalization.log_softmax,),
     "Softmax": (normalization.softmax,),
@@ -94,7 +106,7 @@ RULES: Mapping[str, tuple[Rule | None, ...]] = {
     "ReduceSum": (pooling.reduce_sum,),
     # moves
     "DepthToSpace": (shape.depth_to_space,),
-    "Expand": (shape.expand,),
+    "Expand": (elementwise.addend,),
     "Flatten": (shape.reshape,),
     "Pad": (shape.pad, None, shape.pad_value),
     "Reshape": (shape.reshape,),
@@ -115,7 +127,7 @@ VARIADIC_RULES: Mapping[str, Rule] = {
     "Concat": shape.concat,
     "Max": elementwise.extreme,
     "Min": elementwise.extreme,
-    "Sum": elementwise.add,
+    "Sum": elementwise.addend,
 }
 
 # Inputs that only say how: whatever they were computed from, no gradient reaches it by them.

@@ -10,31 +10,25 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxmpq.passes.gradients.emitter import Emitter
+from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.gradients.products import along
 from onnxmpq.passes.gradients.step import Step
-from onnxmpq.passes.matching import NoMatch, attribute, is_constant, optional_input, read, require
+from onnxmpq.passes.matching import NoMatch, is_constant, pads_by_axis, read, require
 
 _BEFORE_THE_START = np.iinfo(np.int64).min
-_NARROW = (
-    128  # values along the last axis that a product spreads faster than a Pad, which copies them one by one
-)
+# Values along the last axis that a product spreads faster than a Pad, which copies them one by one.
+_NARROW = 128
 
 
 def reshape(step: Step) -> gs.Tensor:
     """Reshape, Flatten, Squeeze, Unsqueeze: g in the shape of x."""
-    return step.emit.reshape_like(step.gradient, step.input())
-
-
-def expand(step: Step) -> gs.Tensor:
-    """g summed over what was repeated."""
-    return step.emit.unbroadcast(step.gradient, step.output, step.input())
+    return step.emit.reshape_like(step.g, step.x)
 
 
 def transpose(step: Step) -> gs.Tensor:
     """g with its axes turned back."""
-    perm = attribute(step.node, "perm", []) or list(range(step.emit.rank(step.input())))[::-1]
-    return step.emit.transposed(step.gradient, np.argsort(perm).tolist())
+    perm = step.attribute("perm", []) or list(range(step.emit.rank(step.x)))[::-1]
+    return step.emit.transposed(step.g, np.argsort(perm).tolist())
 
 
 def concat(step: Step) -> gs.Tensor:
@@ -42,7 +36,7 @@ def concat(step: Step) -> gs.Tensor:
     e, axis = step.emit, step.node.attrs["axis"]
     *before, size = [_size(e, tensor, axis) for tensor in step.node.inputs[: step.index + 1]]
     start = _sum(e, before)
-    return e("Slice", step.gradient, start, _sum(e, [start, size]), e.ints([axis]))
+    return e("Slice", step.g, start, _sum(e, [start, size]), e.ints([axis]))
 
 
 def _sum(e: Emitter, sizes: Sequence[gs.Tensor]) -> gs.Tensor:
@@ -66,30 +60,30 @@ def split(step: Step) -> gs.Tensor:
     e = step.emit
     pairs = zip(step.gradients, step.node.outputs, strict=True)
     parts = [_zeros(step, output) if g is None else g for g, output in pairs]
-    return e("Concat", *parts, axis=attribute(step.node, "axis", 0))
+    return e("Concat", *parts, axis=step.attribute("axis", 0))
 
 
 def _zeros(step: Step, like: gs.Tensor) -> gs.Tensor:
     known = next(g for g in step.gradients if g is not None)
     zero = gs.Constant("zero", np.zeros(1, known.dtype))
-    return step.emit("ConstantOfShape", step.emit("Shape", like), value=zero)
+    return step("ConstantOfShape", step("Shape", like), value=zero)
 
 
 def slice_(step: Step) -> gs.Tensor:
     """g put back where it was cut out, zeros around it and between."""
     e = step.emit
-    rank = e.rank(step.input())
-    result, shape = step.gradient, list(e.shape(step.output))
+    rank = e.rank(step.x)
+    result, shape = step.g, list(e.shape(step.y))
     begin, end = [0] * rank, [0] * rank
     bounds = _bounds(step, rank)
-    sizes = dict(zip(bounds, e.sizes(step.input(), list(bounds)), strict=True))
+    sizes = dict(zip(bounds, e.sizes(step.x, list(bounds)), strict=True))
     parts = {axis: range(sizes[axis])[part] for axis, part in bounds.items()}
     if not all(parts.values()):  # nothing is taken
-        return e.filled(0.0, step.input(), step.gradient)
+        return e.filled(0.0, step.x, step.g)
     for axis, taken in parts.items():
         stride, first = abs(taken.step), min(taken[0], taken[-1])
         if taken.step < 0:
-            result = _reversed(e, result, axis)
+            result = backwards(e, result, [axis])
         if stride > 1:
             result = spread(e, result, shape, axis, stride)
         begin[axis], end[axis] = first, sizes[axis] - first - len(taken) * stride
@@ -99,7 +93,7 @@ def slice_(step: Step) -> gs.Tensor:
 def _bounds(step: Step, rank: int) -> dict[int, slice]:
     """What is taken along each axis; starts, ends, axes and steps must be constants."""
     starts, ends = (read(step.input(index)).tolist() for index in (1, 2))
-    axes, steps = (optional_input(step.node, index) for index in (3, 4))
+    axes, steps = (step.optional(index) for index in (3, 4))
     chosen = list(range(len(starts))) if axes is None else read(axes).tolist()
     strides = [1] * len(starts) if steps is None else read(steps).tolist()
     return {
@@ -108,9 +102,10 @@ def _bounds(step: Step, rank: int) -> dict[int, slice]:
     }
 
 
-def _reversed(e: Emitter, tensor: gs.Tensor, axis: int) -> gs.Tensor:
-    """The values along an axis in the opposite order."""
-    return e("Slice", tensor, e.ints([-1]), e.ints([_BEFORE_THE_START]), e.ints([axis]), e.ints([-1]))
+def backwards(e: Emitter, tensor: gs.Tensor, axes: Sequence[int]) -> gs.Tensor:
+    """The values along some axes in the opposite order."""
+    minus, ends = [[value] * len(axes) for value in (-1, _BEFORE_THE_START)]
+    return e("Slice", tensor, e.ints(minus), e.ints(ends), e.ints(axes), e.ints(minus))
 
 
 def spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, stride: int) -> gs.Tensor:
@@ -121,11 +116,9 @@ def spread(e: Emitter, tensor: gs.Tensor, shape: list[int | None], axis: int, st
     if not behind and size <= _NARROW:
         shape[axis] = size * stride
         return e("MatMul", tensor, e.cast_like(e.constant(_places(size, stride)), tensor))
-    inner = axis + 1
-    apart = e("Unsqueeze", tensor, e.ints([inner]))
-    filled = e.padded(
-        apart, [0] * (len(shape) + 1), [(stride - 1) * (i == inner) for i in range(len(shape) + 1)]
-    )
+    apart = e("Unsqueeze", tensor, e.ints([axis + 1]))
+    none, fill = [0] * (len(shape) + 1), [0] * (axis + 1) + [stride - 1] + [0] * len(behind)
+    filled = e.padded(apart, none, fill)
     shape[axis] = size * stride
     joined = [0] * axis + [-1 if s is None else s for s in (shape[axis], *behind)]
     return e("Reshape", filled, e.ints(joined))
@@ -140,40 +133,26 @@ def _places(size: int, stride: int) -> NDArray[np.float32]:
 
 def pad(step: Step) -> gs.Tensor:
     """g without the border; what the border repeats gets its part of g as well."""
-    mode, result = attribute(step.node, "mode", "constant"), step.gradient
-    e, rank = step.emit, step.emit.rank(step.input())
+    mode, result = step.attribute("mode", "constant"), step.g
+    e, rank = step.emit, step.emit.rank(step.x)
+    added = pads_by_axis(step.node, rank)
     if mode == "constant":
-        begin, end = _begin_and_end(step, rank)
-        return e.padded(result, [-size for size in begin], [-size for size in end])
-    for axis, sides in _borders(step, rank).items():
+        return e.padded(result, [-begin for begin, _ in added], [-end for _, end in added])
+    for axis, sides in enumerate(added):
         if any(sides):
-            (size,) = e.sizes(step.input(), [axis])
+            (size,) = e.sizes(step.x, [axis])
             result = along(e, result, rank, axis, _repeated(size, sides, mode))
     return result
 
 
 def pad_value(step: Step) -> gs.Tensor | None:
     """The sum of g over the border; nothing in the modes that repeat values."""
-    if attribute(step.node, "mode", "constant") != "constant":
+    if step.attribute("mode", "constant") != "constant":
         return None
-    e, rank = step.emit, step.emit.rank(step.input())
-    inside = e.padded(e.filled(1.0, step.input(), step.gradient), *_begin_and_end(step, rank))
-    border = e("Where", e("Greater", inside, 0.0), 0.0, step.gradient)
+    e, rank = step.emit, step.emit.rank(step.x)
+    inside = e.padded(e.filled(1.0, step.x, step.g), *zip(*pads_by_axis(step.node, rank), strict=True))
+    border = e("Where", e("Greater", inside, 0.0), 0.0, step.g)
     return e.reshape_like(e.sum(border, list(range(rank)), keep=False), step.asked)
-
-
-def _begin_and_end(step: Step, rank: int) -> tuple[list[int], list[int]]:
-    """What is added before and behind, axis by axis."""
-    found = _borders(step, rank)
-    begin, end = ([found.get(axis, (0, 0))[side] for axis in range(rank)] for side in (0, 1))
-    return begin, end
-
-
-def _borders(step: Step, rank: int) -> dict[int, tuple[int, int]]:
-    """What is added along each axis, at its begin and at its end."""
-    pads, chosen = read(step.input(1)).tolist(), optional_input(step.node, 3)
-    axes = list(range(rank)) if chosen is None else [a % rank for a in read(chosen).tolist()]
-    return dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
 
 
 def _repeated(size: int, sides: tuple[int, int], mode: Any) -> NDArray[np.float32]:
@@ -187,14 +166,14 @@ def _repeated(size: int, sides: tuple[int, int], mode: Any) -> NDArray[np.float3
 def depth_to_space(step: Step) -> gs.Tensor:
     """Blocks of space back into channels."""
     e, block = step.emit, step.node.attrs["blocksize"]
-    if attribute(step.node, "mode", "DCR") == "DCR":
-        return e("SpaceToDepth", step.gradient, blocksize=block)
-    depth, height, width = e.sizes(step.input(), [1, 2, 3])
-    split_up = e("Reshape", step.gradient, e.ints([0, depth // block**2, height, block, width, block]))
+    if step.attribute("mode", "DCR") == "DCR":
+        return e("SpaceToDepth", step.g, blocksize=block)
+    depth, height, width = e.sizes(step.x, [1, 2, 3])
+    split_up = e("Reshape", step.g, e.ints([0, depth // block**2, height, block, width, block]))
     turned = e.transposed(split_up, [0, 1, 3, 5, 2, 4])
     return e("Reshape", turned, e.ints([0, depth, height, width]))
 
 
 def space_to_depth(step: Step) -> gs.Tensor:
     """Channels back into blocks of space."""
-    return step.emit("DepthToSpace", step.gradient, blocksize=step.node.attrs["blocksize"])
+    return step("DepthToSpace", step.g, blocksize=step.node.attrs["blocksize"])

@@ -8,38 +8,23 @@ quantizer saturates where it clips, the runtime drops it afterwards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, is_constant, is_standard, position, read, require, rewrite_each
+from onnxmpq.passes.matching import is_constant, maker, position, read, require, rewrites
 from onnxmpq.passes.node_builder import builders
 
 
-@dataclass(frozen=True, slots=True)
-class ClipPools:
+@rewrites(("QuantizeLinear",))
+def clip_pools(graph: gs.Graph, node: gs.Node) -> None:
     """MaxPool -> QuantizeLinear becomes MaxPool -> Clip(lowest, highest code's value) -> QuantizeLinear.
 
     Not where the pool reads a DequantizeLinear: that one is to run on codes. Needs opset 13 and one scale a tensor.
     Preserving: the codes are the same bit for bit.
     """
-
-    name: ClassVar[str] = "clip-pools"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("QuantizeLinear",), _clip)
-
-
-def _clip(graph: gs.Graph, node: gs.Node) -> None:
     pooled = node.inputs[0]
-    if not pooled.inputs or pooled.inputs[0].op != "MaxPool":
-        raise NoMatch("it reads no MaxPool")
-    source = pooled.inputs[0].inputs[0]
-    require(is_standard(pooled.inputs[0]), "the MaxPool is not ONNX's own")
-    require(not any(maker.op == "DequantizeLinear" for maker in source.inputs), "the pool runs on codes")
+    source = maker(pooled, "MaxPool").inputs[0]
+    require(not any(made.op == "DequantizeLinear" for made in source.inputs), "the pool runs on codes")
     require(len(node.inputs) == 3 and all(map(is_constant, node.inputs[1:])), "its scale is not constant")
     scale, zero_point = (read(tensor) for tensor in node.inputs[1:])
     require(scale.ndim == 0 and zero_point.dtype.kind in "iu", "it has several scales, or none of integers")

@@ -8,8 +8,7 @@ what it runs is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,28 +22,22 @@ from onnxmpq.passes.node_builder import NodeBuilder, builders
 _LOWEST_OPSET = 13  # from here on the sizes of Split are an input
 
 
-@dataclass(frozen=True, slots=True)
-class HalveConstants:
+def halve_constants(graph: gs.Graph) -> bool:
     """Store float32 constants as FLOAT16 where that is exact and they are nothing but scales and biases.
 
     A scale is what a DequantizeLinear or a Mul of a Cast reads, a bias the third input of a Conv, ConvTranspose or Gemm, or
     what an Add adds to a Gemm's product.
     Preserving, bit for bit. A graph of an opset below 13 is left alone.
     """
-
-    name: ClassVar[str] = "halve-constants"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        groups: dict[tuple[float, tuple[int, ...]], list[gs.Constant]] = {}
-        for constant, unit in _halves(graph) if graph.opset >= _LOWEST_OPSET else ():
-            groups.setdefault((unit, tuple(constant.shape[1:])), []).append(constant)
-        if groups:
-            known = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-            writer = _Writer(graph, builders(graph)[0], known)
-            for (unit, _), some in groups.items():
-                writer.join(some, unit)
-        return bool(groups)
+    groups: dict[tuple[float, tuple[int, ...]], list[gs.Constant]] = {}
+    for constant, unit in _halves(graph) if graph.opset >= _LOWEST_OPSET else ():
+        groups.setdefault((unit, tuple(constant.shape[1:])), []).append(constant)
+    if groups:
+        known = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+        names = builders(graph)[0]
+        for (unit, _), some in groups.items():
+            _join(names, known, some, unit)
+    return bool(groups)
 
 
 def _halves(graph: gs.Graph) -> Iterator[tuple[gs.Constant, float]]:
@@ -79,44 +72,38 @@ def _is_half(values: NDArray[Any]) -> bool:
         return bool(np.array_equal(values.astype(np.float16), values))
 
 
-@dataclass(slots=True)
-class _Writer:
-    """Writes into one graph, in front; a constant that the graph has already is not written again."""
+def _join(
+    names: NodeBuilder, known: list[gs.Constant], constants: Sequence[gs.Constant], unit: float
+) -> None:
+    """The constants become pieces of one tensor, under their own names, which the graph's first nodes make."""
+    joined = np.concatenate([read(constant) for constant in constants]) / np.float32(unit)
+    pieces = [gs.Variable(constant.name) for constant in constants]  # no type: it would be written
+    for constant, piece in zip(constants, pieces, strict=True):
+        redirect(constant.outputs, constant, piece)
+    whole = pieces[0]
+    nodes = []
+    if len(pieces) > 1:
+        sizes = _constant(names, known, "mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
+        whole = gs.Variable(names.name("mpq_all"))
+        nodes.append(gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
+    if unit != 1:
+        factor = _constant(names, known, "mpq_unit", np.array(unit, np.float32))
+        single = gs.Variable(names.name("mpq_single"))
+        nodes.append(gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
+        whole = single
+    stored = gs.Constant(names.name("mpq_halves"), joined.astype(np.float16))
+    nodes.append(gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole]))
+    names.graph.nodes[:0] = reversed(nodes)
 
-    graph: gs.Graph
-    names: NodeBuilder
-    known: list[gs.Constant]
 
-    def join(self, constants: Sequence[gs.Constant], unit: float) -> None:
-        """The constants become pieces of one tensor, under their own names."""
-        joined = np.concatenate([read(constant) for constant in constants]) / np.float32(unit)
-        pieces = [gs.Variable(constant.name) for constant in constants]  # no type: it would be written
-        for constant, piece in zip(constants, pieces, strict=True):
-            redirect(constant.outputs, constant, piece)
-        whole = pieces[0]
-        if len(pieces) > 1:
-            sizes = self.constant("mpq_sizes", np.array([len(read(c)) for c in constants], np.int64))
-            whole = gs.Variable(self.names.name("mpq_all"))
-            self.first(gs.Node("Split", inputs=[whole, sizes], outputs=pieces))
-        if unit != 1:
-            factor = self.constant("mpq_unit", np.array(unit, np.float32))
-            single = gs.Variable(self.names.name("mpq_single"))
-            self.first(gs.Node("Mul", inputs=[single, factor], outputs=[whole]))
-            whole = single
-        stored = gs.Constant(self.names.name("mpq_halves"), joined.astype(np.float16))
-        self.first(gs.Node("Cast", attrs={"to": TensorProto.FLOAT}, inputs=[stored], outputs=[whole]))
-
-    def first(self, node: gs.Node) -> None:
-        self.graph.nodes.insert(0, node)
-
-    def constant(self, stem: str, values: NDArray[Any]) -> gs.Constant:
-        """A constant that the graph has already, or a new one."""
-        alike = (c for c in self.known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
-        found = next((c for c in alike if np.array_equal(read(c), values)), None)
-        if found is None:
-            found = self.names.constant(stem, values)
-            self.known.insert(0, found)
-        return found
+def _constant(names: NodeBuilder, known: list[gs.Constant], stem: str, values: NDArray[Any]) -> gs.Constant:
+    """A constant that the graph has already, or a new one."""
+    alike = (c for c in known if c.dtype == values.dtype and tuple(c.shape) == values.shape)
+    found = next((c for c in alike if np.array_equal(read(c), values)), None)
+    if found is None:
+        found = names.constant(stem, values)
+        known.insert(0, found)
+    return found
 
 
 SCALE_UNIT = 2.0**-12

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -33,10 +32,7 @@ class InsertQdq:
     ranges: Mapping[str, ActivationRange]
     float_sources: Mapping[str, Collection[str]] = field(default_factory=dict)
 
-    name: ClassVar[str] = "insert-qdq"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         tensors = {name: tensor for name, tensor in graph.tensors().items() if name in self.ranges}
         writer = _Writer(graph)
         changed = False
@@ -45,9 +41,9 @@ class InsertQdq:
                 _check(tensors.get(name))
             except NoMatch as reason:
                 _LOGGER.debug("%s is not quantized: %s", name, reason)
-                continue
-            self._quantize(tensors[name], writer)
-            changed = True
+            else:
+                self._quantize(tensors[name], writer)
+                changed = True
         return changed
 
     def _quantize(self, tensor: gs.Tensor, writer: _Writer) -> None:
@@ -74,7 +70,7 @@ class _Writer:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
         self._names = builders(graph)[0]
-        self._parameter = cache(self._new_parameter)
+        self._parameter = cache(lambda stem, value: self._names.constant(stem, np.asarray(value)))
 
     def quantize_result(self, tensor: gs.Variable, activation: ActivationRange) -> None:
         """The tensor, which a node makes, becomes the dequantized value, for all who know its name."""
@@ -106,6 +102,3 @@ class _Writer:
             gs.Node("DequantizeLinear", inputs=[codes, scale, zero_point], outputs=[result]),
         ]
         return codes
-
-    def _new_parameter(self, stem: str, value: np.generic) -> gs.Constant:
-        return self._names.constant(stem, np.asarray(value))

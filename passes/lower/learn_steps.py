@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS
-from onnxmpq.passes.matching import is_standard, redirect
-from onnxmpq.passes.node_builder import NodeBuilder, builders
+from onnxmpq.operators import readers
+from onnxmpq.passes.emitter import Emitter
+from onnxmpq.passes.matching import redirect
+from onnxmpq.passes.node_builder import builders
 
 Role = Literal["weight", "activation"]
 ROLES: tuple[Role, ...] = ("weight", "activation")
@@ -34,18 +34,15 @@ class LearnSteps:
     weights: tuple[str, ...]
     trained: bool = False
 
-    name: ClassVar[str] = "learn-steps"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        builder = builders(graph)[0]
+        emit = Emitter(builders(graph)[0])
         changed = False
         for weight in self.weights:
-            readers = list(_readers(graph, weight))
-            if not readers:
+            found = _readers(graph, weight)
+            if not found:
                 _LOGGER.debug("%s has no steps: it is no float32 weight of a layer of the main graph", weight)
                 continue
-            _quantize(builder, weight, readers, trained=self.trained)
+            _quantize(emit, weight, found, trained=self.trained)
             changed = True
         if changed:
             graph.toposort()
@@ -57,32 +54,27 @@ def step_input(weight: str, role: Role, what: Literal["step", "low", "high"]) ->
     return f"{weight}/{role}_{what}"
 
 
-def _readers(graph: gs.Graph, weight: str) -> Iterator[tuple[gs.Node, int]]:
-    """The layer nodes that multiply by the weight, and where."""
-    for node in graph.nodes:
-        if node.op in OPERATORS and is_standard(node):
-            for index, tensor in enumerate(node.inputs[:2]):
-                if tensor.name == weight and isinstance(tensor, gs.Constant) and tensor.dtype == np.float32:
-                    yield node, index
+def _readers(graph: gs.Graph, weight: str) -> list[tuple[gs.Node, int]]:
+    """The nodes that multiply by the weight, and where, if it is a float32 constant."""
+    found = [(node, index, node.inputs[index]) for node, index in readers(graph, weight)]
+    return [(n, i) for n, i, t in found if isinstance(t, gs.Constant) and t.dtype == np.float32]
 
 
-def _quantize(
-    builder: NodeBuilder, weight: str, readers: list[tuple[gs.Node, int]], *, trained: bool
-) -> None:
-    graph = builder.graph
+def _quantize(e: Emitter, weight: str, layers: list[tuple[gs.Node, int]], *, trained: bool) -> None:
+    graph = e.builder.graph
     steps = {role: _inputs(graph, weight, role) for role in ROLES}
-    values = readers[0][0].inputs[readers[0][1]]
+    values = layers[0][0].inputs[layers[0][1]]
     if trained:
         free = gs.Variable(weight, np.float32, values.shape)
         redirect(values.outputs, values, free)
         graph.inputs.append(free)
         values = free
-    rounded = _rounded(builder, values, steps["weight"])
+    rounded = _rounded(e, values, steps["weight"])
     quantized: dict[str, gs.Variable] = {}
-    for node, index in readers:
+    for node, index in layers:
         other = node.inputs[1 - index]
         if other.name not in quantized:
-            quantized[other.name] = _rounded(builder, other, steps["activation"])
+            quantized[other.name] = _rounded(e, other, steps["activation"])
         node.inputs[index], node.inputs[1 - index] = rounded, quantized[other.name]
 
 
@@ -92,10 +84,8 @@ def _inputs(graph: gs.Graph, weight: str, role: Role) -> list[gs.Variable]:
     return made
 
 
-def _rounded(builder: NodeBuilder, tensor: gs.Tensor, steps: list[gs.Variable]) -> gs.Variable:
+def _rounded(e: Emitter, tensor: gs.Tensor, steps: list[gs.Variable]) -> gs.Variable:
     step, low, high = steps
-    ratio = builder.node("Div", [tensor, step], "learned")
-    codes = builder.node("Round", [builder.node("Clip", [ratio, low, high], "learned")], "learned")
-    output = builder.node("Mul", [codes, step], "learned")
+    output = e("Mul", e("Round", e("Clip", e("Div", tensor, step), low, high)), step)
     output.dtype, output.shape = np.float32, tensor.shape
     return output

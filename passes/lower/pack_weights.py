@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -76,6 +76,11 @@ class PackedLayer:
         return self.container_bits or self.weight.bits
 
     @property
+    def axis(self) -> int:
+        """The axis of the weight's output channels, counted from the first."""
+        return self.weight.axis % self.weight.codes.ndim
+
+    @property
     def is_cut_odd(self) -> bool:
         """True where odd codes are stored in no more bits than they have."""
         return self.weight.is_odd and self.stored_bits == self.weight.bits
@@ -99,14 +104,11 @@ class PackWeights:
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
     """
 
-    name: ClassVar[str] = "pack-weights"
-
     weights: Mapping[str, PackedLayer | HalfWeight]
     native2: bool = True
     wide: bool = False
 
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         matches = self._matches(graph)
         packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
         self._check_opset(graph, [layer.stored_bits for _, layer in packed])
@@ -133,7 +135,7 @@ class PackWeights:
                 _check_fit(constant, how.weight)
                 _check_container(constant, how)
         for name, why in sorted(refusals.items()):
-            _log.debug("%s: %s is left alone: %s", self.name, name, why)
+            _log.debug("pack-weights: %s is left alone: %s", name, why)
         return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
 
     def _check_opset(self, graph: gs.Graph, bits: Sequence[int]) -> None:
@@ -219,9 +221,6 @@ class _Writer:
         wanted = self.arithmetic.data_type
         return tensor if data_type == wanted else self.node("Cast", tensor, to=wanted)
 
-    def zeros(self, bits: int, count: int) -> Any:
-        return self.values(_SIGNED[bits], np.zeros(count, np.int8))
-
     def integers(self, values: Sequence[int]) -> Any:
         return self.values(TensorProto.INT64, np.array(values, "<i8"))
 
@@ -232,11 +231,6 @@ class _Writer:
         result = gs.Variable(output or next(self.fresh))
         self.nodes.append(gs.Node(op, attrs=attrs, inputs=list(inputs), outputs=[result]))
         return result
-
-    def split(self, tensor: Any, sizes: Sequence[int]) -> list[Any]:
-        pieces = [gs.Variable(next(self.fresh)) for _ in sizes]
-        self.nodes.append(gs.Node("Split", inputs=[tensor, self.integers(sizes)], outputs=pieces))
-        return pieces
 
 
 def _are_equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
@@ -291,17 +285,14 @@ def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
         )
     low, high = code_range(weight.bits, odd=weight.is_odd)
     within = low <= codes.min(initial=high) and codes.max(initial=low) <= high
-    if not within or (weight.is_odd and not _all_odd(codes)):
+    all_odd = np.bitwise_and.reduce(codes, axis=None) & 1
+    if not within or (weight.is_odd and not all_odd):
         outside = (codes < low) | (codes > high) | ((codes % 2 == 0) & weight.is_odd)
         words = "odd, " if weight.is_odd else ""
         raise ModelError(
             f"weight {constant.name!r} has the code {codes[outside][0]}, which {weight.bits} bits "
             f"({words}{low} to {high}) cannot hold; clip the codes to their width"
         )
-
-
-def _all_odd(codes: Codes) -> bool:
-    return bool(np.bitwise_and.reduce(codes, axis=None) & 1)
 
 
 def _check_container(constant: Any, layer: PackedLayer) -> None:
@@ -375,7 +366,8 @@ def _share_out(writer: _Writer, blob: Any, codes: Mapping[str, Codes]) -> dict[s
     """Each weight's own part of the flat `blob`, in the weight's shape; the fill at its end goes unread."""
     sizes = [own.size for own in codes.values()]
     sizes += [-sum(sizes) % _BLOB_UNIT] * (sum(sizes) % _BLOB_UNIT > 0)
-    pieces = writer.split(blob, sizes)
+    pieces = [gs.Variable(next(writer.fresh)) for _ in sizes]
+    writer.nodes.append(gs.Node("Split", inputs=[blob, writer.integers(sizes)], outputs=pieces))
     return {
         name: writer.node("Reshape", piece, writer.integers(own.shape))
         for (name, own), piece in zip(codes.items(), pieces, strict=False)
@@ -384,26 +376,22 @@ def _share_out(writer: _Writer, blob: Any, codes: Mapping[str, Codes]) -> dict[s
 
 def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) -> Any:
     """Codes times scale, taken in float32, under the weight's name and in its type."""
-    weight, name = layer.weight, constant.name
-    axis = weight.axis % weight.codes.ndim
-    value = _scale_folded if layer.form == "float" else _scale_by_operator
+    scaled = _scale_folded if layer.form == "float" else _scale_by_operator
     if constant.dtype == np.float32:
-        return value(writer, constant, layer, codes, axis, name)
-    single = value(writer, constant, layer, codes, axis, None)
-    return writer.node("Cast", single, to=TensorProto.FLOAT16, output=name)
+        return scaled(writer, constant, layer, codes, constant.name)
+    single = scaled(writer, constant, layer, codes, None)
+    return writer.node("Cast", single, to=TensorProto.FLOAT16, output=constant.name)
 
 
-def _scale_folded(
-    writer: _Writer, _constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
-) -> Any:
+def _scale_folded(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, output: str | None) -> Any:
     """Cast and Mul, which the runtime folds like any other nodes over constants."""
-    weight = layer.weight
-    scales = writer.floats(weight.scale.reshape(-1, *[1] * (weight.codes.ndim - 1 - axis)))
-    return writer.node("Mul", writer.node("Cast", codes, to=TensorProto.FLOAT), scales, output=name)
+    behind = [1] * (len(constant.shape) - 1 - layer.axis)
+    scales = writer.floats(layer.weight.scale.reshape(-1, *behind))
+    return writer.node("Mul", writer.node("Cast", codes, to=TensorProto.FLOAT), scales, output=output)
 
 
 def _scale_by_operator(
-    writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, axis: int, name: str | None
+    writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, output: str | None
 ) -> Any:
     """DequantizeLinear, which the runtime does not fold but fuses where there is an integer kernel."""
     bits = layer.stored_bits
@@ -412,11 +400,12 @@ def _scale_by_operator(
             # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
             codes = writer.node("Cast", codes, to=TensorProto.INT8)
         bits = 8
-    along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
-    zeros = [writer.zeros(bits, len(layer.weight.scale))] if _wants_zero_points(constant) else []
-    return writer.node(
-        "DequantizeLinear", codes, writer.floats(layer.weight.scale), *zeros, output=name, **along
-    )
+    zeros = []
+    if _wants_zero_points(constant):
+        zeros.append(writer.values(_SIGNED[bits], np.zeros(len(layer.weight.scale), np.int8)))
+    scales = writer.floats(layer.weight.scale)
+    along = {} if layer.axis == 1 else {"axis": layer.axis}  # 1 is the operator's default
+    return writer.node("DequantizeLinear", codes, scales, *zeros, output=output, **along)
 
 
 def _wants_zero_points(constant: gs.Constant) -> bool:

@@ -6,43 +6,31 @@ takes uint8: in a ResNet whose shortcuts pad channels that saves a float round t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import (
-    NoMatch,
     attribute,
     is_constant,
-    is_standard,
+    is_used,
+    maker,
     optional_input,
     position,
     read,
     remove,
     require,
-    rewrite_each,
+    rewrites,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PadCodes:
+@rewrites(("QuantizeLinear",))
+def pad_codes(graph: gs.Graph, quantize: gs.Node) -> None:
     """DequantizeLinear -> Pad with zeros -> QuantizeLinear becomes Pad with the zero point (Pad-13 and later).
 
     Where both quantizers have the same scale and zero point, one a tensor. Of the values that the Pad made, other
     readers keep theirs. Preserving: the codes are the same bit for bit.
     """
-
-    name: ClassVar[str] = "pad-codes"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("QuantizeLinear",), _pad)
-
-
-def _pad(graph: gs.Graph, quantize: gs.Node) -> None:
-    pad = _maker(quantize.inputs[0], "Pad")
-    dequantize = _maker(pad.inputs[0], "DequantizeLinear")
+    pad = maker(quantize.inputs[0], "Pad")
+    dequantize = maker(pad.inputs[0], "DequantizeLinear")
     require(graph.opset >= 13, "Pad takes codes from opset 13 on")
     require(attribute(pad, "mode", "constant") == "constant", "it does not pad with a constant")
     value = optional_input(pad, 2)
@@ -55,14 +43,8 @@ def _pad(graph: gs.Graph, quantize: gs.Node) -> None:
     graph.nodes.insert(place, gs.Node("Pad", inputs=inputs, outputs=[codes]))
     remove(graph, [quantize])
     for node in (pad, dequantize):
-        if not node.outputs[0].outputs and not any(node.outputs[0] is output for output in graph.outputs):
+        if not is_used(graph, node.outputs[0]):
             remove(graph, [node])
-
-
-def _maker(tensor: gs.Tensor, op: str) -> gs.Node:
-    if not tensor.inputs or tensor.inputs[0].op != op or not is_standard(tensor.inputs[0]):
-        raise NoMatch(f"it reads no {op}")
-    return tensor.inputs[0]
 
 
 def _same_parameters(one: gs.Node, other: gs.Node) -> bool:

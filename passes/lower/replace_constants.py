@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,10 +20,7 @@ class ReplaceConstants:
 
     values: Mapping[str, NDArray[Any]]
 
-    name: ClassVar[str] = "replace-constants"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         tensors = graph.tensors()
         changed = False
         for name, values in self.values.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -37,10 +36,7 @@ class SplitChannels:
 
     split: Mapping[str, ChannelGroups]
 
-    name: ClassVar[str] = "split-channels"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         builder = builders(graph)[0]
         tensors = graph.tensors()
         changed = False

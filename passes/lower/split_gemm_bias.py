@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,10 +22,7 @@ class SplitGemmBias:
 
     weights: Collection[str]
 
-    name: ClassVar[str] = "split-gemm-bias"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         return rewrite_each(graph, ("Gemm",), self._split)
 
     def _split(self, graph: gs.Graph, node: gs.Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -31,10 +31,7 @@ class ZeroDeadChannels:
 
     ranges: Mapping[str, ActivationRange]
 
-    name: ClassVar[str] = "zero-dead-channels"
-
     def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
         integer = [op.name for op in OPERATORS.values() if op.integer is not None and op.bias is not None]
         return rewrite_each(graph, integer, self._zero)
 

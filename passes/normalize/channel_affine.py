@@ -25,15 +25,7 @@ from onnxmpq.passes.matching import (
     unique_name,
 )
 from onnxmpq.values.arrays import Array, Doubles
-from onnxmpq.values.layout import Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """`scale * y + shift` per output channel; both float64 [channels]."""
-
-    scale: Doubles
-    shift: Doubles
+from onnxmpq.values.layer import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +77,40 @@ def split_operands(node: gs.Node) -> tuple[int, int]:
     return 1 - constants[0], constants[0]
 
 
-def absorb(graph: gs.Graph, layer: LinearLayer, affine: Affine) -> None:
-    """Change the layer's weight and bias so that it makes `scale * y + shift`.
+def absorb(graph: gs.Graph, layer: LinearLayer, scale: Doubles, shift: Doubles) -> None:
+    """Change the layer's weight and bias so that it makes `scale * y + shift`, both float64 [channels].
 
     Computed in float64 and stored in the weight's dtype. NoMatch, before any edit, where the weight is
     shared, the layer has nowhere to put a shift, or a value does not fit the dtype.
     """
     with np.errstate(all="ignore"):  # what does not fit is refused
-        weight, bias = _new_weight(graph, layer, affine), _new_bias(layer, affine)
+        weight, bias = _new_weight(graph, layer, scale), _new_bias(layer, scale, shift)
     if weight is not None:
         layer.node.inputs[1] = gs.Constant(layer.weight.name, weight)
     if bias is not None and layer.bias_input is not None:
-        name = _bias_name(graph, layer)
+        old = optional_input(layer.tail, layer.bias_input)
+        name = unique_name(graph, f"{layer.weight.name}_bias") if old is None else own_name(graph, old)
         set_input(layer.tail, layer.bias_input, gs.Constant(name, bias))
         layer.tail.attrs.pop("beta", None)  # a Gemm's: the new bias holds it
 
 
-def absorb_and_drop(graph: gs.Graph, layer: LinearLayer, affine: Affine, node: gs.Node) -> None:
-    """Absorb the `affine` that `node` computes from the layer's result, and drop `node`."""
-    absorb(graph, layer, affine)
+def absorb_and_drop(
+    graph: gs.Graph, layer: LinearLayer, scale: Doubles, shift: Doubles, node: gs.Node
+) -> None:
+    """Absorb what `node` computes from the layer's result, and drop `node`."""
+    absorb(graph, layer, scale, shift)
     absorb_into(graph, layer.tail, node)
 
 
-def _new_weight(graph: gs.Graph, layer: LinearLayer, affine: Affine) -> Array | None:
-    if (affine.scale == 1).all():
+def _new_weight(graph: gs.Graph, layer: LinearLayer, scale: Doubles) -> Array | None:
+    if (scale == 1).all():
         return None
     name = layer.weight.name
     require(layer.weight not in graph.outputs, f"the weight {name} is a graph output")
     require(len(layer.weight.outputs) == 1, f"the weight {name} is read by other nodes too")
     weight = read(layer.weight).astype(np.float64)
     layout = OPERATORS[layer.node.op].layout(layer.node, 1)
-    return _stored(_scale_channels(weight, layout, affine.scale), layer.weight)
+    return _stored(_scale_channels(weight, layout, scale), layer.weight)
 
 
 def _scale_channels(weight: Doubles, layout: Layout, scale: Doubles) -> Doubles:
@@ -126,18 +121,18 @@ def _scale_channels(weight: Doubles, layout: Layout, scale: Doubles) -> Doubles:
     return (groups * scale.reshape(along)).reshape(weight.shape)
 
 
-def _new_bias(layer: LinearLayer, affine: Affine) -> Array | None:
+def _new_bias(layer: LinearLayer, scale: Doubles, shift: Doubles) -> Array | None:
     if layer.bias_input is None:
-        require(not affine.shift.any(), "a MatMul has no bias to hold a shift")
+        require(not shift.any(), "a MatMul has no bias to hold a shift")
         return None
     bias = optional_input(layer.tail, layer.bias_input)
-    if bias is None and not affine.shift.any():
+    if bias is None and not shift.any():
         return None
     old = np.zeros(layer.channels)
     if bias is not None:
         old = channel_bias(bias, layer.node.op, layer.rank, layer.axis, layer.channels)
         old = old * attribute(layer.tail, "beta", 1.0)
-    return _stored(old * affine.scale + affine.shift, layer.weight)
+    return _stored(old * scale + shift, layer.weight)
 
 
 def channel_bias(bias: gs.Tensor, op: str, rank: int, axis: int, channels: int) -> Doubles:
@@ -145,13 +140,6 @@ def channel_bias(bias: gs.Tensor, op: str, rank: int, axis: int, channels: int) 
     slot = OPERATORS[op].bias
     is_vector = slot is not None and slot.is_vector
     return per_channel(read(bias), *((1, 0) if is_vector else (rank, axis)), channels)
-
-
-def _bias_name(graph: gs.Graph, layer: LinearLayer) -> str:
-    bias = None if layer.bias_input is None else optional_input(layer.tail, layer.bias_input)
-    if bias is None:
-        return unique_name(graph, f"{layer.weight.name}_bias")
-    return own_name(graph, bias)
 
 
 def _stored(values: Doubles, weight: gs.Constant) -> Array:

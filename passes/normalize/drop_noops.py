@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
@@ -13,54 +10,13 @@ from onnxmpq.passes.matching import (
     attribute,
     is_captured,
     optional_input,
+    position,
     read,
     redirect,
     remove,
     require,
-    rewrite_each,
+    rewrites,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DropNoops:
-    """Take out Identity, Dropout at inference, and Transpose, Reshape and Cast that provably change nothing.
-
-    A Transpose whose `perm` is the identity, a Reshape to the shape its input is known to have, a Cast to
-    the dtype its input is known to have. Where the node makes a graph output, the producer of its input
-    makes that output instead. A tensor that a subgraph reads by name keeps its name. Preserving: the outputs
-    are bit-equal.
-    """
-
-    name: ClassVar[str] = "drop-noops"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, _CHECKS, _drop)
-
-
-def _drop(graph: gs.Graph, node: gs.Node) -> None:
-    _CHECKS[node.op](node)
-    for extra in node.outputs[1:]:
-        require(not extra.outputs and extra not in graph.outputs, f"its output {extra.name} is used")
-    source, result = node.inputs[0], node.outputs[0]
-    if result not in graph.outputs:
-        require(not is_captured(graph, result), f"{result.name} is read by a subgraph")
-        redirect(result.outputs, result, source)
-        remove(graph, [node])
-        return
-    is_free = source not in graph.inputs and source not in graph.outputs
-    require(is_free, f"{result.name} and {source.name} are both inputs or outputs of the graph")
-    require(not is_captured(graph, source), f"{source.name} is read by a subgraph")
-    require(len(source.inputs) == 1, f"{source.name} is constant")
-    maker = source.inputs[0]
-    index = next(i for i, output in enumerate(maker.outputs) if output is source)
-    remove(graph, [node])
-    redirect(source.outputs, source, result)
-    maker.outputs[index] = result
-
-
-def _check_identity(_: gs.Node) -> None:
-    """An Identity never computes anything."""
 
 
 def _check_dropout(node: gs.Node) -> None:
@@ -93,9 +49,38 @@ def _check_cast(node: gs.Node) -> None:
 
 
 _CHECKS = {
-    "Identity": _check_identity,
+    "Identity": lambda _: None,  # it never computes anything
     "Dropout": _check_dropout,
     "Transpose": _check_transpose,
     "Reshape": _check_reshape,
     "Cast": _check_cast,
 }
+
+
+@rewrites(_CHECKS)
+def drop_noops(graph: gs.Graph, node: gs.Node) -> None:
+    """Take out Identity, Dropout at inference, and Transpose, Reshape and Cast that provably change nothing.
+
+    A Transpose whose `perm` is the identity, a Reshape to the shape its input is known to have, a Cast to
+    the dtype its input is known to have. Where the node makes a graph output, the producer of its input
+    makes that output instead. A tensor that a subgraph reads by name keeps its name. Preserving: the outputs
+    are bit-equal.
+    """
+    _CHECKS[node.op](node)
+    for extra in node.outputs[1:]:
+        require(not extra.outputs and extra not in graph.outputs, f"its output {extra.name} is used")
+    source, result = node.inputs[0], node.outputs[0]
+    if result not in graph.outputs:
+        require(not is_captured(graph, result), f"{result.name} is read by a subgraph")
+        redirect(result.outputs, result, source)
+        remove(graph, [node])
+        return
+    is_free = source not in graph.inputs and source not in graph.outputs
+    require(is_free, f"{result.name} and {source.name} are both inputs or outputs of the graph")
+    require(not is_captured(graph, source), f"{source.name} is read by a subgraph")
+    require(len(source.inputs) == 1, f"{source.name} is constant")
+    maker = source.inputs[0]
+    index = position(maker.outputs, source)
+    remove(graph, [node])
+    redirect(source.outputs, source, result)
+    maker.outputs[index] = result

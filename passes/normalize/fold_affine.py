@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import per_channel, read, require, rewrite_each
-from onnxmpq.passes.normalize.channel_affine import Affine, absorb_and_drop, layer_before, split_operands
+from onnxmpq.passes.matching import per_channel, read, require, rewrites
+from onnxmpq.passes.normalize.channel_affine import absorb_and_drop, layer_before, split_operands
 
 
-@dataclass(frozen=True, slots=True)
-class FoldAffine:
+@rewrites({"Mul", "Div", "Add", "Sub"})
+def fold_affine(graph: gs.Graph, node: gs.Node) -> None:
     """Fold Mul, Div, Add and Sub by a constant into the Conv, ConvTranspose, Gemm or MatMul before them.
 
     The constant is a scalar or has one value per output channel ([C, 1, 1] or [1, C, 1, 1] behind a 2-d
@@ -22,27 +19,18 @@ class FoldAffine:
     other node reads. A MatMul has no bias: the first Add behind it stays, and takes what follows. Computed
     in float64, stored in the weight's dtype. Preserving: equal but for rounding.
     """
-
-    name: ClassVar[str] = "fold-affine"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, {"Mul", "Div", "Add", "Sub"}, _fold)
-
-
-def _fold(graph: gs.Graph, node: gs.Node) -> None:
     require(not node.attrs, "it broadcasts as before opset 7")
     operand, constant = split_operands(node)
     layer = layer_before(graph, node.inputs[operand])
     values = per_channel(read(node.inputs[constant]), layer.rank, layer.axis, layer.channels)
     one, zero = np.ones(layer.channels), np.zeros(layer.channels)
     if node.op == "Add":
-        affine = Affine(one, values)
+        scale, shift = one, values
     elif node.op == "Sub":  # y - c or c - y
-        affine = Affine(one, -values) if constant == 1 else Affine(-one, values)
+        scale, shift = (one, -values) if constant == 1 else (-one, values)
     elif node.op == "Mul":
-        affine = Affine(values, zero)
+        scale, shift = values, zero
     else:
         require(constant == 1 and bool(values.all()), "it divides by the layer's result, or by zero")
-        affine = Affine(1 / values, zero)
-    absorb_and_drop(graph, layer, affine, node)
+        scale, shift = 1 / values, zero
+    absorb_and_drop(graph, layer, scale, shift, node)

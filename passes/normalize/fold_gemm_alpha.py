@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import (
-    attribute,
-    is_float_constant,
-    is_private,
-    read,
-    require,
-    rewrite_each,
-    scaled,
-)
+from onnxmpq.passes.matching import attribute, is_float_constant, is_private, read, require, rewrites, scaled
 
 
-@dataclass(frozen=True, slots=True)
-class FoldGemmAlpha:
+@rewrites(("Gemm",))
+def fold_gemm_alpha(graph: gs.Graph, node: gs.Node) -> None:
     """Multiply a Gemm's constant weight, which nothing else may read, by its alpha.
 
     Computed in float64 and stored in the weight's dtype; left where that cannot hold a product. Preserving: equal but
     for rounding.
     """
-
-    name: ClassVar[str] = "fold-gemm-alpha"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("Gemm",), _fold)
-
-
-def _fold(graph: gs.Graph, node: gs.Node) -> None:
     alpha, weight = attribute(node, "alpha", 1.0), node.inputs[1]
     require(alpha != 1, "its alpha is 1")
     require(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -13,30 +11,22 @@ from onnxmpq.passes.matching import (
     holds,
     is_standard,
     optional_input,
+    pads_by_axis,
     read,
     remove,
     require,
     require_private,
-    rewrite_each,
+    rewrites,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FoldPad:
+@rewrites({"Pad"})
+def fold_pad(graph: gs.Graph, pad: gs.Node) -> None:
     """Fold a Pad of spatial axes with constant zeros into the `pads` of the Conv that alone reads it.
 
     Pad-11 and later, with constant pads of at least zero. The Conv's auto_pad is NOTSET or VALID; pooling is
     left alone, since it does not count padding as zeros. Preserving: the same sums, so bit-equal or nearly.
     """
-
-    name: ClassVar[str] = "fold-pad"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, {"Pad"}, _fold)
-
-
-def _fold(graph: gs.Graph, pad: gs.Node) -> None:
     output = pad.outputs[0]
     require_private(graph, output)
     conv = output.outputs[0]
@@ -56,15 +46,9 @@ def _fold(graph: gs.Graph, pad: gs.Node) -> None:
 def _spatial_pads(pad: gs.Node, rank: int) -> Sequence[int]:
     """What the node adds, as a Conv's `pads`: the begins of the spatial axes, then their ends."""
     require(attribute(pad, "mode", "constant") == "constant", "it does not pad with a constant")
-    require(len(pad.inputs) > 1, "its pads are no input: it is older than Pad-11")
-    value, axes = optional_input(pad, 2), optional_input(pad, 3)
+    value = optional_input(pad, 2)
     require(value is None or not read(value).any(), "it does not pad with zeros")
-    pads = read(pad.inputs[1]).tolist()
-    padded = [axis % rank for axis in read(axes).tolist()] if axes is not None else list(range(rank))
-    require(len(pads) == 2 * len(padded), f"it gives {len(pads)} pads for {len(padded)} axes")
-    require(min(pads, default=0) >= 0, "it cuts")
-    begins, ends = [0] * rank, [0] * rank
-    for axis, begin, end in zip(padded, pads[: len(padded)], pads[len(padded) :], strict=True):
-        begins[axis], ends[axis] = begin, end
-    require(not any(begins[:2] + ends[:2]), "it pads the batch or the channels")
-    return begins[2:] + ends[2:]
+    added = pads_by_axis(pad, rank)
+    require(min(map(min, added), default=0) >= 0, "it cuts")
+    require(not any(map(any, added[:2])), "it pads the batch or the channels")
+    return [begin for begin, _ in added[2:]] + [end for _, end in added[2:]]

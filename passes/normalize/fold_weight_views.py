@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -21,7 +19,7 @@ from onnxmpq.passes.matching import (
     producer,
     remove,
     require,
-    rewrite_each,
+    rewrites,
 )
 from onnxmpq.values.arrays import Array
 
@@ -35,8 +33,8 @@ _FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 _STORED_BYTES = 1  # per element: what a weight takes once it has codes
 
 
-@dataclass(frozen=True, slots=True)
-class FoldWeightViews:
+@rewrites(OPERATORS)
+def fold_weight_views(graph: gs.Graph, layer: gs.Node) -> None:
     """Compute the weight of a layer (`onnxmpq.operators`) once, where constants alone make it.
 
     Views (Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity, Cast between floats) are always folded;
@@ -46,15 +44,6 @@ class FoldWeightViews:
     DequantizeLinear, are left: they are smaller than the weight they stand for. Preserving: views are
     bit-equal, arithmetic is equal but for rounding.
     """
-
-    name: ClassVar[str] = "fold-weight-views"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, OPERATORS, _fold)
-
-
-def _fold(graph: gs.Graph, layer: gs.Node) -> None:
     weight, makers = _computed_weight(graph, layer)
     require(weight not in graph.outputs, f"the weight {weight.name} is a graph output")
     require(not is_captured(graph, weight), f"the weight {weight.name} is read by a subgraph")

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import absorb_into, per_channel, read, require, rewrite_each, unique_name
+from onnxmpq.passes.matching import (
+    absorb_into,
+    known_rank,
+    per_channel,
+    read,
+    require,
+    rewrites,
+    unique_name,
+)
 from onnxmpq.passes.normalize.channel_affine import layer_before, split_operands
-from onnxmpq.passes.ranks import known_rank
 
 
-@dataclass(frozen=True, slots=True)
-class JoinGemm:
+@rewrites(("Add",))
+def join_gemm(graph: gs.Graph, add: gs.Node) -> None:
     """Replace MatMul(x, W) + b by Gemm(x, W, b), as TensorFlow's dense layers come.
 
     Where x is known to have two dimensions, W is a constant with two, b one with a value for each column or one for
     all, and the product goes nowhere else. Preserving: equal but for the order of the sums.
     """
-
-    name: ClassVar[str] = "join-gemm"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("Add",), _join)
-
-
-def _join(graph: gs.Graph, add: gs.Node) -> None:
     require(not add.attrs, "it broadcasts as before opset 7")
     product, bias = split_operands(add)
     layer = layer_before(graph, add.inputs[product])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,14 +13,12 @@ from onnxmpq.passes.matching import (
     graphs,
     is_captured,
     is_constant,
-    is_standard,
-    label,
     redirect,
     remove,
     require,
+    rewrite_each,
 )
 
-_LOGGER = logging.getLogger(__name__)
 # The attributes of Constant-13 that hold numbers, and how each becomes a tensor.
 _VALUES: dict[str, Callable[[Any], Any]] = {
     "value_float": np.float32,
@@ -32,38 +28,20 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LiftConstants:
+def lift_constants(graph: gs.Graph) -> bool:
     """Turn every Constant node, and every Identity of a constant, into a gs.Constant of the same graph.
 
     Works inside control-flow subgraphs too. A node stays where it makes a graph output, or holds strings or
     a sparse tensor. Preserving: the outputs are bit-equal.
     """
-
-    name: ClassVar[str] = "lift-constants"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        changed = False
-        for part in graphs(graph):
-            changed |= _lift_each(part)
-        return changed
+    lifted = [rewrite_each(part, ("Constant", "Identity"), _lift) for part in graphs(graph)]
+    return any(lifted)
 
 
-def _lift_each(graph: gs.Graph) -> bool:
-    lifted = []
-    for node in graph.nodes:
-        if node.op not in {"Constant", "Identity"} or not is_standard(node):
-            continue
-        try:
-            constant = _constant_made_by(graph, node)
-        except NoMatch as reason:
-            _LOGGER.debug("%s %s is left alone: %s", node.op, label(node), reason)
-            continue
-        redirect(node.outputs[0].outputs, node.outputs[0], constant)
-        lifted.append(node)
-    remove(graph, lifted)
-    return bool(lifted)
+def _lift(graph: gs.Graph, node: gs.Node) -> None:
+    constant = _constant_made_by(graph, node)
+    redirect(node.outputs[0].outputs, node.outputs[0], constant)
+    remove(graph, [node])
 
 
 def _constant_made_by(graph: gs.Graph, node: gs.Node) -> gs.Constant:

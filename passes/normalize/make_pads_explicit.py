@@ -6,8 +6,6 @@ Explicit pads are what other passes read, and what ONNX Runtime wants of a dilat
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -19,21 +17,16 @@ _OPS = frozenset({"AveragePool", "Conv", "LpPool", "MaxPool"})
 _AUTOMATIC = frozenset({"SAME_LOWER", "SAME_UPPER", "VALID"})
 
 
-@dataclass(frozen=True, slots=True)
-class MakePadsExplicit:
+def make_pads_explicit(graph: gs.Graph) -> bool:
     """Write `pads` for `auto_pad` where they are the same for every input; preserving.
 
     That is so for VALID, along an axis of stride 1, and where the variable's shape tells the size of the axis.
     The rest is left alone (Conv-22, MaxPool-22: the pads then depend on the input), and named at DEBUG; so is a
     stride so much wider than the window that ONNX Runtime crops instead of padding.
     """
-
-    name: ClassVar[str] = "make-pads-explicit"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        nodes = [n for g in graphs(graph) for n in g.nodes if n.op in _OPS and is_standard(n)]
-        results = [_make_explicit(n) for n in nodes if n.attrs.get("auto_pad") in _AUTOMATIC]
-        return any(results)
+    nodes = [n for g in graphs(graph) for n in g.nodes if n.op in _OPS and is_standard(n)]
+    results = [_make_explicit(n) for n in nodes if n.attrs.get("auto_pad") in _AUTOMATIC]
+    return any(results)
 
 
 def _make_explicit(node: gs.Node) -> bool:
@@ -64,7 +57,11 @@ def _pads(node: gs.Node) -> list[int] | None:
     sizes = [None] * len(kernel) if shape is None else shape[2:]
     axes = zip(sizes, kernel, strides, dilations, strict=True)
     totals = [_total_padding(size, (k - 1) * d + 1, s) for size, k, s, d in axes]
-    return None if None in totals else _split(totals, node.attrs["auto_pad"])
+    known = [total for total in totals if total is not None]
+    if len(known) < len(totals):
+        return None
+    less, more = [t // 2 for t in known], [t - t // 2 for t in known]
+    return less + more if node.attrs["auto_pad"] == "SAME_UPPER" else more + less  # where an odd one goes
 
 
 def _kernel_shape(node: gs.Node) -> list[int] | None:
@@ -89,13 +86,6 @@ def _total_padding(size: object, window: int, stride: int) -> int | None:
     outputs = -(-size // stride)
     total = (outputs - 1) * stride + window - size
     return max(total, 0) if total >= -1 else None
-
-
-def _split(totals: list[int | None], auto_pad: str) -> list[int]:
-    """Half of each at either end; SAME_UPPER puts an odd one at the end, SAME_LOWER at the start."""
-    known = [total for total in totals if total is not None]
-    less, more = [t // 2 for t in known], [t - t // 2 for t in known]
-    return less + more if auto_pad == "SAME_UPPER" else more + less
 
 
 def _is_dilated(node: gs.Node) -> bool:

@@ -7,7 +7,8 @@ rule means the same in both. The source is the operators' changelog, onnx/docs/C
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError
-from onnxmpq.passes.matching import is_constant, label, optional_input, read
+from onnxmpq.passes.matching import is_constant, is_used, label, optional_input, read
 from onnxmpq.passes.node_builder import NodeBuilder
 
 logger = logging.getLogger(__name__)
@@ -23,36 +24,25 @@ logger = logging.getLogger(__name__)
 Rule = Callable[[NodeBuilder, gs.Node], None]
 
 
-def _attributes_to_inputs(*names: str, dtype: type = np.int64) -> Rule:
+def _attributes_to_inputs(
+    names: Sequence[str], build: NodeBuilder, node: gs.Node, *, dtype: type = np.int64
+) -> None:
     """Attributes become the inputs after the last one, in this order; an absent one ends the list."""
-
-    def rule(build: NodeBuilder, node: gs.Node) -> None:
-        for name in names:
-            if name not in node.attrs:
-                return
-            values: NDArray[Any] = np.atleast_1d(np.asarray(node.attrs.pop(name), dtype))
-            node.inputs.append(_constant(build, node, name, values))
-
-    return rule
+    for name in names:
+        if name not in node.attrs:
+            return
+        values: NDArray[Any] = np.atleast_1d(np.asarray(node.attrs.pop(name), dtype))
+        node.inputs.append(_constant(build, node, name, values))
 
 
-def _drop(*names: str) -> Rule:
-    """Attributes that say nothing about inference are left out."""
-
-    def rule(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
-        for name in names:
-            node.attrs.pop(name, None)
-
-    return rule
+def _drop(name: str, build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
+    """An attribute that says nothing about inference is left out."""
+    node.attrs.pop(name, None)
 
 
-def _rename(op: str) -> Rule:
+def _rename(op: str, build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
     """The operator has another name, and is the same otherwise."""
-
-    def rule(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
-        node.op = op
-
-    return rule
+    node.op = op
 
 
 def _broadcast_by_axis(build: NodeBuilder, node: gs.Node) -> None:
@@ -127,7 +117,7 @@ def _limits_to_inputs(build: NodeBuilder, node: gs.Node) -> None:
 def _padding_to_inputs(build: NodeBuilder, node: gs.Node) -> None:
     """Pad-11: the pads, and the value where it is not zero, are inputs."""
     value = node.attrs.pop("value", 0.0)
-    _attributes_to_inputs("pads")(build, node)
+    _attributes_to_inputs(["pads"], build, node)
     if value != 0.0:
         node.inputs.append(_scalar(build, node, "value", value))
 
@@ -188,7 +178,7 @@ def _half_pixel_nearest(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG
 
 def _inference_outputs(build: NodeBuilder, node: gs.Node) -> None:
     """BatchNormalization-14: only the first output exists outside training."""
-    if any(_is_used(build.graph, output) for output in node.outputs[1:]):
+    if any(is_used(build.graph, output) for output in node.outputs[1:]):
         raise ModelError(
             f"BatchNormalization {label(node)} gives out statistics of training; export the model for inference"
         )
@@ -247,10 +237,6 @@ def _rank(node: gs.Node, index: int) -> int:
     return len(shape)
 
 
-def _is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    return bool(tensor.outputs) or any(tensor is output for output in graph.outputs)
-
-
 def _stem(node: gs.Node, role: str) -> str:
     return f"{node.outputs[0].name}_{role}"
 
@@ -275,10 +261,10 @@ _REDUCTIONS = (
 RULES: Mapping[int, Mapping[str, Rule]] = {
     7: {
         **dict.fromkeys(_ARITHMETIC, _broadcast_by_axis),
-        **dict.fromkeys(_RECURRENT, _drop("output_sequence")),
-        "BatchNormalization": _drop("is_test"),
-        "Dropout": _drop("is_test"),
-        "Gemm": _drop("broadcast"),
+        **dict.fromkeys(_RECURRENT, partial(_drop, "output_sequence")),
+        "BatchNormalization": partial(_drop, "is_test"),
+        "Dropout": partial(_drop, "is_test"),
+        "Gemm": partial(_drop, "broadcast"),
         "PRelu": _broadcast_slope,
         "Upsample": _combine_scales,
     },
@@ -286,32 +272,32 @@ RULES: Mapping[int, Mapping[str, Rule]] = {
         "BatchNormalization": _per_channel_normalization,
         "MeanVarianceNormalization": _axes_of_normalization,
         "Scan": _refuse_old_scan,
-        "Upsample": _attributes_to_inputs("scales", dtype=np.float32),
+        "Upsample": partial(_attributes_to_inputs, ["scales"], dtype=np.float32),
     },
     10: {
-        "DynamicSlice": _rename("Slice"),
-        "Slice": _attributes_to_inputs("starts", "ends", "axes"),
-        "TopK": _attributes_to_inputs("k"),
-        "Upsample": _rename("Resize"),
+        "DynamicSlice": partial(_rename, "Slice"),
+        "Slice": partial(_attributes_to_inputs, ["starts", "ends", "axes"]),
+        "TopK": partial(_attributes_to_inputs, ["k"]),
+        "Upsample": partial(_rename, "Resize"),
     },
     11: {
         "Clip": _limits_to_inputs,
         "Pad": _padding_to_inputs,
         "Resize": _asymmetric_resize,
-        "Scatter": _rename("ScatterElements"),
+        "Scatter": partial(_rename, "ScatterElements"),
     },
-    12: {"Dropout": _drop("ratio")},
+    12: {"Dropout": partial(_drop, "ratio")},
     13: {
         **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _normalize_last_axis),
-        "ReduceSum": _attributes_to_inputs("axes"),
+        "ReduceSum": partial(_attributes_to_inputs, ["axes"]),
         "Resize": _half_pixel_nearest,
-        "Split": _attributes_to_inputs("split"),
-        "Squeeze": _attributes_to_inputs("axes"),
-        "Unsqueeze": _attributes_to_inputs("axes"),
+        "Split": partial(_attributes_to_inputs, ["split"]),
+        "Squeeze": partial(_attributes_to_inputs, ["axes"]),
+        "Unsqueeze": partial(_attributes_to_inputs, ["axes"]),
     },
     14: {"BatchNormalization": _inference_outputs},
     16: {"RoiAlign": _output_half_pixel},
-    18: {**dict.fromkeys(_REDUCTIONS, _attributes_to_inputs("axes")), "Split": _count_outputs},
+    18: {**dict.fromkeys(_REDUCTIONS, partial(_attributes_to_inputs, ["axes"])), "Split": _count_outputs},
     20: {"DFT": _transform_axis, "GridSample": _interpolation_names},
     21: {"GroupNormalization": _scale_per_channel},
 }

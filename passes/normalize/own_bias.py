@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import OPERATORS
@@ -23,20 +20,14 @@ from onnxmpq.passes.matching import (
 from onnxmpq.passes.normalize.channel_affine import channel_bias
 
 
-@dataclass(frozen=True, slots=True)
-class OwnBias:
+def own_bias(graph: gs.Graph) -> bool:
     """Make each constant bias that rounding may move a vector [channels] that nothing else reads, a Gemm's beta in it.
 
     A Gemm's may be a scalar or [1, channels], and exporters let layers share equal ones, which are copied then: a float
     a channel. Layers whose weight is no constant of their own stay. Preserving: equal but for beta's rounding.
     """
-
-    name: ClassVar[str] = "own-bias"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        movable = [op.name for op in OPERATORS.values() if op.bias is not None and op.bias.moves]
-        return rewrite_each(graph, movable, _own)
+    movable = [op.name for op in OPERATORS.values() if op.bias is not None and op.bias.moves]
+    return rewrite_each(graph, movable, _own)
 
 
 def _own(graph: gs.Graph, node: gs.Node) -> None:

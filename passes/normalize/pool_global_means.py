@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, attribute, optional_input, position, read, require, rewrite_each
+from onnxmpq.passes.matching import (
+    FLOATS,
+    NoMatch,
+    attribute,
+    optional_input,
+    position,
+    read,
+    require,
+    rewrites,
+)
 from onnxmpq.passes.node_builder import builders
 
-_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
-
-@dataclass(frozen=True, slots=True)
-class PoolGlobalMeans:
+@rewrites(("ReduceMean",))
+def pool_global_means(graph: gs.Graph, node: gs.Node) -> None:
     """Replace a ReduceMean over axis 2 and all that follow by GlobalAveragePool.
 
     Where the mean dropped the axes, a Flatten does it behind the pool. The tensor's type and rank must be known
     and the axes constant (an attribute up to ReduceMean-13, an input from 18 on). Preserving: equal but for the
     order of the sums.
     """
-
-    name: ClassVar[str] = "pool-global-means"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        """Edit `graph` in place; True if it changed."""
-        return rewrite_each(graph, ("ReduceMean",), _pool)
-
-
-def _pool(graph: gs.Graph, node: gs.Node) -> None:
     source, mean = node.inputs[0], node.outputs[0]
-    if source.shape is None or source.dtype not in _FLOATS:
+    if source.shape is None or source.dtype not in FLOATS:
         raise NoMatch(f"{source.name} is not known to be a floating-point tensor of some rank")
     rank = len(source.shape)
     axes = sorted(axis % rank for axis in _axes(node))

@@ -6,7 +6,6 @@ onnx's own version converter is not used: it changes Upsample and Resize in sile
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -30,7 +29,6 @@ class RaiseOpset:
     partly rewritten, for an opset below 6 and for a node that the target cannot express.
     """
 
-    name: ClassVar[str] = "raise-opset"
     target: int
 
     def __post_init__(self) -> None:
@@ -50,7 +48,7 @@ class RaiseOpset:
         for opset in range(source + 1, self.target + 1):
             _raise_by_one(graph, opset)
         for inner in graphs(graph):
-            for node in inner.nodes:
+            for node in filter(is_standard, inner.nodes):
                 _require_schema(node, source, self.target)
             _set_opset(inner, self.target)
         graph.toposort()
@@ -59,17 +57,13 @@ class RaiseOpset:
 
 def _raise_by_one(graph: gs.Graph, opset: int) -> None:
     rules = RULES.get(opset, {})
-    if not rules:
-        return
-    for build in builders(graph):
+    for build in builders(graph) if rules else ():
         for node in [n for n in build.graph.nodes if n.op in rules and is_standard(n)]:
             rules[node.op](build, node)
 
 
 def _require_schema(node: gs.Node, source: int, target: int) -> None:
     """Raise ModelError unless the target opset has the operator, with the node's attributes and inputs."""
-    if not is_standard(node):
-        return
     problem = _disagreement(node, target)
     if problem:
         raise ModelError(

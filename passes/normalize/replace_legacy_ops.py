@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,24 +20,19 @@ _TO_THE_END = np.iinfo(np.int32).max
 _SLICE_TAKES_INPUTS = 10  # opset
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceLegacyOps:
+def replace_legacy_ops(graph: gs.Graph) -> bool:
     """Rewrite Affine, Crop, ImageScaler, ParametricSoftplus, Scale and ScaledTanh; preserving.
 
     To be run before RaiseOpset. Constants take the type of the data, single precision where it is not known.
     """
-
-    name: ClassVar[str] = "replace-legacy-ops"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        changed = False
-        for build in builders(graph):
-            for node in [n for n in build.graph.nodes if n.op in _REPLACEMENTS and is_standard(n)]:
-                _replace(build, node)
-                changed = True
-        if changed:
-            graph.toposort()
-        return changed
+    changed = False
+    for build in builders(graph):
+        for node in [n for n in build.graph.nodes if n.op in _REPLACEMENTS and is_standard(n)]:
+            _replace(build, node)
+            changed = True
+    if changed:
+        graph.toposort()
+    return changed
 
 
 def _replace(build: NodeBuilder, node: gs.Node) -> None:
@@ -58,49 +53,39 @@ class _Site:
     x: gs.Tensor
     y: gs.Variable
 
-    def attribute(self, name: str, default: float) -> float:
-        return float(self.node.attrs.get(name, default))
+    def number(self, role: str, default: object) -> gs.Constant:
+        """An attribute of the node as a constant of the data's type."""
+        return self.constant(role, self.node.attrs.get(role, default))
 
-    def number(self, role: str, value: object) -> gs.Constant:
+    def constant(self, role: str, value: object) -> gs.Constant:
         dtype = np.float32 if self.x.dtype is None else self.x.dtype
         return self.build.constant(f"{self.y.name}_{role}", np.array(value, dtype))
 
-    def times(self, x: gs.Tensor, value: float, role: str) -> gs.Tensor:
-        """`x` times a number."""
-        return self.build.node("Mul", [x, self.number(role, value)], f"{self.y.name}_{role}_product")
+    def product(self, role: str, default: float) -> gs.Tensor:
+        """X times an attribute."""
+        return self.build.node("Mul", [self.x, self.number(role, default)], f"{self.y.name}_{role}_product")
 
 
 def _affine(site: _Site) -> None:
     """Y = alpha X + beta."""
-    product = site.times(site.x, site.attribute("alpha", 1.0), "alpha")
-    site.build.into(site.y, "Add", [product, site.number("beta", site.attribute("beta", 0.0))])
+    site.build.into(site.y, "Add", [site.product("alpha", 1.0), site.number("beta", 0.0)])
 
 
 def _image_scaler(site: _Site) -> None:
     """Y = scale X + bias, with a bias for each channel of [N, C, H, W]."""
-    product = site.times(site.x, site.attribute("scale", 1.0), "scale")
     bias = np.reshape(site.node.attrs.get("bias", [0.0]), (1, -1, 1, 1))
-    site.build.into(site.y, "Add", [product, site.number("bias", bias)])
+    site.build.into(site.y, "Add", [site.product("scale", 1.0), site.constant("bias", bias)])
 
 
 def _scale(site: _Site) -> None:
     """Y = scale X."""
-    factor = site.number("scale", site.attribute("scale", 1.0))
-    site.build.into(site.y, "Mul", [site.x, factor])
+    site.build.into(site.y, "Mul", [site.x, site.number("scale", 1.0)])
 
 
-def _parametric_softplus(site: _Site) -> None:
-    """Y = alpha log(1 + exp(beta X))."""
-    inner = site.times(site.x, site.attribute("beta", 0.0), "beta")
-    softplus = site.build.node("Softplus", [inner], f"{site.y.name}_softplus")
-    site.build.into(site.y, "Mul", [softplus, site.number("alpha", site.attribute("alpha", 0.0))])
-
-
-def _scaled_tanh(site: _Site) -> None:
-    """Y = alpha tanh(beta X)."""
-    inner = site.times(site.x, site.attribute("beta", 0.0), "beta")
-    tanh = site.build.node("Tanh", [inner], f"{site.y.name}_tanh")
-    site.build.into(site.y, "Mul", [tanh, site.number("alpha", site.attribute("alpha", 0.0))])
+def _of_scaled(op: str, site: _Site) -> None:
+    """Y = alpha op(beta X)."""
+    value = site.build.node(op, [site.product("beta", 0.0)], f"{site.y.name}_{op.lower()}")
+    site.build.into(site.y, "Mul", [value, site.number("alpha", 0.0)])
 
 
 def _crop(site: _Site) -> None:
@@ -123,7 +108,7 @@ _REPLACEMENTS: dict[str, Callable[[_Site], None]] = {
     "Affine": _affine,
     "Crop": _crop,
     "ImageScaler": _image_scaler,
-    "ParametricSoftplus": _parametric_softplus,
+    "ParametricSoftplus": partial(_of_scaled, "Softplus"),
     "Scale": _scale,
-    "ScaledTanh": _scaled_tanh,
+    "ScaledTanh": partial(_of_scaled, "Tanh"),
 }

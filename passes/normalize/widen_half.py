@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxmpq.passes.matching import graphs, is_constant, is_standard, read, redirect
+from onnxmpq.passes.matching import graphs, is_constant, is_standard, position, read, redirect
 from onnxmpq.passes.node_builder import NodeBuilder, builders
 
 _HALF, _SINGLE = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
@@ -18,25 +14,22 @@ _HALF, _SINGLE = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype", "precision")
 
 
-@dataclass(frozen=True, slots=True)
-class WidenHalf:
+def widen_half(graph: gs.Graph) -> bool:
     """Turn float16 constants, variables and type attributes to float32; preserving, up to half's rounding.
 
     Graph inputs and outputs stay float16, behind a Cast each. Subgraphs are widened too.
     """
-
-    name: ClassVar[str] = "widen-half"
-
-    def __call__(self, graph: gs.Graph) -> bool:
-        build = builders(graph)[0]
-        boundary = {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs)}
-        edits = [_cast_at(build, tensor) for tensor in boundary.values() if _is_half(tensor)]
-        for inner in graphs(graph):
-            edits += [_widen_tensor(t) for t in inner.tensors().values() if id(t) not in boundary]
-            edits += [_widen_node(n) for n in inner.nodes if not _casts_output(n, boundary)]
-        if any(edits):
-            graph.toposort()
-        return any(edits)
+    build = builders(graph)[0]
+    boundary = {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs)}
+    edits = [_cast_at(build, tensor) for tensor in boundary.values() if _is_half(tensor)]
+    for inner in graphs(graph):
+        edits += [_widen_tensor(t) for t in inner.tensors().values() if id(t) not in boundary]
+        edits += [
+            _widen_node(n) for n in inner.nodes if not (n.op == "Cast" and id(n.outputs[0]) in boundary)
+        ]
+    if any(edits):
+        graph.toposort()
+    return any(edits)
 
 
 def _is_half(tensor: gs.Tensor) -> bool:
@@ -59,14 +52,10 @@ def _cast_output(build: NodeBuilder, tensor: gs.Variable) -> bool:
     if node.op == "Cast" and not tensor.outputs:
         return False
     single = gs.Variable(build.name(f"{tensor.name}_single"), np.float32, tensor.shape)
-    node.outputs[[output is tensor for output in node.outputs].index(True)] = single
+    node.outputs[position(node.outputs, tensor)] = single
     redirect(tensor.outputs, tensor, single)
     build.into(tensor, "Cast", [single], {"to": _HALF})
     return True
-
-
-def _casts_output(node: gs.Node, boundary: Mapping[int, gs.Tensor]) -> bool:
-    return node.op == "Cast" and id(node.outputs[0]) in boundary
 
 
 def _widen_tensor(tensor: gs.Tensor) -> bool:

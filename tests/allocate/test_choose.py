@@ -8,8 +8,7 @@ from onnxmpq.errors import InfeasibleError
 from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.option import Option
-from onnxmpq.values.plan import Plan
-from onnxmpq.values.storage import weight_bytes
+from onnxmpq.values.plan import Plan, weight_bytes
 
 LAYERS = tuple(example_layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(6))
 OPTIONS = {layer.name: tuple(Option(b) for b in (2, 4, 8)) for layer in LAYERS}

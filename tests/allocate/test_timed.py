@@ -12,10 +12,9 @@ from onnxmpq.budgets.row import Row
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import CostTable
-from onnxmpq.values.latency import Latency
+from onnxmpq.values.latency import Latency, TimeTable
 from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
-from onnxmpq.values.time_table import TimeTable
 
 LAYERS = tuple(example_layer(f"l{i}", "Conv", (f"l{i}",), f"w{i}", (8, 125), 0) for i in range(8))
 INTEGER, WIDE, FLOAT = Option(4, 8), Option(8, 8), Option(32)

@@ -9,11 +9,10 @@ from onnxmpq.budgets.budget import Budget
 from onnxmpq.budgets.kind import Kind, Known, Outcome
 from onnxmpq.budgets.table import EXAMPLES, KINDS
 from onnxmpq.testing.models import example_layer
-from onnxmpq.values.latency import Latency
+from onnxmpq.values.latency import Latency, TimeTable
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.score import Score
-from onnxmpq.values.time_table import TimeTable
 
 A = example_layer("a", "Conv", ("a",), "wa", (4, 5), 0, macs=100)  # 20 weights, 4 channels
 B = example_layer("b", "Gemm", ("b", "c"), "wb", (10, 8), 1, macs=80)  # 80 weights, 8 channels

@@ -13,7 +13,7 @@ from onnx.parser import parse_model
 
 import onnxmpq
 from onnxmpq.calibrate.stage import readers_of, without
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.errors import DataError
 from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.place.stage import place

@@ -15,10 +15,9 @@ from onnxmpq.api import compile_model
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.mirror import sees_the_same
 from onnxmpq.calibrate.stage import calibrate
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.data import Dataset, open_data
+from onnxmpq.context.setting import Loaded
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.load.stage import load
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.normalize.stage import prepare_model

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxmpq.check.stage import remarks
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.place.stage import place
 from onnxmpq.request import parse_budgets

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from onnxmpq.context.splits import divide
-from onnxmpq.data import Dataset, synthetic_data
+from onnxmpq.data import Dataset, InputSpec, synthetic_data
 from onnxmpq.data.evidence import Evidence
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.request import Request, parse_budgets
 from onnxmpq.values.effort import Effort
 
 Ask = Callable[..., Request]
 
-EFFORT = Effort("some", sensitivity=40, trials=0, requantize=40, judge=40)
+EFFORT = Effort("some", sensitivity=40, requantize=40, judge=40)
 
 
 def evidence(count: int, training: Dataset | None = None) -> Evidence:

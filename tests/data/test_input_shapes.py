@@ -4,9 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.data.input_shapes import apply_shapes, guess_shapes, is_batchable, one_sample, parse_shape
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.errors import ModelError, OptionError
-from onnxmpq.runtime.session import Runtime, Session, TensorInfo
+from onnxmpq.runtime.session import InputSpec, Runtime, Session
 from onnxmpq.testing import model_of
 
 FLOAT = np.dtype(np.float32)
@@ -33,8 +32,8 @@ def test_what_is_no_shape(text: str) -> None:
 
 
 def test_shapes_fill_in_free_dimensions_and_leave_the_batch_free() -> None:
-    image = TensorInfo("image", FLOAT, (None, 3, None, None))
-    scale = TensorInfo("scale", FLOAT, (1, 2))
+    image = InputSpec("image", FLOAT, (None, 3, None, None))
+    scale = InputSpec("scale", FLOAT, (1, 2))
     found = apply_shapes([image, scale], {"image": (1, 3, 20, 30)})
     assert [spec.shape for spec in found] == [(None, 3, 20, 30), (1, 2)]
 
@@ -42,12 +41,12 @@ def test_shapes_fill_in_free_dimensions_and_leave_the_batch_free() -> None:
 @pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 3, 8), (3, 8, 8)])
 def test_a_shape_that_contradicts_the_model(shape: tuple[int, ...]) -> None:
     with pytest.raises(OptionError, match=r"\?x3x\?x\?"):
-        apply_shapes([TensorInfo("image", FLOAT, (None, 3, None, None))], {"image": shape})
+        apply_shapes([InputSpec("image", FLOAT, (None, 3, None, None))], {"image": shape})
 
 
 def test_a_name_that_is_no_input() -> None:
     with pytest.raises(OptionError, match="nearest: image"):
-        apply_shapes([TensorInfo("image", FLOAT, (1, 3))], {"imag": (1, 3)})
+        apply_shapes([InputSpec("image", FLOAT, (1, 3))], {"imag": (1, 3)})
 
 
 @pytest.mark.parametrize(

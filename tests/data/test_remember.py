@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from onnxmpq.data.remember import remembered
-from onnxmpq.data.samples import InputSpec, Positions, Sample, Source
+from onnxmpq.data import InputSpec
+from onnxmpq.data.samples import Positions, Sample, Source, remembered
 
 COUNT = 6
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from onnxmpq.context.loaded import Loaded
+from onnxmpq.context.setting import Loaded
 from onnxmpq.load.stage import computing
 from onnxmpq.request import Request
 from onnxmpq.values.target import find_target

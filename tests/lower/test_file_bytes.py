@@ -12,8 +12,7 @@ import onnx
 import pytest
 
 from onnxmpq import compile_model
-from onnxmpq.context.activations import Activations
-from onnxmpq.context.prepared import Prepared
+from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.lower import draft, file_bytes
 from onnxmpq.lower.channel_groups import joined, split
 from onnxmpq.lower.file_bytes import FileBytes

@@ -4,8 +4,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxmpq.data import open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import InputSpec, open_data
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.metrics.network_evaluator import NetworkEvaluator
 from onnxmpq.runtime.session import Runtime

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmpq.data import Dataset, open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.metrics.reference_outputs import Expected
 
 X = np.arange(40, dtype=np.float32).reshape(10, 4)

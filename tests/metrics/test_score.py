@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmpq.data import Dataset, open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.metrics.output_kinds import Seen

@@ -12,7 +12,7 @@ import pytest
 import onnxmpq
 from onnxmpq.operators import OPERATORS, Operator, Shapes
 from onnxmpq.testing import model_of
-from onnxmpq.values.layout import Layout
+from onnxmpq.values.layer import Layout
 
 TEXT = """g (int64[N, 6] tokens) => (float[N, 6, 5] y) {
     vectors = Gather (table, tokens)  hidden = Relu (vectors)  y = MatMul (hidden, w)

@@ -11,9 +11,8 @@ from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.operators import OPERATORS, operator_of, weight_place
 from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
-from onnxmpq.rounding.blocks import columns
 from onnxmpq.rounding.moments import channel_major, has_moments
-from onnxmpq.rounding.rows import channel_scales, from_rows, row_scales, to_rows
+from onnxmpq.rounding.rows import channel_scales, columns, from_rows, row_scales, to_rows
 from onnxmpq.testing import model_of, run
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer

@@ -9,26 +9,27 @@ import pytest
 from shared import SHARED, needs_shared
 
 from onnxmpq.metrics.metric import signal_to_noise
-from onnxmpq.passes.normalize.drop_noops import DropNoops
-from onnxmpq.passes.normalize.fold_affine import FoldAffine
-from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
-from onnxmpq.passes.normalize.fold_pad import FoldPad
-from onnxmpq.passes.normalize.fold_weight_views import FoldWeightViews
-from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
-from onnxmpq.passes.normalize.lift_constants import LiftConstants
+from onnxmpq.onnx_io.graph import hoist_initializers
+from onnxmpq.passes.normalize.drop_noops import drop_noops
+from onnxmpq.passes.normalize.fold_affine import fold_affine
+from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
+from onnxmpq.passes.normalize.fold_pad import fold_pad
+from onnxmpq.passes.normalize.fold_weight_views import fold_weight_views
+from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_subgraph_weights
+from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.testing import random_feeds, run
 from onnxmpq.values.arrays import Array
 
 MODELS = sorted([*SHARED.glob("models/*.onnx"), *SHARED.glob("robustness/*.onnx")])
 
 PASSES = (
-    LiftConstants(),
-    HoistSubgraphWeights(),
-    FoldWeightViews(),
-    DropNoops(),
-    FoldBatchNorm(),
-    FoldAffine(),
-    FoldPad(),
+    lift_constants,
+    hoist_subgraph_weights,
+    fold_weight_views,
+    drop_noops,
+    fold_batch_norm,
+    fold_affine,
+    fold_pad,
 )
 NOT_RUNNABLE = {"op_prelu_2d"}  # ONNX Runtime has no kernel for it
 HALF = {"squeezenet_fp16_winml"}

@@ -8,8 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq.check.stage import check, check_budgets
-from onnxmpq.context.loaded import Loaded
-from onnxmpq.context.placed import Placed
+from onnxmpq.context.prepared import Placed
+from onnxmpq.context.setting import Loaded
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.normalize.stage import prepare_model

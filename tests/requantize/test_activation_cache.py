@@ -7,11 +7,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.data import Dataset, open_data
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.data.augmentations import Augmentations
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.requantize.activation_cache import ActivationCache, in_step
+from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 from onnxmpq.testing import model_of
@@ -174,6 +173,9 @@ def test_a_source_is_read_by_one_at_a_time(model: onnx.ModelProto) -> None:
     loader = Loader()
     data = open_data(lambda: loader, [InputSpec("x", np.dtype(np.float32), (None, 6))], samples=24)
     first, second = cache_of(model, data), cache_of(model, data)
-    assert sum(len(a["x"]) for a, b in in_step(first, second) if np.array_equal(a["x"], b["x"])) == 24
+    assert (
+        sum(len(a["x"]) for a, b in CachedPair(first, second).states() if np.array_equal(a["x"], b["x"]))
+        == 24
+    )
     first.advance({"w2"})
-    assert sum(len(b["x"]) for a, b in in_step(first, second) if len(a["r"]) == len(b["x"])) == 24
+    assert sum(len(b["x"]) for a, b in CachedPair(first, second).states() if len(a["r"]) == len(b["x"])) == 24

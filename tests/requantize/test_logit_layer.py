@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.requantize.logit_layer import logit_layer
+from onnxmpq.requantize.logit_scale import logit_layer
 from onnxmpq.testing import model_of
 from onnxmpq.values.layer import Layer
 

@@ -7,9 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.data import Dataset, open_data
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.data.augmentations import Augmentations
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.traced import Traced
@@ -23,8 +22,7 @@ from onnxmpq.requantize.sequential import (
     requantized,
     solved_rows,
 )
-from onnxmpq.rounding.candidates import Candidates
-from onnxmpq.rounding.fitted import fitted
+from onnxmpq.rounding.candidates import Candidates, fitted
 from onnxmpq.rounding.moments import input_moments
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.rounding.shrink import diagonals, shrinkage
@@ -98,7 +96,8 @@ def rounded(
     layers = layers_of(model, traced)
     candidates = Candidates(model)
     for layer, moments in input_moments(CPU, model, layers, data, 16, lambda _a, _b: None):
-        candidates.fit(fitted(candidates.task(layer, moments, [bits])))
+        for some, shift in fitted(candidates.task(layer, moments, [bits]))[1]:
+            candidates.replace(layer, some, shift)
     requantizer = SequentialRequantizer(CPU, model, model, layers, traced, data, 16, seed=0)
     plan = Plan({layer.name: Option(bits) for layer in layers})
     return layers, candidates, requantized(requantizer, layers, plan, candidates, lambda _a, _b: None)
@@ -197,7 +196,7 @@ def test_a_convolution_of_a_single_place_sees_all_samples_as_a_matrix_does() -> 
     )
     assert regression is not None
     halves = requantizer.fits(layer, regression)
-    assert sum(half.count for half in halves) == data.count
+    assert sum(half.windows for half in halves) == data.count
     assert len(halves) == 2
 
 
@@ -208,7 +207,7 @@ def test_a_layer_of_few_columns_sees_as_many_windows_as_the_first_rounding_does(
     halves = SequentialRequantizer(CPU, model, model, [layer], traced, data, 16, seed=0).fits(
         layer, regression
     )
-    assert sum(half.count for half in halves) == data.count * 16 * 16
+    assert sum(half.windows for half in halves) == data.count * 16 * 16
 
 
 def test_large_maps_are_seen_of_few_samples_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +224,7 @@ def test_large_maps_are_seen_of_few_samples_as_they_are(monkeypatch: pytest.Monk
         )
         halves = requantizer.fits(layer, regression)
         assert len(halves) == 2
-        assert sum(half.count for half in halves) == expected
+        assert sum(half.windows for half in halves) == expected
 
 
 @pytest.mark.parametrize(("count", "halves"), [(1, 1), (2, 2), (7, 2), (16, 2)])
@@ -250,7 +249,7 @@ def test_augmentations_of_one_sample_are_in_one_half_and_count_once() -> None:
     )
     # A map of 1 x 1 kernels has the same windows whichever way it is turned.
     for some, other in zip(both, plain, strict=True):
-        assert some.count == other.count
+        assert some.windows == other.windows
         assert np.allclose(some.gram, other.gram, rtol=1e-5)
 
 

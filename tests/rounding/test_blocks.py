@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.rounding.blocks import MOST_COLUMNS, block_channels, block_columns, block_count, columns
+from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, block_count, columns
 from onnxmpq.testing.models import example_layer
 from onnxmpq.values.layer import Layer
 

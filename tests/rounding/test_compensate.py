@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.rounding.blocks import block_columns, block_count, columns
 from onnxmpq.rounding.compensate import bias_shift, compensate
 from onnxmpq.rounding.moments import Moments
 from onnxmpq.rounding.quantizer import quantize
-from onnxmpq.rounding.rows import channel_scales, from_rows, row_scales, to_rows
+from onnxmpq.rounding.rows import (
+    block_columns,
+    block_count,
+    channel_scales,
+    columns,
+    from_rows,
+    row_scales,
+    to_rows,
+)
 from onnxmpq.testing.models import example_layer
 from onnxmpq.values.arrays import Doubles, Floats
 from onnxmpq.values.layer import Layer
@@ -47,7 +54,7 @@ def moments_of(layer: Layer, seed: int, mean: float = 0.0) -> tuple[Moments, Flo
 
 
 def gram_for(layer: Layer, moments: Moments) -> Doubles:
-    return moments.gram if layer.bias is None else moments.covariance()
+    return moments.gram if layer.bias is None else moments.centred().gram
 
 
 def output_error(weight: Floats, rounded: Floats, layer: Layer, x: Floats) -> float:
@@ -158,7 +165,7 @@ def test_blocks_round_as_the_whole_without_what_lies_between_them(
     layer = small_layer(kind, bias="b" if kind == "Conv" else None)
     weight = np.random.default_rng(1).standard_normal(layer.shape).astype(np.float32)
     moments, _ = moments_of(layer, 2)
-    monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", largest)
+    monkeypatch.setattr("onnxmpq.rounding.rows.MOST_COLUMNS", largest)
     blocks, size = block_count(layer), block_columns(layer)
     assert blocks > 1
     assert np.array_equal(from_rows(to_rows(weight, layer), layer), weight)
@@ -190,7 +197,7 @@ def test_the_bias_takes_up_the_mean_of_every_block(monkeypatch: pytest.MonkeyPat
     rounded = quantize(weight, 0, 3).dequantize()
     moments, _ = moments_of(layer, 6, mean=3.0)
     whole = bias_shift(weight, rounded, layer, moments)
-    monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", 10)
+    monkeypatch.setattr("onnxmpq.rounding.rows.MOST_COLUMNS", 10)
     parts = Moments(moments.gram, moments.mean.reshape(6, 9), moments.count)
     np.testing.assert_allclose(bias_shift(weight, rounded, layer, parts), whole, rtol=1e-4)
 

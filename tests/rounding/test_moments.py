@@ -10,15 +10,13 @@ import pytest
 from onnx import numpy_helper
 from shared import shared
 
-from onnxmpq.data import open_data, synthetic_data
+from onnxmpq.data import InputSpec, open_data, synthetic_data
 from onnxmpq.data.evidence import gather
-from onnxmpq.data.samples import InputSpec
 from onnxmpq.normalize.discover import discover
 from onnxmpq.normalize.prepare import prepare, runnable
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
-from onnxmpq.rounding.blocks import block_columns, block_count, columns
 from onnxmpq.rounding.moments import (
     Moments,
     centred,
@@ -28,6 +26,7 @@ from onnxmpq.rounding.moments import (
     is_known,
     step,
 )
+from onnxmpq.rounding.rows import block_columns, block_count, columns
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_pass
 from onnxmpq.testing.models import example_layer
@@ -190,7 +189,7 @@ def test_blocks_are_the_diagonal_of_the_whole(
     (layer,) = discover(gs.import_onnx(model), {})
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, *x.shape[1:]))], samples=None)
     ((_, whole),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
-    monkeypatch.setattr("onnxmpq.rounding.blocks.MOST_COLUMNS", largest)
+    monkeypatch.setattr("onnxmpq.rounding.rows.MOST_COLUMNS", largest)
     ((_, parts),) = input_moments(CPU, model, [layer], data, 4, lambda _done, _total: None)
     blocks, size = block_count(layer), block_columns(layer)
     assert blocks > 1
@@ -207,7 +206,7 @@ def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
     x = np.random.default_rng(3).standard_normal((2, 3, 50)) + 1
     moments = Moments(x @ x.transpose(0, 2, 1), x.mean(axis=2), 50)
     centred = x - x.mean(axis=2, keepdims=True)
-    np.testing.assert_allclose(moments.covariance(), centred @ centred.transpose(0, 2, 1), atol=1e-9)
+    np.testing.assert_allclose(moments.centred().gram, centred @ centred.transpose(0, 2, 1), atol=1e-9)
 
 
 def test_emitting_changes_nothing_else() -> None:

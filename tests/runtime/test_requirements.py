@@ -8,7 +8,7 @@ import pytest
 import onnxmpq
 from onnxmpq.runtime.requirements import described, requirements
 from onnxmpq.testing import model_of
-from onnxmpq.values.requirements import Requirements
+from onnxmpq.values.report import Requirements
 from onnxmpq.values.target import TARGETS, Target
 
 DIGITS = Path(__file__).parents[2] / "models" / "digits.onnx"

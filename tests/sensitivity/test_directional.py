@@ -12,8 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxmpq import testing
-from onnxmpq.data import Dataset, open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.errors import DataError
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.passes.expose.emit_loss import Loss
@@ -114,8 +113,10 @@ def test_slopes_are_changes_of_each_samples_loss(batch_size: int) -> None:
         return {"y": np.tile(factors, (batch.count, 1))}
 
     found: dict[str, list[Array]] = {}
-    for part in slopes(probe, lambda: Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)):
-        found.setdefault(part.layer, []).append(part.values)
+    for name, _, values in slopes(
+        probe, lambda: Objective(Loss.PROJECTION, {"y": OutputKind.VALUES}, targets)
+    ):
+        found.setdefault(name, []).append(values)
     feeds = next(probe.data.batches(7)).feeds
     before = RUNTIME.session(probe.model).run(feeds)["y"] @ factors
     assert len(found) == 6

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.errors import OptionError
-from onnxmpq.sensitivity.relax import nearest_widths, relaxed_widths, widths_within
+from onnxmpq.sensitivity.linear import nearest_widths, relaxed_widths, widths_within
 
 
 def resnet18() -> list[int]:

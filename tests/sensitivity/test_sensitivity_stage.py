@@ -8,7 +8,7 @@ from dataclasses import replace
 import onnx
 import pytest
 
-from onnxmpq.check.forced import narrowed
+from onnxmpq.check.stage import narrowed
 from onnxmpq.errors import OptionError
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.request import parse_budgets

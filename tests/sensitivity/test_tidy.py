@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.sensitivity.tidy import monotone, tidy
+from onnxmpq.sensitivity.methods.measured import monotone, tidy
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.option import Option
 

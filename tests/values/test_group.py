@@ -6,7 +6,7 @@ from onnxmpq.budgets.bops import bops
 from onnxmpq.testing.models import example_layer
 from onnxmpq.values.group import Group, channels_of, divided, layer_of, place_type
 from onnxmpq.values.option import Option
-from onnxmpq.values.storage import stored_bytes
+from onnxmpq.values.plan import stored_bytes
 
 LAYER = example_layer("a", "Conv", ("a",), "w", (6, 5, 3, 3), 0, macs=600)
 OTHER = example_layer("b", "Conv", ("b",), "v", (2, 6, 1, 1), 0)

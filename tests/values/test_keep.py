@@ -50,14 +50,14 @@ def test_a_pattern_that_decides_nothing_is_found() -> None:
 
 def test_what_would_allow_more_is_told_in_words() -> None:
     keeps = [Keep.parse("stem=8/fp32"), Keep.parse("head=fp16")]
-    looser = dict(looser_options(LAYERS, (2, 4), 8, keeps, (1, 2, 4, 8)))
+    looser = dict(looser_options(LAYERS, (2, 4), 8, keeps))
     assert list(looser) == [
         "without --keep 'stem=8/fp32'", "without --keep 'head=fp16'", "with 1 among --bits",
     ]  # fmt: skip
     assert looser["without --keep 'stem=8/fp32'"]["stem"] == (Option(2, 8), Option(4, 8))
     assert looser["without --keep 'stem=8/fp32'"]["head"] == (Option(16),)
     assert looser["with 1 among --bits"]["body/conv1"][0] == Option(1, 8)
-    assert list(looser_options(LAYERS, (1, 2), 8, (), (1, 2, 4, 8))) == []
+    assert list(looser_options(LAYERS, (1, 2), 8, ())) == []
 
 
 def test_float_activations_stay_float() -> None:

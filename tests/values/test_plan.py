@@ -7,15 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.errors import DataError
+from onnxmpq.testing.models import example_layer
 from onnxmpq.values.costs import CostTable, Trajectory
 from onnxmpq.values.option import Option, parse_option
-from onnxmpq.values.plan import Plan
+from onnxmpq.values.plan import Plan, average_bits, stored_bytes, weight_bytes
 
 ACTIVATIONS = st.sampled_from([None, 4, 8, 16])
 OPTIONS = st.builds(Option, st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 16, 32]), ACTIVATIONS) | st.builds(
     Option, st.integers(1, 3), ACTIVATIONS, st.sampled_from([4, 8])
 )
 COSTS = st.dictionaries(OPTIONS, st.floats(0, 1e30), min_size=1)
+A = example_layer("a", "Conv", ("a",), "wa", (4, 5), 0)  # 20 weights, 4 channels
+B = example_layer("b", "Gemm", ("b", "c"), "wb", (10, 8), 1)  # 80 weights, 8 channels
+PLAN = Plan({"a": Option(8, 8), "b": Option(3, None)})
 
 
 @given(OPTIONS)
@@ -81,3 +85,15 @@ def test_other_files_are_no_path(text: str) -> None:
 def test_other_words_are_no_option(text: str) -> None:
     with pytest.raises(DataError, match="is not a width"):
         parse_option(text)
+
+
+def test_codes_and_scales_are_counted() -> None:
+    assert stored_bytes(A, Option(8)) == 20 + 16
+    assert stored_bytes(A, Option(3)) == 8 + 16
+    assert stored_bytes(A, Option(16)) == 40
+    assert stored_bytes(A, Option(32)) == 80
+    assert weight_bytes((A, B), PLAN) == 36 + 30 + 32
+
+
+def test_the_average_is_over_weights() -> None:
+    assert average_bits((A, B), PLAN) == pytest.approx((20 * 8 + 80 * 3) / 100)

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from onnxmpq.values.report import (
     QualityReport,
     Report,
+    Requirements,
     RunReport,
     SensitivityReport,
     SizeReport,
     SpeedReport,
     to_json,
 )
-from onnxmpq.values.requirements import Requirements
 from onnxmpq.values.score import Score
 
 

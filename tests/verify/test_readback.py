@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from onnxmpq.errors import VerifyError
-from onnxmpq.passes.lower.halve_constants import HalveConstants
+from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.pack_weights import HalfWeight, PackedLayer, PackWeights
 from onnxmpq.rounding.half_scales import half_scales
 from onnxmpq.rounding.quantizer import quantize
@@ -201,7 +201,7 @@ def test_scales_in_half_precision_are_read_back(form: Form) -> None:
     halved = {name: replace(w, scale=half_scales(w.scale)) for name, w in weights.items()}
     model = packed(halved, form)
     graph = gs.import_onnx(model)
-    assert HalveConstants()(graph)
+    assert halve_constants(graph)
     found = read_weights(onnx.load_from_string(gs.export_onnx(graph).SerializeToString()))
     for name, weight in halved.items():
         np.testing.assert_array_equal(found[name].scale, weight.scale)

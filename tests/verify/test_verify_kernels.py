@@ -16,14 +16,14 @@ from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
-from onnxmpq.passes.lower.clip_pools import ClipPools
+from onnxmpq.passes.lower.clip_pools import clip_pools
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
-from onnxmpq.passes.lower.pad_codes import PadCodes
+from onnxmpq.passes.lower.pad_codes import pad_codes
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.passes.matching import redirect
-from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
-from onnxmpq.passes.normalize.pool_global_means import PoolGlobalMeans
+from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
+from onnxmpq.passes.normalize.pool_global_means import pool_global_means
 from onnxmpq.place.kernels import place_activations
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.runtime.session import Runtime
@@ -68,8 +68,8 @@ def compile_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Layer, 
     ranges = calibrate(RUNTIME, model, placement, samples_for(model))
     ZeroDeadChannels(ranges)(graph)
     InsertQdq(placement.shared(ranges), placement.float_sources)(graph)
-    ClipPools()(graph)
-    PadCodes()(graph)
+    clip_pools(graph)
+    pad_codes(graph)
     SplitGemmBias(placement.split_biases)(graph)
     for layer in layers:
         if layer.name in placement.integer_layers:
@@ -236,8 +236,8 @@ def test_a_dead_channel_keeps_its_bias(tmp_path: Path) -> None:
 def test_every_layer_of_the_real_models_is_integer(name: str, most_float: int, tmp_path: Path) -> None:
     model = load_model(SHARED / "models" / f"{name}.onnx")
     graph = import_graph(model)
-    FoldBatchNorm()(graph)
-    PoolGlobalMeans()(graph)
+    fold_batch_norm(graph)
+    pool_global_means(graph)
     written, layers = compile_int8(export_model(graph, model))
     optimized = optimize(written, tmp_path)
     assert integer_kernels(written, optimized, layers).keys() == {layer.name for layer in layers}

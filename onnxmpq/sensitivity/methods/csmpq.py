@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.pool_features import PoolFeatures, pooled_name
@@ -24,9 +23,10 @@ from onnxmpq.sensitivity.features import layer_features
 from onnxmpq.sensitivity.linear import PROGRAMS, Importances, Program, solved
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, require_known, require_number, titled
+from onnxmpq.values.arrays import Floats
 from onnxmpq.values.costs import Sensitivity
 
-Pooled = NDArray[np.float32]  # [samples, channels]
+Pooled = Floats  # [samples, channels]
 
 Direction = Literal["separable", "inverse"]
 

@@ -36,6 +36,7 @@ from onnxmpq.sensitivity.directional import (
     Shapes,
     Targets,
     batch_shapes,
+    by_option,
     changes_of,
     check_sizes,
     differentiable,
@@ -95,19 +96,11 @@ class FirstOrder:
         self.check_data(probe.metric, probe.data, probe.training)
         by_slope = self.form in _BY_SAMPLE
         costs = self._by_slopes(probe) if by_slope else self._by_weights(probe)
-        widths = widths_of(probe)
         falling = {name: np.maximum.accumulate(values[::-1])[::-1] for name, values in costs.items()}
-        table = {
-            name: {o: float(falling[name][bits.index(o.weight_bits)]) for o in probe.options[name]}
-            for name, bits in widths.items()
-        }
+        evaluations = passes(probe) if by_slope else 1
         return CostTable(
-            table,
-            _UNITS[self.form],
-            titled("first-order", self),
-            probe.data.count,
-            passes(probe) if by_slope else 1,
-        )
+            by_option(probe, falling), _UNITS[self.form], titled("first-order", self), probe.data.count, evaluations
+        )  # fmt: skip
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
         """Raise as `__call__` does for what has no cross-entropy."""
@@ -124,10 +117,8 @@ class FirstOrder:
         forms = list(_BY_SAMPLE)
         widths = widths_of(probe)
         totals = {name: np.zeros((len(forms), len(bits))) for name, bits in widths.items()}
-        for found in slopes(probe, partial(self.objective, probe)):
-            totals[found.layer][:, found.columns] += [
-                _BY_SAMPLE[form](found.values).sum(axis=0) for form in forms
-            ]
+        for layer, columns, found in slopes(probe, partial(self.objective, probe)):
+            totals[layer][:, columns] += [_BY_SAMPLE[form](found).sum(axis=0) for form in forms]
         sums = {form: {n: np.abs(total[i]) for n, total in totals.items()} for i, form in enumerate(forms)}
         probe.note(cancellation(sums["signed"], sums["mean-absolute"]))
         return {name: total / probe.data.count for name, total in sums[self.form].items()}
@@ -139,9 +130,8 @@ class FirstOrder:
         totals: dict[str, Doubles] = {layer.name: np.zeros(layer.shape) for layer in layers}
         for name, gradient in _weight_gradients(probe, self.objective(probe), layers, one_by_one=power == 2):
             totals[name] += gradient**power
-        return {
-            layer.name: self._form(probe, layer, totals[layer.name] / probe.data.count) for layer in layers
-        }
+        count = probe.data.count
+        return {layer.name: self._form(probe, layer, totals[layer.name] / count) for layer in layers}
 
     def _form(self, probe: Probe, layer: Layer, mean: Doubles) -> Doubles:
         """The cost of every width, from the mean of the gradients or of their squares."""

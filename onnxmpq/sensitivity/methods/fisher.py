@@ -37,7 +37,7 @@ from onnxmpq.data import Batch
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import Sums
 from onnxmpq.passes.expose.emit_loss import Loss
-from onnxmpq.sensitivity.directional import Objective, Targets, passes, slopes, widths_of
+from onnxmpq.sensitivity.directional import Objective, Targets, by_option, passes, slopes, widths_of
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.arrays import Shape
 from onnxmpq.values.channels import Channels
@@ -63,21 +63,16 @@ def fisher(probe: Probe) -> CostTable:
             f"method fisher differentiates the outputs, and the metric {probe.metric.name} is a function of yours; use "
             "--method measured"
         )
-    widths = widths_of(probe)
-    totals: dict[str, Sums] = {name: np.zeros(len(bits)) for name, bits in widths.items()}
+    totals: dict[str, Sums] = {name: np.zeros(len(bits)) for name, bits in widths_of(probe).items()}
     metric = probe.metric.plain
     objective = (
         partial(_of_distributions, probe)
         if metric.name == "kl"
         else partial(_of_values, probe, _lengths(probe))
     )
-    for found in slopes(probe, objective):
-        totals[found.layer][found.columns] += np.square(found.values).sum(axis=0)
-    costs = {
-        name: {option: float(totals[name][bits.index(option.weight_bits)]) for option in probe.options[name]}
-        for name, bits in widths.items()
-    }
-    return CostTable(costs, metric.name, "fisher", probe.data.count, passes(probe))
+    for layer, columns, found in slopes(probe, objective):
+        totals[layer][columns] += np.square(found).sum(axis=0)
+    return CostTable(by_option(probe, totals), metric.name, "fisher", probe.data.count, passes(probe))
 
 
 def _of_distributions(probe: Probe) -> Objective:

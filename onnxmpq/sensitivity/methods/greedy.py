@@ -12,15 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
-
-from numpy.typing import NDArray
+from typing import ClassVar, Literal, get_args
 
 from onnxmpq.data import Dataset
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.sensitivity.judge import Change, Judge, Outcome, require_labels
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, require_known, titled
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Trajectory
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
@@ -72,10 +71,9 @@ class Greedy:
         else:
             _passes(search, updated=self.updated)
         losses = tuple(None if outcome is None else outcome.loss for outcome in search.outcomes)
-        evaluations = search.judge.evaluations
         return Trajectory(
             tuple(search.plans), losses, search.probe.metric.name, titled("greedy", self), probe.data.count,
-            evaluations,
+            search.judge.evaluations,
         )  # fmt: skip
 
     def check_data(self, metric: Metric, data: Dataset, _training: Dataset | None) -> None:
@@ -87,6 +85,7 @@ class Greedy:
 greedy = Greedy()
 by_loss = Greedy(judged_by="loss")
 by_steps = Greedy(moves="steps")
+_NOTHING = Outcome(0.0, 0.0, None)  # what no move can be held against
 
 
 class _Search:
@@ -107,7 +106,7 @@ class _Search:
 
     def try_all(self, moves: Sequence[Move], total: int) -> list[Outcome]:
         """The outcome of each move, made alone, from where the search stands; `total` is for the progress."""
-        decided: dict[str, NDArray[Any]] = {}
+        decided: dict[str, Array] = {}
         for layer in self.layers:
             decided |= self.probe.candidate(layer, self.state[layer.name].weight_bits)
         changes = [Change(la, self.probe.candidate(la, option.weight_bits)) for la, option in moves]
@@ -115,13 +114,14 @@ class _Search:
         self.probe.progress(min(self.judge.evaluations, total), total)
         return outcomes
 
-    def rank(self, layer: Layer, outcome: Outcome) -> Rank:
-        """The least goes first; what is equal in all of it keeps the order of execution."""
-        if math.isnan(outcome.loss):
+    def rank(self, layer: Layer, outcome: Outcome, last: Outcome = _NOTHING, saved: int = 1) -> Rank:
+        """What is lost since `last` for each bit saved: the least goes first, and equal ones in order of execution."""
+        if math.isnan(outcome.loss - last.loss):
             return True, 0.0, 0.0, -layer.params
-        return False, self.bad(outcome), outcome.loss, -layer.params
+        worse = self._bad(outcome) - self._bad(last)
+        return False, worse / saved, (outcome.loss - last.loss) / saved, -layer.params
 
-    def bad(self, outcome: Outcome) -> float:
+    def _bad(self, outcome: Outcome) -> float:
         return outcome.loss if outcome.top1 is None or self.judged_by == "loss" else -outcome.top1
 
 
@@ -153,12 +153,8 @@ def _steps(search: _Search, *, per_bit: bool) -> None:
 
     def price(move: Move, outcome: Outcome) -> Rank:
         layer, option = move
-        if math.isnan(outcome.loss - last.loss):
-            return True, 0.0, 0.0, -layer.params
         bits = search.state[layer.name].weight_bits - option.weight_bits
-        saved = layer.params * bits if per_bit else 1
-        worse = search.bad(outcome) - search.bad(last)
-        return False, worse / saved, (outcome.loss - last.loss) / saved, -layer.params
+        return search.rank(layer, outcome, last, layer.params * bits if per_bit else 1)
 
     while moves := [(layer, option) for layer in search.layers for option in _next(search, layer)]:
         move, last = min(_tried(search, moves, total), key=lambda pair: price(*pair))

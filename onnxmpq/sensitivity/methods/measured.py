@@ -6,28 +6,31 @@ The weight is the one that would ship at that width, before it is requantized be
 runs only, no labels.
 
 A small error's loss grows with its square. Widths above four bits disturb the network so little that the loss is read off
-the weight's squared error, from that of the widest width that is measured.
+the weight's squared error, from that of the widest width that is measured. Noise must not make a narrower width look better
+than a wider one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+from statistics import fmean
 from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq.sensitivity.alone import losses_alone
 from onnxmpq.sensitivity.chain import State, Step
 from onnxmpq.sensitivity.directional import changes_of, widths_of
+from onnxmpq.sensitivity.judge import losses_alone
 from onnxmpq.sensitivity.probe import Probe
-from onnxmpq.sensitivity.tidy import tidy
 from onnxmpq.sensitivity.variant import require_count, titled
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.option import FLOAT_BITS
+from onnxmpq.values.option import FLOAT_BITS, Option
 
+Costs = Mapping[Option, float]
 Losses = dict[tuple[str, int], float]  # by layer and width
 
 
@@ -97,3 +100,32 @@ def _read_off(probe: Probe, layer: Layer, widths: Sequence[int], last: int, loss
     ]
     share = losses[layer.name, last] / known if known > 0 else 0.0
     return {(layer.name, bits): share * error for bits, error in zip(wider, errors, strict=True)}
+
+
+def tidy(table: CostTable) -> CostTable:
+    """Every layer's costs falling as its widths grow; one that no sample reached costs what others do on average."""
+    costs = {name: monotone(options) for name, options in table.costs.items()}
+    known = [options for options in costs.values() if any(options.values())]
+    filled = {
+        name: options if any(options.values()) else _typical(options, known)
+        for name, options in costs.items()
+    }
+    return replace(table, costs=filled)
+
+
+def monotone(costs: Costs) -> dict[Option, float]:
+    """The least raise of costs that lets none be below that of a wider option of the same activations."""
+    raised = {}
+    ordered = sorted(costs, key=lambda o: (o.activation_bits or 0, -o.weight_bits))
+    for _, group in groupby(ordered, key=lambda o: o.activation_bits):
+        highest = 0.0
+        for option in group:
+            highest = max(highest, costs[option])
+            raised[option] = highest
+    return {option: raised[option] for option in costs}
+
+
+def _typical(options: Costs, known: list[dict[Option, float]]) -> dict[Option, float]:
+    """The mean cost that other layers have at each option."""
+    found = {o: [costs[o] for costs in known if o in costs] for o in options}
+    return monotone({o: fmean(values) if values else 0.0 for o, values in found.items()})

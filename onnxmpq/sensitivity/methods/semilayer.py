@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -92,9 +92,9 @@ class Semilayers:
 semilayer = Semilayers()
 
 
-def _evaluations(layer: Layer, widths: int) -> int:
-    """Those of a layer at so many widths, at most; and one in float."""
-    return (layer.channels + _OF_HALVES) * widths + 1
+def _floats(layer: Layer) -> Widths:
+    """The widths of a layer's channels where all are in float."""
+    return np.full(layer.channels, FLOAT_BITS, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,53 +105,37 @@ class _Point:
     outcome: Outcome
 
 
-@dataclass(slots=True)
 class SemilayerSearch:
     """The running network, width by width: `split` a width first, then `accept` or `postpone` its `halves`."""
 
-    probe: Probe
-    layers: list[Layer] = field(init=False)
-    options: dict[str, dict[int, Option]] = field(init=False)
-    judge: Judge = field(init=False)
-    floats: dict[str, Outcome] = field(init=False)  # of the float network, as each layer's changes are run
-    path: list[_Point] = field(init=False)
-    halves: dict[int, list[Semilayer]] = field(init=False, default_factory=dict)
-    kept: list[float] = field(
-        init=False, default_factory=list
-    )  # top-1 at the start and after each acceptance
-    total: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        probe = self.probe
-        self.layers = probe.chosen
+    def __init__(self, probe: Probe) -> None:
+        self.probe, self.layers, self.judge = probe, probe.chosen, Judge(probe)
         self.options = {name: probe.by_width(name) for name in probe.options}
-        self.judge = Judge(probe)
-        widths = {la.name: np.full(la.channels, FLOAT_BITS, np.int64) for la in self.layers}
+        self.halves: dict[int, list[Semilayer]] = {}
+        widths: dict[str, Widths] = {la.name: _floats(la) for la in self.layers}
         unchanged = [self._change(la, widths[la.name]) for la in self.layers]
+        # Of the float network, as each layer's changes are run.
         self.floats = dict(zip(widths, self.judge({}, unchanged), strict=True))
         start = self.floats[self.layers[0].name]
         self.path = [_Point(widths, start)]
-        self.kept = [start.top1 or 0.0]
-        self.total = sum(_evaluations(la, len(self.options[la.name])) for la in self.layers)
+        self.kept = [start.top1 or 0.0]  # top-1 at the start and after each acceptance
+        # Of a layer at most, and one in float.
+        self.total = sum((la.channels + _OF_HALVES) * len(self.options[la.name]) + 1 for la in self.layers)
 
     def split(self, bits: int) -> None:
         """The semilayers of every layer that may have this width, in the order of their priorities."""
-        halves = []
-        for layer in self._with(bits):
-            gains = self._gains(layer, bits)
-            for channels in (np.flatnonzero(gains), np.flatnonzero(~gains)):
-                if len(channels):
-                    halves.append(Semilayer(layer, tuple(channels.tolist()), 0.0))
-        outcomes = self.judge({}, [self._half_alone(half, bits) for half in halves])
+        halves: list[tuple[Layer, tuple[int, ...]]] = []
+        for layer in self.layers:
+            if bits in self.options[layer.name]:
+                gains = self._gains(layer, bits)
+                both = (np.flatnonzero(gains), np.flatnonzero(~gains))
+                halves += [(layer, tuple(channels.tolist())) for channels in both if len(channels)]
+        outcomes = self.judge({}, [self._alone(layer, channels, bits) for layer, channels in halves])
         self._report()
-        saved = [
-            len(h.channels) * h.layer.params / h.layer.channels * (FLOAT_BITS - bits) / FLOAT_BITS
-            for h in halves
-        ]
-        ranked = [
-            replace(half, priority=outcome.loss / size)
-            for half, outcome, size in zip(halves, outcomes, saved, strict=True)
-        ]
+        ranked = []
+        for (layer, channels), outcome in zip(halves, outcomes, strict=True):
+            saved = len(channels) * layer.params / layer.channels * (FLOAT_BITS - bits) / FLOAT_BITS
+            ranked.append(Semilayer(layer, channels, outcome.loss / saved))
         self.halves[bits] = sorted(ranked, key=lambda half: (math.isnan(half.priority), half.priority))
 
     def accept(self, bits: int) -> None:
@@ -184,14 +168,8 @@ class SemilayerSearch:
         plans = tuple(self._plan(point, groups) for point in self.path)
         losses = tuple(point.outcome.loss if self._is_real(point) else None for point in self.path)
         return Trajectory(
-            plans,
-            losses,
-            self.probe.metric.name,
-            method,
-            self.probe.data.count,
-            self.judge.evaluations,
-            groups,
-        )
+            plans, losses, self.probe.metric.name, method, self.probe.data.count, self.judge.evaluations, groups
+        )  # fmt: skip
 
     def _groups(self, layer: Layer) -> tuple[tuple[int, ...], ...]:
         """The layer's channels by their widths along the path."""
@@ -218,9 +196,6 @@ class SemilayerSearch:
         floats = {name for name, widths in point.widths.items() if (widths == FLOAT_BITS).any()}
         return floats <= self.probe.untouched.keys()
 
-    def _with(self, bits: int) -> list[Layer]:
-        return [layer for layer in self.layers if bits in self.options[layer.name]]
-
     def _gains(self, layer: Layer, bits: int) -> NDArray[np.bool_]:
         """Which channels lower the loss, rounded alone: all or none in control flow, where no file divides a layer.
 
@@ -229,22 +204,23 @@ class SemilayerSearch:
         # Cut behind another layer, the same float network differs in the last digits.
         entropy = self.floats[layer.name].cross_entropy or 0.0
         if layer.weights_only:
-            whole = Semilayer(layer, tuple(range(layer.channels)), 0.0)
-            losses = [outcome.cross_entropy for outcome in self.judge({}, [self._half_alone(whole, bits)])]
+            whole = self._alone(layer, range(layer.channels), bits)
+            losses = [outcome.cross_entropy for outcome in self.judge({}, [whole])]
             return np.repeat(np.array(losses) - entropy <= 0, layer.channels)
-        return np.array([o.cross_entropy for o in self._alone(layer, bits)]) - entropy <= 0
+        return np.array([o.cross_entropy for o in self._one_by_one(layer, bits)]) - entropy <= 0
 
-    def _alone(self, layer: Layer, bits: int) -> Iterable[Outcome]:
+    def _one_by_one(self, layer: Layer, bits: int) -> Iterable[Outcome]:
         """What each channel alone does to the float network."""
         for first in range(0, layer.channels, _CHANNELS_AT_ONCE):
             some = range(first, min(first + _CHANNELS_AT_ONCE, layer.channels))
-            yield from self.judge({}, [self._half_alone(Semilayer(layer, (c,), 0.0), bits) for c in some])
+            yield from self.judge({}, [self._alone(layer, (channel,), bits) for channel in some])
             self._report()
 
-    def _half_alone(self, half: Semilayer, bits: int) -> Change:
-        widths = np.full(half.layer.channels, FLOAT_BITS, np.int64)
-        widths[list(half.channels)] = bits
-        return self._change(half.layer, widths)
+    def _alone(self, layer: Layer, channels: Sequence[int], bits: int) -> Change:
+        """These channels at a width, all others in float."""
+        widths = _floats(layer)
+        widths[list(channels)] = bits
+        return self._change(layer, widths)
 
     def _lowered(self, layer: Layer, channels: Sequence[int], bits: int) -> _Point:
         """The running network with some channels at a new width, and its outcome."""

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.passes.lower.clip_pools import ClipPools
+from onnxmpq.passes.lower.clip_pools import clip_pools
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_pass, model_of
 
@@ -30,12 +30,12 @@ def ops(model: onnx.ModelProto) -> list[str]:
 @pytest.mark.parametrize("zero", [np.uint8(0), np.uint8(128), np.uint8(255), np.int8(0), np.int8(-128)])
 @pytest.mark.parametrize("scale", [0.0173, 1 / 3, 1e-3])
 def test_the_codes_stay_bit_for_bit(zero: np.generic, scale: float) -> None:
-    changed = check_pass(ClipPools(), pooled(POOLED, zero, scale), decibels=float("inf"))
+    changed = check_pass(clip_pools, pooled(POOLED, zero, scale), decibels=float("inf"))
     assert ops(changed) == ["MaxPool", "Clip", "QuantizeLinear", "DequantizeLinear"]
 
 
 def test_the_runtime_keeps_the_pool_in_float_and_drops_the_clip(tmp_path: Path) -> None:
-    for name, model in (("before", pooled(POOLED)), ("after", check_pass(ClipPools(), pooled(POOLED)))):
+    for name, model in (("before", pooled(POOLED)), ("after", check_pass(clip_pools, pooled(POOLED)))):
         Runtime("cpu", 1).session(model, save_optimized=tmp_path / name)
     before, after = (onnx.load(tmp_path / name) for name in ("before", "after"))
     assert ops(before) == ["QuantizeLinear", "MaxPool", "DequantizeLinear"]  # what the pass is there against
@@ -52,8 +52,8 @@ def test_a_pool_between_codes_is_left_alone() -> None:
         q = QuantizeLinear (p, scale, zero)
         y = DequantizeLinear (q, scale, zero)
     }}"""
-    assert "Clip" not in ops(check_pass(ClipPools(), pooled(text)))
+    assert "Clip" not in ops(check_pass(clip_pools, pooled(text)))
 
 
 def test_other_pools_are_left_alone() -> None:
-    assert "Clip" not in ops(check_pass(ClipPools(), pooled(POOLED.replace("MaxPool", "AveragePool"))))
+    assert "Clip" not in ops(check_pass(clip_pools, pooled(POOLED.replace("MaxPool", "AveragePool"))))

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxmpq.passes.lower.halve_constants import HalveConstants
+from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.testing import check_pass, model_of
 
 RNG = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def types(found: onnx.ModelProto) -> list[int]:
 @pytest.mark.parametrize("text", [INTEGER, FLOAT])
 def test_scales_and_biases_are_halves_bit_for_bit(text: str) -> None:
     before = model(text)
-    after = check_pass(HalveConstants(), before, decibels=math.inf)
+    after = check_pass(halve_constants, before, decibels=math.inf)
     singles = [i for i in after.graph.initializer if i.data_type == onnx.TensorProto.FLOAT]
     assert [tuple(i.dims) for i in singles] == [()]  # the unit of scales
     assert sum(i.data_type == onnx.TensorProto.FLOAT16 for i in after.graph.initializer) == 2
@@ -63,7 +63,7 @@ def test_two_groups_share_their_constants() -> None:
     scale = halves((CHANNELS, 1, 1, 1), 2.0**-12)
     codes = RNG.integers(-4, 4, (CHANNELS, CHANNELS, 3, 3)).astype(np.int8)
     after = check_pass(
-        HalveConstants(), model_of(text, codes=codes, scale=scale, wide=wide), decibels=math.inf
+        halve_constants, model_of(text, codes=codes, scale=scale, wide=wide), decibels=math.inf
     )
     assert sum(i.data_type == onnx.TensorProto.FLOAT16 for i in after.graph.initializer) == 2
     assert sum(i.data_type == onnx.TensorProto.FLOAT for i in after.graph.initializer) == 1
@@ -78,7 +78,7 @@ def test_two_groups_share_their_constants() -> None:
 )
 def test_what_would_be_another_number_is_left_alone(changes: dict[str, NDArray[Any]]) -> None:
     before = model(INTEGER, **changes)
-    assert types(check_pass(HalveConstants(), before)) == types(before)
+    assert types(check_pass(halve_constants, before)) == types(before)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_would_be_another_number_is_left_alone(changes: dict[str, NDArray[A
 )
 def test_constants_of_other_use_stay(text: str) -> None:
     before = model(text)
-    kept = {i.name for i in check_pass(HalveConstants(), before).graph.initializer}
+    kept = {i.name for i in check_pass(halve_constants, before).graph.initializer}
     assert "bias" in kept
 
 
@@ -99,11 +99,11 @@ def test_an_older_opset_is_left_alone() -> None:
     text = "g (float[1, 2, 5, 5] x) => (float[1, 160, 3, 3] y) { y = Conv (x, w, bias) }"
     before = model_of(text, w=weight, bias=halves((CHANNELS,)))
     before.opset_import[0].version, before.ir_version = 12, 7
-    assert len(check_pass(HalveConstants(), before).graph.node) == 1
+    assert len(check_pass(halve_constants, before).graph.node) == 1
 
 
 def test_a_constant_of_two_layers_stays_one() -> None:
     text = INTEGER.replace(
         "y = Conv (x, w, bias)", "a = Conv (x, w, bias) b = Conv (x, w, bias) y = Add (a, b)"
     )
-    check_pass(HalveConstants(), model(text), decibels=math.inf)
+    check_pass(halve_constants, model(text), decibels=math.inf)

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.passes.lower.pad_codes import PadCodes
+from onnxmpq.passes.lower.pad_codes import pad_codes
 from onnxmpq.testing import check_pass, model_of
 
 TEXT = """g (float[1, 4, 6, 6] x) => (float[1, 8, 6, 6] y) {
@@ -28,7 +28,7 @@ def ops(found: onnx.ModelProto) -> list[str]:
 @pytest.mark.parametrize("value", [{}, {"value": np.float32(0)}])
 def test_the_codes_are_padded_bit_for_bit(zero: np.generic, value: dict[str, np.generic]) -> None:
     text = TEXT % (", value" if value else "", "", "")
-    changed = check_pass(PadCodes(), model(text, zero, **value), decibels=float("inf"))
+    changed = check_pass(pad_codes, model(text, zero, **value), decibels=float("inf"))
     assert ops(changed) == ["QuantizeLinear", "Pad", "DequantizeLinear"]
 
 
@@ -43,7 +43,7 @@ def test_the_codes_are_padded_bit_for_bit(zero: np.generic, value: dict[str, np.
 )
 def test_others_are_left_alone(text: str, constants: dict[str, np.generic]) -> None:
     before = model(text, **constants)
-    assert ops(check_pass(PadCodes(), before)) == ops(before)
+    assert ops(check_pass(pad_codes, before)) == ops(before)
 
 
 def test_another_reader_keeps_its_values() -> None:
@@ -52,5 +52,5 @@ def test_another_reader_keeps_its_values() -> None:
         .replace("=> (", "=> (float[1, 8, 6, 6] z, ")
         .replace("q = Quant", "z = Neg (p) q = Quant")
     )
-    changed = check_pass(PadCodes(), model(text), decibels=float("inf"))
+    changed = check_pass(pad_codes, model(text), decibels=float("inf"))
     assert sorted(ops(changed)) == ["DequantizeLinear"] * 2 + ["Neg", "Pad", "Pad", "QuantizeLinear"]

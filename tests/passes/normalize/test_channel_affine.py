@@ -2,9 +2,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxmpq.passes.matching import NoMatch
-from onnxmpq.passes.normalize.channel_affine import Affine, absorb, layer_before
-from onnxmpq.passes.ranks import known_rank
+from onnxmpq.passes.matching import NoMatch, known_rank
+from onnxmpq.passes.normalize.channel_affine import absorb, layer_before
 from onnxmpq.testing import model_of
 
 ONES = np.ones((4, 6), np.float32)
@@ -35,7 +34,7 @@ def test_a_refused_match_edits_nothing() -> None:
     )
     layer = layer_before(graph, graph.nodes[1].inputs[0])
     with pytest.raises(NoMatch, match="no bias to hold a shift"):
-        absorb(graph, layer, Affine(np.full(6, 2.0), np.ones(6)))
+        absorb(graph, layer, np.full(6, 2.0), np.ones(6))
     assert graph.nodes[0].inputs[1] is layer.weight
 
 

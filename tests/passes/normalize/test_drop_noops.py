@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.passes.normalize.drop_noops import DropNoops
+from onnxmpq.passes.normalize.drop_noops import drop_noops
 from onnxmpq.testing import check_pass, model_of
 from onnxmpq.values.arrays import Array
 
@@ -24,7 +24,7 @@ def ops(model: onnx.ModelProto) -> list[str]:
 
 def drop(text: str, **constants: Array) -> onnx.ModelProto:
     used = {name: value for name, value in {**CONSTANTS, **constants}.items() if name in text}
-    return check_pass(DropNoops(), model_of(text, **used), decibels=np.inf)
+    return check_pass(drop_noops, model_of(text, **used), decibels=np.inf)
 
 
 @pytest.mark.parametrize("node", NOOPS)
@@ -84,14 +84,14 @@ def test_one_of_two_copies_is_an_output() -> None:
 def test_reshape_to_the_shape_it_has(target: list[int], shape: str, dropped: bool) -> None:
     text = f"g (float[{shape}] x) => (float[{', '.join('?' * len(target))}] y) {{ a = Reshape (x, s)  y = Neg (a) }}"
     feeds = {"x": np.ones((2, 3, 4), np.float32)}
-    result = check_pass(DropNoops(), model_of(text, s=np.array(target)), feeds, decibels=np.inf)
+    result = check_pass(drop_noops, model_of(text, s=np.array(target)), feeds, decibels=np.inf)
     assert ops(result) == (["Neg"] if dropped else ["Reshape", "Neg"])
 
 
 def test_a_zero_that_means_zero_is_no_copy() -> None:
     text = "g (float[N, 3] x) => (float[?, ?] y) { a = Reshape <allowzero = 1> (x, s)  y = Neg (a) }"
     feeds = {"x": np.ones((0, 3), np.float32)}
-    assert len(ops(check_pass(DropNoops(), model_of(text, s=np.array([0, 3])), feeds))) == 2
+    assert len(ops(check_pass(drop_noops, model_of(text, s=np.array([0, 3])), feeds))) == 2
 
 
 @pytest.mark.parametrize(("to", "dropped"), [(1, True), (10, False)])
@@ -114,7 +114,7 @@ def test_cast_to_the_dtype_it_has(to: int, dropped: bool) -> None:
 def test_what_computes_something_stays(text: str) -> None:
     used = {"half": np.array(0.0, np.float32)} if "half" in text else {}
     model = model_of(text, **used)
-    assert ops(check_pass(DropNoops(), model)) == ops(model)
+    assert ops(check_pass(drop_noops, model)) == ops(model)
 
 
 def test_a_tensor_that_a_subgraph_reads_keeps_its_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.passes.normalize.fold_batch_norm import FoldBatchNorm
+from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
 from onnxmpq.testing import check_pass, model_of
 from onnxmpq.values.arrays import Array
 
@@ -44,7 +44,7 @@ def test_convolutions_of_any_rank_and_group(dims: int, group: int, biased: bool,
     space = ", ".join(["5"] * dims)
     text = f"""g (float[2, 4, {space}] x) => (float[2, 8, {", ".join("?" * dims)}] y) {{
         c = {op} <group = {group}> (x, w{", b" if biased else ""})  {NORM} }}"""
-    folded = check_pass(FoldBatchNorm(), model_of(text, **weights, **statistics(8)))
+    folded = check_pass(fold_batch_norm, model_of(text, **weights, **statistics(8)))
     assert ops(folded) == [op]
     assert set(initializers(folded)) == ({"w", "b"} if biased else {"w", "w_bias"})
 
@@ -65,26 +65,26 @@ def test_gemm_with_its_factors(
     text = f"""g (float[3, 4] x) => (float[3, 6] y) {{
         c = Gemm <alpha = {alpha}, beta = {beta}, transB = {int(transposed)}> (x, w{"" if bias_shape is None else ", b"})
         {NORM} }}"""
-    assert ops(check_pass(FoldBatchNorm(), model_of(text, **weights, **statistics(6)))) == ["Gemm"]
+    assert ops(check_pass(fold_batch_norm, model_of(text, **weights, **statistics(6)))) == ["Gemm"]
 
 
 def test_a_matmul_keeps_the_shift_as_an_add() -> None:
     text = f"g (float[3, 4] x) => (float[3, 6] y) {{ c = MatMul (x, w)  {NORM} }}"
-    folded = check_pass(FoldBatchNorm(), model_of(text, w=floats(4, 6), **statistics(6)))
+    folded = check_pass(fold_batch_norm, model_of(text, w=floats(4, 6), **statistics(6)))
     assert ops(folded) == ["MatMul", "Add"]
 
 
 @pytest.mark.parametrize("add", ["Add (m, b)", "Add (b, m)"])
 def test_a_matmul_with_its_add(add: str) -> None:
     text = f"g (float[N, 4] x) => (float[N, 6] y) {{ r = Relu (x)  m = MatMul (r, w)  c = {add}  {NORM} }}"
-    folded = check_pass(FoldBatchNorm(), model_of(text, w=floats(4, 6), b=floats(6), **statistics(6)))
+    folded = check_pass(fold_batch_norm, model_of(text, w=floats(4, 6), b=floats(6), **statistics(6)))
     assert ops(folded) == ["Relu", "MatMul", "Add"]
 
 
 def test_half_precision_stays_half() -> None:
     text = f"g (float16[1, 4, 5, 5] x) => (float16[1, 8, 5, 5] y) {{ c = Conv (x, w)  {NORM} }}"
     model = model_of(text, w=floats(8, 4, 1, 1, dtype=np.float16), **statistics(8, np.float16))
-    folded = check_pass(FoldBatchNorm(), model, decibels=50)
+    folded = check_pass(fold_batch_norm, model, decibels=50)
     assert {values.dtype for values in initializers(folded).values()} == {np.dtype(np.float16)}
 
 
@@ -92,7 +92,7 @@ def test_the_arithmetic_is_double() -> None:
     """The formula of the docstring, to the last bit of float32."""
     w, stats = floats(8, 4, 1, 1), statistics(8)
     text = f"g (float[1, 4, 5, 5] x) => (float[1, 8, 5, 5] y) {{ c = Conv (x, w)  {NORM} }}"
-    folded = initializers(check_pass(FoldBatchNorm(), model_of(text, w=w, **stats)))
+    folded = initializers(check_pass(fold_batch_norm, model_of(text, w=w, **stats)))
     gamma, beta, mean, var = (stats[k].astype(np.float64) for k in ("gamma", "beta", "mean", "var"))
     scale = gamma / np.sqrt(var + np.float32(1e-5))
     np.testing.assert_array_equal(folded["w"], (w * scale.reshape(-1, 1, 1, 1)).astype(np.float32))
@@ -103,7 +103,7 @@ def test_an_output_name_is_kept_and_a_shared_bias_too() -> None:
     text = f"""g (float[1, 4, 5, 5] x) => (float[1, 8, 5, 5] z, float[1, 8, 5, 5] y) {{
         c = Conv (x, w, b)  z = Conv (x, v, b)  {NORM} }}"""
     folded = check_pass(
-        FoldBatchNorm(),
+        fold_batch_norm,
         model_of(text, w=floats(8, 4, 1, 1), v=floats(8, 4, 1, 1), b=floats(8), **statistics(8)),
     )
     assert set(initializers(folded)) == {"w", "v", "b", "b_1"}
@@ -146,7 +146,7 @@ def test_what_is_refused_and_why(
     constants = {"w": floats(8, 4, 1, 1), **statistics(8), "gamma8": floats(8, 1, 1)}
     used = {name: value for name, value in constants.items() if name in nodes}
     model = model_of(CONV.format(outputs=outputs, nodes=nodes), **used)
-    assert "BatchNormalization" in ops(check_pass(FoldBatchNorm(), model))
+    assert "BatchNormalization" in ops(check_pass(fold_batch_norm, model))
     assert reason in caplog.text
 
 
@@ -157,7 +157,7 @@ def test_behind_a_matmul_of_more_than_two_dimensions_it_stays(
     caplog.set_level(logging.DEBUG)
     text = f"g (float[3, 6, 4] x) => (float[{shape}] y) {{ c = MatMul (x, w)  {NORM} }}"
     model = model_of(text, w=floats(4, 6), **statistics(6))
-    assert ops(check_pass(FoldBatchNorm(), model)) == ["MatMul", "BatchNormalization"]
+    assert ops(check_pass(fold_batch_norm, model)) == ["MatMul", "BatchNormalization"]
     assert "axis 1" in caplog.text
 
 
@@ -170,5 +170,5 @@ def test_a_half_that_would_overflow_is_refused(caplog: pytest.LogCaptureFixture)
     text = f"g (float16[1, 4, 5, 5] x) => (float16[1, 8, 5, 5] y) {{ c = Conv (x, w)  {NORM} }}"
     model = model_of(text, w=floats(8, 4, 1, 1, dtype=np.float16), **stats)
     zeros = {"x": np.zeros((1, 4, 5, 5), np.float16)}
-    assert ops(check_pass(FoldBatchNorm(), model, zeros)) == ["Conv", "BatchNormalization"]
+    assert ops(check_pass(fold_batch_norm, model, zeros)) == ["Conv", "BatchNormalization"]
     assert "would overflow float16" in caplog.text

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxmpq.passes.normalize.fold_gemm_alpha import FoldGemmAlpha
+from onnxmpq.passes.normalize.fold_gemm_alpha import fold_gemm_alpha
 from onnxmpq.testing import check_pass, model_of
 from onnxmpq.values.arrays import Array
 
@@ -20,7 +20,7 @@ CONSTANTS: dict[str, Array] = {
 
 def folded(body: str) -> onnx.ModelProto:
     model = model_of(f"g (float[3, 4] x) => (float[3, 5] y) {{ {body} }}", **CONSTANTS)
-    return check_pass(FoldGemmAlpha(), model)
+    return check_pass(fold_gemm_alpha, model)
 
 
 def factors(model: onnx.ModelProto) -> list[dict[str, float]]:
@@ -31,7 +31,7 @@ def factors(model: onnx.ModelProto) -> list[dict[str, float]]:
 
 def test_the_weight_takes_it() -> None:
     found = folded("y = Gemm <alpha = 0.5, beta = 3.0> (x, w, b)")
-    assert factors(found) == [{"beta": 3.0}]  # OwnBias takes that
+    assert factors(found) == [{"beta": 3.0}]  # own_bias takes that
     values = {i.name: numpy_helper.to_array(i) for i in found.graph.initializer}
     assert np.array_equal(values["w"], CONSTANTS["w"] * 0.5)
 
@@ -53,5 +53,5 @@ def test_a_product_that_halves_cannot_hold_stays(value: float, alpha: float) -> 
     weight = np.full((4, 5), value, np.float16)
     text = f"g (float16[3, 4] x) => (float16[3, 5] y) {{ y = Gemm <alpha = {alpha}> (x, w) }}"
     feeds: dict[str, Array] = {"x": np.full((3, 4), 1e-3, np.float16)}
-    (left,) = factors(check_pass(FoldGemmAlpha(), model_of(text, w=weight), feeds))
+    (left,) = factors(check_pass(fold_gemm_alpha, model_of(text, w=weight), feeds))
     assert left["alpha"] == pytest.approx(alpha)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.passes.normalize.fold_pad import FoldPad
+from onnxmpq.passes.normalize.fold_pad import fold_pad
 from onnxmpq.testing import check_pass, model_of
 
 WEIGHT = np.random.default_rng(0).standard_normal((8, 4, 3, 3)).astype(np.float32)
@@ -29,7 +29,7 @@ def pads_of(model: onnx.ModelProto) -> list[int]:
 def test_pads_add_up(pads: list[int], own: list[int]) -> None:
     given_pads = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])
     text = TEXT.format(pad="Pad (x, k, z)", layer=f"Conv <pads = {own}> (p, w)")
-    folded = check_pass(FoldPad(), model_of(text, w=WEIGHT, k=given_pads, z=ZERO))
+    folded = check_pass(fold_pad, model_of(text, w=WEIGHT, k=given_pads, z=ZERO))
     assert ops(folded) == ["Conv"]
     assert pads_of(folded) == [a + b for a, b in zip(pads, own, strict=True)]
 
@@ -40,20 +40,20 @@ def test_the_axes_of_pad_18(axes: list[int]) -> None:
         pad="Pad (x, k, , a)", layer="Conv (p, w)"
     )
     model = model_of(text, w=WEIGHT, k=np.array([1, 2, 3, 4]), a=np.array(axes))
-    folded = check_pass(FoldPad(), model)
+    folded = check_pass(fold_pad, model)
     assert pads_of(folded) == ([2, 1, 4, 3] if axes == [3, 2] else [1, 2, 3, 4])
 
 
 def test_valid_padding_becomes_explicit() -> None:
     text = TEXT.format(pad="Pad (x, k)", layer='Conv <auto_pad = "VALID", strides = [2, 2]> (p, w)')
-    folded = check_pass(FoldPad(), model_of(text, w=WEIGHT, k=np.array([0, 0, 0, 0, 0, 0, 1, 1])))
+    folded = check_pass(fold_pad, model_of(text, w=WEIGHT, k=np.array([0, 0, 0, 0, 0, 0, 1, 1])))
     assert pads_of(folded) == [0, 0, 1, 1]
     assert "auto_pad" not in {a.name for a in folded.graph.node[0].attribute}
 
 
 def test_two_pads_are_folded_at_once() -> None:
     text = TEXT.format(pad="Pad (x, k)  q = Pad (p, k)", layer="Conv (q, w)")
-    folded = check_pass(FoldPad(), model_of(text, w=WEIGHT, k=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+    folded = check_pass(fold_pad, model_of(text, w=WEIGHT, k=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
     assert pads_of(folded) == [2, 2, 2, 2]
 
 
@@ -101,7 +101,7 @@ def test_what_is_refused_and_why(
     weight5 = np.ones((8, 5, 3, 3), np.float32)
     constants = {"w": WEIGHT, "w5": weight5, "k": np.array(pads), "z": np.float32(value), "k2": ZERO}
     model = model_of(TEXT.format(pad=pad, layer=layer), **{k: np.asarray(v) for k, v in constants.items()})
-    folded = check_pass(FoldPad(), model)
+    folded = check_pass(fold_pad, model)
     assert ("Pad" in ops(folded)) == (reason is not None)
     assert reason is None or reason in caplog.text
 
@@ -110,11 +110,11 @@ def test_a_padded_tensor_with_two_readers_stays() -> None:
     text = TEXT.replace("float[1, ?, ?, ?] y", "float[1, ?, ?, ?] y, float[1, ?, ?, ?] z").format(
         pad="Pad (x, k)", layer="Conv (p, w)  z = Conv (p, w)"
     )
-    folded = check_pass(FoldPad(), model_of(text, w=WEIGHT, k=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+    folded = check_pass(fold_pad, model_of(text, w=WEIGHT, k=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
     assert ops(folded) == ["Pad", "Conv", "Conv"]
 
 
 def test_pads_that_are_computed_stay() -> None:
     text = TEXT.format(pad="Pad (x, j)", layer="Conv (p, w)").replace("{ p", "{ j = Abs (k)  p")
-    folded = check_pass(FoldPad(), model_of(text, w=WEIGHT, k=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+    folded = check_pass(fold_pad, model_of(text, w=WEIGHT, k=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
     assert ops(folded) == ["Abs", "Pad", "Conv"]

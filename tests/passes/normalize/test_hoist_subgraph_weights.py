@@ -6,8 +6,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from shared import SHARED, needs_shared
 
-from onnxmpq.passes.normalize.hoist_subgraph_weights import HoistSubgraphWeights, hoist_initializers
-from onnxmpq.passes.normalize.lift_constants import LiftConstants
+from onnxmpq.onnx_io.graph import hoist_initializers
+from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_subgraph_weights
+from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.testing import check_pass, model_of, run
 from onnxmpq.values.arrays import Array
 
@@ -47,7 +48,7 @@ def feeds(taken: bool) -> dict[str, Array]:
 @pytest.mark.parametrize("taken", [True, False])
 def test_equal_names_of_two_branches_become_two_names(taken: bool) -> None:
     model = model_of(EQUAL_NAMES)
-    renamed = check_pass(HoistSubgraphWeights(), model, feeds(taken), decibels=np.inf)
+    renamed = check_pass(hoist_subgraph_weights, model, feeds(taken), decibels=np.inf)
     assert sorted(inner_initializers(renamed)) == ["w", "w_1"]
     hoist_initializers(renamed)
     assert inner_initializers(renamed) == []
@@ -59,7 +60,7 @@ def test_equal_names_of_two_branches_become_two_names(taken: bool) -> None:
 @pytest.mark.parametrize("taken", [True, False])
 def test_nested_and_captured_weights_end_in_the_main_graph(taken: bool) -> None:
     model = model_of(NESTED, outer=np.ones((2, 2), np.float32))
-    hoisted = check_pass(HoistSubgraphWeights(), model, feeds(taken), decibels=np.inf)
+    hoisted = check_pass(hoist_subgraph_weights, model, feeds(taken), decibels=np.inf)
     hoist_initializers(hoisted)
     assert inner_initializers(hoisted) == ["c"]  # no weight
     assert sorted(t.name for t in hoisted.graph.initializer) == ["outer", "w"]
@@ -77,7 +78,7 @@ def test_hoisting_twice_changes_nothing() -> None:
 def test_a_tensor_that_is_no_weight_keeps_a_name_that_others_have() -> None:
     text = EQUAL_NAMES.replace("MatMul (x, w)", "Gemm (x, x, w)").replace("b = Gemm (x, w)", "b = Add (x, w)")
     graph = gs.import_onnx(model_of(text))
-    assert not HoistSubgraphWeights()(graph)
+    assert not hoist_subgraph_weights(graph)
 
 
 def test_one_name_for_two_things_is_not_moved() -> None:
@@ -105,7 +106,7 @@ def test_a_loop_body_reads_its_weight_from_outside() -> None:
         > }"""
     model = model_of(text)
     given = {"n": np.array(3), "go": np.array(True), "x": np.ones((1, 2), np.float32)}
-    hoisted = check_pass(HoistSubgraphWeights(), model, given, decibels=np.inf)
+    hoisted = check_pass(hoist_subgraph_weights, model, given, decibels=np.inf)
     hoist_initializers(hoisted)
     assert inner_initializers(hoisted) == []
     np.testing.assert_array_equal(run(hoisted, given)["y"], run(model, given)["y"])
@@ -116,8 +117,8 @@ def test_a_loop_body_reads_its_weight_from_outside() -> None:
 def test_both_branches_of_silero_vad(rate: int) -> None:
     model = onnx.load(SHARED / "robustness" / "silero_vad.onnx")
     graph = gs.import_onnx(model)
-    LiftConstants()(graph)
-    HoistSubgraphWeights()(graph)
+    lift_constants(graph)
+    hoist_subgraph_weights(graph)
     hoisted = gs.export_onnx(graph)
     hoist_initializers(hoisted)
     weights = [n.input[1] for body in bodies(hoisted.graph) for n in body.node if n.op_type == "Conv"]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.passes.normalize.join_gemm import JoinGemm
+from onnxmpq.passes.normalize.join_gemm import join_gemm
 from onnxmpq.testing import check_pass, model_of
 from onnxmpq.values.arrays import Array
 
@@ -31,20 +31,20 @@ DENSE = "p = MatMul (x, w) y = Add (p, b)"
 @pytest.mark.parametrize("bias", [(5,), (1, 5), (), (1,)])
 @pytest.mark.parametrize("kind", ["float", "float16", "double"])
 def test_a_dense_layer(bias: tuple[int, ...], kind: str) -> None:
-    found = check_pass(JoinGemm(), dense("n, 4", "n, 5", DENSE, *bias, kind=kind))
+    found = check_pass(join_gemm, dense("n, 4", "n, 5", DENSE, *bias, kind=kind))
     assert ops(found) == ["Gemm"]
     assert found.graph.node[0].output == ["y"]
 
 
 def test_the_bias_may_come_first() -> None:
-    assert ops(check_pass(JoinGemm(), dense("3, 4", "3, 5", "p = MatMul (x, w) y = Add (b, p)", 5))) == [
+    assert ops(check_pass(join_gemm, dense("3, 4", "3, 5", "p = MatMul (x, w) y = Add (b, p)", 5))) == [
         "Gemm"
     ]
 
 
 def test_a_rank_that_the_nodes_before_tell() -> None:
     body = "f = Flatten (x) p = MatMul (f, w) y = Add (p, b)"
-    assert ops(check_pass(JoinGemm(), dense("n, 4, 1, 1", "n, 5", body, 5))) == ["Flatten", "Gemm"]
+    assert ops(check_pass(join_gemm, dense("n, 4, 1, 1", "n, 5", body, 5))) == ["Flatten", "Gemm"]
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,21 @@ def test_a_rank_that_the_nodes_before_tell() -> None:
             "p = MatMul (x, w) s = Add (p, b) y = Mul (s, p)",
             (5,),
         ),  # the product is read twice
-        ("n, 4", "n, 5", "p = Gemm (x, w) y = Add (p, b)", (5,)),  # FoldAffine's
+        ("n, 4", "n, 5", "p = Gemm (x, w) y = Add (p, b)", (5,)),  # fold_affine's
     ],
 )
 def test_others_stay(shape: str, result: str, body: str, bias: tuple[int, ...]) -> None:
     model = dense(shape, result, body, *bias)
-    assert ops(check_pass(JoinGemm(), model)) == ops(model)
+    assert ops(check_pass(join_gemm, model)) == ops(model)
 
 
 def test_a_product_that_is_an_output_stays() -> None:
     values: dict[str, Array] = {"w": np.ones((4, 5), np.float32), "b": np.ones(5, np.float32)}
     model = model_of(f"g (float[n, 4] x) => (float[n, 5] y, float[n, 5] p) {{ {DENSE} }}", **values)
-    assert ops(check_pass(JoinGemm(), model)) == ["MatMul", "Add"]
+    assert ops(check_pass(join_gemm, model)) == ["MatMul", "Add"]
 
 
 def test_two_layers_may_share_a_bias() -> None:
     body = "p = MatMul (x, w) q = Add (p, b) z = MatMul (x, w) r = Add (z, b) y = Mul (q, r)"
-    found = check_pass(JoinGemm(), dense("n, 4", "n, 5", body, 5))
+    found = check_pass(join_gemm, dense("n, 4", "n, 5", body, 5))
     assert ops(found) == ["Gemm", "Gemm", "Mul"]

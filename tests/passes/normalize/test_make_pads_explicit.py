@@ -1,4 +1,4 @@
-"""MakePadsExplicit against ONNX Runtime, which runs auto_pad and explicit pads alike."""
+"""make_pads_explicit against ONNX Runtime, which runs auto_pad and explicit pads alike."""
 
 import logging
 
@@ -12,7 +12,7 @@ from onnx.parser import parse_model
 
 from onnxmpq.errors import EngineError
 from onnxmpq.onnx_io.graph import export_model, import_graph
-from onnxmpq.passes.normalize.make_pads_explicit import MakePadsExplicit
+from onnxmpq.passes.normalize.make_pads_explicit import make_pads_explicit
 from onnxmpq.runtime.session import Runtime
 
 RUNTIME = Runtime("cpu", threads=1)
@@ -54,8 +54,8 @@ def test_a_known_size_gives_the_same_outputs(
     attributes = f'auto_pad = "{auto_pad}", kernel_shape = {list(kernel)}, strides = {list(stride)}{rounding}'
     model = model_of(op, f"{size[0]},{size[1]}", attributes, kernel)
     graph = import_graph(model)
-    assert MakePadsExplicit()(graph)
-    assert not MakePadsExplicit()(graph)
+    assert make_pads_explicit(graph)
+    assert not make_pads_explicit(graph)
     explicit = export_model(graph, model)
     assert "auto_pad" not in {a.name for a in explicit.graph.node[0].attribute}
     x = np.random.default_rng(0).standard_normal((1, 1, *size), np.float32)
@@ -75,7 +75,7 @@ def test_a_known_size_gives_the_same_outputs(
 )
 def test_pads_that_no_size_can_change(attributes: str, pads: list[int]) -> None:
     graph = import_graph(convolution("H,W", attributes))
-    assert MakePadsExplicit()(graph)
+    assert make_pads_explicit(graph)
     assert graph.nodes[0].attrs["pads"] == pads
 
 
@@ -85,7 +85,7 @@ def test_a_dilated_convolution_runs_once_its_pads_are_explicit() -> None:
     with pytest.raises(EngineError):
         RUNTIME.session(model).run({"x": x})
     graph = import_graph(model)
-    assert MakePadsExplicit()(graph)
+    assert make_pads_explicit(graph)
     y = RUNTIME.session(export_model(graph, model)).run({"x": x})["y"]
     assert y.shape == x.shape
 
@@ -93,19 +93,19 @@ def test_a_dilated_convolution_runs_once_its_pads_are_explicit() -> None:
 def test_pads_that_depend_on_the_size_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     graph = import_graph(convolution("H,W", 'auto_pad = "SAME_UPPER", strides = [2, 1], dilations = [2, 1]'))
-    assert not MakePadsExplicit()(graph)
+    assert not make_pads_explicit(graph)
     assert graph.nodes[0].attrs["auto_pad"] == "SAME_UPPER"
     assert "or are negative; ONNX Runtime refuses that with dilations" in caplog.text
 
 
 def test_an_axis_that_onnx_runtime_would_crop_is_left_alone() -> None:
     model = model_of("Conv", "4,4", 'auto_pad = "SAME_UPPER", strides = [1, 4]', kernel=(1, 1))
-    assert not MakePadsExplicit()(import_graph(model))
+    assert not make_pads_explicit(import_graph(model))
 
 
 @pytest.mark.parametrize("attributes", ["pads = [1, 1, 1, 1]", 'auto_pad = "NOTSET"'])
 def test_explicit_pads_are_left_alone(attributes: str) -> None:
-    assert not MakePadsExplicit()(import_graph(convolution("4,4", attributes)))
+    assert not make_pads_explicit(import_graph(convolution("4,4", attributes)))
 
 
 def test_a_transposed_convolution_is_left_alone() -> None:
@@ -113,4 +113,4 @@ def test_a_transposed_convolution_is_left_alone() -> None:
         '<ir_version: 8, opset_import: ["": 13]> g (float[1,1,4] x) => (float[N,C,W] y)'
         ' <float[1,1,3] w = {1, 2, 3}> { y = ConvTranspose <auto_pad = "SAME_UPPER", strides = [2]> (x, w) }'
     )
-    assert not MakePadsExplicit()(import_graph(model))
+    assert not make_pads_explicit(import_graph(model))

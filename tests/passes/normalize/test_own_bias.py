@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.passes.normalize.own_bias import OwnBias
+from onnxmpq.passes.normalize.own_bias import own_bias
 from onnxmpq.testing import check_pass, model_of
 from onnxmpq.values.arrays import Array
 
@@ -20,7 +20,7 @@ def values(*shape: int) -> Array:
 
 def owned(body: str, **constants: Array) -> onnx.ModelProto:
     model = model_of(f"g (float[3, 5] x) => (float[3, 5] y) {{ {body} }}", **constants)
-    return check_pass(OwnBias(), model, decibels=1000.0)
+    return check_pass(own_bias, model, decibels=1000.0)
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -46,7 +46,7 @@ def test_layers_that_share_a_bias_get_one_each() -> None:
 def test_convolutions_that_share_a_bias_get_one_each() -> None:
     text = "g (float[n, 3, 4, 4] x) => (float[n, 3, 4, 4] y) { h = Conv (x, v, b)  y = Conv (h, w, b) }"
     model = model_of(text, v=values(3, 3, 1, 1), w=values(3, 3, 1, 1), b=values(3))
-    found = check_pass(OwnBias(), model, decibels=1000.0)
+    found = check_pass(own_bias, model, decibels=1000.0)
     assert len({node.input[2] for node in found.graph.node}) == 2
 
 

@@ -18,7 +18,7 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.normalize.opset_rules import RULES
 from onnxmpq.passes.normalize.raise_opset import RaiseOpset
-from onnxmpq.passes.normalize.replace_legacy_ops import ReplaceLegacyOps
+from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
 from onnxmpq.runtime.session import Runtime
 
 RUNTIME = Runtime("cpu", threads=1)
@@ -168,7 +168,7 @@ def model_of(opset: int, signature: str, nodes: str) -> onnx.ModelProto:
 
 def raised(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     graph = import_graph(model)
-    ReplaceLegacyOps()(graph)
+    replace_legacy_ops(graph)
     changed = RaiseOpset(target)(graph)
     result = export_model(graph, model)
     if changed:

@@ -1,4 +1,4 @@
-"""WidenHalf against ONNX Runtime, which runs half precision on the CPU by casts of its own."""
+"""widen_half against ONNX Runtime, which runs half precision on the CPU by casts of its own."""
 
 import numpy as np
 import onnx
@@ -10,7 +10,7 @@ from shared import SHARED, needs_shared
 
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
-from onnxmpq.passes.normalize.widen_half import WidenHalf
+from onnxmpq.passes.normalize.widen_half import widen_half
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 
@@ -23,8 +23,8 @@ def model_of(signature: str, nodes: str) -> onnx.ModelProto:
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = import_graph(model)
-    assert WidenHalf()(graph)
-    assert not WidenHalf()(graph)
+    assert widen_half(graph)
+    assert not widen_half(graph)
     result = export_model(graph, model)
     onnx.checker.check_model(result, full_check=True)
     assert [v.SerializeToString() for v in result.graph.input] == [
@@ -121,21 +121,21 @@ def test_single_precision_computes_the_same(case: str) -> None:
 
 def test_a_single_precision_graph_is_left_alone() -> None:
     model = model_of("(float[2] x) => (float[2] y) <float[2] w = {1, 2}>", "y = Add (x, w)")
-    assert not WidenHalf()(import_graph(model))
+    assert not widen_half(import_graph(model))
 
 
 def test_half_at_the_ends_only_is_left_alone() -> None:
     model = model_of(
         "(float16[2] x) => (float16[2] y)", "a = Cast <to = 1> (x) b = Neg (a) y = Cast <to = 10> (b)"
     )
-    assert not WidenHalf()(import_graph(model))
+    assert not widen_half(import_graph(model))
 
 
 @needs_shared
 def test_a_real_half_precision_model_agrees() -> None:
     model = load_model(SHARED / "robustness" / "squeezenet_fp16_winml.onnx")
     graph = import_graph(model)
-    assert WidenHalf()(graph)
+    assert widen_half(graph)
     session = RUNTIME.session(model)
     x = np.random.default_rng(0).standard_normal(session.inputs[0].shape).astype(np.float16)  # type: ignore[arg-type]
     feeds = {session.inputs[0].name: x}

@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 from shared import SHARED
 
-from onnxmpq.data import open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import InputSpec, open_data
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Runtime

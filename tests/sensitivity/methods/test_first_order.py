@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from shared import needs_shared
 
-from onnxmpq.data import open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import InputSpec, open_data
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.runtime.session import Runtime

@@ -8,8 +8,7 @@ import pytest
 from cifar_probe import cifar_probe
 from shared import DIGITS, needs_shared
 
-from onnxmpq.data import open_data
-from onnxmpq.data.samples import InputSpec
+from onnxmpq.data import InputSpec, open_data
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.metrics.metric import Metric

@@ -1,4 +1,4 @@
-"""What a gradient rule writes with: nodes, constants and shapes of one graph."""
+"""What passes that add to a graph write with: nodes, constants and shapes of one graph."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Emitter:
     """
 
     builder: NodeBuilder
-    shapes: Shapes
-    dtypes: Mapping[str, np.dtype[Any]]
+    shapes: Shapes = field(default_factory=dict)
+    dtypes: Mapping[str, np.dtype[Any]] = field(default_factory=dict)
     _written: dict[tuple[Any, ...], gs.Variable] = field(default_factory=dict)
     _constants: dict[tuple[Any, ...], gs.Constant] = field(default_factory=dict)
 
@@ -47,6 +47,13 @@ class Emitter:
             made.dtype = _result(op, attrs, dtype)
             self._written[key] = made
         return self._written[key]
+
+    def pair(self, op: str, *operands: gs.Tensor | float, **attrs: Any) -> tuple[gs.Variable, gs.Variable]:
+        """The two outputs of a node of `op`, the second int64."""
+        outputs = self(op, *operands, **attrs).inputs[0].outputs
+        if len(outputs) == 1:
+            outputs.append(gs.Variable(self.builder.name("gradient"), np.int64))
+        return outputs[0], outputs[1]
 
     def constant(self, values: NDArray[Any]) -> gs.Constant:
         """A constant of these values."""

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from onnxmpq.runtime.cores import cores, is_confined
+from onnxmpq.runtime.ordered_pool import cores, is_confined
 
 CONFINED = """
 import os, pathlib
