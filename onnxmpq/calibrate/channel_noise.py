@@ -36,11 +36,15 @@ class _Moments:
         self._axis, self._sums = axis, np.zeros((2, 1))
         self._count = 0.0
 
-    def add(self, values: Array) -> None:
+    def add(self, values: Array) -> bool:
+        """False where the channels are not those of the runs before: a size that depends on the data."""
         others = tuple(a for a in range(values.ndim) if a != self._axis)
         known = values.astype(np.float64)
-        self._sums = self._sums + np.stack([known.sum(axis=others), np.square(known).sum(axis=others)])
-        self._count += values.size / values.shape[self._axis]
+        sums = np.stack([known.sum(axis=others), np.square(known).sum(axis=others)])
+        if self._count and sums.shape != self._sums.shape:
+            return False
+        self._sums, self._count = self._sums + sums, self._count + values.size / values.shape[self._axis]
+        return True
 
     def variances(self) -> Array:
         mean, square = self._sums / self._count
@@ -59,8 +63,7 @@ def _moments(
             if values.ndim < 2 or not values.size:
                 continue
             axes = found.setdefault(name, [_Moments(axis) for axis in sorted({1, values.ndim - 1})])
-            for moments in axes:
-                moments.add(values)
+            found[name] = [moments for moments in axes if moments.add(values)]
     return found
 
 
@@ -75,7 +78,7 @@ def _exposing(model: onnx.ModelProto, names: Mapping[str, object]) -> onnx.Model
 
 def _median(axes: list[_Moments], step: float) -> float:
     """In dB, of the axis on which it is least."""
-    return min(_median_sqnr(moments.variances(), step) for moments in axes)
+    return min((_median_sqnr(moments.variances(), step) for moments in axes), default=np.inf)
 
 
 def _median_sqnr(variances: Array, step: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from onnxmpq.calibrate.channel_noise import ruined
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
 from onnxmpq.calibrate.mirror import sees_the_same
 from onnxmpq.check.stage import forced_by
@@ -20,6 +21,8 @@ from onnxmpq.normalize.discover import layer_names
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.stage import in_float, placed
 from onnxmpq.values.activation_range import ActivationRange
+
+_TAILS = frozenset({"Add", "Clip", "Relu"})  # what integer kernels take in, with nothing quantized before it
 
 
 def calibrate(loaded: Loaded, found: Placed) -> Setting:
@@ -45,7 +48,31 @@ def calibrated(loaded: Loaded, found: Placed, data: Dataset) -> tuple[Placed, di
         codes=loaded.request.codes, progress=loaded.stages.observer.progress,
     )  # fmt: skip
     unseen = set(placement.tensors) - ranges.keys()
-    return calibrated(loaded, without(found, unseen, loaded), data) if unseen else (found, ranges)
+    if unseen:
+        return calibrated(loaded, without(found, unseen, loaded), data)
+    return spared(loaded, found, ranges, data)
+
+
+def spared(
+    loaded: Loaded, found: Placed, ranges: dict[str, ActivationRange], data: Dataset
+) -> tuple[Placed, dict[str, ActivationRange]]:
+    """The same with the layers in float that make or read a tensor of which one scale leaves nothing."""
+    if data.synthetic:
+        return found, ranges
+    lost = ruined(loaded.runtime, found.prepared.model, ranges, data, loaded.request.search.seed)
+    around = layers_around(found, lost) & set(found.placement.integer_layers)
+    if not around:
+        return found, ranges
+    worst = min(lost, key=lambda name: lost[name])
+    bits = loaded.request.codes.bits
+    loaded.stages.note(
+        f"one {bits}-bit scale leaves nothing of half the channels of {len(lost)} tensors (of {worst} {lost[worst]:.0f} dB), beside "
+        f"larger ones: {', '.join(sorted(around))} compute in float"
+    )
+    fewer = {name: in_float(c) if name in around else c for name, c in found.options.items()}
+    less = placed(found.prepared, fewer, loaded.request.target)
+    wanted = (*less.placement.tensors, *less.placement.spare)
+    return less, {name: ranges[name] for name in wanted}
 
 
 def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:
@@ -79,3 +106,26 @@ def readers_of(prepared: Prepared, tensors: Collection[str]) -> set[str]:
     nodes = layer_names(import_graph(prepared.model))
     reading = {name for node, name, _ in nodes if any(t.name in tensors for t in node.inputs)}
     return {layer.name for layer in prepared.layers if reading.intersection(layer.nodes)}
+
+
+def layers_around(found: Placed, tensors: Collection[str]) -> set[str]:
+    """The layers that make or read one of these tensors, and those that do so by way of other quantized tensors."""
+    graph = import_graph(found.prepared.model)
+    layers = {id(node): name for node, name, _ in layer_names(graph)}
+    known, quantized = graph.tensors(), {*found.placement.tensors, *found.placement.spare}
+    names: set[str] = set()
+    for is_forward in (False, True):
+        waiting, seen = [known[name] for name in tensors], set(tensors)
+        while waiting:
+            tensor = waiting.pop()
+            for node in tensor.outputs if is_forward else tensor.inputs:
+                if id(node) in layers:
+                    names.add(layers[id(node)])
+                    continue
+                beyond = node.outputs if is_forward else node.inputs
+                fresh = [
+                    t for t in beyond if t.name not in seen and (t.name in quantized or node.op in _TAILS)
+                ]
+                seen.update(t.name for t in fresh)
+                waiting += fresh
+    return {layer.name for layer in found.prepared.layers if names.intersection(layer.nodes)}
