@@ -158,11 +158,6 @@ class Request:
         return any(budget.is_measured for budget in self.constraints.budgets)
 
     @property
-    def limits_loss(self) -> bool:
-        """True where a budget is on the loss of function."""
-        return bool(needing(self.constraints.budgets, Needs.LOSS))
-
-    @property
     def is_timed(self) -> bool:
         """True where a budget is on latency."""
         return bool(needing(self.constraints.budgets, Needs.TIME))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from onnxmpq.budgets.budget import tightest
+from onnxmpq.budgets.budget import needing, tightest
 from onnxmpq.budgets.kind import Needs
 from onnxmpq.data import Dataset
 from onnxmpq.data.evidence import Evidence
@@ -40,7 +40,8 @@ def divide(evidence: Evidence, request: Request) -> Splits:
     Raises InfeasibleError where these are too few to tell so small a loss.
     """
     data, most, seed = evidence.calibration, request.search.effort.sensitivity, request.search.seed
-    rounding, selection = data.split(SELECTION, seed) if request.limits_loss else (data, data)
+    limits_loss = needing(request.constraints.budgets, Needs.LOSS)
+    rounding, selection = data.split(SELECTION, seed) if limits_loss else (data, data)
     check_limits(request, selection)
     training = evidence.training or rounding
     if not rounding.divides:

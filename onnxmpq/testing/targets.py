@@ -23,8 +23,8 @@ from onnxmpq.values.arrays import Array
 from onnxmpq.values.option import QUANTIZED_BITS, Option
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.target import Target, WeightRules
-from onnxmpq.verify.readback import read_weights
 from onnxmpq.verify.rules import broken_rules
+from onnxmpq.verify.verify_file import check_weights
 
 _PLAIN = Target("plain", "INT8 under DequantizeLinear", WeightRules(("int8",), folds=False))
 
@@ -92,7 +92,7 @@ class _Lowerer:
             "two files of one plan differ",
         )
         check(not (faults := broken_rules(written, self.target)), "; ".join(faults))
-        self._check_weights(plan, written)
+        check_weights(written, self.prepared, plan, self.candidates)
         needed = described(written)
         check(needed is not None and needed.target == self.target.name, "it does not say its target")
         check_interface(self.prepared.original.graph, written.graph, "lowering")
@@ -114,17 +114,6 @@ class _Lowerer:
         if target is _PLAIN:  # the same codes, each in a byte
             plan = Plan({n: dataclasses.replace(o, container_bits=8) for n, o in plan.options.items()})
         return lower(self.prepared, plan, self.candidates, self.activations, target)
-
-    def _check_weights(self, plan: Plan, written: onnx.ModelProto) -> None:
-        stored = read_weights(written)
-        for layer in self.prepared.layers:
-            option, found = plan[layer.name], stored.get(layer.weight)
-            check(found is not None, f"layer {layer.name} holds no codes")
-            if found is not None:
-                wanted = self.candidates.quantized(layer, option.weight_bits)
-                check(np.array_equal(found.codes, wanted.codes), f"the codes of {layer.name} are others")
-                what = f"{layer.name} spends {found.bits} bits a weight, the plan counts {option.stored_bits}"
-                check(found.bits == option.stored_bits, what)
 
 
 def _target_model() -> onnx.ModelProto:

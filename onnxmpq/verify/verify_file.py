@@ -37,7 +37,7 @@ def verify_file(
     """
     _check_valid(model, prepared.original)
     _check_interface(model, prepared.original)
-    _check_weights(model, prepared, plan, candidates)
+    check_weights(model, prepared, plan, candidates)
     try:
         session = runtime.session(path)
         outputs = session.run(prepared.sample)
@@ -74,7 +74,8 @@ def _check_interface(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
                 raise VerifyError(f"the type or shape of {old.name!r} in the written file is not the model's")
 
 
-def _check_weights(model: onnx.ModelProto, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:
+def check_weights(model: onnx.ModelProto, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:
+    """The file must hold the codes and scales of the plan. Raises VerifyError."""
     stored, halves = read_weights(model), read_halves(model)
     for layer in prepared.layers:
         option = plan[layer.name]
