@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from onnxmpq.calibrate.channel_noise import ruined
+from onnxmpq.data import Dataset, InputSpec, open_data
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.testing import model_of
+from onnxmpq.values.activation_range import range_of
+
+RUNTIME = Runtime("cpu", 1)
+RNG = np.random.default_rng(0)
+MODEL = model_of(
+    "g (float[N, 4, 8] x) => (float[N, 4, 8] y) { a = Mul (x, gain) y = Relu (a) }",
+    gain=np.ones(1, np.float32),
+)
+
+
+def data(x: np.ndarray) -> Dataset:
+    return open_data(
+        {"x": x.astype(np.float32)}, [InputSpec("x", np.dtype(np.float32), (None, 4, 8))], samples=None
+    )
+
+
+def test_an_outlier_leaves_the_other_channels_nothing() -> None:
+    x = RNG.standard_normal((16, 4, 8))
+    x[:, 1] += 1000
+    found = ruined(RUNTIME, MODEL, {"a": range_of(-3, 1000)}, data(x), 0)
+    step = 1003 / 255
+    assert found == {"a": pytest.approx(10 * np.log10(12 / step**2), abs=1)}
+    assert ruined(RUNTIME, MODEL, {"a": range_of(-3, 3)}, data(RNG.standard_normal((16, 4, 8))), 0) == {}
+
+
+def test_channels_may_lie_along_the_last_axis() -> None:
+    x = RNG.standard_normal((16, 4, 8))
+    x[:, :, 5] *= 3000
+    assert "a" in ruined(RUNTIME, MODEL, {"a": range_of(-9000, 9000)}, data(x), 0)
+
+
+def test_constant_channels_have_nothing_to_lose() -> None:
+    x = np.ones((16, 4, 8))
+    x[:, 3] = 200 * RNG.standard_normal((16, 8))
+    assert ruined(RUNTIME, MODEL, {"a": range_of(-500, 500)}, data(x), 0) == {}
