@@ -101,7 +101,7 @@ def show_report(report: Report, kinds: Sequence[Kind] = KINDS) -> None:
     console, named = _console(), {kind.name: kind for kind in kinds}
     console.print(_layer_table(report))
     for reason, names in _by_reason(report).items():
-        _line(console, f"stays float: {', '.join(names)}: {reason}")
+        _line(console, f"stays float: {_listed(names)}: {reason}")
     _show_rows(console, [("wrote", report.output), *_verdict(report, named)])
     if report.speed.is_faster is False:
         _line(console, _size_only(report), "bold")
@@ -232,12 +232,26 @@ def _why_no_faster(report: Report) -> str:
     bits = next(filter(None, (layer.activation_bits for layer in report.layers)))  # a file has one width
     if bits != 8:
         return f"ONNX Runtime has no integer kernels for {bits}-bit activations, and computes in float between them"
-    others = (
-        f", for the others {every_run}"
-        if report.speed.dequantizes
-        else ", which gains nothing on this machine"
-    )
-    return f"{integer} of {len(report.layers)} layers run as integer kernels{others}"
+    found = f"{integer} of {len(report.layers)} layers run as integer kernels"
+    between = _between(report.speed.float_ops)
+    if report.speed.dequantizes:
+        return f"{found}, for the others {every_run}{between}"
+    gains = ", which gains nothing on this machine"
+    return f"{found}{gains}{between}; --activations fp32 computes as before, at the same size"
+
+
+def _between(float_ops: Mapping[str, str]) -> str:
+    """The cause that keeps most operators between layers in float, with their number."""
+    if not float_ops:
+        return ""
+    (reason, count), *_ = Counter(float_ops.values()).most_common(1)
+    return f", and {_counted(count, 'operator')} between them in float ({reason})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _by_reason(report: Report) -> dict[str, list[str]]:
@@ -293,9 +307,8 @@ def _weights(size: SizeReport) -> str:
 
 def _others(weights: Sequence[OtherWeight]) -> str:
     total = sum(weight.stored_bytes for weight in weights)
-    named = [f"{w.name} ({w.op}, {w.stored_bytes:,} bytes)" for w in weights[:_NAMED]]
-    more = f" and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
-    return f"{total:,} bytes stay as they are: {', '.join(named)}{more}; {weights[0].reason}"
+    named = _listed([f"{w.name} ({w.op}, {w.stored_bytes:,} bytes)" for w in weights])
+    return f"{total:,} bytes stay as they are: {named}; {weights[0].reason}"
 
 
 def _sensitivity_rows(found: SensitivityReport, seconds: float) -> Iterator[Row]:

@@ -198,10 +198,21 @@ def test_weights_that_are_dequantized_at_every_run_are_the_reason_why_a_file_is_
         "requirements": {"storage": "native"},
     }
     said = shown(but(**slow), capsys).splitlines()[-1]
-    assert said.endswith("kernels, for the others native weights are dequantized at every run")
+    assert (
+        "kernels, for the others native weights are dequantized at every run, and 1 operator between" in said
+    )
+    assert "--activations fp32" not in said
     floats = tuple(replace(layer, activation_bits=None, kernel=None) for layer in LAYERS)
     said = shown(but(*floats, **slow), capsys).splitlines()[-1]
     assert "activations stay in fp32, so native weights are dequantized at every run; --activations" in said
+
+
+def test_what_keeps_most_operators_in_float_is_said_once(capsys: Capture) -> None:
+    ops = {f"act{i}": "HardSwish has no integer kernel" for i in range(44)}
+    text = shown(but(speed={"is_faster": False, "float_ops": ops}), capsys)
+    assert "stays float: act0, act1, act2 and 41 more: HardSwish has no integer kernel" in text
+    assert "44 operators between them in float (HardSwish has no integer kernel)" in text.splitlines()[-1]
+    assert text.count("act7") == 0
 
 
 def test_activations_without_kernels_are_the_reason_why_a_file_is_slow(capsys: Capture) -> None:
