@@ -18,7 +18,7 @@ from onnxmpq.data.images import open_images
 from onnxmpq.data.npz import open_arrays, open_npz
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import REMEMBERED_BYTES, Labels, Positions, Sample, Source, conform, remembered
-from onnxmpq.data.synthetic import open_noise
+from onnxmpq.data.synthetic import LEVELS, Levels, open_noise
 from onnxmpq.errors import DataError, MissingFileError, OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.runtime.session import InputSpec
@@ -195,12 +195,14 @@ def require_seed(seed: int) -> None:
         raise OptionError(f"a seed of {seed} was given; it must be 0 or more")
 
 
-def synthetic_data(inputs: Sequence[InputSpec], *, samples: int, seed: int) -> Dataset:
-    """`samples` of noise (rounded up to whole batches): normal floats, integers 0 or 1, booleans.
+def synthetic_data(
+    inputs: Sequence[InputSpec], *, samples: int, seed: int, levels: Levels = LEVELS[0]
+) -> Dataset:
+    """`samples` of noise (rounded up to whole batches): images on such levels, normal floats, integers 0 or 1, booleans.
 
     Raises DataError for an input that is no number, or that has free dimensions besides the first.
     """
-    source = remembered(open_noise(inputs, samples, seed))
+    source = remembered(open_noise(inputs, samples, seed, levels))
     return _choose(source, np.arange(source.count))
 
 

@@ -11,6 +11,7 @@ from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic
 from onnxmpq.data.input_shapes import apply_shapes, at_sizes, guess_shapes, is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import dims
+from onnxmpq.data.synthetic import LEVELS, Levels
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.runtime.session import InputSpec, Session
 from onnxmpq.values.arrays import Array, Shape
@@ -51,10 +52,11 @@ def gather(
     preprocess: Preprocess | None,
     seed: int,
     note: Note,
+    levels: Callable[[Sequence[InputSpec]], Levels] = lambda _: LEVELS[0],
 ) -> Evidence:
     """Open the data, the model's siblings `MODEL.calib.npz` and `MODEL.eval.npz` where none are named.
 
-    Without any, noise stands in for them and a note says what that means. Raises DataError for data that do
+    Without any, noise on such `levels` stands in for them and a note says what that means. Raises DataError for data that do
     not fit, ModelError where no input size runs, OptionError for steps for images where there are none.
     """
     asked = apply_shapes(session.inputs, shapes)
@@ -75,7 +77,7 @@ def gather(
     specs = resolved(session, asked, seed, note) if data is None else asked
     judge = None if evaluation is None else read(evaluation, None)
     if data is None:
-        calibration, judge, judged_on = _synthetic(specs, judge, seed, note)
+        calibration, judge, judged_on = _synthetic(specs, judge, levels(specs), seed, note)
     elif judge is not None:
         calibration, judged_on = read(data, samples), judge.description
     else:
@@ -130,14 +132,16 @@ def sibling(model: Path | None, role: str, note: Note) -> Path | None:
 
 
 def _synthetic(
-    specs: Sequence[InputSpec], judge: Dataset | None, seed: int, note: Note
+    specs: Sequence[InputSpec], judge: Dataset | None, levels: Levels, seed: int, note: Note
 ) -> tuple[Dataset, Dataset, str]:
     note(
         f"no calibration data: {SYNTHETIC_SAMPLES} synthetic inputs stand in for them. Widths are chosen by how "
         "noise passes through the network; give --data for a file whose accuracy you can trust"
     )
-    calibration = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed)
+    if any(len(spec.shape) == 4 for spec in specs):
+        note(f"images of noise are on the levels {levels.words}, which fit the network best")
+    calibration = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed, levels=levels)
     if judge is not None:
         return calibration, judge, judge.description
-    judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1)
+    judge = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed + 1, levels=levels)
     return calibration, judge, f"{judge.count} other synthetic inputs"

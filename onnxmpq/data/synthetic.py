@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,27 @@ _NAME = "synthetic noise"
 _SPEECH = 0.05  # root mean square of speech at its nominal level, -26 dBov (ITU-T P.56)
 
 
-def open_noise(inputs: Sequence[InputSpec], samples: int, seed: int) -> Source:
-    """Images for inputs of four axes, noise for others: each sample from its own stream of `seed`.
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The standard deviation and the mean that images have, and what is said of them."""
+
+    deviation: float
+    mean: float
+    words: str
+
+
+# What networks are trained on, the usual first; deviations and means are those of photographs.
+LEVELS = (
+    Levels(1.0, 0.0, "mean 0 and variance 1"),
+    Levels(0.25, 0.45, "0 to 1"),
+    Levels(0.5, -0.1, "-1 to 1"),
+    Levels(64.0, 115.0, "0 to 255"),
+    Levels(64.0, 0.0, "-128 to 127"),
+)
+
+
+def open_noise(inputs: Sequence[InputSpec], samples: int, seed: int, levels: Levels = LEVELS[0]) -> Source:
+    """Images on such levels for inputs of four axes, noise for others: each sample from its own stream of `seed`.
 
     `samples` is rounded up to whole batches. Raises DataError for an input that noise cannot fill.
     """
@@ -32,9 +52,23 @@ def open_noise(inputs: Sequence[InputSpec], samples: int, seed: int) -> Source:
     def read(positions: Positions) -> Iterator[Sample]:
         for position in positions:
             rng = np.random.default_rng([seed, position])
-            yield {spec.name: _noise(rng, spec.dtype, shapes[spec.name], len(spec.shape)) for spec in inputs}
+            yield _sample(inputs, shapes, rng, levels)
 
     return Source(_NAME, tuple(inputs), count, step, None, read, synthetic=True)
+
+
+def image_feeds(inputs: Sequence[InputSpec], rng: np.random.Generator, levels: Levels) -> Sample:
+    """The feeds of one run on one sample. Raises DataError for an input that noise cannot fill."""
+    for spec in inputs:
+        _check(spec)
+    fixed = {spec.name: tuple(size or 1 for size in spec.shape) for spec in inputs}
+    return _sample(inputs, fixed, rng, levels)
+
+
+def _sample(
+    inputs: Sequence[InputSpec], shapes: Mapping[str, Shape], rng: np.random.Generator, levels: Levels
+) -> Sample:
+    return {s.name: _noise(rng, s.dtype, shapes[s.name], len(s.shape), levels) for s in inputs}
 
 
 def _check(spec: InputSpec) -> None:
@@ -51,13 +85,13 @@ def _sample_shapes(inputs: Sequence[InputSpec]) -> dict[str, Shape]:
     return {spec.name: tuple(d or 1 for d in (spec.shape[1:] if shared else spec.shape)) for spec in inputs}
 
 
-def _noise(rng: np.random.Generator, dtype: np.dtype[Any], shape: Shape, rank: int) -> Array:
+def _noise(rng: np.random.Generator, dtype: np.dtype[Any], shape: Shape, rank: int, levels: Levels) -> Array:
     """One sample: an image, features, a signal, integers 0 or 1, or booleans, as dtype and rank suggest."""
     if dtype.kind != "f":
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     if rank == 4:  # one image, or as many as a full input holds
         images = [_image(rng, shape[-3:]) for _ in range(math.prod(shape[:-3]))]
-        return np.stack(images).reshape(shape).astype(dtype)
+        return (levels.deviation * np.stack(images) + levels.mean).reshape(shape).astype(dtype)
     return np.asarray(rng.standard_normal(shape) * (1.0 if rank > 2 else _SPEECH)).astype(dtype)
 
 

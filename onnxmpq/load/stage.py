@@ -6,6 +6,7 @@ import onnx
 
 from onnxmpq.context.setting import Loaded
 from onnxmpq.data.evidence import gather
+from onnxmpq.data.levels import matching_levels
 from onnxmpq.errors import ModelError
 from onnxmpq.normalize.prepare import runnable
 from onnxmpq.observer import Stages
@@ -30,6 +31,7 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
         session, sources.model, sources.data, sources.evaluation,
         training=sources.training, shapes=sources.shapes, samples=sources.samples, preprocess=sources.preprocess,
         seed=request.search.seed, note=stages.note,
+        levels=lambda specs: matching_levels(runtime, model, specs, request.search.seed),
     )  # fmt: skip
     if request.target.provider != runtime.provider:
         stages.note(
