@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -70,7 +70,8 @@ class _Writer:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
         self._names = builders(graph)[0]
-        self._parameter = cache(lambda stem, value: self._names.constant(stem, np.asarray(value)))
+        typed = lru_cache(maxsize=None, typed=True)  # the zero points of 8 and of 16 bits are equal
+        self._parameter = typed(lambda stem, value: self._names.constant(stem, np.asarray(value)))
 
     def quantize_result(self, tensor: gs.Variable, activation: ActivationRange) -> None:
         """The tensor, which a node makes, becomes the dequantized value, for all who know its name."""
