@@ -64,8 +64,8 @@ _COLUMNS = [
 ]  # fmt: skip
 _NOTES = """Calibration samples without labels, int8 activations. KL (nats), agreement with fp32 and top-1 are of all held-out
 images, which nothing was chosen on. Ratios and differences are to the same compile by the same code with nothing left out
-(`base`), seed by seed; means over the seeds, of ratios geometric. `no-mirrors` rounds against samples as they are only, `no-odd` has no odd codes of two bits; `no-trial` requantizes on all
-samples at once and scales logits by samples that were seen, `no-trial-half` requantizes whatever the trial says and scales
+(`base`), seed by seed; means over the seeds, of ratios geometric. `no-mirrors` rounds against samples as they are only,
+`no-odd` has no odd codes of two bits; `no-trial` requantizes on all samples at once and scales logits by samples that were seen, `no-trial-half` requantizes whatever the trial says and scales
 by it, `no-factor` leaves logits as they are. At c0df4fb the whole compile saw moments within the maps before a global pool
 as well, which were removed since, and tried swaps of widths around the plan: the results without them (`no-within`, `no-swaps`) are in
 the file, not in the table."""

@@ -10,7 +10,7 @@ import onnx
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.place.policies import POLICIES
+from onnxmpq.place import POLICIES
 from onnxmpq.values.activation_range import ActivationRange
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer

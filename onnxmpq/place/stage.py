@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from onnxmpq.context.prepared import Placed, Prepared
 from onnxmpq.context.setting import Loaded
 from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.place import POLICIES
 from onnxmpq.place.half_precision import LARGEST_HALF, largest_of
 from onnxmpq.place.legalize import legalize
-from onnxmpq.place.policies import POLICIES
 from onnxmpq.rounding.half_scales import has_half_scales
 from onnxmpq.values.keep import options_of
 from onnxmpq.values.option import HALF_BITS, Option, Options

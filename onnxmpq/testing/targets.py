@@ -15,7 +15,7 @@ from onnxmpq.lower.lower_plan import lower
 from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.place.policies import POLICIES
+from onnxmpq.place import POLICIES
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import described
 from onnxmpq.testing.models import RUNTIME, check, check_interface, model_of, run, serialized

@@ -70,9 +70,8 @@ class _Writer:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
         self._names = builders(graph)[0]
-        self._parameter = lru_cache(maxsize=None, typed=True)(
-            lambda stem, value: self._names.constant(stem, np.asarray(value))
-        )
+        typed = lru_cache(maxsize=None, typed=True)  # the zero points of 8 and of 16 bits are equal
+        self._parameter = typed(lambda stem, value: self._names.constant(stem, np.asarray(value)))
 
     def quantize_result(self, tensor: gs.Variable, activation: ActivationRange) -> None:
         """The tensor, which a node makes, becomes the dequantized value, for all who know its name."""

@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import (
-    NoMatch,
-    graphs,
-    is_captured,
-    is_constant,
-    redirect,
-    remove,
-    require,
-    rewrite_each,
-)
+from onnxmpq.passes.matching import NoMatch, graphs, is_captured, is_constant, redirect, require, rewrite_each
 
 # The attributes of Constant-13 that hold numbers, and how each becomes a tensor.
 _VALUES: dict[str, Callable[[Any], Any]] = {
@@ -34,14 +25,20 @@ def lift_constants(graph: gs.Graph) -> bool:
     Works inside control-flow subgraphs too. A node stays where it makes a graph output, or holds strings or
     a sparse tensor. Preserving: the outputs are bit-equal.
     """
-    lifted = [rewrite_each(part, ("Constant", "Identity"), _lift) for part in graphs(graph)]
-    return any(lifted)
+    changed = False
+    for part in graphs(graph):
+        if rewrite_each(part, ("Constant", "Identity"), _lift):
+            part.nodes[:] = [node for node in part.nodes if node.outputs]  # at once: there may be thousands
+            changed = True
+    return changed
 
 
 def _lift(graph: gs.Graph, node: gs.Node) -> None:
+    require(bool(node.outputs), "it is lifted already")
     constant = _constant_made_by(graph, node)
     redirect(node.outputs[0].outputs, node.outputs[0], constant)
-    remove(graph, [node])
+    node.inputs.clear()
+    node.outputs.clear()
 
 
 def _constant_made_by(graph: gs.Graph, node: gs.Node) -> gs.Constant:

@@ -19,7 +19,7 @@ from onnxmpq.lower.file_bytes import FileBytes
 from onnxmpq.lower.lower_plan import frame, lower
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.place.policies import POLICIES
+from onnxmpq.place import POLICIES
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.half_scales import has_half_scales
 from onnxmpq.runtime.session import Runtime
