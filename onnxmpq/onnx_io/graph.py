@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, graphs, nodes, subgraphs, tensors
+from onnxmpq.onnx_io.functions import inlined
 from onnxmpq.operators import OPERATORS
 
 _FIRST_IR_VERSION = 4  # the first in which an initializer need not be a graph input as well
@@ -38,8 +39,7 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     """
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    if own.functions:
-        own = inliner.inline_local_functions(own)
+    own = inlined(own)
     _require_editable(own)
     for graph in graphs(own.graph):
         del graph.value_info[:]
