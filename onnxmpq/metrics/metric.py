@@ -115,7 +115,7 @@ def classifier_output(metric: Metric) -> str | None:
 
 def classes(values: Array) -> Array:
     """Top-1 class of each sample of [N, classes, 1...]."""
-    top: Array = values.reshape(len(values), -1).argmax(axis=1)
+    top: Array = values.reshape(values.shape[:2]).argmax(axis=1)
     return top
 
 
@@ -216,7 +216,7 @@ def _rows(outputs: Mapping[str, Array]) -> int:
 def judged_rows(reference: Array) -> NDArray[np.bool_]:
     """Which rows can be compared, bool [N]: those without NaN or Inf; masked logits are -inf."""
     lost = np.isnan(reference) | np.isposinf(reference)
-    return np.asarray(~lost.reshape(len(reference), -1).any(axis=1))
+    return np.asarray(~lost.any(axis=tuple(range(1, lost.ndim))))
 
 
 def _joined(parts: Sequence[Sums]) -> Sums:
