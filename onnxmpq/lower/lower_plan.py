@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.errors import ModelError
-from onnxmpq.normalize.prepare import RAISED_DB, prove, raise_graph
+from onnxmpq.normalize.prepare import raise_graph
+from onnxmpq.normalize.proof import RAISED_DB, prove
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.lower.clip_pools import clip_pools

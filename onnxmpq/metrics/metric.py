@@ -248,10 +248,10 @@ def _energy(reference: Array, channels: Channels) -> Sums:
     return total
 
 
-def signal_to_noise(expected: Array, found: Array) -> float:
+def signal_to_noise(expected: Array, found: Array, floor: float = 0.0) -> float:
     """Signal-to-noise ratio of `found` in dB: infinite where equal, -inf where dtypes or shapes differ.
 
-    Values that are not finite must be the same ones.
+    A signal counts as of a root mean square of `floor` at least. Values that are not finite must be the same ones.
     """
     if expected.dtype != found.dtype or expected.shape != found.shape:
         return -math.inf
@@ -265,5 +265,5 @@ def signal_to_noise(expected: Array, found: Array) -> float:
         return -math.inf
     signal = expected[finite].astype(np.float64)
     noise = float(np.square(signal - found[finite]).sum())
-    power = float(np.square(signal).sum())
+    power = max(float(np.square(signal).sum()), floor * floor * signal.size)
     return math.inf if noise == 0 else 10 * math.log10(max(power, np.finfo(float).tiny) / noise)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.errors import ModelError
 from onnxmpq.metrics.choose_metric import choose_metric
-from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.normalize.discover import discover
+from onnxmpq.normalize.proof import FOLDED_DB, RAISED_DB, prove
 from onnxmpq.onnx_io.graph import export_model, import_graph
-from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.normalize.drop_noops import drop_noops
@@ -43,12 +41,6 @@ from onnxmpq.values.output_kind import OutputKind
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 LOWEST_OPSET = 13  # DequantizeLinear per axis
-RAISED_DB = 90.0  # rewritten operators reorder no arithmetic
-_FOLDED_DB = 60.0  # folded constants are rounded once more
-_PARTED = 0.01  # of integers that ties may change
-_SHAPE_READERS = ("Shape", "Size")
-_HALF_DB = 50.0  # half precision rounds every tensor to 11 bits
-
 _BATCH_BYTES = 256 << 20  # of all activations of a batch together
 _LARGEST_BATCH = 32
 
@@ -117,7 +109,7 @@ def normalised(
     graph = import_graph(raised)
     normalise(graph, integer=integer)
     model = export_model(graph, original)
-    prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
+    prove(runtime, model, sample, reference, FOLDED_DB, "normalising it")
     return model
 
 
@@ -147,53 +139,6 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
     )
     while sum(step(graph) for step in passes):  # every pass runs in every round
         pass
-
-
-def prove(
-    runtime: Runtime,
-    model: onnx.ModelProto,
-    sample: Mapping[str, Array],
-    reference: Mapping[str, Array],
-    decibels: float,
-    what: str,
-) -> None:
-    """Raise ModelError unless the model gives the reference's outputs on the sample, to `decibels` of SQNR.
-
-    Integers must be equal, shapes too. Only where they are decided by what a layer computed (an ArgMax, the
-    indices of detections) may one in a hundred differ: rounding in another order parts what was nearly a tie.
-    """
-    outputs = runtime.session(model, optimize=False).run(sample)
-    for name, expected in reference.items():
-        if getattr(expected, "dtype", None) is None:  # a sequence or an optional
-            continue
-        wanted = min(decibels, _HALF_DB) if expected.dtype == np.float16 else decibels
-        found = signal_to_noise(expected, outputs[name])
-        if found < wanted and not (_nearly_equal(expected, outputs[name]) and _is_decided(model, name)):
-            raise ModelError(
-                f"{what} changed output {name!r} of the model ({found:.0f} dB, wanted {wanted:.0f}); "
-                "this is a fault of onnxmpq: please report it with the model"
-            )
-
-
-def _nearly_equal(expected: Array, found: Array) -> bool:
-    """True where integers or booleans of one shape differ in few elements."""
-    alike = expected.dtype == found.dtype and expected.shape == found.shape and expected.dtype.kind != "f"
-    return alike and float(np.mean(expected != found)) <= _PARTED
-
-
-def _is_decided(model: onnx.ModelProto, name: str) -> bool:
-    """True where the values of a layer's result, not its shape alone, reach this tensor."""
-    made = {output: node for node in model.graph.node for output in node.output}
-    seen, waiting = set(), [name]
-    while waiting:
-        tensor = waiting.pop()
-        if tensor in seen or tensor not in made or made[tensor].op_type in _SHAPE_READERS:
-            continue
-        if made[tensor].op_type in OPERATORS:
-            return True
-        seen.add(tensor)
-        waiting.extend(names_read(made[tensor]))
-    return False
 
 
 def check_float(model: onnx.ModelProto) -> None:

@@ -7,7 +7,8 @@ from onnx import numpy_helper
 
 from onnxmpq.data.input_shapes import apply_shapes, one_sample
 from onnxmpq.errors import EngineError, ModelError
-from onnxmpq.normalize.prepare import prepare, prove, runnable
+from onnxmpq.normalize.prepare import prepare, runnable
+from onnxmpq.normalize.proof import prove
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 
