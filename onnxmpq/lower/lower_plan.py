@@ -44,16 +44,17 @@ def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepa
 def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
     """The lowest opset, from the model's own up, that has every type the plan stores.
 
-    Raises ModelError where the target does not read it.
+    Raises ModelError where the target does not read it. What ONNX Runtime runs here it reads.
     """
     lowest, highest = target.opsets
     widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
-    needed = required_opset(widths, native2=_native2(target), wide=target.weights.wide)
+    tensors = target.weights.tensor_bits
+    needed = required_opset(widths, 2 in tensors, target.weights.wide, 4 in tensors)
     opset = max(_simulated_opset(plan, prepared), needed, lowest)
-    if opset > highest:
+    if opset > highest and not (target.is_onnxruntime and opset == opset_version(prepared.model)):
         raise ModelError(
-            f"the file would have opset {opset}, and {target.name} reads at most {highest}; export the "
-            "model at a lower opset"
+            f"the file would have opset {opset}, and the highest that {target.name} is known to read is {highest}; export "
+            "the model at a lower opset"
         )
     return opset
 
@@ -115,7 +116,8 @@ def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, 
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=_native2(target), wide=target.weights.wide)(frame.graph)
+    tensors = target.weights.tensor_bits
+    PackWeights(stored, 2 in tensors, target.weights.wide, 4 in tensors)(frame.graph)
     if target.halves:
         halve_constants(frame.graph)
 
@@ -129,10 +131,6 @@ def lower(
     model = export_model(framed.graph, prepared.original)
     describe(model, target)
     return model
-
-
-def _native2(target: Target) -> bool:
-    return 2 in target.weights.tensor_bits
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:

@@ -9,12 +9,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.context.prepared import Prepared
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import EngineError, ModelError
 from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.normalize.discover import discover
 from onnxmpq.normalize.proof import FOLDED_DB, RAISED_DB, prove
-from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.onnx_io.contents import opset_version
+from onnxmpq.onnx_io.graph import export_model, free_large_constants, import_graph
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.normalize.drop_noops import drop_noops
@@ -29,7 +30,7 @@ from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.passes.normalize.make_pads_explicit import make_pads_explicit
 from onnxmpq.passes.normalize.own_bias import own_bias
 from onnxmpq.passes.normalize.pool_global_means import pool_global_means
-from onnxmpq.passes.normalize.raise_opset import RaiseOpset
+from onnxmpq.passes.normalize.raise_opset import NEWEST_TARGET, RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
 from onnxmpq.passes.normalize.widen_half import widen_half
 from onnxmpq.runtime.session import Runtime, Session
@@ -111,6 +112,26 @@ def normalised(
     model = export_model(graph, original)
     prove(runtime, model, sample, reference, FOLDED_DB, "normalising it")
     return model
+
+
+def highest_opset(runtime: Runtime, model: onnx.ModelProto, most: int) -> tuple[int, str]:
+    """The highest opset up to `most` that the model can be raised to with a kernel for every node; and why no higher one.
+
+    ONNX Runtime is asked, from the top: of some operators' newest versions it has none, or not of every type. The
+    constants that are large are no part of the question, and left out. The model's own opset, where `most` is lower.
+    """
+    own, why = opset_version(model), ""
+    for opset in range(min(most, NEWEST_TARGET), own, -1):
+        graph = import_graph(model)
+        try:
+            raise_graph(graph, opset)
+            free_large_constants(graph)
+            runtime.session(export_model(graph, model), optimize=False)
+        except (ModelError, EngineError) as error:
+            why = why or str(error)
+        else:
+            return opset, why
+    return own, why
 
 
 def raise_graph(graph: gs.Graph, opset: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, graphs, nodes, subgraphs, t
 from onnxmpq.onnx_io.functions import inlined
 from onnxmpq.operators import OPERATORS
 
+_A_FEW = 64  # values of a constant that operators may want to know when they are loaded
 _FIRST_IR_VERSION = 4  # the first in which an initializer need not be a graph input as well
 _IR_VERSION_OF_TYPE = {
     "FLOAT8E4M3FN": 9, "FLOAT8E4M3FNUZ": 9, "FLOAT8E5M2": 9, "FLOAT8E5M2FNUZ": 9, "UINT4": 10, "INT4": 10,
@@ -101,6 +103,16 @@ def _drop_empty_list(node: gs.Node, name: str) -> None:
     if node.op == "Constant":
         dtype = np.float32 if name == "value_floats" else np.int64
         node.attrs["value"] = gs.Constant(node.outputs[0].name, np.zeros(0, dtype))
+
+
+def free_large_constants(graph: gs.Graph) -> None:
+    """Make inputs of the constants that are weights rather than shapes, axes or limits, in place: a model without its bytes."""
+    for inner in (graph, *graph.subgraphs(recursive=True)):
+        for tensor in inner.tensors().values():
+            if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _A_FEW:
+                tensor.to_variable(tensor.dtype, tensor.shape)
+                if all(tensor is not known for known in graph.inputs):
+                    graph.inputs.append(tensor)
 
 
 def lowest_ir_version(opset: int, types: Iterable[int] = ()) -> int:
