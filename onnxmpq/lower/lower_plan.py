@@ -20,6 +20,7 @@ from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
 from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.lower.pad_codes import pad_codes
+from onnxmpq.passes.lower.pin_layout import pin_layout
 from onnxmpq.passes.lower.replace_constants import ReplaceConstants
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
@@ -95,6 +96,8 @@ def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Targ
     framed = _with_pairs(prepared, plan, activations, planned_opset(plan, prepared, target))
     if target.is_onnxruntime:
         clip_pools(framed.graph)
+        if framed.placement.tensors:
+            pin_layout(framed.graph)
         pad_codes(framed.graph)
     SplitGemmBias(framed.placement.split_biases)(framed.graph)
     return framed

@@ -14,6 +14,7 @@ from itertools import chain
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import OPERATORS, IntegerKernel, operator_of
+from onnxmpq.passes.layout import loses_layout
 from onnxmpq.passes.matching import attribute, is_constant, is_standard, optional_input, read
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS
@@ -275,6 +276,8 @@ def _refusal(node: gs.Node) -> str | None:
         return "its constant operand has several values, too many for one scale"
     if node.op == "Resize" and attribute(node, "mode", "nearest") != "nearest":
         return _no_kernel(f"Resize in mode {node.attrs['mode']}")
+    if loses_layout(node):
+        return "ONNX Runtime would run it with channels last, where its axes are others"
     if node.op == "AveragePool" and set(attribute(node, "dilations", [1])) != {1}:
         return _no_kernel("a dilated AveragePool")
     if node.op == "Pad" and not _pads_zeros(node):
