@@ -47,13 +47,14 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
         del graph.value_info[:]
     try:
         with G_LOGGER.suppress():
-            imported = gs.import_onnx(_with_inferred_shapes(own))
+            imported = gs.import_onnx(with_inferred_shapes(own))
     except (OnnxGraphSurgeonException, UnicodeDecodeError) as error:
         raise ModelError(f"the graph cannot be edited: {error}") from error
     return _normalise(imported)
 
 
-def _with_inferred_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_inferred_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with what onnx finds out of inner types and shapes; as it is where it finds a contradiction."""
     try:
         return onnx.shape_inference.infer_shapes(model)
     except onnx.shape_inference.InferenceError:

@@ -16,12 +16,16 @@ def pin_layout(graph: gs.Graph) -> bool:
     between them (onnx_transpose_optimization.cc, 1.15 to 1.31), but never through such a Reshape.
     """
     build = builders(graph)[0]
-    moved = [node for node in graph.nodes if loses_layout(node)]
+    moved = [node for node in graph.nodes if loses_layout(node) and not _is_pinned(node.inputs[0])]
     for node in moved:
         node.inputs[0] = _pinned(build, node.inputs[0])
     if moved:
         graph.toposort()
     return bool(moved)
+
+
+def _is_pinned(tensor: gs.Tensor) -> bool:
+    return any(maker.op == "Reshape" for maker in tensor.inputs)
 
 
 def _pinned(build: NodeBuilder, tensor: gs.Tensor) -> gs.Variable:
