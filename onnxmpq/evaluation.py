@@ -126,7 +126,7 @@ def check_same_results(outputs: Mapping[str, Array], reference: Mapping[str, Arr
 
 def _loaded(runtime: Runtime, path: Path) -> tuple[onnx.ModelProto, Session, int]:
     """A model as it runs, and the bytes of its file, external data included."""
-    model = load_model(path)
+    model = load_model(path, runtime.accepts)
     return *runnable(suited(runtime, model), model), model.ByteSize()
 
 

@@ -18,6 +18,7 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.matching import optional_input, type_name
 from onnxmpq.runtime.requirements import described
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import HALF_BITS
 from onnxmpq.values.other_weight import OtherWeight
@@ -56,7 +57,7 @@ class Inspection:
 
 def inspect_model(path: str | os.PathLike[str]) -> Inspection:
     """Read a file and list its layers. Raises MissingFileError or ModelError."""
-    model = load_model(Path(path))
+    model = load_model(Path(path), Runtime().accepts)
     stored, needed = read_weights(model), described(model)
     is_compiled = bool(stored) or needed is not None
     layers = _stored_layers(model, stored) if is_compiled else _float_layers(model)

@@ -14,7 +14,7 @@ from onnxmpq.check.stage import check, narrowed
 from onnxmpq.context.setting import Loaded
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Draft, Lowering
-from onnxmpq.normalize.stage import prepare_model
+from onnxmpq.normalize.stage import prepare_model, within_kernels
 from onnxmpq.observer import Stages
 from onnxmpq.onnx_io.model_file import written_model
 from onnxmpq.place.stage import place
@@ -42,7 +42,7 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
         written = draft.written()
     with written_model(written, sources.output, protect=sources.protected) as file, stages("verify"):
         outcome = Compiled(
-            sources.model, sources.output, draft.prepared, draft.units, draft.placement, draft.plan, request.target, costs,
+            sources.model, sources.output, draft.prepared, draft.units, draft.placement, draft.plan, draft.setting.request.target, costs,
             loaded.evidence, file, request.search.effort.name, found, loaded.file_bytes,
         )  # fmt: skip
         return report_on(
@@ -55,7 +55,9 @@ def rounded(loaded: Loaded) -> Lowering:
     """From the model to its rounded weights: what does not depend on the budget, unless that leaves one plan only."""
     stages = loaded.stages
     with stages("normalize"):
-        placed = place(loaded, prepare_model(loaded))
+        prepared = prepare_model(loaded)
+        loaded = within_kernels(loaded, prepared)
+        placed = place(loaded, prepared)
         check(loaded, placed)
     with stages("calibrate"):
         setting = calibrate(loaded, placed)

@@ -76,8 +76,9 @@ def spared(
 
 
 def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:
-    """The same with the layers in float that read tensors which no sample reaches."""
-    blind = readers_of(found.prepared, unseen) & set(found.placement.integer_layers)
+    """The same with the layers in float that read tensors which no sample reaches, or lie around them where none does."""
+    integer = set(found.placement.integer_layers)
+    blind = readers_of(found.prepared, unseen) & integer or layers_around(found, unseen) & integer
     if not blind:
         raise DataError(
             f"tensor {min(unseen)!r} is empty in all calibration samples: give others, or use --activations fp32"

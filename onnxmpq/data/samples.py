@@ -89,10 +89,20 @@ def bind(inputs: Sequence[InputSpec], arrays: Mapping[str, Array | ArrayInfo], w
     return Binding(names, count, batch_step(inputs, ranks, where), labelled)
 
 
+def check_numeric(spec: InputSpec) -> None:
+    """Check that a graph input takes tensors of numbers that NumPy has; DataError where it does not."""
+    if spec.dtype.hasobject:
+        raise DataError(
+            f"graph input {spec.name!r} takes {spec.takes}, and samples are float, integer or boolean arrays; export the "
+            "model from behind the nodes that make numbers of it"
+        )
+
+
 def check_fit(spec: InputSpec, dtype: np.dtype[Any], shape: Shape, what: str, remedy: str = _REMEDY) -> None:
     """Check that one sample of this dtype and shape can be fed to `spec`; DataError where it cannot."""
+    check_numeric(spec)
     if not _casts(dtype, spec.dtype):
-        raise DataError(f"{what} holds {dtype}, graph input {spec.name!r} takes {spec.dtype}; {remedy}")
+        raise DataError(f"{what} holds {dtype}, graph input {spec.name!r} takes {spec.takes}; {remedy}")
     wanted = spec.shape if len(shape) == len(spec.shape) else spec.shape[1:]
     differ = f"{what} has samples of {_sample(shape)}, graph input {spec.name!r} wants {_sample(wanted)}"
     if len(shape) != len(wanted):

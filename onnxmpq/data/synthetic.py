@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.data.samples import Positions, Sample, Source, batch_step, is_channels_last
+from onnxmpq.data.samples import Positions, Sample, Source, batch_step, check_numeric, is_channels_last
 from onnxmpq.errors import DataError
 from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array, Shape
@@ -72,8 +72,7 @@ def _sample(
 
 
 def _check(spec: InputSpec) -> None:
-    if spec.dtype.kind not in "fiub":
-        raise DataError(f"graph input {spec.name!r} takes {spec.dtype}, which noise cannot fill; give data")
+    check_numeric(spec)
     if None in spec.shape[1:]:
         raise DataError(f"graph input {spec.name!r} has free dimensions {spec.shape}; give its shape or data")
 

@@ -24,7 +24,7 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
     """Raises a subclass of OnnxmpqError where something cannot be read or run, or the output not be written."""
     runtime = resolve_runtime(request.run.provider)
     stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
-    given = read_model(sources, stages)
+    given = read_model(sources, runtime, stages)
     runtime = suited(runtime, given)
     model, session = runnable(runtime, given)
     evidence = gather(
@@ -54,9 +54,9 @@ def computing(runtime: Runtime, request: Request, stages: Stages) -> Runtime:
     return runtime.keeping_pairs()
 
 
-def read_model(sources: Sources, stages: Stages) -> onnx.ModelProto:
+def read_model(sources: Sources, runtime: Runtime, stages: Stages) -> onnx.ModelProto:
     """The model that is to be compiled, once it is sure that the result can be written."""
-    model = load_model(sources.model)
+    model = load_model(sources.model, runtime.accepts)
     if model.producer_name == "onnxmpq":
         raise ModelError(
             f"{sources.model} was compiled by onnxmpq already; compile the model it was made from"

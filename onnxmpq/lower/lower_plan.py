@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.errors import ModelError
-from onnxmpq.normalize.prepare import RAISED_DB, prove, raise_graph
+from onnxmpq.normalize.prepare import raise_graph
+from onnxmpq.normalize.proof import RAISED_DB, prove
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.lower.clip_pools import clip_pools
@@ -19,6 +20,7 @@ from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
 from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.lower.pad_codes import pad_codes
+from onnxmpq.passes.lower.pin_layout import pin_layout
 from onnxmpq.passes.lower.replace_constants import ReplaceConstants
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
@@ -43,16 +45,17 @@ def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepa
 def planned_opset(plan: Plan, prepared: Prepared, target: Target) -> int:
     """The lowest opset, from the model's own up, that has every type the plan stores.
 
-    Raises ModelError where the target does not read it.
+    Raises ModelError where the target does not read it. What ONNX Runtime runs here it reads.
     """
     lowest, highest = target.opsets
     widths = {option.stored_bits for option in plan.options.values() if option.is_quantized}
-    needed = required_opset(widths, native2=_native2(target), wide=target.weights.wide)
+    tensors = target.weights.tensor_bits
+    needed = required_opset(widths, 2 in tensors, target.weights.wide, 4 in tensors)
     opset = max(_simulated_opset(plan, prepared), needed, lowest)
-    if opset > highest:
+    if opset > highest and not (target.is_onnxruntime and opset == opset_version(prepared.model)):
         raise ModelError(
-            f"the file would have opset {opset}, and {target.name} reads at most {highest}; export the "
-            "model at a lower opset"
+            f"the file would have opset {opset}, and the highest that {target.name} is known to read is {highest}; export "
+            "the model at a lower opset"
         )
     return opset
 
@@ -93,6 +96,8 @@ def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Targ
     framed = _with_pairs(prepared, plan, activations, planned_opset(plan, prepared, target))
     if target.is_onnxruntime:
         clip_pools(framed.graph)
+        if framed.placement.tensors:
+            pin_layout(framed.graph)
         pad_codes(framed.graph)
     SplitGemmBias(framed.placement.split_biases)(framed.graph)
     return framed
@@ -114,7 +119,8 @@ def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, 
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=_native2(target), wide=target.weights.wide)(frame.graph)
+    tensors = target.weights.tensor_bits
+    PackWeights(stored, 2 in tensors, target.weights.wide, 4 in tensors)(frame.graph)
     if target.halves:
         halve_constants(frame.graph)
 
@@ -128,10 +134,6 @@ def lower(
     model = export_model(framed.graph, prepared.original)
     describe(model, target)
     return model
-
-
-def _native2(target: Target) -> bool:
-    return 2 in target.weights.tensor_bits
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:

@@ -27,6 +27,12 @@ _BOUNDING = frozenset({"Clip", "Max", "Add", "Expand", "Unsqueeze", "Reshape", "
 _NORMALIZE = "LpNormalization"  # what a division by the norm is called here
 UNIT_RANGE = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})  # their values lie in 0..1
 
+# What makes of values in 0..1 values in 0..1 again.
+_KEEPING_RANGE = frozenset({
+    "AveragePool", "Concat", "GlobalAveragePool", "GlobalMaxPool", "Max", "MaxPool", "Mean", "Min", "Mul", "Pow",
+    "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "Resize", "Sqrt", "TopK", "Upsample",
+})  # fmt: skip
+
 
 class Makers:
     """The makers of a graph's tensors."""
@@ -44,6 +50,22 @@ class Makers:
         """
         node = self._behind(tensor, _MOVING)
         return "" if node is None else str(self._written_out(node) or node.op_type)
+
+    def node(self, tensor: str) -> onnx.NodeProto | None:
+        """The node that computes a tensor's values, those that only move them passed over; None for an input."""
+        return self._behind(tensor, _MOVING)
+
+    def is_share(self, tensor: str) -> bool:
+        """True where a tensor's values lie in 0..1 by what made them: probabilities, their products, 1 less one of them."""
+        node = self.node(tensor)
+        if node is None:
+            return False
+        if (self._written_out(node) or node.op_type) in UNIT_RANGE:
+            return True
+        if node.op_type == "Sub":
+            return self._value(node.input[0]) == 1 and self.is_share(node.input[1])
+        data = [name for name in node.input if name and not self._is_constant(name)]
+        return node.op_type in _KEEPING_RANGE and bool(data) and all(map(self.is_share, data))
 
     def along(self, tensor: str, axis: int, shapes: Mapping[str, Sequence[int]]) -> list[tuple[int, str]]:
         """How many channels which operator made, along an axis of `tensor`; `shapes` are those of the graph's tensors.

@@ -115,7 +115,7 @@ def classifier_output(metric: Metric) -> str | None:
 
 def classes(values: Array) -> Array:
     """Top-1 class of each sample of [N, classes, 1...]."""
-    top: Array = values.reshape(len(values), -1).argmax(axis=1)
+    top: Array = values.reshape(values.shape[:2]).argmax(axis=1)
     return top
 
 
@@ -216,7 +216,7 @@ def _rows(outputs: Mapping[str, Array]) -> int:
 def judged_rows(reference: Array) -> NDArray[np.bool_]:
     """Which rows can be compared, bool [N]: those without NaN or Inf; masked logits are -inf."""
     lost = np.isnan(reference) | np.isposinf(reference)
-    return np.asarray(~lost.reshape(len(reference), -1).any(axis=1))
+    return np.asarray(~lost.any(axis=tuple(range(1, lost.ndim))))
 
 
 def _joined(parts: Sequence[Sums]) -> Sums:
@@ -248,10 +248,10 @@ def _energy(reference: Array, channels: Channels) -> Sums:
     return total
 
 
-def signal_to_noise(expected: Array, found: Array) -> float:
+def signal_to_noise(expected: Array, found: Array, floor: float = 0.0) -> float:
     """Signal-to-noise ratio of `found` in dB: infinite where equal, -inf where dtypes or shapes differ.
 
-    Values that are not finite must be the same ones.
+    A signal counts as of a root mean square of `floor` at least. Values that are not finite must be the same ones.
     """
     if expected.dtype != found.dtype or expected.shape != found.shape:
         return -math.inf
@@ -265,5 +265,5 @@ def signal_to_noise(expected: Array, found: Array) -> float:
         return -math.inf
     signal = expected[finite].astype(np.float64)
     noise = float(np.square(signal - found[finite]).sum())
-    power = float(np.square(signal).sum())
+    power = max(float(np.square(signal).sum()), floor * floor * signal.size)
     return math.inf if noise == 0 else 10 * math.log10(max(power, np.finfo(float).tiny) / noise)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.context.prepared import Prepared
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import EngineError, ModelError
 from onnxmpq.metrics.choose_metric import choose_metric
-from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.normalize.discover import discover
-from onnxmpq.onnx_io.graph import export_model, import_graph
-from onnxmpq.onnx_io.subgraph import names_read
+from onnxmpq.normalize.proof import FOLDED_DB, RAISED_DB, prove
+from onnxmpq.onnx_io.contents import opset_version
+from onnxmpq.onnx_io.graph import export_model, free_large_constants, import_graph
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.normalize.drop_noops import drop_noops
@@ -31,7 +30,7 @@ from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.passes.normalize.make_pads_explicit import make_pads_explicit
 from onnxmpq.passes.normalize.own_bias import own_bias
 from onnxmpq.passes.normalize.pool_global_means import pool_global_means
-from onnxmpq.passes.normalize.raise_opset import RaiseOpset
+from onnxmpq.passes.normalize.raise_opset import NEWEST_TARGET, RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
 from onnxmpq.passes.normalize.widen_half import widen_half
 from onnxmpq.runtime.session import Runtime, Session
@@ -43,11 +42,22 @@ from onnxmpq.values.output_kind import OutputKind
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 LOWEST_OPSET = 13  # DequantizeLinear per axis
-RAISED_DB = 90.0  # rewritten operators reorder no arithmetic
-_FOLDED_DB = 60.0  # folded constants are rounded once more
-_PARTED = 0.01  # of integers that ties may change
-_SHAPE_READERS = ("Shape", "Size")
-_HALF_DB = 50.0  # half precision rounds every tensor to 11 bits
+Pass = Callable[[gs.Graph], bool]
+_PASSES: tuple[Pass, ...] = (
+    lift_constants,
+    hoist_subgraph_weights,
+    widen_half,
+    fold_weight_views,
+    drop_noops,
+    fold_batch_norm,
+    fold_affine,
+    join_gemm,
+    fold_gemm_alpha,
+    own_bias,
+    make_pads_explicit,
+    fold_pad,
+    pool_global_means,
+)
 
 _BATCH_BYTES = 256 << 20  # of all activations of a batch together
 _LARGEST_BATCH = 32
@@ -108,17 +118,47 @@ def prepare(
 def normalised(
     runtime: Runtime, original: onnx.ModelProto, sample: Mapping[str, Array], *, integer: bool
 ) -> onnx.ModelProto:
-    """The model in the form that layers are found in. Raises ModelError unless it computes the same."""
+    """The model in the form that layers are found in, behind all passes, or all but the one whose result does not run.
+
+    Raises ModelError unless it computes the same.
+    """
     reference = runtime.session(original, optimize=False).run(sample)
     graph = import_graph(original)
     raise_graph(graph, LOWEST_OPSET)
     raised = export_model(graph, original)
     prove(runtime, raised, sample, reference, RAISED_DB, "raising its opset")
-    graph = import_graph(raised)
-    normalise(graph, integer=integer)
-    model = export_model(graph, original)
-    prove(runtime, model, sample, reference, _FOLDED_DB, "normalising it")
-    return model
+    refused: list[EngineError] = []
+    for left_out in (None, *_PASSES):
+        graph = import_graph(raised)
+        normalise(graph, integer=integer, left_out=left_out)
+        model = export_model(graph, original)
+        try:
+            prove(runtime, model, sample, reference, FOLDED_DB, "normalising it")
+        except EngineError as error:  # a pass made an operator of a type that ONNX Runtime has no kernel for
+            refused.append(error)
+        else:
+            return model
+    raise refused[0]
+
+
+def highest_opset(runtime: Runtime, model: onnx.ModelProto, most: int) -> tuple[int, str]:
+    """The highest opset up to `most` that the model can be raised to with a kernel for every node; and why no higher one.
+
+    ONNX Runtime is asked, from the top: of some operators' newest versions it has none, or not of every type. The
+    constants that are large are no part of the question, and left out. The model's own opset, where `most` is lower.
+    """
+    own, why = opset_version(model), ""
+    for opset in range(min(most, NEWEST_TARGET), own, -1):
+        graph = import_graph(model)
+        try:
+            raise_graph(graph, opset)
+            free_large_constants(graph)
+            runtime.session(export_model(graph, model), optimize=False)
+        except (ModelError, EngineError) as error:
+            why = why or str(error)
+        else:
+            return opset, why
+    return own, why
 
 
 def raise_graph(graph: gs.Graph, opset: int) -> None:
@@ -128,72 +168,11 @@ def raise_graph(graph: gs.Graph, opset: int) -> None:
         RaiseOpset(opset)(graph)
 
 
-def normalise(graph: gs.Graph, *, integer: bool) -> None:
-    """Run the preserving passes until none of them finds anything more to do."""
-    passes = (
-        lift_constants,
-        hoist_subgraph_weights,
-        *((widen_half,) if integer else ()),
-        fold_weight_views,
-        drop_noops,
-        fold_batch_norm,
-        fold_affine,
-        join_gemm,
-        fold_gemm_alpha,
-        own_bias,
-        make_pads_explicit,
-        fold_pad,
-        pool_global_means,
-    )
+def normalise(graph: gs.Graph, *, integer: bool, left_out: Pass | None = None) -> None:
+    """Run the preserving passes, maybe without one of them, until none of them finds anything more to do."""
+    passes = [p for p in _PASSES if p is not left_out and (integer or p is not widen_half)]
     while sum(step(graph) for step in passes):  # every pass runs in every round
         pass
-
-
-def prove(
-    runtime: Runtime,
-    model: onnx.ModelProto,
-    sample: Mapping[str, Array],
-    reference: Mapping[str, Array],
-    decibels: float,
-    what: str,
-) -> None:
-    """Raise ModelError unless the model gives the reference's outputs on the sample, to `decibels` of SQNR.
-
-    Integers must be equal, shapes too. Only where they are decided by what a layer computed (an ArgMax, the
-    indices of detections) may one in a hundred differ: rounding in another order parts what was nearly a tie.
-    """
-    outputs = runtime.session(model, optimize=False).run(sample)
-    for name, expected in reference.items():
-        if getattr(expected, "dtype", None) is None:  # a sequence or an optional
-            continue
-        wanted = min(decibels, _HALF_DB) if expected.dtype == np.float16 else decibels
-        found = signal_to_noise(expected, outputs[name])
-        if found < wanted and not (_nearly_equal(expected, outputs[name]) and _is_decided(model, name)):
-            raise ModelError(
-                f"{what} changed output {name!r} of the model ({found:.0f} dB, wanted {wanted:.0f}); "
-                "this is a fault of onnxmpq: please report it with the model"
-            )
-
-
-def _nearly_equal(expected: Array, found: Array) -> bool:
-    """True where integers or booleans of one shape differ in few elements."""
-    alike = expected.dtype == found.dtype and expected.shape == found.shape and expected.dtype.kind != "f"
-    return alike and float(np.mean(expected != found)) <= _PARTED
-
-
-def _is_decided(model: onnx.ModelProto, name: str) -> bool:
-    """True where the values of a layer's result, not its shape alone, reach this tensor."""
-    made = {output: node for node in model.graph.node for output in node.output}
-    seen, waiting = set(), [name]
-    while waiting:
-        tensor = waiting.pop()
-        if tensor in seen or tensor not in made or made[tensor].op_type in _SHAPE_READERS:
-            continue
-        if made[tensor].op_type in OPERATORS:
-            return True
-        seen.add(tensor)
-        waiting.extend(names_read(made[tensor]))
-    return False
 
 
 def check_float(model: onnx.ModelProto) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from onnxmpq.budgets.budget import Budget, tightest
 from onnxmpq.budgets.kind import Needs
@@ -12,7 +13,7 @@ from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import classifier_output
 from onnxmpq.metrics.output_kinds import Seen, is_guessed
 from onnxmpq.metrics.score import check_label_range, check_labels, check_numbers, glance, sureness
-from onnxmpq.normalize.prepare import prepare
+from onnxmpq.normalize.prepare import LOWEST_OPSET, highest_opset, prepare
 from onnxmpq.sensitivity.methods import check_data, ignores_training, is_demanding
 from onnxmpq.values.output_kind import OutputKind
 
@@ -39,6 +40,20 @@ def prepare_model(loaded: Loaded) -> Prepared:
         for text in guesses(prepared, seen, request.search.outputs):
             loaded.stages.note(text)
     return prepared
+
+
+def within_kernels(loaded: Loaded, prepared: Prepared) -> Loaded:
+    """The same for files of no higher opset than ONNX Runtime has a kernel for every node at; what that costs is said."""
+    target = loaded.request.target
+    opset, why = highest_opset(loaded.runtime, prepared.model, target.opsets[1])
+    fitted = target.within(max(opset, LOWEST_OPSET))
+    if fitted.weights != target.weights:
+        gone = [f"INT{bits}" for bits in target.weights.tensor_bits if bits not in fitted.weights.tensor_bits]
+        loaded.stages.note(
+            f"the file stays at opset {opset} or below, without {' and '.join(gone)} tensors, which came later: above it the "
+            f"model does not run ({why})"
+        )
+    return replace(loaded, request=replace(loaded.request, target=fitted))
 
 
 def guesses(prepared: Prepared, seen: Seen, asked: Mapping[str, OutputKind]) -> Iterator[str]:

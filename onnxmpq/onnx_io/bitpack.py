@@ -20,7 +20,7 @@ from onnxmpq.values.arrays import Codes
 
 Bytes = NDArray[np.uint8]
 
-PARTS: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
+PARTS: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 
 
 def packed_size(count: int, bits: int) -> int:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, graphs, nodes, subgraphs, tensors
+from onnxmpq.onnx_io.functions import inlined
 from onnxmpq.operators import OPERATORS
 
+_A_FEW = 64  # values of a constant that operators may want to know when they are loaded
 _FIRST_IR_VERSION = 4  # the first in which an initializer need not be a graph input as well
 _IR_VERSION_OF_TYPE = {
     "FLOAT8E4M3FN": 9, "FLOAT8E4M3FNUZ": 9, "FLOAT8E5M2": 9, "FLOAT8E5M2FNUZ": 9, "UINT4": 10, "INT4": 10,
@@ -38,20 +41,20 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     """
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    if own.functions:
-        own = inliner.inline_local_functions(own)
+    own = inlined(own)
     _require_editable(own)
     for graph in graphs(own.graph):
         del graph.value_info[:]
     try:
         with G_LOGGER.suppress():
-            imported = gs.import_onnx(_with_inferred_shapes(own))
+            imported = gs.import_onnx(with_inferred_shapes(own))
     except (OnnxGraphSurgeonException, UnicodeDecodeError) as error:
         raise ModelError(f"the graph cannot be edited: {error}") from error
     return _normalise(imported)
 
 
-def _with_inferred_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_inferred_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with what onnx finds out of inner types and shapes; as it is where it finds a contradiction."""
     try:
         return onnx.shape_inference.infer_shapes(model)
     except onnx.shape_inference.InferenceError:
@@ -101,6 +104,16 @@ def _drop_empty_list(node: gs.Node, name: str) -> None:
     if node.op == "Constant":
         dtype = np.float32 if name == "value_floats" else np.int64
         node.attrs["value"] = gs.Constant(node.outputs[0].name, np.zeros(0, dtype))
+
+
+def free_large_constants(graph: gs.Graph) -> None:
+    """Make inputs of the constants that are weights rather than shapes, axes or limits, in place: a model without its bytes."""
+    for inner in (graph, *graph.subgraphs(recursive=True)):
+        for tensor in inner.tensors().values():
+            if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _A_FEW:
+                tensor.to_variable(tensor.dtype, tensor.shape)
+                if all(tensor is not known for known in graph.inputs):
+                    graph.inputs.append(tensor)
 
 
 def lowest_ir_version(opset: int, types: Iterable[int] = ()) -> int:

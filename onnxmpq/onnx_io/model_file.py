@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,12 +29,15 @@ _HARMLESS = (
 )
 
 
-def load_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
+def load_model(
+    path: str | os.PathLike[str], accepts: Callable[[onnx.ModelProto], bool] = lambda _: False
+) -> onnx.ModelProto:
     """Read an ONNX file and its external data, which ends up inside the returned model.
 
     The model is checked by onnx.checker, whose verdict counts but for what ONNX Runtime does not mind:
     nodes out of order, a graph without a name, outputs without a type, initializers that an old IR version
-    wants listed as inputs, and operators unknown to onnx.
+    wants listed as inputs, operators unknown to onnx; and whatever else is in a model that it `accepts`, which is
+    asked about those alone that the checker refuses.
 
     Raises MissingFileError where the file or its external data do not exist; ModelError for anything that is
     not a whole, valid ONNX model of at most 2 GB, or whose external data lie outside its folder.
@@ -43,7 +46,7 @@ def load_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     model = _parse(_read(file), file)
     _require_content(model, file)
     _load_external_data(model, file)
-    _check(model, file)
+    _check(model, file, accepts)
     return model
 
 
@@ -110,17 +113,26 @@ def _require_content(model: onnx.ModelProto, file: Path) -> None:
         )
 
 
-def _check(model: onnx.ModelProto, file: Path) -> None:
+def _check(model: onnx.ModelProto, file: Path, accepts: Callable[[onnx.ModelProto], bool]) -> None:
     # The checker prints, to the native stdout, what it thinks of experimental operators.
     known = all(onnx.defs.has(n.op_type) for n in nodes(model) if n.domain in DEFAULT_DOMAIN)
     try:
         if known:
             onnx.checker.check_model(model)
-        for tensor in tensors(model):
-            onnx.checker.check_tensor(tensor)
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).partition("==> Context:")[0].split())
-        if not any(harmless in reason for harmless in _HARMLESS):
+        if not any(harmless in reason for harmless in _HARMLESS) and not accepts(model):
+            raise ModelError(f"{file} is not valid ONNX, export it again: {reason[:300]}") from error
+    _check_tensors(model, file)
+
+
+def _check_tensors(model: onnx.ModelProto, file: Path) -> None:
+    """Raise ModelError for a tensor that its bytes do not fill, whoever accepts it."""
+    for tensor in tensors(model):
+        try:
+            onnx.checker.check_tensor(tensor)
+        except onnx.checker.ValidationError as error:
+            reason = " ".join(str(error).split())
             raise ModelError(f"{file} is not valid ONNX, export it again: {reason[:300]}") from error
     for tensor in tensors(model):  # the checker of onnx before 1.23 does not count
         if tensor.HasField("raw_data") and len(tensor.raw_data) != raw_bytes(tensor):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxmpq.onnx_io.contents import subgraphs
+from onnxmpq.onnx_io.graph import with_inferred_shapes
 from onnxmpq.onnx_io.traced import Traced
 
 # What shapes are computed with. How many values come of it does not depend on values, but for a Slice's bounds.
@@ -59,6 +60,25 @@ def extract(
     )
     part = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     return Part(part, inputs, given)
+
+
+def with_known_sizes(part: onnx.ModelProto, whole: onnx.ModelProto) -> onnx.ModelProto:
+    """A part of a model with those sizes of its inputs fixed that are the same for any batch, as onnx infers them.
+
+    For operators whose own shape inference is wrong where sizes are free (Attention-23 of three axes).
+    """
+    inferred = with_inferred_shapes(whole).graph
+    values = {v.name: v.type.tensor_type.shape.dim for v in (*inferred.value_info, *inferred.input)}
+    known = {name: [size.dim_value for size in sizes] for name, sizes in values.items()}
+    known |= {i.name: [*i.dims] for i in whole.graph.initializer}
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(part)
+    for value in fixed.graph.input:
+        sizes = value.type.tensor_type.shape.dim
+        for size, other in zip(sizes, known.get(value.name, ()), strict=False):
+            if other:
+                size.dim_value = other
+    return fixed
 
 
 def names_read(node: onnx.NodeProto) -> Iterator[str]:

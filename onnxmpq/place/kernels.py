@@ -14,6 +14,7 @@ from itertools import chain
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import OPERATORS, IntegerKernel, operator_of
+from onnxmpq.passes.layout import loses_layout
 from onnxmpq.passes.matching import attribute, is_constant, is_standard, optional_input, read
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS
@@ -28,6 +29,7 @@ _MOVING = frozenset({
     "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool", "Pad", "ReduceMax",
     "ReduceMin", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
+_EMPTY = "a tensor of it holds no values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,14 @@ def _layer_refusal(layer: Layer, nodes: Sequence[gs.Node], asked: bool) -> str |
 
 def _kernel_refusal(node: gs.Node) -> str | None:
     kernel = OPERATORS[node.op].integer
-    return _no_kernel(node.op) if kernel is None else kernel.refusal(node)
+    if kernel is None:
+        return _no_kernel(node.op)
+    return _EMPTY if _is_empty([node.inputs[0], *node.outputs]) else kernel.refusal(node)
+
+
+def _is_empty(tensors: Iterable[gs.Tensor]) -> bool:
+    """True where one of the tensors is known to hold no values: there is nothing to find its scale by."""
+    return any(0 in (tensor.shape or ()) for tensor in tensors)
 
 
 def integer_kernel(node: gs.Node, weights: Collection[str]) -> IntegerKernel | None:
@@ -261,10 +270,14 @@ def _refusal(node: gs.Node) -> str | None:
     data = node.inputs[:1] if node.op in _MOVING else node.inputs
     if all(isinstance(t, gs.Constant) for t in data):
         return "it computes a constant"
+    if _is_empty([*data, *_values(node)]):
+        return _EMPTY
     if any(isinstance(t, gs.Constant) and math.prod(t.shape) != 1 for t in data):
         return "its constant operand has several values, too many for one scale"
     if node.op == "Resize" and attribute(node, "mode", "nearest") != "nearest":
         return _no_kernel(f"Resize in mode {node.attrs['mode']}")
+    if loses_layout(node):
+        return "ONNX Runtime would run it with channels last, where its axes are others"
     if node.op == "AveragePool" and set(attribute(node, "dilations", [1])) != {1}:
         return _no_kernel("a dilated AveragePool")
     if node.op == "Pad" and not _pads_zeros(node):

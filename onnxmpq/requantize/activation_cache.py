@@ -21,6 +21,7 @@ from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
 from onnxmpq.onnx_io.subgraph import Part, ancestors, crossing, crossing_sizes, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.ordered_pool import cores, map_in_threads
+from onnxmpq.runtime.parts import part_session
 from onnxmpq.runtime.session import Runtime
 
 State = Mapping[str, Any]  # tensors by name, of one batch
@@ -98,7 +99,8 @@ class ActivationCache:
 
     def _crossing(self, part: Part, names: Collection[str]) -> list[State] | None:
         """These tensors of every batch; None where they are too large, or no plain tensors."""
-        session = self._runtime.session(part.model, spin=False, simulated=True) if part.outputs else None
+        known = (self._runtime, part.model, self._model)
+        session = part_session(*known, simulated=True) if part.outputs else None
 
         def run(state: State) -> State:
             made = session.run({name: state[name] for name in part.inputs}) if session is not None else {}

@@ -53,6 +53,7 @@ from onnxmpq.rounding.moments import (
 from onnxmpq.rounding.rows import block_count, columns, from_rows, to_rows
 from onnxmpq.rounding.shrink import diagonals, shrinkage, shrunk
 from onnxmpq.runtime.ordered_pool import cores, map_in_threads
+from onnxmpq.runtime.parts import part_session
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array, Doubles, Floats
 from onnxmpq.values.layer import Layer
@@ -234,7 +235,8 @@ class SequentialRequantizer:
         tapped = self._tapped(layer, regression, cache)
         if tapped is None:
             return []
-        expected = self._loaded(exact.part(exact.behind([regression.tensor]), [regression.tensor]).model)
+        wanted = exact.part(exact.behind([regression.tensor]), [regression.tensor])
+        expected = self._loaded(wanted.model)
         found = self._loaded(tapped)
         names = [gram_name(layer.weight), cross_name(layer.weight)]
 
@@ -277,7 +279,7 @@ class SequentialRequantizer:
         return export_model(graph, part.model)
 
     def _loaded(self, model: onnx.ModelProto) -> Session:
-        return self._runtime.session(model, spin=False, simulated=True)
+        return part_session(self._runtime, model, self._quantized, simulated=True)
 
 
 def _fed(session: Session, values: State) -> dict[str, Array]:

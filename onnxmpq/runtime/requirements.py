@@ -12,7 +12,7 @@ from dataclasses import asdict
 import onnx
 from onnx import TensorProto
 
-from onnxmpq.onnx_io.contents import opset_version
+from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, nodes, opset_version
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.report import Requirements
 from onnxmpq.values.target import Target
@@ -21,6 +21,12 @@ _KEY = "onnxmpq."  # of every entry that this module writes
 _OLDEST = "1.15"
 # The first version that loads an opset, newest first.
 _OF_OPSET = ((26, "1.31"), (24, "1.24"), (23, "1.23"), (22, "1.21"), (21, "1.18"), (20, "1.17"))
+# The first version that has a CPU kernel of an operator's form (by the opset that it came in), where that is later than
+# the first that loads the opset: read off the kernels that 1.16 to 1.32 list themselves.
+_OF_KERNEL = {
+    ("QLinearMatMul", 21): "1.20", ("DeformConv", 19): "1.25", ("DeformConv", 22): "1.25", ("LpNormalization", 22): "1.25",
+    ("TensorScatter", 24): "1.25",
+}  # fmt: skip
 _INT4 = (TensorProto.INT4, TensorProto.UINT4)
 _INT2 = (TensorProto.INT2, TensorProto.UINT2)
 
@@ -69,6 +75,7 @@ def _floors(model: onnx.ModelProto) -> Iterator[str]:
     """The version that each thing in the model needs."""
     opset = opset_version(model)
     yield next((version for lowest, version in _OF_OPSET if opset >= lowest), _OLDEST)
+    yield from (version for form, version in _OF_KERNEL.items() if form in _forms(model, opset))
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     if any(kind in _INT2 for kind in types.values()):
         yield "1.24"
@@ -79,6 +86,30 @@ def _floors(model: onnx.ModelProto) -> Iterator[str]:
             yield "1.21"
         elif node.op_type == "Cast" and types.get(node.input[0]) in _INT4:
             yield "1.23"
+
+
+def _forms(model: onnx.ModelProto, opset: int) -> set[tuple[str, int]]:
+    """The standard operators that the runtime looks for kernels of, each with the opset that its form came in."""
+    operators = {node.op_type for node in nodes(model) if node.domain in DEFAULT_DOMAIN}
+    if any(_becomes_integer(model)):
+        operators.add("QLinearMatMul")
+    known = {op for op, _ in _OF_KERNEL} & operators
+    return {(op, onnx.defs.get_schema(op, opset, "").since_version) for op in known}
+
+
+def _becomes_integer(model: onnx.ModelProto) -> Iterator[bool]:
+    """For each MatMul, whether it lies between Q/DQ pairs that the runtime makes one QLinearMatMul of.
+
+    Clamps before the second pair are no matter: the codes saturate where they clamp.
+    """
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    quantized: set[str] = set()
+    for node in reversed(model.graph.node):
+        clamps = node.op_type in ("Clip", "Relu") and node.output[0] in quantized
+        if node.op_type == "QuantizeLinear" or clamps:
+            quantized.add(node.input[0])
+        elif node.op_type == "MatMul":
+            yield node.output[0] in quantized and all(made.get(n) == "DequantizeLinear" for n in node.input)
 
 
 def _version(text: str) -> tuple[int, ...]:

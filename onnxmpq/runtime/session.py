@@ -53,11 +53,20 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A graph input; `shape` has None where a dimension is free, and is () for a scalar."""
+    """A graph input; `shape` has None where a dimension is free, and is () for a scalar.
+
+    `dtype` is object where NumPy has none for the input's `type`, which is named as ONNX does: "string", "bfloat16".
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    type: str = ""
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words."""
+        return self.type if self.dtype.hasobject and self.type else str(self.dtype)
 
 
 class Session:
@@ -112,6 +121,14 @@ class Runtime:
     def keeping_pairs(self) -> Runtime:
         """The same with Q/DQ pairs as they are: of pairs of 4 bits it makes kernels that it then refuses."""
         return replace(self, fuses=False)
+
+    def accepts(self, model: Model) -> bool:
+        """True where a session can be made of the model: every node has a kernel, and is as that wants it."""
+        try:
+            self.session(model, optimize=False)
+        except EngineError:
+            return False
+        return True
 
     def session(
         self,
@@ -225,7 +242,13 @@ def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:
 
 def _input_spec(node: Any) -> InputSpec:
     shape = tuple(d if isinstance(d, int) and d >= 0 else None for d in node.shape)
-    return InputSpec(node.name, _dtype(node.type), shape)
+    return InputSpec(node.name, _dtype(node.type), shape, _type_name(node.type))
+
+
+def _type_name(runtime_type: str) -> str:
+    """The element type of a tensor; what else there is, as the runtime calls it: "seq(tensor(float))"."""
+    inner = runtime_type.removeprefix("tensor(")
+    return inner.removesuffix(")") if inner != runtime_type else runtime_type
 
 
 def _dtype(runtime_type: str) -> np.dtype[Any]:

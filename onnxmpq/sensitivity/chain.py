@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from onnxmpq.onnx_io.subgraph import Part, crossing, descendants, extract, names_read
 from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.runtime.parts import part_session
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
@@ -154,7 +155,7 @@ class Chain:
         self, chosen: Sequence[onnx.NodeProto], wanted: Sequence[str], free: tuple[str, ...] = ()
     ) -> _Link:
         part = extract(self._model, chosen, wanted, self._types, free=free)
-        return _Link(part, self._runtime.session(part.model, spin=False))
+        return _Link(part, part_session(self._runtime, part.model, self._model))
 
 
 def _uses(nodes: Sequence[onnx.NodeProto], layers: Sequence[Layer]) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.values.activation_range import CodeType
-from onnxmpq.values.option import ACTIVATION_BITS, OTHER_CODES_OPSET, Option
+from onnxmpq.values.option import ACTIVATION_BITS, NARROW_OPSETS, OTHER_CODES_OPSET, Option
 from onnxmpq.values.quantized_weight import Grids
 
 Storage = Literal["packed", "native", "int8"]
@@ -20,6 +20,8 @@ STORAGES: tuple[Storage, ...] = get_args(Storage)
 ISAS: Mapping[str, int] = {"any": 7, "vnni": 8}  # bits of weight codes that its integer kernels sum exactly
 _OPSETS = (7, 25)  # from what ONNX Runtime and OpenVINO read to that of INT2, which graphs can be raised to
 _LEAST_HIGHEST = 13  # DequantizeLinear along an axis
+_MASKS_OPSET = 18  # BitwiseAnd
+_PACKED_OPSET = 14  # Sub of INT8
 _LONGEST_CODE = 8
 _TENSOR_BITS = (8, 4, 2)
 
@@ -67,6 +69,15 @@ class WeightRules:
             "packed weights need a consumer that folds": self.folds or "packed" not in storages,
             "code_bits must be 7 or 8": self.code_bits in ISAS.values(),
         })  # fmt: skip
+
+    def within(self, opset: int) -> WeightRules:
+        """The same in files of that opset at most (13 and up), without the tensors and the arithmetic of later ones."""
+        tensors = tuple(bits for bits in self.tensor_bits if NARROW_OPSETS.get(bits, 0) <= opset)
+        storages = tuple(s for s in self.storages if s != "packed" or opset >= _PACKED_OPSET)
+        return replace(
+            self, storages=storages or ("int8",), tensor_bits=tensors, wide=self.wide or opset < _MASKS_OPSET,
+            direct_bits=tuple(bits for bits in self.direct_bits if bits in tensors),
+        )  # fmt: skip
 
     def summing(self, bits: int) -> WeightRules:
         """The same where integer kernels sum codes of that width, or wider ones, without saturating."""
@@ -149,6 +160,13 @@ class Target:
     def is_plain(self) -> bool:
         """True where every weight is a tensor under a DequantizeLinear, with no node between."""
         return self.stored_as == "native" or not self.weights.folds
+
+    def within(self, opset: int) -> Target:
+        """The same consumer of files of that opset at most. Raises OptionError where its activations need a later one."""
+        if opset >= self.opsets[1]:
+            return self
+        opsets = (min(self.opsets[0], opset), opset)
+        return replace(self, weights=self.weights.within(opset), opsets=opsets)
 
     def storing(self, storage: str | None) -> Target:
         """The same consumer with weights stored so; None leaves its default. Raises OptionError where it cannot."""

@@ -39,7 +39,7 @@ from onnxmpq.onnx_io.late_values import LateValues
 from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.matching import graphs, read, redirect
 from onnxmpq.values.arrays import Codes, Floats
-from onnxmpq.values.option import HALF_BITS
+from onnxmpq.values.option import HALF_BITS, NARROW_OPSETS
 from onnxmpq.values.quantized_weight import QuantizedWeight, code_range
 
 Form = Literal["integer", "float", "plain"]
@@ -53,6 +53,7 @@ _BEGINNING = 64  # elements of a constant that differ where it differs from anot
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
 
 Elements = Callable[[], NDArray[Any]]
+Narrow = frozenset[int]  # widths below 8 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ class PackWeights:
 
     So every reader, in control-flow subgraphs too, finds the dequantized weight where the weight was.
     All forms give exactly codes * scale in float32. `native2` False keeps UINT2 and INT2 tensors (opset 25;
-    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8. `wide` computes in
+    OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8. `native4` does so for UINT4
+    and INT4 (opset 21). `wide` computes in
     UINT32 what else is computed in UINT8: OpenVINO does not fold shifts, products and masks of bytes, would
     unpack at every run, and rounds where a shift drops bits.
 
@@ -107,13 +109,14 @@ class PackWeights:
     weights: Mapping[str, PackedLayer | HalfWeight]
     native2: bool = True
     wide: bool = False
+    native4: bool = True
 
     def __call__(self, graph: gs.Graph) -> bool:
         matches = self._matches(graph)
         packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
         self._check_opset(graph, [layer.stored_bits for _, layer in packed])
         writer = _Writer(_fresh_names(graph), _WIDE if self.wide else _NARROW)
-        codes = _store_codes(writer, {c.name: layer for c, layer in packed}, native2=self.native2)
+        codes = _store_codes(writer, {c.name: layer for c, layer in packed}, self._narrow)
         for constant, layer in packed:
             weight = _dequantize(writer, constant, layer, codes[constant.name])
             redirect(constant.outputs, constant, weight)
@@ -122,6 +125,10 @@ class PackWeights:
                 redirect(constant.outputs, constant, _store_half(writer, constant))
         graph.nodes[:0] = writer.nodes
         return bool(matches)
+
+    @property
+    def _narrow(self) -> Narrow:
+        return narrow_tensors(native2=self.native2, native4=self.native4)
 
     def _matches(self, graph: gs.Graph) -> list[tuple[Any, PackedLayer | HalfWeight]]:
         """The constants to be stored otherwise, in the graph's order (the plan's must not shape the file)."""
@@ -139,7 +146,7 @@ class PackWeights:
         return [(constant, self.weights[name]) for name, constant in found.items() if name not in refusals]
 
     def _check_opset(self, graph: gs.Graph, bits: Sequence[int]) -> None:
-        needed = required_opset(bits, native2=self.native2, wide=self.wide)
+        needed = required_opset(bits, self.native2, self.wide, self.native4)
         if graph.opset < needed:
             widths = ", ".join(map(str, sorted(set(bits))))
             raise ModelError(
@@ -147,23 +154,28 @@ class PackWeights:
             )
 
 
-def required_opset(bits: Iterable[int], native2: bool = True, wide: bool = False) -> int:
+def required_opset(
+    bits: Iterable[int], native2: bool = True, wide: bool = False, native4: bool = True
+) -> int:
     """Lowest opset whose operators and tensor types unpack all these widths (16 and 32: left in float)."""
-    opset = 6
+    opset, narrow = 6, narrow_tensors(native2=native2, native4=native4)
     for width in bits:
         if width == 8:
             opset = max(opset, 13)  # DequantizeLinear along an axis
         elif width < 8:
             parts = PARTS.get(width, (width,))
-            opset = max(opset, *(_part_opset(part, native2=native2, wide=wide) for part in parts))
+            opset = max(opset, *(_part_opset(part, narrow, wide=wide) for part in parts))
     return opset
 
 
-def _part_opset(part: int, *, native2: bool, wide: bool) -> int:
-    if part == 4:
-        return 21  # INT4 and UINT4
-    if part == 2 and native2:
-        return 25  # INT2 and UINT2
+def narrow_tensors(*, native2: bool, native4: bool) -> Narrow:
+    """The widths below 8 bits that there are tensors of."""
+    return frozenset(width for width, has in ((2, native2), (4, native4)) if has)
+
+
+def _part_opset(part: int, narrow: Narrow, *, wide: bool) -> int:
+    if part in narrow:
+        return NARROW_OPSETS[part]
     return 14 if wide else 18  # Sub of INT8; BitwiseAnd
 
 
@@ -306,22 +318,22 @@ def _check_container(constant: Any, layer: PackedLayer) -> None:
         )
 
 
-def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], *, native2: bool) -> dict[str, Any]:
+def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], narrow: Narrow) -> dict[str, Any]:
     """The int8, int4 or int2 tensor of each weight's codes, in the weight's shape."""
     tensors: dict[str, Any] = {}
     kinds = {name: (layer.stored_bits, layer.is_cut_odd) for name, layer in layers.items()}
     for bits, odd in sorted(set(kinds.values())):
         codes = {name: layers[name].weight.codes for name, kind in kinds.items() if kind == (bits, odd)}
-        if bits in _SIGNED and not odd and (bits != 2 or native2):
+        if bits in narrow | {8} and not odd:
             for name, own in codes.items():
                 tensors[name] = writer.values(_SIGNED[bits], own)
         else:
-            blob = _unpack_blob(writer, bits, list(codes.values()), odd=odd, native2=native2)
+            blob = _unpack_blob(writer, bits, list(codes.values()), narrow, odd=odd)
             tensors |= _share_out(writer, blob, codes)
     return tensors
 
 
-def _unpack_blob(writer: _Writer, bits: int, codes: Sequence[Codes], *, odd: bool, native2: bool) -> Any:
+def _unpack_blob(writer: _Writer, bits: int, codes: Sequence[Codes], narrow: Narrow, *, odd: bool) -> Any:
     """Flat INT8 codes, the blob's end filled with the lowest code to whole units."""
     count = sum(own.size for own in codes)
     fill = -count % _BLOB_UNIT
@@ -333,7 +345,7 @@ def _unpack_blob(writer: _Writer, bits: int, codes: Sequence[Codes], *, odd: boo
 
     value = None
     for index, width in enumerate(PARTS[bits]):
-        unpacked = _unpack_part(writer, lambda i=index: parts()[i], count + fill, width, native2)  # type: ignore[misc]
+        unpacked = _unpack_part(writer, lambda i=index: parts()[i], count + fill, width, narrow)  # type: ignore[misc]
         if value is None:
             value = unpacked
         else:
@@ -346,9 +358,9 @@ def _unpack_blob(writer: _Writer, bits: int, codes: Sequence[Codes], *, odd: boo
     return writer.node("Sub", writer.node("Cast", value, to=TensorProto.INT8), lowest)
 
 
-def _unpack_part(writer: _Writer, part: Callable[[], Bytes], count: int, width: int, native2: bool) -> Any:
+def _unpack_part(writer: _Writer, part: Callable[[], Bytes], count: int, width: int, narrow: Narrow) -> Any:
     """Flat values of one part: a Cast where there is a tensor type, shifts of whole bytes where not."""
-    if width == 4 or (width == 2 and native2):
+    if width in narrow:
         return writer.compute_in(writer.constant(_UNSIGNED[width], (count,), part), _UNSIGNED[width])
     strided = writer.constant(
         TensorProto.UINT8,

@@ -90,10 +90,27 @@ def _refuse_old_scan(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001
     )
 
 
-def _per_channel_normalization(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
-    """BatchNormalization-9 is always per channel; another form stays as it is and is refused by name."""
+def _per_channel_normalization(build: NodeBuilder, node: gs.Node) -> None:
+    """BatchNormalization-9 is always per channel; of one per element (`spatial` 0) a product and a sum are left.
+
+    One whose statistics are no constants stays as it is and is refused by name.
+    """
     if node.attrs.get("spatial") == 1:
         del node.attrs["spatial"]
+    if "spatial" in node.attrs and len(node.outputs) == 1 and all(map(is_constant, node.inputs[1:])):
+        _normalize_by_element(build, node)
+
+
+def _normalize_by_element(build: NodeBuilder, node: gs.Node) -> None:
+    """Y = x a + (b - mean a) with a = scale / sqrt(var + epsilon), all of [C, D1, ...]."""
+    scale, bias, mean, variance = (read(tensor).astype(np.float64) for tensor in node.inputs[1:])
+    x, dtype = node.inputs[0], node.inputs[1].dtype
+    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    factors = _constant(build, node, "scale", factor.astype(dtype))
+    shift = _constant(build, node, "shift", (bias - mean * factor).astype(dtype))
+    product = build.node("Mul", [x, factors], _stem(node, "product"))
+    node.op, node.inputs = "Add", [product, shift]
+    node.attrs.clear()
 
 
 def _axes_of_normalization(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
@@ -176,14 +193,20 @@ def _half_pixel_nearest(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG
     node.attrs["nearest_mode"] = "round_prefer_ceil"
 
 
-def _inference_outputs(build: NodeBuilder, node: gs.Node) -> None:
-    """BatchNormalization-14: only the first output exists outside training."""
-    if any(is_used(build.graph, output) for output in node.outputs[1:]):
+def _training_by_attribute(build: NodeBuilder, node: gs.Node) -> None:
+    """BatchNormalization-14 trains where it is told to; before, where it gave five outputs: it normalised by the batch.
+
+    The statistics of the batch itself, the last two of them, it gives no longer.
+    """
+    if any(is_used(build.graph, output) for output in node.outputs[3:]):
         raise ModelError(
             f"BatchNormalization {label(node)} gives out statistics of training; export the model for inference"
         )
-    while len(node.outputs) > 1:
+    trains = any(not output.is_empty() for output in node.outputs[1:])
+    while len(node.outputs) > (3 if trains else 1):
         node.outputs.pop()
+    if trains:
+        node.attrs["training_mode"] = 1
 
 
 def _output_half_pixel(build: NodeBuilder, node: gs.Node) -> None:  # noqa: ARG001 - a rule's signature
@@ -295,7 +318,7 @@ RULES: Mapping[int, Mapping[str, Rule]] = {
         "Squeeze": partial(_attributes_to_inputs, ["axes"]),
         "Unsqueeze": partial(_attributes_to_inputs, ["axes"]),
     },
-    14: {"BatchNormalization": _inference_outputs},
+    14: {"BatchNormalization": _training_by_attribute},
     16: {"RoiAlign": _output_half_pixel},
     18: {**dict.fromkeys(_REDUCTIONS, partial(_attributes_to_inputs, ["axes"])), "Split": _count_outputs},
     20: {"DFT": _transform_axis, "GridSample": _interpolation_names},

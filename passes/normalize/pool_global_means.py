@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import (
-    FLOATS,
     NoMatch,
     attribute,
     optional_input,
@@ -15,6 +15,8 @@ from onnxmpq.passes.matching import (
     rewrites,
 )
 from onnxmpq.passes.node_builder import builders
+
+_POOLED = (np.dtype(np.float32), np.dtype(np.float16))  # of doubles ONNX Runtime has no GlobalAveragePool
 
 
 @rewrites(("ReduceMean",))
@@ -26,8 +28,8 @@ def pool_global_means(graph: gs.Graph, node: gs.Node) -> None:
     order of the sums.
     """
     source, mean = node.inputs[0], node.outputs[0]
-    if source.shape is None or source.dtype not in FLOATS:
-        raise NoMatch(f"{source.name} is not known to be a floating-point tensor of some rank")
+    if source.shape is None or source.dtype not in _POOLED:
+        raise NoMatch(f"{source.name} is not known to be a tensor of single or half precision of some rank")
     rank = len(source.shape)
     axes = sorted(axis % rank for axis in _axes(node))
     require(rank > 2 and axes == list(range(2, rank)), f"it takes the mean over axes {axes} of {rank}")

@@ -17,6 +17,7 @@ from onnxmpq.passes.normalize.opset_rules import RULES
 
 OLDEST_SOURCE = 6
 _TARGETS = range(13, 26)
+NEWEST_TARGET = _TARGETS[-1]
 
 
 @dataclass(frozen=True, slots=True)

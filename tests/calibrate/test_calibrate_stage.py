@@ -18,6 +18,7 @@ from onnxmpq.errors import DataError
 from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.place.stage import place
 from onnxmpq.request import parse_keeps
+from onnxmpq.testing import model_of
 
 ROI = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -57,12 +58,37 @@ def test_a_detector_that_finds_nothing(tmp_path: Path, activations: str, method:
     assert report.quality.metrics["compiled"].sqnr is not None
 
 
-def test_a_tensor_that_only_a_layer_in_float_reads_cannot_be_spared(
+def test_a_tensor_that_only_a_layer_in_float_reads_is_spared_by_its_maker(
     load_classifier: Callable[..., Loaded],
 ) -> None:
     loaded = load_classifier(activations="int8", keeps=parse_keeps(["y=fp32"]))
     found = place(loaded, prepare_model(loaded))
     assert "y" not in found.placement.integer_layers
     assert readers_of(found.prepared, {"h"}) == {"y"}
+    assert "h" not in without(found, {"h"}, loaded).placement.tensors
     with pytest.raises(DataError, match="tensor 'h' is empty in all calibration samples"):
-        without(found, {"h"}, loaded)
+        without(without(found, {"h"}, loaded), {"h"}, loaded)
+
+
+def test_layers_around_a_sum_that_no_sample_reaches_compute_in_float(tmp_path: Path) -> None:
+    """The empty tensor lies between layers, and no layer reads it: `some` is chosen of `r` by its values."""
+    rng = np.random.default_rng(0)
+    constants = {name: rng.standard_normal((4, 4, 3, 3)).astype(np.float32) for name in ("w0", "w1")}
+    model = model_of(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[n, 4, 6, 6] x) => (float[m, 4, 6, 6] y) {
+          a = Conv <pads = [1, 1, 1, 1]> (x, w0)
+          r = Relu (a)
+          mean = ReduceMean <keepdims = 0> (r, axes)
+          chosen = Greater (mean, large)
+          some = Compress <axis = 0> (r, chosen)
+          t = Transpose <perm = [0, 1, 3, 2]> (some)
+          c = Concat <axis = 0> (t, r)
+          y = Conv <pads = [1, 1, 1, 1]> (c, w1)
+        }""",
+        **constants, axes=np.array([1, 2, 3]), large=np.array(1e3, np.float32),
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "m.onnx")
+    data = {"x": rng.standard_normal((40, 4, 6, 6)).astype(np.float32)}
+    report = onnxmpq.compile_model(tmp_path / "m.onnx", ["5bit-avg"], data, activations="int8")
+    assert any(note.startswith("no calibration sample reaches") for note in report.run.notes)

@@ -60,7 +60,7 @@ def test_several_images_fed_whole() -> None:
 
 
 def test_what_noise_cannot_fill() -> None:
-    with pytest.raises(DataError, match="'text' takes object"):
-        synthetic_data([InputSpec("text", np.dtype(object), (None,))], samples=1, seed=0)
+    with pytest.raises(DataError, match="'text' takes string"):
+        synthetic_data([InputSpec("text", np.dtype(object), (None,), "string")], samples=1, seed=0)
     with pytest.raises(DataError, match="'x' has free dimensions"):
         synthetic_data([InputSpec("x", F32, (None, 3, None))], samples=1, seed=0)

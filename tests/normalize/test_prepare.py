@@ -1,13 +1,18 @@
 """From any exporter's graph to a clean one, proved."""
 
+import re
+
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 
 from onnxmpq.data.input_shapes import apply_shapes, one_sample
 from onnxmpq.errors import EngineError, ModelError
-from onnxmpq.normalize.prepare import prepare, prove, runnable
+from onnxmpq.normalize import prepare as prepare_module
+from onnxmpq.normalize.prepare import highest_opset, normalised, prepare, runnable
+from onnxmpq.normalize.proof import prove
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 
@@ -189,3 +194,45 @@ def test_quantized_activations_are_refused_and_quantized_weights_left_alone() ->
         prepare(CPU, model, sample, integer=True, batchable=False)
     prepared = prepare(CPU, model, sample, integer=False, batchable=False)
     assert [layer.reason for layer in prepared.layers] == ["its weight is quantized already", None]
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "why"),
+    [
+        ("y = Relu (x)", 25, ""),
+        ("y = RandomNormalLike (x)", 21, r"RandomNormalLike\(22\)"),
+        ("y = LpPool <kernel_shape = [2, 2]> (x)", 25, ""),
+        ("r = RandomUniform <shape = [1]> () y = Add (x, r)", 21, r"RandomUniform\(22\)"),
+        (
+            "y = GroupNormalization <num_groups = 2> (x, s, s)",
+            18,
+            "GroupNormalization",
+        ),  # per group, computed
+    ],
+)
+def test_the_highest_opset_is_that_of_the_kernels(body: str, opset: int, why: str) -> None:
+    text = f"(float[1, 4, 6, 6] x) => (float[a, b, c, d] y) <float[4] v = {{1, 2, 3, 4}}> {{ s, t = Split <num_outputs = 2> (v) {body} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {text}')
+    found, reason = highest_opset(CPU, model, 25)
+    assert found == opset
+    assert re.search(why, reason)
+
+
+def test_a_pass_whose_result_does_not_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def to_nothing_known(graph: gs.Graph) -> bool:
+        known = bool(graph.nodes[0].op == "Relu")
+        graph.nodes[0].op = "NoSuchOperator"
+        return known
+
+    def drop_node_names(graph: gs.Graph) -> bool:
+        named = bool(graph.nodes[0].name != "renamed")
+        graph.nodes[0].name = "renamed"
+        return named
+
+    # private: no pass of its own is known to do so
+    monkeypatch.setattr(prepare_module, "_PASSES", (to_nothing_known, drop_node_names))
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y) { y = Relu (x) }'
+    )
+    found = normalised(CPU, model, {"x": np.ones(2, np.float32)}, integer=True)
+    assert [(node.op_type, node.name) for node in found.graph.node] == [("Relu", "renamed")]

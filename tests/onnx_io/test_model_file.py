@@ -13,6 +13,7 @@ from onnx.parser import parse_model
 from onnxmpq.errors import MissingFileError, ModelError, OutputError
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model, written_model
+from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import run
 
 X = np.arange(8, dtype=np.float32)
@@ -111,6 +112,41 @@ def test_what_onnx_runtime_accepts_is_accepted(
     model = load_model(saved(tmp_path, parse_model(HARMLESS[case])))
     assert_array_equal(run(export_model(import_graph(model), model), {"x": X})["y"], -X)
     assert capfd.readouterr() == ("", "")
+
+
+def without_a_shape(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def without_a_domain(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type, model.graph.node[0].domain = "BiasGelu", "com.microsoft"
+
+
+def with_one_key_twice(model: onnx.ModelProto) -> None:
+    for value in "ab":
+        model.metadata_props.add(key="made_by", value=value)
+
+
+@pytest.mark.parametrize("edit", [without_a_shape, without_a_domain, with_one_key_twice])
+def test_what_the_checker_refuses_and_the_runtime_accepts(
+    tmp_path: Path, edit: Callable[[onnx.ModelProto], None]
+) -> None:
+    model = parse_model(SCALE)
+    edit(model)
+    path = saved(tmp_path, model)
+    with pytest.raises(ModelError, match="is not valid ONNX"):
+        load_model(path)
+    model = load_model(path, Runtime().accepts)
+    again = export_model(import_graph(model), model)
+    assert_array_equal(run(again, {"x": X})["y"], run(model, {"x": X})["y"])
+
+
+def test_a_tensor_shorter_than_its_shape_is_refused_whoever_accepts_it(tmp_path: Path) -> None:
+    model = parse_model(SCALE)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(X, "w"))
+    model.graph.initializer[0].raw_data = b"\0" * 12
+    with pytest.raises(ModelError):
+        load_model(saved(tmp_path, model), lambda _: True)
 
 
 def test_a_graph_without_a_name_and_an_output_without_a_type(tmp_path: Path) -> None:

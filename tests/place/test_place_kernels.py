@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmpq.normalize.discover import discover
+from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.kernels import place_activations
 from onnxmpq.testing import model_of
 from onnxmpq.values.activation_range import ActivationRange
@@ -278,3 +279,31 @@ def test_fewer_integer_layers_quantize_no_other_tensors(integer: set[str]) -> No
     some = place_activations(gs.import_onnx(DIGITS), LAYERS, integer)
     assert set(some.tensors) <= set(everything.tensors)
     assert set(some.integer_layers) == integer & set(everything.integer_layers)
+
+
+@pytest.mark.parametrize(
+    ("body", "tensors"),
+    [
+        ("a = Conv (x, w) n = Slice (a, none, none, none) c = Concat <axis = 0> (a, n) y = Conv (c, u)", "x a c y"),
+        ("a = Conv (x, w) n = Slice (a, none, none, none) r = Relu (n) c = Concat <axis = 0> (a, r) y = Conv (c, u)", "x a c y"),
+        ("a = Conv (x, w) n = Slice (a, none, none, none) e = Conv (n, v) c = Concat <axis = 0> (a, e) y = Conv (c, u)", "x a c y"),
+    ],
+)  # fmt: skip
+def test_tensors_without_values_stay_in_float(body: str, tensors: str) -> None:
+    constants = {name: np.full(SHAPES[name], 1.0, np.float32) for name in "wuv" if f", {name})" in body}
+    text = f"g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {{ {body} }}"
+    graph = import_graph(model_of(text, none=np.zeros(1, np.int64), **constants))
+    layers = discover(graph, {})
+    placement = place_activations(graph, layers, {layer.name for layer in layers})
+    assert placement.tensors == tuple(tensors.split())
+    assert "e" not in placement.integer_layers
+
+
+def test_an_input_that_is_left_out_as_a_tensor_without_values_changes_nothing() -> None:
+    body = 'a = Conv (x, w) r = Resize <mode = "nearest"> (a, left_out, left_out, sizes) y = Conv (r, u)'
+    text = f"g (float[1, 4, 6, 6] x) => (float[1, 4, 8, 8] y) {{ {body} }}"
+    constants = {name: np.ones(SHAPES[name], np.float32) for name in "wu"}
+    sizes = {"left_out": np.zeros(0, np.float32), "sizes": np.array([1, 4, 8, 8])}
+    graph = import_graph(model_of(text, **constants, **sizes))
+    layers = discover(graph, {})
+    assert place_activations(graph, layers, {"a", "y"}).tensors == ("x", "a", "r", "y")

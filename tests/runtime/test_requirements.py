@@ -47,5 +47,27 @@ def test_a_models_own_opset_counts(opset: int, version: str) -> None:
     assert requirements(model, Target("late", "", onnxruntime="1.30")).onnxruntime == "1.30"
 
 
+@pytest.mark.parametrize(
+    ("opset", "body", "version"),
+    [
+        (21, "y = LpNormalization (x)", "1.18"),
+        (22, "y = LpNormalization (x)", "1.25"),
+        (22, "y = DeformConv (i, i, i)", "1.25"),
+        (18, "y = MatMul (a, b) q = QuantizeLinear (y, s, z)", "1.15"),
+        (21, "y = MatMul (a, b) q = QuantizeLinear (y, s, z)", "1.20"),
+        (21, "m = MatMul (a, b) y = Relu (m) q = QuantizeLinear (y, s, z)", "1.20"),
+        (21, "y = MatMul (a, b) q = QuantizeLinear (x, s, z)", "1.18"),
+        (21, "y = MatMul (a, x) q = QuantizeLinear (y, s, z)", "1.18"),
+    ],
+)
+def test_a_kernel_that_came_after_its_opset_counts(opset: int, body: str, version: str) -> None:
+    pairs = "a = DequantizeLinear (c, s, z) b = DequantizeLinear (c, s, z)"
+    model = model_of(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1] x, float s, uint8 z, uint8[1] c) => (float y) '
+        f"{{ {pairs} {body} }}"
+    )
+    assert requirements(model, TARGETS["ort-cpu"]).onnxruntime == version
+
+
 def test_other_models_say_nothing() -> None:
     assert described(onnx.load(DIGITS)) is None

@@ -161,3 +161,24 @@ def test_the_battery_finds_a_target_that_does_not_hold_what_it_says() -> None:
         check_target(wrong)
     with pytest.raises(AssertionError, match="agrees to"):
         check_target(ORT, runs=lambda _, feeds: {"y": np.zeros((len(feeds["x"]), 7), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("opset", "tensors", "wide", "storages"),
+    [
+        (25, (8, 4, 2), False, ("packed", "native", "int8")),
+        (24, (8, 4), False, ("packed", "native", "int8")),
+        (20, (8,), False, ("packed", "native", "int8")),
+        (17, (8,), True, ("packed", "native", "int8")),
+        (13, (8,), True, ("native", "int8")),
+    ],
+)
+def test_files_of_older_opsets_do_without_what_came_later(
+    opset: int, tensors: tuple[int, ...], wide: bool, storages: tuple[str, ...]
+) -> None:
+    fitted = TARGETS["ort-cpu"].within(opset)
+    assert fitted.opsets[1] == opset
+    weights = fitted.weights
+    assert (weights.tensor_bits, weights.wide, weights.storages) == (tensors, wide, storages)
+    assert set(weights.direct_bits) <= set(tensors)
+    assert TARGETS["ort-cpu"].within(30) == TARGETS["ort-cpu"]

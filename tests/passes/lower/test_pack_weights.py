@@ -393,6 +393,20 @@ def test_the_required_opset_is_enough(bits: int, form: Form, native2: bool) -> N
     assert_equal_outputs(packed, store_plainly(model, {"w": weight}) if form == "integer" else model)
 
 
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("form", ["integer", "float"])
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_without_narrow_tensors_an_old_opset_will_do(bits: int, form: Form, wide: bool) -> None:
+    weight = random_weight((4, 4), bits)
+    opset = required_opset({bits}, native2=False, wide=wide, native4=False)
+    assert opset <= (14 if wide else 18)
+    model = parse(MATMUL, {"w": weight.dequantize()}, opset=opset)
+    graph = import_graph(model)
+    assert PackWeights({"w": PackedLayer(weight, form)}, native2=False, wide=wide, native4=False)(graph)
+    packed = export_model(graph, model)
+    assert_equal_outputs(packed, store_plainly(model, {"w": weight}) if form == "integer" else model)
+
+
 @pytest.mark.parametrize("bits", [3, 5])
 @pytest.mark.parametrize("name", ["resnet56_cifar10", "mobilenetv2_1.0", "squeezenet1_1"])
 def test_real_files_spend_what_the_widths_say(name: str, bits: int) -> None:

@@ -55,3 +55,10 @@ def test_other_means_stay(attrs: str, shape: str, result: str) -> None:
 def test_integers_stay() -> None:
     model = model_of("g (int32[2, 3, 4] x) => (int32[2, 3, 1] y) { y = ReduceMean <axes = [2]> (x) }")
     assert ops(check_pass(pool_global_means, model)) == ["ReduceMean"]
+
+
+def test_doubles_stay() -> None:
+    model = model_of(
+        "g (double[2, 3, 4, 4] x) => (double[2, 3, 1, 1] y) { y = ReduceMean <axes = [2, 3]> (x) }"
+    )
+    assert ops(check_pass(pool_global_means, model)) == ["ReduceMean"]

@@ -40,6 +40,16 @@ CASES = {
         "(float[1,2,3] x) => (float[1,2,3] y) <float[2] a = {1, 2}, float[2] m = {0.5, 0.25}, float[2] v = {1, 4}>",
         "y = BatchNormalization <spatial = 1, epsilon = 0.001, momentum = 0.8> (x, a, m, m, v)",
     ),
+    "BatchNormalization in training": (
+        9,
+        "(float[4,2,3] x) => (float[4,2,3] y, float[2] b) <float[2] a = {1, 2}, float[2] m = {0.5, 0.25}, float[2] v = {1, 4}>",
+        "y, b, c, d, e = BatchNormalization <momentum = 0.8> (x, a, m, m, v)",
+    ),
+    "BatchNormalization of every element": (
+        7,
+        "(float[2,2,2] x) => (float[2,2,2] y) <float[2,2] a = {1, 2, 3, 4}, float[2,2] m = {0.5, 0.25, 1, 2}, float[2,2] v = {1, 4, 2, 3}>",
+        "y = BatchNormalization <spatial = 0> (x, a, m, m, v)",
+    ),
     "Clip both": (10, "(float[8] x) => (float[8] y)", "y = Clip <min = -0.5, max = 0.25> (x)"),
     "Clip max": (6, "(float[8] x) => (float[8] y)", "y = Clip <max = 0.25> (x)"),
     "Clip min": (9, "(float[8] x) => (float[8] y)", "y = Clip <min = 0.0> (x)"),
@@ -410,14 +420,14 @@ def test_targets_out_of_range(target: int) -> None:
         ),
         (
             7,
-            "(float[1,1] x) => (float[1,1] y) <float[1] o = {1}>",
+            "(float[1,1] x, float[1] o) => (float[1,1] y)",
             "y = BatchNormalization <spatial = 0> (x, o, o, o, o)",
             "from opset 7 to 21: that opset does not know the attribute 'spatial' = 0",
         ),
         (
             9,
-            "(float[1,1] x) => (float[1,1] y, float[1] m) <float[1] o = {1}>",
-            "y, m = BatchNormalization (x, o, o, o, o)",
+            "(float[1,1] x) => (float[1,1] y, float[1] s) <float[1] o = {1}>",
+            "y, m, v, s, t = BatchNormalization (x, o, o, o, o)",
             "statistics of training",
         ),
         (
