@@ -12,7 +12,8 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxmpq.operators import OPERATORS, Shapes, operator_of, weight_place
-from onnxmpq.passes.matching import optional_input
+from onnxmpq.passes.matching import graphs, holds, optional_input
+from onnxmpq.passes.normalize.fold_computed_weights import why_computed
 from onnxmpq.values.layer import VECTOR, Layer, Layout
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
 
@@ -31,7 +32,7 @@ def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, 
     for node, name, nested in names:
         place = weight_place(node)
         if place is None:
-            layers += [_computed(node, name, computed) for computed in _computed_places(node)]
+            layers += [_computed(graph, node, name, computed) for computed in _computed_places(node)]
         else:
             weight = node.inputs[place]
             users.setdefault(id(weight), (weight, []))[1].append((node, name, nested))
@@ -164,11 +165,9 @@ def _is_computed(weight: gs.Tensor) -> bool:
     return True
 
 
-def _computed(node: gs.Node, name: str, place: int) -> Layer:
+def _computed(graph: gs.Graph, node: gs.Node, name: str, place: int) -> Layer:
     """A layer without a weight of its own: nothing of it is stored in float, so nothing counts."""
-    maker = node.inputs[place].inputs[0]
-    if maker.op == "DequantizeLinear":
-        reason = "its weight is quantized already"
-    else:
-        reason = f"its weight is computed by {maker.op}; its codes would take more bytes than the node does"
-    return Layer(name, node.op, (name,), node.inputs[place].name, (0,), VECTOR, reason=reason)
+    part = next(part for part in graphs(graph) if holds(part, node))
+    weight = node.inputs[place]
+    reason = f"its weight is {why_computed(part, weight)}"
+    return Layer(name, node.op, (name,), weight.name, (0,), VECTOR, reason=reason)

@@ -22,6 +22,7 @@ from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.normalize.drop_noops import drop_noops
 from onnxmpq.passes.normalize.fold_affine import fold_affine
 from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
+from onnxmpq.passes.normalize.fold_computed_weights import fold_computed_weights
 from onnxmpq.passes.normalize.fold_gemm_alpha import fold_gemm_alpha
 from onnxmpq.passes.normalize.fold_pad import fold_pad
 from onnxmpq.passes.normalize.fold_weight_views import fold_weight_views
@@ -134,6 +135,7 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
         lift_constants,
         hoist_subgraph_weights,
         *((widen_half,) if integer else ()),
+        fold_computed_weights,
         fold_weight_views,
         drop_noops,
         fold_batch_norm,
