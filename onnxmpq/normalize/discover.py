@@ -134,11 +134,12 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
         return f"its weight has the shape {list(shape)}: a vector has no output channels"
     if 0 in shape:
         return "its weight is empty"
-    layouts = [_layout(node, weight) for node in nodes]
-    if len({layout.group for layout in layouts}) > 1:
-        return "nodes that share its weight differ in their groups"
-    if len({layout.axis for layout in layouts}) > 1:
-        return "nodes that share its weight disagree on its output channels"
+    ways = len({(layout.axis, layout.group) for layout in (_layout(node, weight) for node in nodes)})
+    if ways > 1:
+        return (
+            f"nodes read its weight in {ways} ways, along different axes or in different groups; {ways} copies of its "
+            "codes would take more bytes than it does"
+        )
     if not np.isfinite(weight.values).all():
         return "its weight holds NaN or Inf"
     return None

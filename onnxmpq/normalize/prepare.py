@@ -31,6 +31,7 @@ from onnxmpq.passes.normalize.join_gemm import join_gemm
 from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.passes.normalize.make_pads_explicit import make_pads_explicit
 from onnxmpq.passes.normalize.own_bias import own_bias
+from onnxmpq.passes.normalize.part_shared_weights import part_shared_weights
 from onnxmpq.passes.normalize.pool_global_means import pool_global_means
 from onnxmpq.passes.normalize.raise_opset import RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
@@ -137,6 +138,7 @@ def normalise(graph: gs.Graph, *, integer: bool) -> None:
         *((widen_half,) if integer else ()),
         fold_computed_weights,
         fold_weight_views,
+        part_shared_weights,
         drop_noops,
         fold_batch_norm,
         fold_affine,
