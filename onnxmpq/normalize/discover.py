@@ -148,13 +148,14 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
 def _computed_places(node: gs.Node) -> list[int]:
     """The input that a weight comes to out of constants alone, by any number of nodes, or none."""
     places = OPERATORS[node.op].weights if len(node.inputs) > 1 else ()
-    return [place for place in places if _is_computed(node.inputs[place])][:1]
+    return [place for place in places if is_made_of_constants(node.inputs[place])][:1]
 
 
-def _is_computed(weight: gs.Tensor) -> bool:
-    if not weight.inputs:
+def is_made_of_constants(tensor: gs.Tensor) -> bool:
+    """True for what nodes compute from constants alone, of any type, by any number of them."""
+    if not tensor.inputs:
         return False
-    seen, waiting = set(), [weight]
+    seen, waiting = set(), [tensor]
     while waiting:
         tensor = waiting.pop()
         if isinstance(tensor, gs.Constant) or tensor.is_empty() or id(tensor) in seen:

@@ -15,6 +15,7 @@ from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.normalize.discover import discover
+from onnxmpq.normalize.quantizing_ops import OF_WEIGHTS, quantizing_ops
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.onnx_io.traced import Traced
@@ -41,8 +42,6 @@ from onnxmpq.runtime.trace import trace
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.output_kind import OutputKind
-
-_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 LOWEST_OPSET = 13  # DequantizeLinear per axis
 RAISED_DB = 90.0  # rewritten operators reorder no arithmetic
@@ -94,8 +93,7 @@ def prepare(
     (the original's outputs on some samples; None: those of `sample`) as `choose_metric` takes them. Raises ModelError where a pass changed the result, or
     nothing can be quantized.
     """
-    if integer:
-        check_float(original)
+    check_float(original, integer=integer)
     model = normalised(runtime, original, sample, integer=integer)
     traced = trace(runtime, model, sample)
     layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
@@ -200,13 +198,29 @@ def _is_decided(model: onnx.ModelProto, name: str) -> bool:
     return False
 
 
-def check_float(model: onnx.ModelProto) -> None:
-    """Raise ModelError where activations are quantized already: a second pair around them would only add noise."""
-    pairs = sum(node.op_type in _QUANTIZERS for node in model.graph.node)
-    if pairs:
+def check_float(model: onnx.ModelProto, *, integer: bool) -> None:
+    """Raise ModelError where the model is quantized already: its weights, or its activations where those are to be.
+
+    A second pair around activations would only add noise. Quantization of float weights (from training with it) is
+    none: it becomes part of them.
+    """
+    graph = import_graph(model)
+    if not quantizing_ops(graph):
+        return
+    raise_graph(graph, LOWEST_OPSET)
+    normalise(graph, integer=integer)
+    left, layers = quantizing_ops(graph), [la for la in discover(graph, {}) if la.reason is None]
+    held = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
+    if left and not layers:
         raise ModelError(
-            f"the model holds {pairs} QuantizeLinear nodes already; compile the float model it was made from, or "
-            "use --activations fp32 to quantize the weights that are still float"
+            f"the model is quantized already: it holds {held}, and no weight that is still float; compile the float "
+            "model that it was made from"
+        )
+    if integer and left.keys() - OF_WEIGHTS:
+        raise ModelError(
+            f"the model is quantized already: it holds {held}; compile the float model that it was made from, or use "
+            f"--activations fp32 to quantize the weights of {', '.join(la.name for la in layers[:3])}"
+            f"{f' and {len(layers) - 3} more layers' if len(layers) > 3 else ''}, which are still float"
         )
 
 
