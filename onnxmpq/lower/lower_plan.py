@@ -14,6 +14,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.normalize.prepare import RAISED_DB, prove, raise_graph
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.onnx_io.node_names import name_nodes
 from onnxmpq.passes.lower.clip_pools import clip_pools
 from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
@@ -114,7 +115,8 @@ def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, 
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    PackWeights(stored, native2=_native2(target), wide=target.weights.wide)(frame.graph)
+    rules = target.weights
+    PackWeights(stored, native2=_native2(target), wide=rules.wide, zero_points=rules.zero_points)(frame.graph)
     if target.halves:
         halve_constants(frame.graph)
 
@@ -126,6 +128,7 @@ def lower(
     framed = frame(prepared, plan, activations, target)
     store(framed, prepared, plan, candidates, target)
     model = export_model(framed.graph, prepared.original)
+    name_nodes(model)
     describe(model, target)
     return model
 

@@ -197,7 +197,7 @@ def test_a_model_without_float_weights_is_called_quantized_with_the_remedy(nodes
 
 def test_float_weights_beside_quantized_ones_that_keep_activations_in_float() -> None:
     text = "g (float[1, 4] x) => (float[1, 4] y) { w = DequantizeLinear (q, s)  v = MatMul (x, w)  y = MatMul (v, u) }"
-    constants = {
+    constants: dict[str, Array] = {
         "q": np.ones((4, 4), np.int8),
         "s": np.array(0.1, np.float32),
         "u": np.eye(4, dtype=np.float32),
