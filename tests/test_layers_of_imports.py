@@ -55,7 +55,7 @@ ROOMS: Mapping[str, str] = {
     "normalize.stage": "errors values budgets metrics sensitivity context normalize",
     "place.stage": "values onnx_io place rounding context",
     "check": "",
-    "check.stage": "values place allocate request context lower place.stage",
+    "check.stage": "values place allocate request context normalize lower place.stage",
     "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check.stage",
     "rounding.stage": "values runtime data rounding context lower",
     "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",

@@ -12,6 +12,7 @@ from onnxmpq.allocate.knapsack import check_feasible
 from onnxmpq.context.prepared import Placed, Prepared
 from onnxmpq.context.setting import Loaded, Setting
 from onnxmpq.lower.draft import Lowering
+from onnxmpq.normalize.other_weights import other_weights
 from onnxmpq.place.half_precision import check_halves
 from onnxmpq.place.stage import placed
 from onnxmpq.request import Request
@@ -19,7 +20,7 @@ from onnxmpq.values.costs import UNMEASURED, CostTable
 from onnxmpq.values.keep import looser_options, options_of, overridden
 from onnxmpq.values.option import HALF_BITS, Options
 
-_SAID = 3  # layers
+_SAID = 3  # layers and constants
 
 
 def check(loaded: Loaded, found: Placed) -> None:
@@ -54,12 +55,16 @@ def check_budgets(
     looser = loosened(request, prepared)
     if file_size is None:  # it is of files of the target's own storage
         looser = chain(looser, stored_otherwise(request, prepared))
-    check_feasible(rows(options), ((words, rows(more)) for words, more in looser), _left_alone(prepared))
+    besides = _left_alone(prepared, of_file=file_size is not None)
+    check_feasible(rows(options), ((words, rows(more)) for words, more in looser), besides)
 
 
-def _left_alone(prepared: Prepared) -> str:
-    """The layers that no width could be given, in words."""
+def _left_alone(prepared: Prepared, *, of_file: bool) -> str:
+    """The layers that no width could be given, in words, and the large constants of a file that are no layer's."""
     found = [f"{layer.name} ({layer.reason})" for layer in prepared.layers if layer.reason and layer.params]
+    if of_file:
+        others = other_weights(prepared.model, {layer.weight for layer in prepared.layers})
+        found += [f"{other.name} ({other.stored_bytes:,} bytes; {other.reason})" for other in others]
     more = f", and {len(found) - _SAID} more" if len(found) > _SAID else ""
     return f"; what must stay as it is: {', '.join(found[:_SAID])}{more}" if found else ""
 

@@ -17,6 +17,7 @@ from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.lower.lower_plan import Frame, frame, planned_opset, store
 from onnxmpq.onnx_io.graph import export_model
 from onnxmpq.onnx_io.late_values import LateValues, raw_bytes
+from onnxmpq.onnx_io.node_names import name_nodes
 from onnxmpq.passes.matching import graphs, redirect
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import describe
@@ -44,6 +45,7 @@ class _Framed:
         new = filled.graph.nodes[: len(filled.graph.nodes) - len(whole.nodes)]
         model.graph.node.extend(map(_node, new))
         _replace_constants(model.graph, self.constants, _constants(filled.graph))
+        name_nodes(model)
         describe(model, target)
         return full_size(model)
 

@@ -15,6 +15,7 @@ from onnxmpq.normalize.prepare import raise_graph
 from onnxmpq.normalize.proof import RAISED_DB, prove
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
+from onnxmpq.onnx_io.node_names import name_nodes
 from onnxmpq.passes.lower.clip_pools import clip_pools
 from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
@@ -119,8 +120,14 @@ def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, 
         for layer in prepared.layers
         if _changes(layer, plan)
     }
-    tensors = target.weights.tensor_bits
-    PackWeights(stored, 2 in tensors, target.weights.wide, 4 in tensors)(frame.graph)
+    rules = target.weights
+    PackWeights(
+        stored,
+        native2=2 in rules.tensor_bits,
+        wide=rules.wide,
+        native4=4 in rules.tensor_bits,
+        zero_points=rules.zero_points,
+    )(frame.graph)
     if target.halves:
         halve_constants(frame.graph)
 
@@ -132,6 +139,7 @@ def lower(
     framed = frame(prepared, plan, activations, target)
     store(framed, prepared, plan, candidates, target)
     model = export_model(framed.graph, prepared.original)
+    name_nodes(model)
     describe(model, target)
     return model
 

@@ -12,7 +12,8 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxmpq.operators import OPERATORS, Shapes, operator_of, weight_place
-from onnxmpq.passes.matching import optional_input
+from onnxmpq.passes.matching import graphs, holds, optional_input
+from onnxmpq.passes.normalize.fold_computed_weights import why_computed
 from onnxmpq.values.layer import VECTOR, Layer, Layout
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
 
@@ -31,7 +32,7 @@ def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, 
     for node, name, nested in names:
         place = weight_place(node)
         if place is None:
-            layers += [_computed(node, name, computed) for computed in _computed_places(node)]
+            layers += [_computed(graph, node, name, computed) for computed in _computed_places(node)]
         else:
             weight = node.inputs[place]
             users.setdefault(id(weight), (weight, []))[1].append((node, name, nested))
@@ -133,11 +134,12 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
         return f"its weight has the shape {list(shape)}: a vector has no output channels"
     if 0 in shape:
         return "its weight is empty"
-    layouts = [_layout(node, weight) for node in nodes]
-    if len({layout.group for layout in layouts}) > 1:
-        return "nodes that share its weight differ in their groups"
-    if len({layout.axis for layout in layouts}) > 1:
-        return "nodes that share its weight disagree on its output channels"
+    ways = len({(layout.axis, layout.group) for layout in (_layout(node, weight) for node in nodes)})
+    if ways > 1:
+        return (
+            f"nodes read its weight in {ways} ways, along different axes or in different groups; {ways} copies of its "
+            "codes would take more bytes than it does"
+        )
     if not np.isfinite(weight.values).all():
         return "its weight holds NaN or Inf"
     return None
@@ -146,13 +148,14 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
 def _computed_places(node: gs.Node) -> list[int]:
     """The input that a weight comes to out of constants alone, by any number of nodes, or none."""
     places = OPERATORS[node.op].weights if len(node.inputs) > 1 else ()
-    return [place for place in places if _is_computed(node.inputs[place])][:1]
+    return [place for place in places if is_made_of_constants(node.inputs[place])][:1]
 
 
-def _is_computed(weight: gs.Tensor) -> bool:
-    if not weight.inputs:
+def is_made_of_constants(tensor: gs.Tensor) -> bool:
+    """True for what nodes compute from constants alone, of any type, by any number of them."""
+    if not tensor.inputs:
         return False
-    seen, waiting = set(), [weight]
+    seen, waiting = set(), [tensor]
     while waiting:
         tensor = waiting.pop()
         if isinstance(tensor, gs.Constant) or tensor.is_empty() or id(tensor) in seen:
@@ -164,11 +167,9 @@ def _is_computed(weight: gs.Tensor) -> bool:
     return True
 
 
-def _computed(node: gs.Node, name: str, place: int) -> Layer:
+def _computed(graph: gs.Graph, node: gs.Node, name: str, place: int) -> Layer:
     """A layer without a weight of its own: nothing of it is stored in float, so nothing counts."""
-    maker = node.inputs[place].inputs[0]
-    if maker.op == "DequantizeLinear":
-        reason = "its weight is quantized already"
-    else:
-        reason = f"its weight is computed by {maker.op}; its codes would take more bytes than the node does"
-    return Layer(name, node.op, (name,), node.inputs[place].name, (0,), VECTOR, reason=reason)
+    part = next(part for part in graphs(graph) if holds(part, node))
+    weight = node.inputs[place]
+    reason = f"its weight is {why_computed(part, weight)}"
+    return Layer(name, node.op, (name,), weight.name, (0,), VECTOR, reason=reason)

@@ -14,6 +14,7 @@ from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.normalize.discover import discover
 from onnxmpq.normalize.proof import FOLDED_DB, RAISED_DB, prove
+from onnxmpq.normalize.quantizing_ops import OF_WEIGHTS, quantizing_ops
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, free_large_constants, import_graph
 from onnxmpq.onnx_io.traced import Traced
@@ -21,6 +22,7 @@ from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.normalize.drop_noops import drop_noops
 from onnxmpq.passes.normalize.fold_affine import fold_affine
 from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
+from onnxmpq.passes.normalize.fold_computed_weights import fold_computed_weights
 from onnxmpq.passes.normalize.fold_gemm_alpha import fold_gemm_alpha
 from onnxmpq.passes.normalize.fold_pad import fold_pad
 from onnxmpq.passes.normalize.fold_weight_views import fold_weight_views
@@ -29,6 +31,7 @@ from onnxmpq.passes.normalize.join_gemm import join_gemm
 from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.passes.normalize.make_pads_explicit import make_pads_explicit
 from onnxmpq.passes.normalize.own_bias import own_bias
+from onnxmpq.passes.normalize.part_shared_weights import part_shared_weights
 from onnxmpq.passes.normalize.pool_global_means import pool_global_means
 from onnxmpq.passes.normalize.raise_opset import NEWEST_TARGET, RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
@@ -39,15 +42,15 @@ from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.output_kind import OutputKind
 
-_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
-
 LOWEST_OPSET = 13  # DequantizeLinear per axis
 Pass = Callable[[gs.Graph], bool]
 _PASSES: tuple[Pass, ...] = (
     lift_constants,
     hoist_subgraph_weights,
     widen_half,
+    fold_computed_weights,
     fold_weight_views,
+    part_shared_weights,
     drop_noops,
     fold_batch_norm,
     fold_affine,
@@ -102,8 +105,7 @@ def prepare(
     (the original's outputs on some samples; None: those of `sample`) as `choose_metric` takes them. Raises ModelError where a pass changed the result, or
     nothing can be quantized.
     """
-    if integer:
-        check_float(original)
+    check_float(original, integer=integer)
     model = normalised(runtime, original, sample, integer=integer)
     traced = trace(runtime, model, sample)
     layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
@@ -175,13 +177,29 @@ def normalise(graph: gs.Graph, *, integer: bool, left_out: Pass | None = None) -
         pass
 
 
-def check_float(model: onnx.ModelProto) -> None:
-    """Raise ModelError where activations are quantized already: a second pair around them would only add noise."""
-    pairs = sum(node.op_type in _QUANTIZERS for node in model.graph.node)
-    if pairs:
+def check_float(model: onnx.ModelProto, *, integer: bool) -> None:
+    """Raise ModelError where the model is quantized already: its weights, or its activations where those are to be.
+
+    A second pair around activations would only add noise. Quantization of float weights (from training with it) is
+    none: it becomes part of them.
+    """
+    graph = import_graph(model)
+    if not quantizing_ops(graph):
+        return
+    raise_graph(graph, LOWEST_OPSET)
+    normalise(graph, integer=integer)
+    left, layers = quantizing_ops(graph), [la for la in discover(graph, {}) if la.reason is None]
+    held = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
+    if left and not layers:
         raise ModelError(
-            f"the model holds {pairs} QuantizeLinear nodes already; compile the float model it was made from, or "
-            "use --activations fp32 to quantize the weights that are still float"
+            f"the model is quantized already: it holds {held}, and no weight that is still float; compile the float "
+            "model that it was made from"
+        )
+    if integer and left.keys() - OF_WEIGHTS:
+        raise ModelError(
+            f"the model is quantized already: it holds {held}; compile the float model that it was made from, or use "
+            f"--activations fp32 to quantize the weights of {', '.join(la.name for la in layers[:3])}"
+            f"{f' and {len(layers) - 3} more layers' if len(layers) > 3 else ''}, which are still float"
         )
 
 

@@ -47,7 +47,8 @@ class WeightRules:
     beside quantized activations. `code_bits` is the width of codes that its integer kernels sum without saturating.
     `folds` says that nodes over constants alone are computed once, when the file is loaded: without it no storage
     but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic of 32 bits only.
-    `negative_scales` says that it takes weights whose scales are below zero.
+    `negative_scales` says that it takes weights whose scales are below zero, `zero_points` that it must be given those
+    of every weight, which are 0.
 
     Raises OptionError where the fields contradict each other.
     """
@@ -59,6 +60,7 @@ class WeightRules:
     folds: bool = True
     wide: bool = False
     negative_scales: bool = False
+    zero_points: bool = False
 
     def __post_init__(self) -> None:
         storages, tensors, direct = {*self.storages}, {*self.tensor_bits}, {*self.direct_bits}
@@ -241,7 +243,8 @@ TARGETS = {
         ),
         Target(
             "portable", "any runtime that reads QuantizeLinear and DequantizeLinear",
-            WeightRules(("native", "int8"), code_bits=_ANY_CPU, folds=False), ActivationRules((8, 16, 4)),
+            WeightRules(("native", "int8"), code_bits=_ANY_CPU, folds=False, zero_points=True),
+            ActivationRules((8, 16, 4)),
         ),
     )
 }  # fmt: skip

@@ -101,7 +101,9 @@ class PackWeights:
     OpenVINO refuses them) out of the file: two-bit parts are then four to a byte in uint8. `native4` does so for UINT4
     and INT4 (opset 21). `wide` computes in
     UINT32 what else is computed in UINT8: OpenVINO does not fold shifts, products and masks of bytes, would
-    unpack at every run, and rounds where a shift drops bits.
+    unpack at every run, and rounds where a shift drops bits. `zero_points` writes out those of every DequantizeLinear
+    (onnxruntime-qnn 2.7.0 computes garbage from INT4 without). A weight in the form "integer" that nodes without weights
+    read as well (an embedding's Gather) is given to these in the form "float", which the runtime folds.
 
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
     """
@@ -110,14 +112,18 @@ class PackWeights:
     native2: bool = True
     wide: bool = False
     native4: bool = True
+    zero_points: bool = False
 
     def __call__(self, graph: gs.Graph) -> bool:
         matches = self._matches(graph)
         packed = [(constant, how) for constant, how in matches if isinstance(how, PackedLayer)]
         self._check_opset(graph, [layer.stored_bits for _, layer in packed])
-        writer = _Writer(_fresh_names(graph), _WIDE if self.wide else _NARROW)
+        writer = _Writer(_fresh_names(graph), _WIDE if self.wide else _NARROW, self.zero_points)
         codes = _store_codes(writer, {c.name: layer for c, layer in packed}, self._narrow)
         for constant, layer in packed:
+            if layer.form == "integer" and (others := _float_readers(constant)):
+                whole = _scale_folded(writer, constant, layer, codes[constant.name], None)
+                redirect(others, constant, whole)
             weight = _dequantize(writer, constant, layer, codes[constant.name])
             redirect(constant.outputs, constant, weight)
         for constant, how in matches:
@@ -202,6 +208,7 @@ class _Writer:
 
     fresh: Iterator[str]
     arithmetic: _Arithmetic
+    zero_points: bool = False
     nodes: list[Any] = field(default_factory=list)
     constants: dict[tuple[int, tuple[int, ...]], list[tuple[Elements, Any]]] = field(default_factory=dict)
 
@@ -413,7 +420,7 @@ def _scale_by_operator(
             codes = writer.node("Cast", codes, to=TensorProto.INT8)
         bits = 8
     zeros = []
-    if _wants_zero_points(constant):
+    if writer.zero_points or _wants_zero_points(constant):
         zeros.append(writer.values(_SIGNED[bits], np.zeros(len(layer.weight.scale), np.int8)))
     scales = writer.floats(layer.weight.scale)
     along = {} if layer.axis == 1 else {"axis": layer.axis}  # 1 is the operator's default
@@ -424,6 +431,12 @@ def _wants_zero_points(constant: gs.Constant) -> bool:
     """True where a reader has an integer kernel that is found only where the zero points are written out, one a channel."""
     kernels = [OPERATORS[node.op].integer for node in constant.outputs if node.op in OPERATORS]
     return any(kernel is not None and kernel.wants_zero_points for kernel in kernels)
+
+
+def _float_readers(constant: gs.Constant) -> list[gs.Node]:
+    """The nodes beside its layers that read a weight: they have no integer kernel."""
+    others = [node for node in constant.outputs if node.op not in OPERATORS]
+    return others if len(others) < len(constant.outputs) else []
 
 
 def _store_half(writer: _Writer, constant: Any) -> Any:

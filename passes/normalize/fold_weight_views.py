@@ -1,140 +1,131 @@
-"""Weights that are computed from constants become constants."""
+"""Views of constants become the weights of layers; a constant that others read as well is still held once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
 
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import OPERATORS, weight_places
 from onnxmpq.passes.matching import (
     NoMatch,
     attribute,
+    graphs,
+    holds,
     is_captured,
     is_constant,
     is_float_constant,
-    producer,
+    read,
+    redirect,
     remove,
     require,
-    rewrites,
+    rewrite_each,
 )
+from onnxmpq.passes.node_builder import builders
+from onnxmpq.passes.normalize.constant_nodes import evaluated, is_view, needless, nodes_as_model
 from onnxmpq.values.arrays import Array
 
-# Operators that keep the number of elements, and those that may make much out of little.
-_VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
-_ARITHMETIC = frozenset({
-    "Add", "Concat", "ConstantOfShape", "Div", "Expand", "Mul", "Neg", "Pow", "Reciprocal", "ReduceL2", "ReduceSum",
-    "Slice", "Sqrt", "Sub", "Tile",
-})  # fmt: skip
-_FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
-_STORED_BYTES = 1  # per element: what a weight takes once it has codes
+_NODES_BYTES = 256  # more than what the nodes take that turn a view back
 
 
-@rewrites(OPERATORS)
-def fold_weight_views(graph: gs.Graph, layer: gs.Node) -> None:
-    """Compute the weight of a layer (`onnxmpq.operators`) once, where constants alone make it.
+def fold_weight_views(graph: gs.Graph) -> bool:
+    """Make the constant behind a layer's weight (`onnxmpq.operators`) that weight, where only views lie between them.
 
-    Views (Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity, Cast between floats) are always folded;
-    a constant behind them that others read as well stays for those. ConstantOfShape, Expand and arithmetic
-    (weight normalisation, say) only where the written file gets smaller: the nodes and constants that go
-    take more bytes than the weight does at one byte an element. Codes, from integers or through
-    DequantizeLinear, are left: they are smaller than the weight they stand for. Preserving: views are
-    bit-equal, arithmetic is equal but for rounding.
+    Views are Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity, and Cast between floats. What else reads the
+    constant (an embedding's Gather, of which the output layer has the table transposed) then reads the weight turned
+    back: it is held once, and in codes. Where it is another layer's weight as it is, each layer has its own. Works
+    inside control-flow subgraphs too. Preserving: the outputs are bit-equal.
     """
-    weight, makers = _computed_weight(graph, layer)
-    require(weight not in graph.outputs, f"the weight {weight.name} is a graph output")
-    require(not is_captured(graph, weight), f"the weight {weight.name} is read by a subgraph")
-    unneeded = _only_for(weight, makers, graph)
-    model = _model_of(makers, weight, graph)
-    values = _evaluate(model)
-    if not _VIEWS.issuperset(node.op for node in makers):
-        freed, needed = _bytes_of(model, makers, unneeded), values.size * _STORED_BYTES
-        require(needed < freed, f"{weight.name} would take {needed} bytes, what computes it takes {freed}")
-    makers[-1].outputs.clear()
-    weight.to_constant(values)
-    remove(graph, unneeded)
+    folded = [rewrite_each(part, OPERATORS, partial(_fold, graph)) for part in graphs(graph)]
+    return any(folded)
 
 
-def _computed_weight(graph: gs.Graph, layer: gs.Node) -> tuple[gs.Tensor, list[gs.Node]]:
-    """The layer's weight and the nodes that compute it from constants, in order."""
-    reasons = []
-    for index in (i for i in OPERATORS[layer.op].weights if i < len(layer.inputs)):
-        try:
-            return layer.inputs[index], _makers(graph, layer.inputs[index])
-        except NoMatch as reason:
-            reasons.append(str(reason))
-    raise NoMatch("; ".join(reasons))
-
-
-def _makers(graph: gs.Graph, weight: gs.Tensor) -> list[gs.Node]:
-    """All nodes between constants and `weight`, in order."""
-    require(not is_constant(weight), f"{weight.name} is a constant already")
-    found: dict[int, gs.Node] = {}
-    pending = [weight]
-    while pending:
-        tensor = pending.pop()
-        if is_constant(tensor) or tensor.is_empty():
-            continue
-        node = producer(tensor)
-        require(node.op in _VIEWS | _ARITHMETIC, f"{tensor.name} is made by {node.op}, which is not folded")
-        if id(node) not in found:
-            found[id(node)] = node
-            pending.extend(node.inputs)
+def _fold(graph: gs.Graph, part: gs.Graph, layer: gs.Node) -> None:
+    weight, views = _viewed(layer)
+    source = views[0].inputs[0]
     require(
-        all(_is_float(node.outputs[0]) for node in found.values()), f"{weight.name} is made from integers"
+        not any(weight is output for output in part.outputs), f"the weight {weight.name} is a graph output"
     )
-    return [node for node in graph.nodes if id(node) in found]
+    require(not is_captured(part, weight), f"the weight {weight.name} is read by a subgraph")
+    require(all(holds(part, view) for view in views), f"{weight.name} is made outside of the subgraph")
+    values = evaluated(nodes_as_model(views, [view.outputs[0] for view in views], graph.opset))
+    gone = needless(views, {id(weight)}, part)
+    views[-1].outputs.clear()
+    if _is_weight(source) and _are_same(values[-1], source):
+        redirect(weight.outputs, weight, source)
+        remove(part, gone)
+        return
+    turned_back = [] if any(view.op == "Cast" for view in views) else _turned_back(views, source, values)
+    remove(part, gone)
+    weight.to_constant(values[-1])
+    if turned_back and _is_held_twice(graph, part, source):
+        _read_turned_back(graph, part, source, weight, turned_back)
 
 
-def _is_float(tensor: gs.Tensor) -> bool:
-    """True where the tensor and all that it is a view of are floating-point."""
-    if is_constant(tensor):
-        return is_float_constant(tensor)
-    node = producer(tensor)
-    if node.op == "ConstantOfShape":
-        return "value" not in node.attrs or is_float_constant(node.attrs["value"])
-    if node.op == "Cast" and attribute(node, "to", TensorProto.FLOAT) not in _FLOAT_TYPES:
-        return False
-    return bool(node.inputs) and _is_float(node.inputs[0])
+def _viewed(layer: gs.Node) -> tuple[gs.Tensor, list[gs.Node]]:
+    """The layer's weight, and the views that lie between a constant and it, in order."""
+    for weight in (layer.inputs[place] for place in weight_places(layer)):
+        views: list[gs.Node] = []
+        tensor = weight
+        while len(tensor.inputs) == 1 and is_view(tensor.inputs[0]):
+            views.insert(0, tensor.inputs[0])
+            tensor = views[0].inputs[0]
+        parameters = [parameter for view in views for parameter in view.inputs[1:]]
+        if views and is_float_constant(tensor) and all(is_constant(p) or p.is_empty() for p in parameters):
+            return weight, views
+    raise NoMatch("its weight is no view of a constant")
 
 
-def _only_for(weight: gs.Tensor, makers: Sequence[gs.Node], graph: gs.Graph) -> list[gs.Node]:
-    """Those of the weight's makers whose results nothing else needs, the last first."""
-    found: list[gs.Node] = []
-    for node in reversed(makers):
-        output = node.outputs[0]
-        readers = [] if output is weight else output.outputs
-        if output not in graph.outputs and all(any(r is f for f in found) for r in readers):
-            found.append(node)
-    return found
+def _is_weight(tensor: gs.Tensor) -> bool:
+    """True where a layer reads it as its weight."""
+    return any(node.inputs[place] is tensor for node in tensor.outputs for place in weight_places(node))
 
 
-def _model_of(makers: list[gs.Node], weight: gs.Tensor, graph: gs.Graph) -> onnx.ModelProto:
-    part = gs.Graph(nodes=makers, outputs=[weight], opset=graph.opset)
-    model: onnx.ModelProto = gs.export_onnx(part, do_type_check=False)
-    return model
+def _are_same(values: Array, constant: gs.Constant) -> bool:
+    """True where an array is what the constant holds, in its shape and type."""
+    own = read(constant)
+    same = (values.shape, values.dtype) == (own.shape, own.dtype)
+    return same and values.tobytes() == np.ascontiguousarray(own).tobytes()
 
 
-def _evaluate(model: onnx.ModelProto) -> Array:
-    from onnx.reference import ReferenceEvaluator  # slow to import, and few models need it
+def _is_held_twice(graph: gs.Graph, part: gs.Graph, source: gs.Constant) -> bool:
+    """True where a constant, of which a layer has a view, would stay in float for what else reads it."""
+    is_output = any(output is source for inner in graphs(graph) for output in inner.outputs)
+    is_seen = part is graph or not is_captured(part, source)
+    is_large = read(source).nbytes > _NODES_BYTES
+    return bool(source.outputs) and is_large and is_seen and not is_output and not _is_weight(source)
 
-    with np.errstate(all="ignore"):
-        (values,) = ReferenceEvaluator(model).run(None, {})
-    return np.ascontiguousarray(values)
+
+def _turned_back(
+    views: Sequence[gs.Node], source: gs.Constant, values: Sequence[Array]
+) -> list[tuple[str, list[int]]]:
+    """The operators that undo the views, the last view first, each with its permutation or shape."""
+    shapes = [tuple(source.shape), *(array.shape for array in values)]
+    steps = []
+    for view, before in reversed([*zip(views, shapes, strict=False)]):
+        perm = attribute(view, "perm", [*reversed(range(len(before)))])
+        is_moved = view.op == "Transpose"
+        steps.append((view.op, np.argsort(perm).tolist()) if is_moved else ("Reshape", [*map(int, before)]))
+    return steps
 
 
-def _bytes_of(model: onnx.ModelProto, makers: Sequence[gs.Node], unneeded: Sequence[gs.Node]) -> int:
-    """What leaves the file with the unneeded nodes: they, and the constants that only they read."""
-    gone = {id(node) for node in unneeded}
-    nodes = [proto for proto, node in zip(model.graph.node, makers, strict=True) if id(node) in gone]
-    constants = {
-        tensor.name
-        for node in unneeded
-        for tensor in node.inputs
-        if is_constant(tensor) and all(id(reader) in gone for reader in tensor.outputs)
-    }
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in constants]
-    return sum(proto.ByteSize() for proto in [*nodes, *tensors])
+def _read_turned_back(
+    graph: gs.Graph,
+    part: gs.Graph,
+    source: gs.Constant,
+    weight: gs.Constant,
+    steps: Sequence[tuple[str, list[int]]],
+) -> None:
+    """Everything that reads the source reads the weight through the steps."""
+    builder = next(b for b in builders(graph) if b.graph is part)
+    readers, known, tensor = list(source.outputs), len(part.nodes), weight
+    for op, numbers in steps:
+        if op == "Transpose":
+            tensor = builder.node(op, [tensor], source.name, {"perm": numbers})
+        else:
+            shape = builder.constant(f"{source.name}_shape", np.array(numbers, np.int64))
+            tensor = builder.node(op, [tensor, shape], source.name)
+    redirect(readers, source, tensor)
+    part.nodes[:] = [*part.nodes[known:], *part.nodes[:known]]

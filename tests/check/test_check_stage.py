@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxmpq.check.stage import remarks
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from onnxmpq.check.stage import check_budgets, remarks
 from onnxmpq.context.setting import Loaded
+from onnxmpq.errors import InfeasibleError
 from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.place.stage import place
 from onnxmpq.request import parse_budgets
@@ -22,3 +28,19 @@ def test_weights_that_bops_do_not_count_are_named_unless_they_are_empty(load_cla
         layers = (replace(first, shape=shape, macs=0), *others)
         some = replace(found, prepared=replace(found.prepared, layers=layers))
         assert any(f"leave out {first.name}:" in words for words in remarks(loaded.request, some)) is named
+
+
+def test_a_large_constant_of_no_layer_is_named_where_a_file_cannot_be_small_enough(
+    load_classifier: Load,
+) -> None:
+    loaded = load_classifier(budgets=parse_budgets(["50kB"]))
+    found = place(loaded, prepare_model(loaded))
+    model = onnx.ModelProto()
+    model.CopyFrom(found.prepared.model)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1000, 16), np.float32), "table"))
+    model.graph.node.append(helper.make_node("Gather", ["table", "ids"], ["embedded"]))
+    prepared = replace(found.prepared, model=model)
+    with pytest.raises(
+        InfeasibleError, match=r"50kB cannot be met: .* table \(64,000 bytes; Gather is not among"
+    ):
+        check_budgets(loaded.request, prepared, found.options, file_size=lambda _plan: 100_000)

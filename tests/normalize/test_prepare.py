@@ -14,6 +14,7 @@ from onnxmpq.normalize import prepare as prepare_module
 from onnxmpq.normalize.prepare import highest_opset, normalised, prepare, runnable
 from onnxmpq.normalize.proof import prove
 from onnxmpq.runtime.session import Runtime
+from onnxmpq.testing import model_of
 from onnxmpq.values.arrays import Array
 
 CPU = Runtime("cpu", threads=1)
@@ -173,6 +174,50 @@ def test_integers_that_no_layer_decides_are_exact(body: str) -> None:
         prove(CPU, *labelled(body, 1), 90, "reordering")
 
 
+QUANTIZED = {
+    "dynamic": "q, s, z = DynamicQuantizeLinear (x)  c = MatMulInteger (q, codes, z)  f = Cast <to = 1> (c)  y = Mul (f, s)",
+    "operators": "q = QuantizeLinear (x, one, u)  c = QLinearMatMul (q, one, u, codes, one, zero, one, u)  y = DequantizeLinear (c, one, u)",
+    "pairs": "q = QuantizeLinear (x, one, u)  d = DequantizeLinear (q, one, u)  w = DequantizeLinear (codes, one, zero)  y = MatMul (d, w)",
+    "weights": "w = DequantizeLinear (codes, one, zero)  y = MatMul (x, w)",
+    "blocks": "y = com.microsoft.MatMulNBits <K = 16, N = 4, bits = 4, block_size = 16> (x, packed, scales)",
+}
+
+
+@pytest.mark.parametrize("nodes", QUANTIZED.values(), ids=QUANTIZED)
+@pytest.mark.parametrize("integer", [False, True])
+def test_a_model_without_float_weights_is_called_quantized_with_the_remedy(nodes: str, integer: bool) -> None:
+    constants: dict[str, Array] = {
+        "codes": np.ones((16, 4), np.int8), "one": np.ones((), np.float32), "u": np.zeros((), np.uint8), "zero": np.zeros((), np.int8),
+        "packed": np.ones((4, 1, 8), np.uint8), "scales": np.ones(4, np.float32),
+    }  # fmt: skip
+    text = f"""<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]> g (float[1, 16] x) => (float[1, 4] y) {{ {nodes} }}"""
+    read = {name: value for name, value in constants.items() if re.search(rf"\b{name}\b", nodes)}
+    sample = {"x": np.ones((1, 16), np.float32)}
+    with pytest.raises(ModelError, match=r"is quantized already: .*; compile the float model") as caught:
+        prepare(CPU, model_of(text, **read), sample, integer=integer, batchable=False)
+    assert "--activations" not in str(caught.value)
+
+
+def test_float_weights_beside_quantized_ones_that_keep_activations_in_float() -> None:
+    text = "g (float[1, 4] x) => (float[1, 4] y) { w = DequantizeLinear (q, s)  v = MatMul (x, w)  y = MatMul (v, u) }"
+    constants: dict[str, Array] = {
+        "q": np.ones((4, 4), np.int8),
+        "s": np.array(0.1, np.float32),
+        "u": np.eye(4, dtype=np.float32),
+    }
+    sample = {"x": np.ones((1, 4), np.float32)}
+    prepared = prepare(CPU, model_of(text, **constants), sample, integer=True, batchable=False)
+    assert [layer.reason for layer in prepared.layers] == ["its weight is quantized already", None]
+
+
+def test_weights_trained_with_quantization_are_float_and_leave_integers_to_be_had() -> None:
+    text = "g (float[1, 16] x) => (float[1, 16] y) { q = QuantizeLinear (w, s)  d = DequantizeLinear (q, s)  y = MatMul (x, d) }"
+    model = model_of(text, w=np.eye(16, dtype=np.float32), s=np.array(0.1, np.float32))
+    sample = {"x": np.ones((1, 16), np.float32)}
+    prepared = prepare(CPU, model, sample, integer=True, batchable=False)
+    assert [layer.reason for layer in prepared.layers] == [None]
+
+
 def test_quantized_activations_are_refused_and_quantized_weights_left_alone() -> None:
     model = filled(
         """
@@ -190,7 +235,9 @@ def test_quantized_activations_are_refused_and_quantized_weights_left_alone() ->
         u=(1, 4),
     )
     sample = {"x": np.ones((1, 4), np.float32)}
-    with pytest.raises(ModelError, match="holds 1 QuantizeLinear"):
+    with pytest.raises(
+        ModelError, match=r"holds .*1 QuantizeLinear; .* --activations fp32 .* of y, which are"
+    ):
         prepare(CPU, model, sample, integer=True, batchable=False)
     prepared = prepare(CPU, model, sample, integer=False, batchable=False)
     assert [layer.reason for layer in prepared.layers] == ["its weight is quantized already", None]

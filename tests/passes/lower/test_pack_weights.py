@@ -454,6 +454,37 @@ def test_a_plain_weight_is_one_tensor_under_a_dequantize_linear(bits: int, conta
     assert_equal_outputs(packed, model, optimize=False)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_zero_points_are_written_out_for_who_needs_them(bits: int) -> None:
+    weights = {"w": random_weight((5, 3, 3, 3), bits)}
+    model = conv_model(floats(weights), {"w": 1}, "float")
+    graph = gs.import_onnx(model)
+    assert PackWeights({"w": PackedLayer(weights["w"], "plain")}, zero_points=True)(graph)
+    packed = gs.export_onnx(graph)
+    (node,) = (n for n in packed.graph.node if n.op_type == "DequantizeLinear")
+    held = {t.name: t for t in packed.graph.initializer}
+    codes, scale, zero = (held[name] for name in node.input)
+    assert zero.data_type == codes.data_type
+    assert zero.dims == scale.dims
+    assert not numpy_helper.to_array(zero).astype(np.int8).any()
+    assert_equal_outputs(packed, model, optimize=False)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_a_table_beside_an_integer_layer_is_unpacked_once_for_its_gather(bits: int, tmp_path: Path) -> None:
+    weight = random_weight((4, 6), bits)
+    text = """g (float[3, 4] x) => (float[3, 4, 6] e, float[3, 6] y) {
+        ids = Cast <to = 7> (x)  e = Gather (w, ids)  y = MatMul (x, w) }"""
+    model = parse(text, {"w": weight.dequantize()})
+    graph = gs.import_onnx(model)
+    assert PackWeights({"w": PackedLayer(weight, "integer")})(graph)
+    packed = gs.export_onnx(graph)
+    left = optimized_ops(packed, tmp_path)
+    assert left["Gather"] == left["DequantizeLinear"] == 1  # the layer's own
+    assert left.keys() == {"Cast", "Gather", "DequantizeLinear", "MatMul"}
+    assert_equal_outputs(packed, model)
+
+
 @pytest.mark.parametrize("form", ["integer", "float"])
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_codes_may_take_a_byte_each(form: Form, bits: int) -> None:

@@ -1,0 +1,58 @@
+"""Layers that read one weight along different axes get a copy each, which then has scales of its own."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnxmpq.operators import operator_of, weight_place
+from onnxmpq.passes.matching import graphs, is_float_constant, read, unique_name
+
+_STORED_BYTES = 1  # per element: what a weight takes once it has codes
+
+Use = tuple[gs.Node, int]  # a node, and the input that it reads the weight at
+
+
+def part_shared_weights(graph: gs.Graph) -> bool:
+    """Copy a weight whose layers (`onnxmpq.operators`) disagree on its output channels or its groups.
+
+    One scale a channel fits one axis only. Layers that agree share a copy, and so does what is no layer with the first
+    of them. Only where the file does not grow: the copies take no more at one byte an element than the weight does.
+    Works inside control-flow subgraphs too. Preserving: the outputs are bit-equal.
+    """
+    changed = False
+    for weight in _weights(graph):
+        users = _users(weight)
+        if len(users) > 1 and _pays(weight, len(users)) and not _is_output(graph, weight):
+            for uses in users[1:]:
+                copy = gs.Constant(unique_name(graph, weight.name), read(weight))
+                for node, place in uses:
+                    node.inputs[place] = copy
+            changed = True
+    return changed
+
+
+def _pays(weight: gs.Constant, copies: int) -> bool:
+    """True where so many copies in codes take no more bytes than the weight in float."""
+    return bool(copies * _STORED_BYTES <= weight.dtype.itemsize)
+
+
+def _weights(graph: gs.Graph) -> list[gs.Constant]:
+    """The float constants that several layers read as their weights, in the graphs' order."""
+    nodes = [node for part in graphs(graph) for node in part.nodes if operator_of(node)]
+    read_ = [node.inputs[place] for node in nodes if (place := weight_place(node)) is not None]
+    return list({id(weight): weight for weight in read_ if is_float_constant(weight)}.values())
+
+
+def _users(weight: gs.Constant) -> list[list[Use]]:
+    """The layers that read a weight, those that agree on its axis and its groups together."""
+    found: dict[tuple[int, int], list[Use]] = {}
+    for node in {id(node): node for node in weight.outputs}.values():
+        operator, place = operator_of(node), weight_place(node)
+        if operator is not None and place is not None and node.inputs[place] is weight:
+            layout = operator.layout(node, place)
+            found.setdefault((layout.axis, layout.group), []).append((node, place))
+    return list(found.values())
+
+
+def _is_output(graph: gs.Graph, weight: gs.Constant) -> bool:
+    return any(output is weight for part in graphs(graph) for output in part.outputs)
