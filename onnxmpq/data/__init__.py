@@ -25,6 +25,8 @@ from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
+_CHECKED_TOGETHER = 8  # samples
+
 __all__ = ["Batch", "Dataset", "InputSpec", "holds_images", "open_data", "synthetic_data"]
 
 
@@ -156,6 +158,11 @@ class Dataset:
         batch = next(self.batches(size))
         bytes_each = sum(values.nbytes for values in batch.feeds.values()) // batch.count
         return max(REMEMBERED_BYTES // (bytes_each * size), 1) * size
+
+    def check(self) -> None:
+        """Read all samples once. Raises DataError as `batches` does: rather now than after long work."""
+        for batch in self.batches(_CHECKED_TOGETHER):
+            del batch
 
     def samples(self) -> Iterator[Sample]:
         """The samples in order, each a copy that fits the graph inputs."""

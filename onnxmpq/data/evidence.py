@@ -38,6 +38,11 @@ class Evidence:
     samples_a_run: int = 1
     training: Dataset | None = None
 
+    def read_late(self, *, judged: bool) -> tuple[Dataset, ...]:
+        """The real data, of which a stage far behind may be the first to read some; the last of them only where it judges."""
+        used = [self.calibration, *filter(None, [self.training]), *([self.evaluation] if judged else [])]
+        return tuple(data for data in used if not data.synthetic)
+
 
 def gather(
     session: Session,

@@ -157,29 +157,28 @@ def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: 
     if lists:
         listed = _parse_labels(read(lists[0]), PurePosixPath(lists[0]), path)
         labels = [listed.get(name) for name in images]
-        remedy = f"add them to {lists[0]}"
     else:
         folders = [PurePosixPath(name).parent.name for name in images]
         labels = [int(folder) if _is_class(folder) else None for folder in folders]
-        remedy = "put each in a folder named by its class index, or none"
     missing = [name for name, label in zip(images, labels, strict=True) if label is None]
-    if len(missing) == len(images) and not lists:
+    if missing and not lists:  # folders may have any names
         return None
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(images)} images of {path} have no label ({missing[0]}); {remedy}"
+            f"{len(missing)} of {len(images)} images of {path} have no label ({missing[0]}); add them to {lists[0]}"
         )
     return np.array(labels, np.int64)
 
 
 def _unread_folders(images: Sequence[str], labels: Labels | None, path: Path) -> Iterator[str]:
     """Says where folders may be classes, by names of which nobody knows the class indices."""
-    folders = sorted({PurePosixPath(name).parent.name for name in images})
+    folders = {PurePosixPath(name).parent.name for name in images}
+    others = sorted(folder for folder in folders if not _is_class(folder))
     if labels is None and len(folders) > 1:
-        shown = ", ".join(filter(None, folders[:_NAMED])) + (", ..." if len(folders) > _NAMED else "")
+        shown = ", ".join(name or "the folder itself" for name in others[:_NAMED])
         yield (
-            f"no labels are taken from the folders of {path} ({shown}): they are not named by class indices; name them so, "
-            "or list the images in labels.txt, for top-1"
+            f"no labels are taken from the folders of {path}: {len(others)} of {len(folders)} are not named by a class index "
+            f"({shown}{', ...' if len(others) > _NAMED else ''}); name them so, or list the images in labels.txt, for top-1"
         )
 
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from onnxmpq.data import Dataset, DataSource, InputSpec, callables, open_data
+from onnxmpq.data import Dataset, InputSpec, callables, open_data
 from onnxmpq.errors import DataError, MissingFileError, OptionError
 
 INPUTS = [InputSpec("x", np.dtype(np.float32), (None, 2))]
@@ -22,7 +22,7 @@ def generate() -> Iterator[dict[str, Any]]:
         yield {"x": np.stack([rows, rows], axis=1).astype(np.float64), "labels": rows}
 
 
-def load(source: DataSource, samples: int | None = None) -> Dataset:
+def load(source: Any, samples: int | None = None) -> Dataset:
     return open_data(source, INPUTS, samples=samples)
 
 

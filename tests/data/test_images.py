@@ -104,7 +104,6 @@ def test_a_list_of_labels_comes_before_folder_names(
 @pytest.mark.parametrize(
     ("files", "word"),
     [
-        ({"1/a.png": picture(1), "b.png": picture(2)}, "1 of 2 images.*no label.*b.png"),
         ({"a.png": picture(1), "labels.txt": b"b.png 1\n"}, "1 of 1 images.*labels.txt"),
         ({"a.png": picture(1), "labels.txt": b"a.png 1.5\n"}, "line 1 of labels.txt"),
         ({"a.png": picture(1), "labels.txt": "a.png \u00b2\n".encode()}, "line 1 of labels.txt"),
@@ -236,6 +235,10 @@ def test_folders_that_are_no_class_indices_are_named(tmp_path: Path) -> None:
     (tmp_path / "classes").mkdir()
     data = load(build(tmp_path / "classes", {"cat/1.png": picture(1), "dog/2.png": picture(2)}))
     assert any("no labels are taken" in line and "(cat, dog)" in line for line in data.source.notes)
+    (tmp_path / "some").mkdir()
+    data = load(build(tmp_path / "some", {"0/1.png": picture(1), "2.png": picture(2)}))
+    assert not data.has_labels
+    assert "1 of 2 are not named by a class index (the folder itself)" in data.source.notes[0]
     assert not load(build(tmp_path, {"only/1.png": picture(1), "only/2.png": picture(2)})).source.notes
 
 
