@@ -271,7 +271,7 @@ def compile_command(
         click.echo(result.to_json())
     else:
         show_report(result)
-    if result.quality.is_broken:
+    if result.quality.is_broken or result.quality.unjudged:
         sys.exit(EXIT_BROKEN)
 
 

@@ -66,7 +66,8 @@ def _watched() -> Iterator[None]:
     received, sent = os.pipe()
     os.set_blocking(sent, False)
     before = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    is_ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_ours:
         signal.signal(signal.SIGTERM, _terminate)
     Thread(target=_enforce, args=(received,), daemon=True).start()
     try:
@@ -74,12 +75,14 @@ def _watched() -> Iterator[None]:
     except (KeyboardInterrupt, Terminated):
         raise  # and watch on: the interpreter waits for threads that still compute
     except BaseException:
-        _unwatch(before, sent)
+        _unwatch(before, sent, is_ours)
         raise
-    _unwatch(before, sent)
+    _unwatch(before, sent, is_ours)
 
 
-def _unwatch(before: int, sent: int) -> None:
+def _unwatch(before: int, sent: int, is_ours: bool) -> None:
+    if is_ours:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.set_wakeup_fd(before)
     os.close(sent)
 

@@ -65,6 +65,7 @@ class QualityReport:
     is_broken: bool  # the compiled model lost the function of the original
     lost: tuple[str, ...] = ()  # what of which outputs
     cause: str | None = None  # of that, and what to type next
+    unjudged: str | None = None  # why nothing could be judged, though it was to be
 
 
 @dataclass(frozen=True, slots=True)

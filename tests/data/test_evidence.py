@@ -96,6 +96,13 @@ def test_preprocessing_without_images() -> None:
         collect({"x": X}, preprocess=Preprocess.parse("imagenet"))
 
 
+def test_what_is_read_late_is_what_is_used() -> None:
+    found, _ = collect({"x": X}, {"x": X[:9]}, training={"x": X[:7]})
+    assert [data.count for data in found.read_late(judged=True)] == [40, 7, 9]
+    assert [data.count for data in found.read_late(judged=False)] == [40, 7]
+    assert not collect()[0].read_late(judged=True)
+
+
 @pytest.mark.parametrize(
     ("network", "samples", "said"),
     [
