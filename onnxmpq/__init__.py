@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # that of `typing`, which takes a while to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from onnxmpq.api import compile_model
     from onnxmpq.budgets.budget import Budget
     from onnxmpq.calibrate.calibrators import Calibrator
@@ -68,6 +68,8 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for: `import onnxmpq` should not load a runtime."""
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxmpq' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(f"onnxmpq.{_HOMES[name]}"), name)
 
 

@@ -22,7 +22,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
-from onnxmpq import cli
+from onnxmpq import cli, commands
 from onnxmpq.calibrate.calibrators import CALIBRATORS
 from onnxmpq.sensitivity.methods import METHODS
 
@@ -181,7 +181,10 @@ def test_inspect_and_eval(run: Command, model: Path, tmp_path: Path) -> None:
 
 def test_help_lists_every_option_once_in_groups_and_gives_examples(run: Command) -> None:
     shown = [
-        word for p in cli.compile_command.params if not getattr(p, "hidden", False) for word in p.opts[-1:]
+        word
+        for p in commands.compile_command.params
+        if not getattr(p, "hidden", False)
+        for word in p.opts[-1:]
     ]
     options = [word for word in shown if word.startswith("--")]
     text = run("compile", "--help").out
@@ -553,7 +556,8 @@ def sleeper(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "said"), [(signal.SIGINT, 1, "error: interrupted"), (signal.SIGTERM, 128 + 15, "")]
+    ("sent", "code", "said"),
+    [(signal.SIGINT, 128 + 2, "error: interrupted"), (signal.SIGTERM, 128 + 15, "error: ended by SIGTERM")],
 )
 def test_interrupt(
     model: Path, sleeper: Path, tmp_path: Path, sent: signal.Signals, code: int, said: str

@@ -78,14 +78,16 @@ ROOMS: Mapping[str, str] = {
         "values operators onnx_io runtime data metrics place calibrate rounding sensitivity context normalize lower verify"
     ),
     "present": "observer values budgets",
-    "cli": "errors values budgets onnx_io data metrics request api evaluation inspection present",
+    "commands": "errors values budgets onnx_io data metrics request api evaluation inspection present",
+    "endings": "onnx_io commands",
+    "cli": "endings",
     "__main__": "cli",
 }
 DOORS = {
     "onnxruntime": {"onnxmpq.runtime.session"},
     "cvxpy": {"onnxmpq.allocate.knapsack"},
     "rich": {"onnxmpq.present.console"},
-    "click": {"onnxmpq.cli"},
+    "click": {"onnxmpq.commands"},
     "PIL": {"onnxmpq.data.images", "onnxmpq.data.preprocess"},
 }
 NUMBERS_ONLY = ("onnxmpq.budgets", "onnxmpq.allocate.knapsack", "onnxmpq.values.plan", "onnxmpq.values.costs")

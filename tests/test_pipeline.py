@@ -58,9 +58,10 @@ def test_a_seed_below_zero_is_refused(digits: Path, seed: int) -> None:
 
 def test_an_array_is_no_data_by_itself(digits: Path) -> None:
     with pytest.raises(
-        DataError, match=r"the data are a ndarray; give a path, .* a dict of arrays by input: "
+        DataError,
+        match=r"the given data are no data but a ndarray; give a path, .* a dict of arrays by input: ",
     ):
-        onnxmpq.compile_model(digits, ["4bit-avg"], np.ones((4, 1, 8, 8), np.float32))  # type: ignore[arg-type]
+        onnxmpq.compile_model(digits, ["4bit-avg"], np.ones((4, 1, 8, 8), np.float32))
 
 
 def saved(path: Path, body: str, inputs: str, outputs: str, opset: int = 18, **weights: np.ndarray) -> Path:

@@ -8,6 +8,7 @@ The multiple-choice knapsack: one option per group, least total cost, every budg
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -126,7 +127,7 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
     constraints = [block_diag(*map(np.ones, sizes)) @ choice == 1]
     constraints += [(_flat(row.use) / row.limit) @ choice <= 1 + SLACK / 2 for row in rows]
     problem = cp.Problem(cp.Minimize((cost / (cost.max() or 1.0)) @ choice), constraints)
-    _keep_highs_quiet()
+    _prepare_highs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cvxpy's advice on solver choice
         problem.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=0.0, mip_feasibility_tolerance=_EXACT)
@@ -136,8 +137,10 @@ def _solve(costs: Table, rows: Sequence[Row]) -> tuple[int, ...] | None:
 
 
 @cache
-def _keep_highs_quiet() -> None:
-    """HiGHS 1.16 prints its name for the first solver of a process, in the constructor, before cvxpy can tell it not to.
+def _prepare_highs() -> None:
+    """Keep it quiet, and make it work in forked processes.
+
+    HiGHS 1.16 prints its name for the first solver of a process, in the constructor, before cvxpy can tell it not to.
 
     This one is the first, and tells itself not to: what it does last in its constructor is where the name is printed.
     """
@@ -149,6 +152,10 @@ def _keep_highs_quiet() -> None:
             super().enableCallbacks()
 
     Quiet()
+    if hasattr(
+        os, "register_at_fork"
+    ):  # a forked process has none of the threads that HiGHS believes to have
+        os.register_at_fork(after_in_child=lambda: highspy.Highs.resetGlobalScheduler(False))
 
 
 def _flat(table: Table) -> Doubles:

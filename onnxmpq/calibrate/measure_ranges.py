@@ -99,9 +99,9 @@ def _interval(name: str, seen: Statistics, calibrator: Calibrator, codes: CodeTy
     """What the calibrator chooses, within what was seen."""
     try:
         low, high = map(float, calibrator.interval(seen, codes))
-    except (TypeError, ValueError) as error:  # of a function of the user's
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise OptionError(
-            f"the calibrator failed on tensor {name!r}: {error}; wanted a function (Statistics, CodeType) -> (low, high)"
+            f"the calibrator failed on tensor {name!r}: {type(error).__name__}: {error}; wanted a function (Statistics, CodeType) -> (low, high)"
         ) from error
     if not low <= high:  # nor where one of them is NaN
         raise OptionError(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from onnxmpq.data.callables import open_callable
+from onnxmpq.data.callables import Feeds, open_feeds
 from onnxmpq.data.images import open_images
 from onnxmpq.data.npz import open_arrays, open_npz
 from onnxmpq.data.preprocess import Preprocess
@@ -24,9 +25,26 @@ from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
+_CHECKED_TOGETHER = 8  # samples
+
 __all__ = ["Batch", "Dataset", "InputSpec", "holds_images", "open_data", "synthetic_data"]
 
-DataSource = str | os.PathLike[str] | Mapping[str, Array] | Callable[[], Iterable[Mapping[str, Array]]]
+
+class Reader(Protocol):
+    """What onnxruntime calls a CalibrationDataReader."""
+
+    def get_next(self) -> Mapping[str, Array] | None:
+        """The next dict of arrays, None behind the last."""
+
+
+DataSource = (
+    str
+    | os.PathLike[str]
+    | Mapping[str, Array]
+    | Callable[[], Iterable[Mapping[str, Array]]]
+    | Iterable[Mapping[str, Array]]
+    | Reader
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,6 +159,11 @@ class Dataset:
         bytes_each = sum(values.nbytes for values in batch.feeds.values()) // batch.count
         return max(REMEMBERED_BYTES // (bytes_each * size), 1) * size
 
+    def check(self) -> None:
+        """Read all samples once. Raises DataError as `batches` does: rather now than after long work."""
+        for batch in self.batches(_CHECKED_TOGETHER):
+            del batch
+
     def samples(self) -> Iterator[Sample]:
         """The samples in order, each a copy that fits the graph inputs."""
         inputs, name = self.source.inputs, self.source.name
@@ -171,9 +194,9 @@ def open_data(
     """Data of any form for these graph inputs: `samples` of them at random by `seed`, or all where None.
 
     `source` is an `.npz`; a folder of images or a `.zip` of one, which want `preprocess`; `file.py:callable` or
-    `module:callable`; or a mapping of arrays or a callable itself. Arrays hold values as the model takes them:
-    any float is cast to a float input's type, and so is uint8, its values as they are. A callable gives its
-    first `samples`.
+    `module:callable`; or a mapping of arrays, a callable itself, or what gives one dict after another: a list, a generator, a
+    CalibrationDataReader. Arrays hold values as the model takes them: any float is cast to a float input's type, and so is
+    uint8, its values as they are. Of a callable the first `samples` are taken.
 
     Raises MissingFileError, OptionError, or DataError for data that do not fit the inputs.
     """
@@ -217,15 +240,8 @@ def holds_images(source: DataSource) -> bool:
 def _open(
     source: DataSource, inputs: Sequence[InputSpec], samples: int | None, preprocess: Preprocess | None
 ) -> Source:
-    if isinstance(source, Mapping):
-        return open_arrays(source, inputs)
-    if callable(source):
-        return open_callable(source, inputs, samples, getattr(source, "__qualname__", "the callable"))
     if not isinstance(source, str | os.PathLike):
-        raise DataError(
-            f"the data are a {type(source).__name__}; give a path, a callable that yields dicts of arrays, or a dict of "
-            f"arrays by input: {', '.join(spec.name for spec in inputs)}"
-        )
+        return _open_object(source, inputs, samples, _name_of(source))
     path = Path(source)
     if holds_images(path):
         return open_images(path, inputs, preprocess)
@@ -237,12 +253,25 @@ def _open(
         )
     if not is_reference(str(source)):
         raise MissingFileError(f"there is no file or folder {path}; {_neighbours(path)}")
-    loaded = load_attribute(str(source))
-    if not callable(loaded):
+    return _open_object(load_attribute(str(source)), inputs, samples, str(source))
+
+
+def _name_of(given: Any) -> str:
+    if isinstance(given, Mapping):
+        return "the given arrays"
+    return str(getattr(given, "__qualname__", "the given data"))
+
+
+def _open_object(given: Any, inputs: Sequence[InputSpec], samples: int | None, name: str) -> Source:
+    if isinstance(given, Mapping):
+        return open_arrays(given, inputs, name)
+    feeds = Feeds.of(given)
+    if feeds is None:
         raise DataError(
-            f"{source} is a {type(loaded).__name__}; wanted a callable that yields dicts of arrays"
+            f"{name} are no data but a {type(given).__name__}; give a path, a callable, reader or list of dicts of arrays, or a dict of "
+            f"arrays by input: {', '.join(spec.name for spec in inputs)}"
         )
-    return open_callable(loaded, inputs, samples, str(source))
+    return open_feeds(feeds, inputs, samples, name)
 
 
 def _choose(source: Source, positions: Positions) -> Dataset:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxmpq.data import Dataset, DataSource, holds_images, open_data, synthetic_data
+from onnxmpq.data import Dataset, DataSource, byte_values, holds_images, open_data, synthetic_data
 from onnxmpq.data.input_shapes import apply_shapes, at_sizes, guess_shapes, is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import dims
@@ -38,6 +38,11 @@ class Evidence:
     batchable: bool
     samples_a_run: int = 1
     training: Dataset | None = None
+
+    def read_late(self, *, judged: bool) -> tuple[Dataset, ...]:
+        """The real data, of which a stage far behind may be the first to read some; the last of them only where it judges."""
+        used = [self.calibration, *filter(None, [self.training]), *([self.evaluation] if judged else [])]
+        return tuple(data for data in used if not data.synthetic)
 
 
 def gather(
@@ -72,6 +77,8 @@ def gather(
         steps = preprocess if holds_images(source) else None
         opened = open_data(source, asked, samples=count, preprocess=steps, seed=seed)
         check_names(opened, session, note)
+        for line in opened.source.notes:
+            note(line)
         return opened
 
     specs = resolved(session, asked, seed, note) if data is None else asked
@@ -84,6 +91,8 @@ def gather(
         everything = read(data, math.ceil(samples / (1 - HELD_BACK)))
         calibration, judge, judged_on = _held_back(everything, seed, note)
     first = next(iter(calibration.batches(1)))
+    if said := byte_values.remark(session, calibration):
+        note(said)
     batchable = is_batchable(session, [at_sizes(spec, first.feeds[spec.name].shape) for spec in specs], seed)
     found = Evidence(calibration, judge, judged_on, first.feeds, batchable, first.count)
     return found if training is None else replace(found, training=read(training, None))

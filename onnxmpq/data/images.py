@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -17,11 +19,14 @@ from PIL import Image
 from onnxmpq.data.npz import open_zip
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import Labels, Positions, Sample, Source, batch_step, check_fit
+from onnxmpq.data.text import decoded
 from onnxmpq.errors import DataError
 from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_LARGEST_BYTES = 1 << 28  # of a file in a zip: a small one may unpack to more than the memory
+_NAMED = 3  # folders
 _SHOWN = 8  # suffixes of files that are no images
 _SEPARATORS = {"labels.txt": None, "labels.csv": ","}  # None: white space
 
@@ -49,7 +54,10 @@ def open_images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess 
                 yield {spec.name: _decode(read, images[position], spec, prepared, path)}
 
     step = batch_step(inputs, {spec.name: first.ndim}, str(path))
-    return Source(str(path), (spec,), len(images), step, labels, samples)
+    return Source(
+        str(path), (spec,), len(images), step, labels, samples,
+        notes=tuple(_unread_folders(images, labels, path)),
+    )  # fmt: skip
 
 
 def _check_request(
@@ -73,24 +81,47 @@ def _reader(path: Path) -> Iterator[Read]:
         yield lambda name: _read_file(path / name)
         return
     with open_zip(path) as archive:
-        yield archive.read
+        yield lambda name: archive.read(_checked(archive.getinfo(name)))
 
 
 def _read_file(file: Path) -> bytes:
     try:
+        if file.exists() and not file.is_file():
+            raise DataError(f"{file} is no regular file; remove it")  # reading a pipe would wait for good
         return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
 
 
+def _checked(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """The member of a zip, unless it would fill the memory."""
+    if member.file_size > _LARGEST_BYTES:
+        raise DataError(f"it unpacks to {member.file_size:,} bytes; wanted at most {_LARGEST_BYTES:,}")
+    return member
+
+
 def _list_files(path: Path) -> list[str]:
     """Relative names, sorted; hidden files and what macOS adds to a zip are left out."""
     if path.is_dir():
-        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()]
+        names = list(_walk(path))
     else:
         with open_zip(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
     return sorted(name for name in names if not any(map(_is_hidden, PurePosixPath(name).parts)))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Names of the files below a folder, those behind linked folders, too; each folder once, since links may go round."""
+    seen, waiting = set[Path](), [root]
+    while waiting:
+        for here, folders, files in os.walk(waiting.pop(0)):
+            folder = Path(here)
+            folders[:] = [] if folder.resolve() in seen else sorted(f for f in folders if not _is_hidden(f))
+            links = [folder / name for name in folders if (folder / name).is_symlink()]
+            waiting += [link for link in links if not root.resolve().is_relative_to(link.resolve())]
+            if folder.resolve() not in seen:
+                yield from ((folder / name).relative_to(root).as_posix() for name in files)
+            seen.add(folder.resolve())
 
 
 def _found(files: Sequence[str]) -> str:
@@ -126,19 +157,29 @@ def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: 
     if lists:
         listed = _parse_labels(read(lists[0]), PurePosixPath(lists[0]), path)
         labels = [listed.get(name) for name in images]
-        remedy = f"add them to {lists[0]}"
     else:
         folders = [PurePosixPath(name).parent.name for name in images]
         labels = [int(folder) if _is_class(folder) else None for folder in folders]
-        remedy = "put each in a folder named by its class index, or none"
     missing = [name for name, label in zip(images, labels, strict=True) if label is None]
-    if len(missing) == len(images) and not lists:
+    if missing and not lists:  # folders may have any names
         return None
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(images)} images of {path} have no label ({missing[0]}); {remedy}"
+            f"{len(missing)} of {len(images)} images of {path} have no label ({missing[0]}); add them to {lists[0]}"
         )
     return np.array(labels, np.int64)
+
+
+def _unread_folders(images: Sequence[str], labels: Labels | None, path: Path) -> Iterator[str]:
+    """Says where folders may be classes, by names of which nobody knows the class indices."""
+    folders = {PurePosixPath(name).parent.name for name in images}
+    others = sorted(folder for folder in folders if not _is_class(folder))
+    if labels is None and len(folders) > 1:
+        shown = ", ".join(name or "the folder itself" for name in others[:_NAMED])
+        yield (
+            f"no labels are taken from the folders of {path}: {len(others)} of {len(folders)} are not named by a class index "
+            f"({shown}{', ...' if len(others) > _NAMED else ''}); name them so, or list the images in labels.txt, for top-1"
+        )
 
 
 def _is_class(word: str) -> bool:
@@ -148,7 +189,7 @@ def _is_class(word: str) -> bool:
 def _parse_labels(data: bytes, name: PurePosixPath, path: Path) -> dict[str, int]:
     """Labels by image name; the last field of a line is the label, so that names may hold the separator."""
     labels = {}
-    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
+    for number, line in enumerate(decoded(data).splitlines(), start=1):
         if not line.strip():
             continue
         image, *label = line.strip().rsplit(_SEPARATORS[name.name], 1)

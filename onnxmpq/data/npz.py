@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,25 @@ from typing import IO
 
 import numpy as np
 
-from onnxmpq.data.samples import LABELS, ArrayInfo, Labels, Positions, Sample, Source, as_labels, bind, pick
+from onnxmpq.data.runs import apart, fitting, one_run, samples_first
+from onnxmpq.data.samples import (
+    LABELS,
+    REMEMBERED_BYTES,
+    ArrayInfo,
+    Labels,
+    Positions,
+    Sample,
+    Source,
+    as_labels,
+    bind,
+    pick,
+)
 from onnxmpq.errors import DataError, OnnxmpqError
 from onnxmpq.runtime.session import InputSpec
 from onnxmpq.values.arrays import Array
 
+_REASON = 200  # characters of somebody else's message
 _CHUNK_BYTES = 1 << 20  # of all members together
-# What zipfile, zlib and numpy's header parser raise on damaged, encrypted or unknown content.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +49,10 @@ class _Member:
         return math.prod(self.info.shape[1:]) * self.info.dtype.itemsize
 
 
-def open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec]) -> Source:
+def open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec], name: str) -> Source:
     """The samples of a mapping: as those of an npz. Raises DataError for arrays that do not fit."""
-    name = "the given arrays"
-    values = {key: np.asarray(array) for key, array in arrays.items()}
-    bound = bind(inputs, values, name)
+    given = {key: np.asarray(array) for key, array in arrays.items()}
+    values, bound, _ = fitting((samples_first, apart, one_run), inputs, given, name)
     fed = {spec: values[array] for spec, array in bound.names.items()}
 
     def read(positions: Positions) -> Iterator[Sample]:
@@ -57,10 +65,16 @@ def open_arrays(arrays: Mapping[str, Array], inputs: Sequence[InputSpec]) -> Sou
 def open_npz(path: Path, inputs: Sequence[InputSpec]) -> Source:
     """The samples of an npz: one array per graph input, samples first, and `labels` where there are any.
 
-    Reads the headers and the labels only. Raises DataError for a damaged file and for arrays that do not fit.
+    Reads the headers and the labels only, where the samples come first in all arrays; small ones where they do not are held
+    in memory. Raises DataError for a damaged file and for arrays that do not fit.
     """
     members = _read_members(path)
-    bound = bind(inputs, {name: member.info for name, member in members.items()}, str(path))
+    try:
+        bound = bind(inputs, {name: member.info for name, member in members.items()}, str(path))
+    except DataError:
+        if sum(member.info.bytes for member in members.values()) > REMEMBERED_BYTES:
+            raise
+        return open_arrays({n: _read_whole(path, member) for n, member in members.items()}, inputs, str(path))
     fed = {name: members[array] for name, array in bound.names.items()}
 
     def read(positions: Positions) -> Iterator[Sample]:
@@ -90,7 +104,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
             f"{what} is in Fortran order, where samples do not lie one after another; save np.ascontiguousarray(x)"
         )
     member = _Member(info.filename, offset, ArrayInfo(dtype, shape))
-    wanted, found = math.prod(shape) * dtype.itemsize, info.file_size - offset
+    wanted, found = member.info.bytes, info.file_size - offset
     if found != wanted:
         raise DataError(
             f"{what} has {found} bytes of values where its header promises {wanted}; save it again"
@@ -122,6 +136,12 @@ def _read_rows(path: Path, members: Mapping[str, _Member], positions: Positions)
             yield from pick(chunk, start, positions)
 
 
+def _read_whole(path: Path, member: _Member) -> Array:
+    with open_zip(path) as archive, archive.open(member.file) as file:
+        file.read(member.offset)
+        return np.frombuffer(file.read(member.info.bytes), member.info.dtype).reshape(member.info.shape)
+
+
 def _read_block(file: IO[bytes], member: _Member, rows: int) -> Array:
     data = file.read(rows * member.row_bytes)
     if len(data) != rows * member.row_bytes:
@@ -144,7 +164,10 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         raise
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    except _DAMAGE as error:
+    except (
+        Exception
+    ) as error:  # zipfile, the decoders and numpy's parsers raise almost anything on damaged files
+        reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
         raise DataError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or not a zip file"
+            f"{path} cannot be read ({reason}): it is truncated, damaged or not a zip file"
         ) from error

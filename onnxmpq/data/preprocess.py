@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from onnxmpq.data.text import decoded
 from onnxmpq.errors import DataError, OptionError
 
 Size = tuple[int, int]  # height, width
@@ -138,13 +139,19 @@ def _items(text: str) -> list[str]:
     if "=" in text or set(items) <= set(_PRESETS):
         return items
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        lines = _read(Path(text)).splitlines()
     except (OSError, ValueError) as error:
         raise OptionError(
             f"preprocessing {text!r} is neither items nor a file that can be read; {_EXAMPLES}"
         ) from error
     items = [line.partition("#")[0].strip() for line in lines]
     return [item for item in items if item]
+
+
+def _read(file: Path) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(file)
+    return decoded(file.read_bytes())
 
 
 def _parse_items(items: Iterable[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ first axis is the input's batch axis) or rank r + 1 (every entry is a full input
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +34,7 @@ class Source:
 
     `read(positions)` starts over at every call and yields the samples at those ascending positions. `step` is
     the batch that the graph demands, None where it is free. `fed` names the array behind each graph input, where
-    arrays have names.
+    arrays have names. `notes` are lines that the user should read once.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Source:
     read: Callable[[Positions], Iterator[Sample]]
     synthetic: bool = False
     fed: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class ArrayInfo:
 
     dtype: np.dtype[Any]
     shape: Shape
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
             f"accuracy, kernels and speed are those of ONNX Runtime's {runtime.provider.upper()} provider here; the file "
             f"is for {request.target.note}"
         )
+    for data in evidence.read_late(judged=request.run.verify):
+        data.check()
     decided = request.decided(synthetic=evidence.calibration.synthetic)
     runtime = computing(runtime, decided, stages)
     return Loaded(decided, stages, runtime, model, session, evidence, given.ByteSize())

@@ -14,6 +14,7 @@ from onnx import TensorProto
 from onnxmpq.errors import MissingFileError, ModelError, nearest
 from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, nodes, tensors
 from onnxmpq.onnx_io.late_values import raw_bytes
+from onnxmpq.onnx_io.other_encodings import readable
 from onnxmpq.onnx_io.output_file import require_writable, written
 
 LARGEST_FILE = 2**31 - 1  # bytes: the longest message that protobuf reads and writes
@@ -89,6 +90,8 @@ def _parse(content: bytes, file: Path) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
+        if (mended := readable(content)) is not content:
+            model.ParseFromString(mended)
     except DecodeError as error:
         raise ModelError(
             f"{file} is not an ONNX file, or is cut short ({len(content):,} bytes); export or download it again"

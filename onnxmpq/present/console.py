@@ -109,6 +109,13 @@ def show_report(report: Report, kinds: Sequence[Kind] = KINDS) -> None:
         if budget.met is False:
             missed = named[budget.kind].missed
             _line(console, f"MISSED: budget {budget.asked} does not hold {missed}", "bold red")
+    if report.quality.unjudged:
+        _line(
+            console,
+            f"NOT JUDGED: the file is written, but the data no longer serve: {report.quality.unjudged}; judge it with "
+            "onnxmpq eval --reference",
+            "bold red",
+        )
     if report.quality.is_broken:
         _line(console, f"LOST: {_lost(report.quality)}", "bold red")
 

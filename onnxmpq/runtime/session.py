@@ -163,7 +163,7 @@ class Runtime:
         try:
             source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
             session = ort.InferenceSession(
-                str(source) if isinstance(source, Path) else source, options, providers=self._providers(),
+                _loadable(source) if isinstance(source, Path) else source, options, providers=self._providers(),
                 disabled_optimizers=_BROKEN if self.fuses else [*_BROKEN, *_FUSE_PAIRS],
             )  # fmt: skip
         except Exception as error:
@@ -206,6 +206,15 @@ def resolve_runtime(provider: str = "auto") -> Runtime:
             )
         return Runtime("cpu")
     return Runtime("cuda")
+
+
+def _loadable(file: Path) -> str | bytes:
+    """A path as ONNX Runtime takes it; the content of a file whose path is no text, such as one in another encoding."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        return file.read_bytes()
+    return str(file)
 
 
 def _cuda_works() -> bool:

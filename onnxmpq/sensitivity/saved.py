@@ -10,6 +10,7 @@ from pathlib import Path
 
 from onnx import numpy_helper
 
+from onnxmpq.data.text import decoded
 from onnxmpq.errors import DataError, MissingFileError
 from onnxmpq.sensitivity.answer import fault
 from onnxmpq.sensitivity.probe import Probe
@@ -81,7 +82,7 @@ def read_saved(file: Path) -> Saved:
             f"{file} {found}; a compile saves what its method finds with --save-sensitivity"
         )
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = decoded(file.read_bytes())
         fields = json.loads(text)
         kind = Trajectory if isinstance(fields, dict) and "start" in fields else CostTable
         return Saved(file, kind.from_json(text), fields.get("weights"))

@@ -71,7 +71,7 @@ def asked(method: Method, probe: Probe) -> Sensitivity:
         found = method(probe)
     except OnnxmpqError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_ours(method):
             raise
         raise OptionError(f"the method {name_of(method)} failed: {type(error).__name__}: {error}") from error

@@ -65,6 +65,7 @@ class QualityReport:
     is_broken: bool  # the compiled model lost the function of the original
     lost: tuple[str, ...] = ()  # what of which outputs
     cause: str | None = None  # of that, and what to type next
+    unjudged: str | None = None  # why nothing could be judged, though it was to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one compile, in groups; its JSON is flat."""
+    """The result of one compile, in groups; its JSON is flat, and its names are attributes, too: `report.file_bytes`."""
 
     model: str
     output: str
@@ -142,6 +143,13 @@ class Report:
     sensitivity: SensitivityReport
     run: RunReport
 
+    def __getattr__(self, name: str) -> Any:
+        """A field of a group by its name in the JSON."""
+        if name not in _HOMES:
+            raise AttributeError(f"a report has no {name!r}", name=name, obj=self)
+        group, field = _HOMES[name]
+        return getattr(getattr(self, group), field)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values by flat names, those that readers of the JSON know; an infinite SQNR (equal outputs) becomes null."""
         flat: dict[str, Any] = {}
@@ -151,6 +159,18 @@ class Report:
 
     def to_json(self) -> str:
         return to_json(self.to_dict())
+
+
+_GROUPS = {
+    "size": SizeReport, "quality": QualityReport, "speed": SpeedReport, "requirements": Requirements,
+    "sensitivity": SensitivityReport, "run": RunReport,
+}  # fmt: skip
+# Where a name of the JSON stands: its group and field.
+_HOMES = {
+    _FLAT_NAMES.get(field.name, field.name): (group, field.name)
+    for group, kind in _GROUPS.items()
+    for field in dataclasses.fields(kind)
+}
 
 
 def to_json(value: Any) -> str:

@@ -14,7 +14,7 @@ from onnxmpq.budgets.budget import Budget
 from onnxmpq.budgets.kind import Outcome
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.data.evidence import Evidence
-from onnxmpq.errors import VerifyError
+from onnxmpq.errors import DataError, VerifyError
 from onnxmpq.metrics.latency import measure_latency
 from onnxmpq.metrics.score import compare
 from onnxmpq.normalize.other_weights import other_weights
@@ -115,6 +115,7 @@ class _Seen:
     kernels: Mapping[str, str] | None = None
     lost: tuple[str, ...] = ()
     cause: str | None = None
+    unjudged: str | None = None
 
 
 def _verified(
@@ -125,7 +126,10 @@ def _verified(
     session = verify_file(
         compiled.file, written, prepared, compiled.plan, candidates, compiled.target, runtime
     )
-    before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
+    try:
+        before, after = compare(reference, session, data, prepared.metric, prepared.batch_size)
+    except DataError as error:  # data may be gone since they were first read; the work is not
+        return _Seen(unjudged=str(error))
     sizes = dict.fromkeys([1, prepared.batch_size])
     times = (measure_latency(reference, session, _repeat(prepared.sample, size), size) for size in sizes)
     lost = lost_outputs(after, real=not compiled.evidence.evaluation.synthetic)
@@ -164,6 +168,7 @@ def _quality(compiled: Compiled, seen: _Seen) -> QualityReport:
         is_broken=bool(seen.lost),
         lost=seen.lost,
         cause=seen.cause,
+        unjudged=seen.unjudged,
     )
 
 

@@ -37,6 +37,13 @@ def values(data: Dataset, size: int = 4) -> list[int]:
     return found
 
 
+def test_all_samples_are_read_when_they_are_checked() -> None:
+    numbered(20).check()
+    arrays: dict[str, Array] = {"x": np.where(np.arange(20) == 17, np.nan, 1.0)[:, None]}
+    with pytest.raises(DataError, match=r"sample 17 of .* holds NaN"):
+        open_data(arrays, [InputSpec("x", F32, (None, 1))], samples=None).check()
+
+
 def test_batches_have_the_size_asked_for() -> None:
     data = numbered(10)
     assert [batch.count for batch in data.batches(4)] == [4, 4, 2]

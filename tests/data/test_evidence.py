@@ -96,6 +96,47 @@ def test_preprocessing_without_images() -> None:
         collect({"x": X}, preprocess=Preprocess.parse("imagenet"))
 
 
+def test_what_is_read_late_is_what_is_used() -> None:
+    found, _ = collect({"x": X}, {"x": X[:9]}, training={"x": X[:7]})
+    assert [data.count for data in found.read_late(judged=True)] == [40, 7, 9]
+    assert [data.count for data in found.read_late(judged=False)] == [40, 7]
+    assert not collect()[0].read_late(judged=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "samples", "said"),
+    [
+        ("y = Conv (x, w)", "bytes", True),
+        ("y = Conv (x, w)", "floats", True),
+        ("s = Mul (x, small)  y = Conv (s, w, b)", "bytes", False),
+        ("c = Sub (x, middle)  s = Mul (c, small)  r = Conv (s, w, b)  y = Softmax <axis = 1> (r)", "bytes", False),
+        ("y = Conv (x, w)", "normal", False),
+        ("y = Conv (x, w)", "thousands", False),
+    ],
+)  # fmt: skip
+def test_bytes_for_a_network_that_does_not_scale_them_are_said(
+    network: str, samples: str, said: bool
+) -> None:
+    text = f"g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {{ {network} }}"
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((4, 3, 3, 3)), "b": rng.standard_normal(4),
+        "middle": np.array(127.5), "small": np.array(1 / 127.5),
+    }  # fmt: skip
+    x = rng.integers(0, 256, (20, 3, 8, 8))
+    values: Any = {
+        "bytes": x.astype(np.uint8), "floats": x + rng.random(x.shape) * (x < 255),
+        "normal": rng.standard_normal(x.shape), "thousands": x * 10.0,
+    }[samples]  # fmt: skip
+    model = model_of(text, **{n: v.astype(np.float32) for n, v in weights.items() if n in network})
+    notes: list[str] = []
+    gather(
+        Runtime().session(model), None, {"x": values}, None, shapes={}, samples=16, preprocess=None, seed=0,
+        note=notes.append,
+    )  # fmt: skip
+    assert any("0 to 255" in line for line in notes) == said
+
+
 def test_an_array_of_another_name_is_said() -> None:
     found, notes = collect({"image": X})
     assert found.calibration.count == 40

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxmpq.data import Dataset, InputSpec, holds_images, open_data
+from onnxmpq.data import Dataset, InputSpec, holds_images, images, open_data
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.values.arrays import Array
@@ -103,7 +104,6 @@ def test_a_list_of_labels_comes_before_folder_names(
 @pytest.mark.parametrize(
     ("files", "word"),
     [
-        ({"1/a.png": picture(1), "b.png": picture(2)}, "1 of 2 images.*no label.*b.png"),
         ({"a.png": picture(1), "labels.txt": b"b.png 1\n"}, "1 of 1 images.*labels.txt"),
         ({"a.png": picture(1), "labels.txt": b"a.png 1.5\n"}, "line 1 of labels.txt"),
         ({"a.png": picture(1), "labels.txt": "a.png \u00b2\n".encode()}, "line 1 of labels.txt"),
@@ -198,6 +198,61 @@ def test_images_of_several_sizes_need_one_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="differ in shape"):
         reds(load(path, spec, raw))
     assert [batch.feeds["x"].shape[3] for batch in load(path, spec, raw).batches(1)] == [8, 9]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, encoding: str) -> None:
+    files = {
+        "1.png": picture(1),
+        "ü.png": picture(2),
+        "labels.csv": "1.png,3\r\nü.png,4\r\n".encode(encoding),
+    }
+    data = load(build(tmp_path, files))
+    assert data.labels is not None
+    assert data.labels.tolist() == [3, 4]
+
+
+def test_names_of_no_encoding_are_found_in_a_list(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xbe\xed.png")
+    data = load(build(tmp_path, {name: picture(1), "labels.txt": b"\xbe\xed.png 7\n"}))
+    assert data.labels is not None
+    assert data.labels.tolist() == [7]
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    folder = build(tmp_path, {"0/a.png": picture(1), "../store/b.png": picture(2)})
+    (folder / "1").symlink_to(tmp_path / "store")
+    (folder / "0" / "round").symlink_to(folder)
+    (folder / "0" / "up").symlink_to(tmp_path)
+    (tmp_path / "store" / "again").symlink_to(tmp_path / "store")
+    data = load(folder)
+    assert reds(data) == [1, 2]
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1]
+
+
+def test_folders_that_are_no_class_indices_are_named(tmp_path: Path) -> None:
+    (tmp_path / "classes").mkdir()
+    data = load(build(tmp_path / "classes", {"cat/1.png": picture(1), "dog/2.png": picture(2)}))
+    assert any("no labels are taken" in line and "(cat, dog)" in line for line in data.source.notes)
+    (tmp_path / "some").mkdir()
+    data = load(build(tmp_path / "some", {"0/1.png": picture(1), "2.png": picture(2)}))
+    assert not data.has_labels
+    assert "1 of 2 are not named by a class index (the folder itself)" in data.source.notes[0]
+    assert not load(build(tmp_path, {"only/1.png": picture(1), "only/2.png": picture(2)})).source.notes
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_LARGEST_BYTES", 50)  # private: only a test's images are so small
+    with pytest.raises(DataError, match=r"1.png of .*images.zip cannot be used: it unpacks to"):
+        load(build(tmp_path, {"1.png": picture(1)}, zipped=True))
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path: Path) -> None:
+    folder = build(tmp_path, {"1.png": picture(1)})
+    os.mkfifo(folder / "0.png")
+    with pytest.raises(DataError, match=r"0.png is no regular file"):
+        load(folder)
 
 
 def test_a_subset_is_random_by_seed(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from onnxmpq.errors import OutputError
-from onnxmpq.onnx_io.output_file import require_writable, write_file, written
+from onnxmpq.onnx_io.output_file import remove_unfinished, require_writable, write_file, written
 
 
 def test_the_name_appears_only_when_the_body_is_through(tmp_path: Path) -> None:
@@ -49,6 +51,34 @@ def test_a_trial_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("pathlib.Path.touch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         require_writable(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from onnxmpq.onnx_io.output_file import written
+with written(b"new", Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], check=False)
+    assert len(list(tmp_path.glob(".onnxmpq-*.part"))) == 1
+    with written(b"b", tmp_path / "other") as part:
+        assert list(tmp_path.iterdir()) == [part]
+
+
+def test_what_others_still_write_stays(tmp_path: Path) -> None:
+    with written(b"a", tmp_path / "a") as part:
+        require_writable(tmp_path / "b")
+        assert part.read_bytes() == b"a"
+
+
+def test_what_is_being_written_can_be_given_up(tmp_path: Path) -> None:
+    with pytest.raises(OutputError), written(b"a", tmp_path / "a"):
+        remove_unfinished()
     assert not list(tmp_path.iterdir())
 
 

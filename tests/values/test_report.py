@@ -1,6 +1,12 @@
+import copy
 import json
 import math
-from dataclasses import asdict
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import pytest
 
 from onnxmpq.values.report import (
     QualityReport,
@@ -14,6 +20,15 @@ from onnxmpq.values.report import (
 )
 from onnxmpq.values.score import Score
 
+REPORT = Report(
+    "m.onnx", "out.onnx", SizeReport(3.5, 100, 800, 200, 900), (), (),
+    QualityReport({"fp32": Score(9)}, "9 samples", "any", is_broken=False),
+    SpeedReport((), None, "a CPU", dequantizes=False, float_ops={"act": "why"}),
+    Requirements("ort-cpu", "packed", 21, "1.23"),
+    SensitivityReport("measured", 48, 128, "nats", "kl", "balanced", None),
+    RunReport("cpu", "8 samples", ("a note",), {"load": 1.5}, 2048, {"onnx": "1.23"}),
+)  # fmt: skip
+
 
 def test_json_has_no_infinities() -> None:
     text = to_json({"score": asdict(Score(3, sqnr=math.inf)), "list": (1.5, math.nan, None), 4: "key"})
@@ -25,15 +40,7 @@ def test_json_has_no_infinities() -> None:
 
 
 def test_the_json_of_a_report_is_flat_and_keeps_its_names() -> None:
-    report = Report(
-        "m.onnx", "out.onnx", SizeReport(3.5, 100, 800, 200, 900), (), (),
-        QualityReport({"fp32": Score(9)}, "9 samples", "any", is_broken=False),
-        SpeedReport((), None, "a CPU", dequantizes=False, float_ops={"act": "why"}),
-        Requirements("ort-cpu", "packed", 21, "1.23"),
-        SensitivityReport("measured", 48, 128, "nats", "kl", "balanced", None),
-        RunReport("cpu", "8 samples", ("a note",), {"load": 1.5}, 2048, {"onnx": "1.23"}),
-    )  # fmt: skip
-    assert json.loads(report.to_json()) == {
+    assert json.loads(REPORT.to_json()) == {
         "model": "m.onnx", "output": "out.onnx", "budgets": [], "layers": [],
         "average_weight_bits": 3.5, "weight_bytes": 100, "fp32_weight_bytes": 800, "file_bytes": 200, "fp32_file_bytes": 900,
         "metrics": {"fp32": {"samples": 9, "top1": None, "agreement": None, "kl": None, "sqnr": None}},
@@ -45,3 +52,26 @@ def test_the_json_of_a_report_is_flat_and_keeps_its_names() -> None:
         "provider": "cpu", "calibration": "8 samples", "notes": ["a note"], "seconds": {"load": 1.5}, "peak_rss_bytes": 2048,
         "versions": {"onnx": "1.23"},
     }  # fmt: skip
+
+
+def test_every_name_of_the_json_is_an_attribute() -> None:
+    flat = REPORT.to_dict()
+    for name, value in flat.items():
+        assert to_json(_plain(getattr(REPORT, name))) == to_json(value), name
+    assert REPORT.file_bytes == REPORT.size.file_bytes == 200
+    assert REPORT.sensitivity_samples == 128
+    with pytest.raises(AttributeError, match="no 'file_byte'"):
+        _ = REPORT.file_byte
+    assert not hasattr(REPORT, "__fspath__")
+
+
+def test_a_report_can_be_copied_and_pickled() -> None:
+    for other in (copy.copy(REPORT), copy.deepcopy(REPORT), pickle.loads(pickle.dumps(REPORT))):
+        assert other == REPORT
+        assert other.file_bytes == 200
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

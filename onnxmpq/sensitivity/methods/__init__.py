@@ -112,5 +112,5 @@ def check_data(method: Method, metric: Metric, data: Dataset, training: Dataset 
         method.check_data(metric, data, training)  # type: ignore[attr-defined]
     except OnnxmpqError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OptionError(f"the method's check_data failed: {type(error).__name__}: {error}") from error
