@@ -1,4 +1,4 @@
-"""What becomes of every file in ../shared/robustness at 8bit-avg, weight-only and int8, on synthetic inputs.
+"""What becomes of every file in ../shared/robustness at 8bit-avg, weight-only and int8: on photographs, or synthetic inputs.
 
 python benchmarks/robustness.py [--output docs/robustness.md] [NAME ...]
 """
@@ -10,11 +10,13 @@ import tempfile
 from pathlib import Path
 
 from machine import ROOT, SHARED, header, table
+from photos import photos
 
 import onnxmpq
 
 _COLUMNS = [
     "model",
+    "data",
     "activations",
     "layers",
     "integer",
@@ -23,8 +25,16 @@ _COLUMNS = [
     "bytes after",
     "agreement",
     "SQNR",
+    "worst output",
     "outcome",
 ]
+
+
+_SAMPLES = 32
+_NOTE = (
+    f"{_SAMPLES} photographs of ../shared on the levels that each network expects, the last fifth of them for the verdict; "
+    "synthetic inputs where it takes no colour image. \n"
+)
 
 
 def main() -> None:
@@ -41,7 +51,7 @@ def main() -> None:
         for activations in ("fp32", "int8"):
             rows.append(outcome(model, activations))
             print(" | ".join(rows[-1]), flush=True)
-    text = f"# Real exports at 8bit-avg\n\nSynthetic inputs, seed 0. {header()}\n\n{table(_COLUMNS, rows)}"
+    text = f"# Real exports at 8bit-avg\n\n{_NOTE}{header()}\n\n{table(_COLUMNS, rows)}"
     if not options.names:
         options.output.parent.mkdir(exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
@@ -51,15 +61,15 @@ def outcome(model: Path, activations: str) -> list[str]:
     """One row: the figures of a compile, or the error it was refused with."""
     with tempfile.TemporaryDirectory() as away:
         try:
-            report = onnxmpq.compile_model(
-                model, ["8bit-avg"], activations=activations, output=Path(away) / "out.onnx", provider="cpu"
-            )
+            report = compiled(model, activations, Path(away) / "out.onnx")
         except onnxmpq.OnnxmpqError as error:
-            return [model.stem, activations, *["-"] * 7, f"refused: {str(error)[:160]}"]
+            return [model.stem, "-", activations, *["-"] * 8, f"refused: {str(error)[:160]}"]
     score = report.quality.metrics["compiled"]
     quantized = [layer for layer in report.layers if layer.weight_bits <= 8 and layer.params]
+    worst = min((o.worst_sqnr for o in score.outputs.values() if o.worst_sqnr is not None), default=None)
     return [
         model.stem,
+        "synthetic" if "synthetic" in report.quality.evaluated_on else "photographs",
         activations,
         f"{len(quantized)} of {len(report.layers)}",
         str(sum(layer.kernel is not None for layer in report.layers)),
@@ -68,8 +78,16 @@ def outcome(model: Path, activations: str) -> list[str]:
         f"{report.size.file_bytes:,}",
         "-" if score.agreement is None else f"{score.agreement:.0%}",
         "-" if score.sqnr is None else f"{score.sqnr:.1f} dB",
+        "-" if worst is None else f"{worst:.1f} dB",
         "compiled" + (", lost its function" if report.quality.is_broken else ""),
     ]
+
+
+def compiled(model: Path, activations: str, output: Path) -> onnxmpq.Report:
+    """The report of a compile, on photographs where the network takes such. Raises OnnxmpqError where it is refused."""
+    return onnxmpq.compile_model(
+        model, ["8bit-avg"], photos(model, _SAMPLES), activations=activations, output=output, provider="cpu"
+    )
 
 
 if __name__ == "__main__":
