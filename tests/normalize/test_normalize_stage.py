@@ -17,9 +17,7 @@ W = RNG.standard_normal((16, 16)).astype(np.float32)
 NEWEST = 26  # that is not the highest of any target
 
 
-def compiled(
-    folder: Path, opset: int, body: str, **options: object
-) -> tuple[onnxmpq.Report, onnx.ModelProto]:
+def compiled(folder: Path, opset: int, body: str) -> tuple[onnxmpq.Report, onnx.ModelProto]:
     header = f'<ir_version: {13 if opset > 25 else 8}, opset_import: ["" : {opset}]>'
     model = model_of(f"{header} g (float[n, 16] x) => (float[n, 16] y) {{ {body} }}", w=W)
     onnx.save(model, folder / "m.onnx")
