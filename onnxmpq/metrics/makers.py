@@ -42,6 +42,7 @@ class Makers:
             name: node for node in model.graph.node for name in node.output
         }
         self._constants = {i.name: i for i in model.graph.initializer}
+        self._shares: dict[str, bool] = {}
 
     def op(self, tensor: str) -> str:
         """The operator that computes a tensor's values, those that only move them passed over; "" for an input.
@@ -57,7 +58,11 @@ class Makers:
 
     def is_share(self, tensor: str) -> bool:
         """True where a tensor's values lie in 0..1 by what made them: probabilities, their products, 1 less one of them."""
-        node = self.node(tensor)
+        if tensor not in self._shares:
+            self._shares[tensor] = self._makes_share(self.node(tensor))
+        return self._shares[tensor]
+
+    def _makes_share(self, node: onnx.NodeProto | None) -> bool:
         if node is None:
             return False
         if (self._written_out(node) or node.op_type) in UNIT_RANGE:

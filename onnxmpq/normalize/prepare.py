@@ -62,6 +62,7 @@ _PASSES: tuple[Pass, ...] = (
     pool_global_means,
 )
 
+_MOST_AXES = 6  # of an input that does not say how many it has
 _BATCH_BYTES = 256 << 20  # of all activations of a batch together
 _LARGEST_BATCH = 32
 
@@ -69,13 +70,37 @@ _LARGEST_BATCH = 32
 def runnable(runtime: Runtime, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Session]:
     """The model as ONNX Runtime runs it: as it is, or with explicit pads where it has none for dilated windows.
 
+    Inputs without a shape get one, of free sizes, where that is clear.
+
     Raises EngineError with the runtime's own message where it refuses the model.
     """
     if any(_pads_dilated(node) for node in model.graph.node):  # refused at load or, of free size, in the run
         graph = import_graph(model)
         make_pads_explicit(graph)
         model = export_model(graph, model)
+    model = with_ranks(runtime, model)
     return model, runtime.session(model)
+
+
+def with_ranks(runtime: Runtime, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a shape of free sizes for every input that has none, where the nodes allow one number of axes only."""
+    for index, value in enumerate(model.graph.input):
+        kind = value.type.tensor_type
+        if value.type.WhichOneof("value") != "tensor_type" or kind.HasField("shape"):
+            continue
+        candidates = [_with_rank(model, index, rank) for rank in range(1, _MOST_AXES + 1)]
+        fitting = [candidate for candidate in candidates if runtime.accepts(candidate)]
+        model = fitting[0] if len(fitting) == 1 else model
+    return model
+
+
+def _with_rank(model: onnx.ModelProto, index: int, rank: int) -> onnx.ModelProto:
+    ranked = onnx.ModelProto()
+    ranked.CopyFrom(model)
+    value = ranked.graph.input[index]
+    for axis in range(rank):
+        value.type.tensor_type.shape.dim.add(dim_param=f"{value.name}_{axis}")
+    return ranked
 
 
 def _pads_dilated(node: onnx.NodeProto) -> bool:

@@ -283,3 +283,22 @@ def test_a_pass_whose_result_does_not_run_is_left_out(monkeypatch: pytest.Monkey
     )
     found = normalised(CPU, model, {"x": np.ones(2, np.float32)}, integer=True)
     assert [(node.op_type, node.name) for node in found.graph.node] == [("Relu", "renamed")]
+
+
+@pytest.mark.parametrize(
+    ("body", "rank"),
+    [
+        ("h = Relu (x) y = Conv (h, w)", 4),
+        ("y = Gemm (x, m)", 2),
+        ("y = MatMul (x, m)", None),  # of any number of axes
+    ],
+)
+def test_an_input_without_a_shape_gets_one_where_that_is_clear(body: str, rank: int | None) -> None:
+    shapes = {"w": (4, 3, 3, 3), "m": (5, 4)}
+    used = {name: shape for name, shape in shapes.items() if f", {name})" in body}
+    text = f'<ir_version: 8, opset_import: ["" : 13]> g (float[a] x) => (y) {{ {body} }}'
+    model = filled(text, **used)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    found, session = runnable(CPU, model)
+    assert found.graph.input[0].type.tensor_type.HasField("shape") == (rank is not None)
+    assert len(session.inputs[0].shape) == (rank or 0)

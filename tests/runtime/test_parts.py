@@ -38,9 +38,6 @@ def test_a_part_with_attention_runs_at_any_batch(free: tuple[str, ...]) -> None:
         for name, v in weights.items()
     }  # fmt: skip
     part = extract(model, model.graph.node[2:], ["y"], traced, free=free)
-    if "c" in free:  # nothing then says how many values v has
-        with pytest.raises(EngineError, match="Incompatible dimensions"):
-            CPU.session(part.model)
     whole = CPU.session(tapped(model)).run({"x": x})
     feeds = {**weights, **whole, "x": x}
     found = part_session(CPU, part.model, model).run({name: feeds[name] for name in part.inputs})["y"]
