@@ -28,6 +28,26 @@ def by_dynamic_programming(costs: list[list[float]], use: list[list[int]], limit
     return min(best.values())
 
 
+FORKED = """
+import os, sys
+from onnxmpq.allocate.knapsack import allocate
+from onnxmpq.budgets.row import Row
+
+def solved():
+    return allocate([[3.0, 1.0], [5.0, 2.0]], [Row("bytes", ((1.0, 2.0), (1.0, 2.0)), 3.0)])
+
+first = solved()
+child = os.fork()
+if child == 0:
+    os._exit(0 if solved() == first else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_solves_too() -> None:
+    assert subprocess.run([sys.executable, "-c", FORKED], timeout=60, check=False).returncode == 0
+
+
 def row(use: list[list[int]], limit: float, name: str = "bytes") -> Row:
     return Row(name, tuple(tuple(map(float, options)) for options in use), float(limit))
 

@@ -163,3 +163,8 @@ def test_a_palette_with_transparency_gives_no_warning() -> None:
     image = Image.new("P", (4, 4))
     image.info["transparency"] = b"\x00\xff"
     assert Preprocess().apply(image).shape == (3, 4, 4)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file_of_items(tmp_path: Path) -> None:
+    (tmp_path / "steps.txt").write_text("resize=8x8\nscale=1/255\n", encoding="utf-8-sig")
+    assert Preprocess.parse(str(tmp_path / "steps.txt")) == Preprocess.parse("resize=8x8,scale=1/255")
