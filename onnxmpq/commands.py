@@ -117,7 +117,7 @@ _COMPILE_GROUPS = {
         "seed",
         "save_sensitivity",
     ),
-    "The compile itself": ("provider", "report", "no_verify", "force", "--help"),
+    "The compile itself": ("provider", "report", "no_verify", "--help"),
 }
 _COMPILE_EXAMPLES = """\b
 Examples:
@@ -243,7 +243,7 @@ def cli() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, hidden=True)  # as --report -
 @click.option("--no-verify", is_flag=True, help="Do not check, score or time the written file.")
-@click.option("--force", is_flag=True, help="Go on where the fp32 model does no better than chance.")
+@click.option("--force", is_flag=True, hidden=True)  # the errors that it overrides name it
 def compile_command(
     model: Path,
     report: Path | None,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxmpq.values.score import OutputScore, Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
+_PACE, _LONG = 1.0, 10.0  # seconds that tell a pace, and of a stage that is worth a word
 _NAMED = 3  # of what could be a long list
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
 
@@ -62,6 +63,7 @@ class ConsoleObserver(Observer):
         self._task: TaskID | None = None
         self._stage = ""
         self._start = 0.0
+        self._told = False  # of this stage how long it will take
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -80,12 +82,24 @@ class ConsoleObserver(Observer):
 
     def stage(self, name: str) -> None:
         self._finish()
-        self._stage, self._start = name, time.perf_counter()
+        self._stage, self._start, self._told = name, time.perf_counter(), False
         self._task = self._progress.add_task(name, total=1)
 
     def progress(self, done: int, total: int) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        if self._task is None:
+            return
+        self._progress.update(self._task, completed=done, total=total)
+        if not self._console.is_terminal and not self._told:
+            self._tell(done, total, time.perf_counter() - self._start)
+
+    def _tell(self, done: int, total: int, seconds: float) -> None:
+        """Once a stage that takes long, where no bar shows it: the time left, by the pace so far."""
+        if seconds < _PACE or done < total / 10:
+            return
+        ahead = seconds * (total / done - 1)
+        self._told = True
+        if ahead > _LONG:
+            _line(self._console, f"{self._stage:<12} about {_spent(ahead)} ahead")
 
     def _finish(self) -> None:
         if self._task is None:
@@ -418,6 +432,10 @@ def _reached(budget: BudgetReport, kind: Kind) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+
+
+def _spent(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _decibels(sqnr: float) -> str:

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -329,6 +330,21 @@ def test_progress_goes_to_stderr_line_by_line_where_nobody_watches(capsys: Captu
     assert printed.out == ""
     lines = printed.err.splitlines()
     assert [line.split()[0] for line in lines] == ["[/note]", "load", "verify"]
+
+
+def test_a_long_stage_says_once_how_long_it_will_take(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0, 0.5, 4.0, 8.0, 40.0, 40.0])
+    clock = SimpleNamespace(perf_counter=lambda: next(now))
+    monkeypatch.setattr("onnxmpq.present.console.time", clock)
+    with ConsoleObserver() as observer:
+        observer.stage("sensitivity")
+        observer.progress(20, 100)  # too early to tell a pace
+        observer.progress(10, 100)
+        observer.progress(20, 100)
+    said = [line for line in capsys.readouterr().err.splitlines() if "ahead" in line]
+    assert said == ["sensitivity  about 36 s ahead"]
 
 
 def test_an_error_ends_the_progress_without_claiming_the_stage(capsys: Capture) -> None:
