@@ -105,14 +105,12 @@ def test_a_budget_out_of_reach_names_the_layers_that_must_stay(tmp_path: Path) -
         onnxmpq.compile_model(model, ["4bit-avg"], {"x": ROWS}, effort="fast", force=True)
 
 
-def test_a_newer_opset_than_any_target_reads_is_said(digits: Path) -> None:
+def test_an_opset_that_is_newer_than_a_target_is_known_to_read_is_said(digits: Path) -> None:
     model = onnx.load(digits)
     model.opset_import[0].version, model.ir_version = 26, 12
     onnx.save(model, digits)
-    with pytest.raises(
-        ModelError, match="opset 26, and ort-cpu reads at most 25; export the model at a lower opset"
-    ):
-        onnxmpq.compile_model(digits, ["4bit-avg"], effort="fast")
+    with pytest.raises(ModelError, match="opset 26, .* 25; export the model at a lower opset"):
+        onnxmpq.compile_model(digits, ["4bit-avg"], effort="fast", target="portable")
 
 
 @pytest.fixture

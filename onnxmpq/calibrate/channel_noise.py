@@ -15,18 +15,23 @@ from onnxmpq.values.arrays import Array
 _SAMPLES = 16
 # dB. In ResNets, MobileNetV2 and SqueezeNet no tensor's median channel has less than 27; beside an outlier it has less than 9.
 LEAST_SQNR = 15.0
+_A_BIT = 20 * np.log10(2)  # dB: what narrower codes leave is less, whatever the channels
 
 
 def ruined(
     runtime: Runtime, model: onnx.ModelProto, ranges: Mapping[str, ActivationRange], data: Dataset, seed: int
 ) -> dict[str, float]:
-    """The tensors of which half the channels keep less than 15 dB of what varies in them, with that median in dB.
+    """The tensors of which half the channels keep less than 15 dB (at 8 bits) of what varies in them, with that median.
 
     Channels lie along the axis, 1 or the last, that they differ most on; those that do not vary are left out.
     """
     moments = _moments(runtime, model, ranges, data, seed)
     medians = {name: _median(axes, ranges[name].scale) for name, axes in moments.items()}
-    return {name: found for name, found in medians.items() if found < LEAST_SQNR}
+    return {name: found for name, found in medians.items() if found < _least(ranges[name].codes.bits)}
+
+
+def _least(bits: int) -> float:
+    return float(LEAST_SQNR - _A_BIT * max(8 - bits, 0))
 
 
 class _Moments:

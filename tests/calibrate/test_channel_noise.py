@@ -5,7 +5,7 @@ from onnxmpq.calibrate.channel_noise import ruined
 from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
-from onnxmpq.values.activation_range import range_of
+from onnxmpq.values.activation_range import CodeType, range_of
 
 RUNTIME = Runtime("cpu", 1)
 RNG = np.random.default_rng(0)
@@ -40,3 +40,9 @@ def test_constant_channels_have_nothing_to_lose() -> None:
     x = np.ones((16, 4, 8))
     x[:, 3] = 200 * RNG.standard_normal((16, 8))
     assert ruined(RUNTIME, MODEL, {"a": range_of(-500, 500)}, data(x), 0) == {}
+
+
+def test_narrower_codes_leave_less_whatever_the_channels() -> None:
+    alike = data(RNG.standard_normal((16, 4, 8)))
+    for signed in (False, True):
+        assert ruined(RUNTIME, MODEL, {"a": range_of(-3, 3, CodeType(4, signed))}, alike, 0) == {}
