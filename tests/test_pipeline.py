@@ -109,7 +109,7 @@ def test_an_opset_that_is_newer_than_a_target_is_known_to_read_is_said(digits: P
     model = onnx.load(digits)
     model.opset_import[0].version, model.ir_version = 26, 12
     onnx.save(model, digits)
-    with pytest.raises(ModelError, match="opset 26, .* 25; export the model at a lower opset"):
+    with pytest.raises(ModelError, match=r"opset 26, .* 25; export the model at a lower opset"):
         onnxmpq.compile_model(digits, ["4bit-avg"], effort="fast", target="portable")
 
 

@@ -79,7 +79,9 @@ def _kind(op: str, values: Sequence[Array]) -> OutputKind:
     if len(shape) < 2:
         return OutputKind.VALUES
     if all(size == 1 for size in shape[2:]):
-        return _kind_of_vectors(op, values, shape[1])
+        found = _kind_of_vectors(op, values, shape[1])
+        # [N, anchors, 1] is a detector's, one score an anchor; classifiers give [N, classes] or, of convolutions, [N, classes, 1, 1].
+        return OutputKind.VALUES if found is OutputKind.LOGITS and len(shape) == 3 else found
     if op in ("Sigmoid", "HardSigmoid"):
         return OutputKind.HEATMAP
     if op in ("Softmax", "LogSoftmax") or class_axis(values) is not None:

@@ -118,12 +118,15 @@ def noisiest(
 
 
 def _median_sqnr(before: Array, after: Array) -> float:
-    """dB, about the mean of each channel."""
+    """dB, about the mean of each channel that varies."""
     if before.ndim < 2 or before.shape != after.shape:
         return math.inf
     axis = 1 if before.ndim == 4 else before.ndim - 1
     others = tuple(a for a in range(before.ndim) if a != axis)
     signal = before.astype(np.float64).var(axis=others)
     noise = np.square(after.astype(np.float64) - before).mean(axis=others)
+    alive = signal > signal.max(initial=0.0) * np.finfo(np.float32).eps ** 2
+    if not alive.any():
+        return math.inf
     tiny = np.finfo(np.float64).tiny
-    return float(np.median(10 * np.log10(np.maximum(signal, tiny) / np.maximum(noise, tiny))))
+    return float(np.median(10 * np.log10(signal[alive] / np.maximum(noise[alive], tiny))))

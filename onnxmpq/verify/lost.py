@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.score import OutputScore, Score
 
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0  # dB
 _LEAST_CONTRAST = 3.0  # dB: the noise is half of what the output says
 _LEAST_COSINE = 0.8
+_CLEAR = 20.0  # dB: logits that change class at less noise are none, whatever their shape
 _MOST_MOVED = 0.01  # of the elements
 
 
@@ -27,11 +30,18 @@ def _lost(name: str, output: OutputScore, real: bool) -> Iterator[str]:
     elif output.kind is None:
         yield from _low(name, output.agreement, _LEAST_AGREEMENT, "equal values")
     elif output.agreement is not None and not output.is_binary:
-        yield from _low(name, output.agreement, _LEAST_AGREEMENT, "same class")
+        if output.kind is not OutputKind.LOGITS or _noise(output) < _CLEAR:
+            yield from _low(name, output.agreement, _LEAST_AGREEMENT, "same class")
     elif output.cosine is not None and output.cosine < _LEAST_COSINE:
         yield f"output {name!r} has cosine {output.cosine:.3f} to fp32"
     else:
         yield from _noisy(name, output, real)
+
+
+def _noise(output: OutputScore) -> float:
+    """The least that is known of an output's quality in dB."""
+    known = [value for value in (output.worst_sqnr, output.contrast) if value is not None]
+    return min(known, default=-math.inf)
 
 
 def _low(name: str, share: float | None, least: float, what: str) -> Iterator[str]:

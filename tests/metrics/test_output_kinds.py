@@ -25,6 +25,7 @@ def kind(body: str, *shape: int, values: np.ndarray | None = None) -> OutputKind
     [
         ("Relu", (1, 3), OutputKind.LOGITS),
         ("Relu", (1, 3, 1, 1), OutputKind.LOGITS),
+        ("Relu", (1, 512, 1), OutputKind.VALUES),
         ("Softmax", (1, 3), OutputKind.PROBABILITIES),
         ("LogSoftmax", (1, 3), OutputKind.LOG_PROBABILITIES),
         ("Sigmoid", (1, 1), OutputKind.INDEPENDENT),

@@ -12,7 +12,13 @@ VALUES, LOGITS = OutputKind.VALUES, OutputKind.LOGITS
 @pytest.mark.parametrize(
     ("output", "said"),
     [
-        (OutputScore(LOGITS, sqnr=50.0, worst_sqnr=50.0, agreement=0.49), "49.0% same class"),
+        (OutputScore(LOGITS, sqnr=15.0, worst_sqnr=15.0, agreement=0.49), "49.0% same class"),
+        (OutputScore(LOGITS, sqnr=50.0, worst_sqnr=50.0, contrast=4.0, agreement=0.49), "49.0% same class"),
+        (OutputScore(LOGITS, sqnr=50.0, worst_sqnr=50.0, agreement=0.49), None),  # then they are no classes
+        (
+            OutputScore(OutputKind.PROBABILITIES, sqnr=50.0, worst_sqnr=50.0, agreement=0.49),
+            "49.0% same class",
+        ),
         (
             OutputScore(LOGITS, sqnr=1.0, worst_sqnr=1.0, agreement=0.5),
             None,
