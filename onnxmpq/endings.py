@@ -60,7 +60,7 @@ def is_short_of_memory(error: BaseException | None) -> bool:
 @contextmanager
 def _watched() -> Iterator[None]:
     """Signals end the process within seconds, whatever it is in: long computations do not let Python's handlers run."""
-    if current_thread() is not main_thread() or not hasattr(signal, "set_wakeup_fd"):
+    if current_thread() is not main_thread() or not hasattr(os, "set_blocking"):  # Windows before Python 3.12
         yield
         return
     received, sent = os.pipe()

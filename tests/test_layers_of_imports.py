@@ -48,7 +48,7 @@ ROOMS: Mapping[str, str] = {
     "normalize": "errors values passes operators passes.normalize onnx_io runtime metrics context",
     "lower": "errors values passes onnx_io passes.lower runtime metrics rounding context normalize",
     "requantize": "observer values operators onnx_io passes.expose runtime data metrics rounding lower",
-    "verify": "errors values onnx_io runtime data metrics rounding context",
+    "verify": "errors values onnx_io runtime data metrics rounding context normalize",
     # the stages' entrances, in the order of the pipeline
     "load": "",
     "load.stage": "errors observer onnx_io runtime data request context normalize",

@@ -59,7 +59,8 @@ def spared(
     """The same with the layers in float that make or read a tensor of which one scale leaves nothing."""
     if data.synthetic:
         return found, ranges
-    lost = ruined(loaded.runtime, found.prepared.model, ranges, data, loaded.request.search.seed)
+    shapes = {name: traced.shape for name, traced in found.prepared.traced.items()}
+    lost = ruined(loaded.runtime, found.prepared.model, ranges, shapes, data, loaded.request.search.seed)
     around = layers_around(found, lost) & set(found.placement.integer_layers)
     if not around:
         return found, ranges

@@ -147,7 +147,7 @@ def _synthetic(
         f"no calibration data: {SYNTHETIC_SAMPLES} synthetic inputs stand in for them. Widths are chosen by how "
         "noise passes through the network; give --data for a file whose accuracy you can trust"
     )
-    if any(len(spec.shape) == 4 for spec in specs):
+    if levels is not LEVELS[0]:
         note(f"images of noise are on the levels {levels.words}, which fit the network best")
     calibration = synthetic_data(specs, samples=SYNTHETIC_SAMPLES, seed=seed, levels=levels)
     if judge is not None:

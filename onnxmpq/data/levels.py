@@ -32,8 +32,8 @@ def matching_levels(
     read = _Read(model)
     if not read.names:
         return LEVELS[0]
-    session = runtime.session(_giving(model, read.names), spin=False)
     try:
+        session = runtime.session(_giving(model, read.names), spin=False)
         misfits = [read.misfit(_runs(session, specs, levels, seed, read.names)) for levels in LEVELS]
     except EngineError:  # inputs of which noise may only be some
         return LEVELS[0]

@@ -18,6 +18,7 @@ from onnxmpq.values.output_kind import OutputKind
 FLOOR = 0.01  # of what lies in 0..1: less tells nothing
 _APART = 8.0  # times in root mean square, which one int8 scale serves with 3 bits less
 _SILENT = 1e-6  # of the largest channel: dead ones belong to the next
+_SHARE = 16  # a lone weak channel among many is no group of its own
 _MOST = 16_384  # channels along an axis; more are positions
 
 
@@ -26,8 +27,11 @@ def output_channels(
 ) -> dict[str, Channels]:
     """The groups of each output that is compared as values; `shapes` are the shapes of the graph's tensors."""
     makers = Makers(model)
-    values = [name for name, kind in kinds.items() if not kind.is_distribution]
-    return {name: _groups(makers, name, seen[name], shapes) for name in values}
+    values = {name: kind for name, kind in kinds.items() if not kind.is_distribution}
+    return {
+        name: Channels() if kind is OutputKind.EMBEDDING else _groups(makers, name, seen[name], shapes)
+        for name, kind in values.items()
+    }
 
 
 def _groups(
@@ -83,9 +87,13 @@ def _scales(values: Sequence[Array], axis: int) -> Sums:
 
 
 def _split(scales: Sums) -> list[NDArray[np.intp]]:
-    """Channels by scale, parted where the next larger is eight times as large; dead ones go with the smallest."""
+    """Channels by scale, parted where the next larger is eight times as large; few ones go with those next to them."""
     order = np.argsort(scales, kind="stable")
     ranked = scales[order]
     alive = int((ranked > ranked[-1] * _SILENT).argmax())
-    cuts = [i for i in range(alive + 1, len(order)) if ranked[i] > _APART * ranked[i - 1]]
-    return np.split(order, cuts)
+    least = -(-len(order) // _SHARE)
+    cuts = [alive]
+    for i in range(alive + 1, len(order)):
+        if ranked[i] > _APART * ranked[i - 1] and min(i - cuts[-1], len(order) - i) >= least:
+            cuts.append(i)
+    return np.split(order, cuts[1:])

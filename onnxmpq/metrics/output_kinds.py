@@ -96,7 +96,10 @@ def _kind_of_vectors(op: str, values: Sequence[Array], width: int) -> OutputKind
     if width < 2:
         return OutputKind.VALUES
     if op == "LogSoftmax":
-        return OutputKind.LOG_PROBABILITIES
+        several = all((v <= 0).all() and _are_several(np.exp(v)) for v in values)
+        return OutputKind.VALUES if several else OutputKind.LOG_PROBABILITIES
+    if op == "Softmax" and all(_are_several(v) for v in values):
+        return OutputKind.VALUES
     if op == "Softmax" or all(_sums_to_one(v, 1) for v in values):
         return OutputKind.PROBABILITIES
     if op == "LpNormalization" or all(_has_unit_rows(v) for v in values):
@@ -109,11 +112,30 @@ def class_axis(values: Sequence[Array]) -> int | None:
     return next((axis for axis in (-1, 1) if all(_sums_to_one(v, axis) for v in values)), None)
 
 
+def axis_of_classes(values: Array) -> int:
+    """The axis of classes of an output that holds some at each position: by (logarithms of) probabilities, else by the rank."""
+    by_values = class_axis([values])
+    if by_values is None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            by_values = class_axis([np.exp(values.astype(np.float64))])
+    if by_values is not None:
+        return by_values % values.ndim
+    return 1 if values.ndim == 4 else values.ndim - 1
+
+
 def _sums_to_one(values: Array, axis: int) -> bool:
     if values.shape[axis] < 2 or not np.isfinite(values).all():
         return False
     sums = values.sum(axis=axis, dtype=np.float64)
     return bool((values >= 0).all() and np.allclose(sums, 1, rtol=0, atol=_SUM_TO_ONE))
+
+
+def _are_several(values: Array) -> bool:
+    """True for rows of probabilities that hold several distributions: they were reshaped behind the softmax."""
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    sums = flat.sum(axis=1)
+    whole = np.abs(sums - np.rint(sums)) < sums * _SUM_TO_ONE
+    return bool(((flat >= 0) & (flat <= 1)).all() and (whole & (sums > 1.5)).all())
 
 
 def _has_unit_rows(values: Array) -> bool:

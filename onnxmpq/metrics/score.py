@@ -11,12 +11,14 @@ import numpy as np
 from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.metric import Metric, Sums, classes, classifier_output, probabilities
+from onnxmpq.metrics.output_channels import FLOOR
 from onnxmpq.metrics.output_kinds import Seen, is_float
 from onnxmpq.metrics.reference_outputs import Expected, Outputs
 from onnxmpq.metrics.tally import EqualTally, FloatTally, decibels
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.channels import Channels
+from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.score import OutputScore, Score
 
 _LOOKED_AT = 500  # samples at most, where all would tell no more
@@ -31,7 +33,7 @@ class _Tally:
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._outputs: dict[str, FloatTally | EqualTally] = {
-            name: FloatTally(kind, metric.channels.get(name, Channels()))
+            name: FloatTally(kind, metric.channels.get(name) or _whole(kind))
             for name, kind in metric.kinds.items()
         }
         self._hits = self._rows = 0
@@ -63,6 +65,11 @@ class _Tally:
             own=None if self._metric.own is None else float(self._own[0] / max(self._own[1], 1)),
             outputs=found,
         )
+
+
+def _whole(kind: OutputKind) -> Channels:
+    """One group; what lies in 0..1 may be silent."""
+    return Channels((FLOOR,)) if kind is OutputKind.INDEPENDENT else Channels()
 
 
 def compare(

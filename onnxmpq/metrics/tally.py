@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.metrics.metric import Sums, classes, judged_rows, kl_divergence
-from onnxmpq.metrics.output_kinds import class_axis
+from onnxmpq.metrics.output_kinds import axis_of_classes
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.channels import Channels
 from onnxmpq.values.output_kind import OutputKind
@@ -16,6 +15,7 @@ from onnxmpq.values.score import OutputScore
 
 _THRESHOLD = 0.5  # of what lies in 0..1
 _FEWEST = 8  # values of a channel; the mean of fewer tells nothing
+_BLOCK = 1 << 20  # values that are added up at once
 _SLIGHT = 1e-3  # of the root mean square: what varies less is constant
 _NEAREST = 1e-7  # to 0 and 1, where float32 tells a logit
 
@@ -27,29 +27,37 @@ class FloatTally:
         self._kind = kind
         self._errors = _Errors(channels)
         self._logits = _Errors(Channels()) if kind in (OutputKind.HEATMAP, OutputKind.INDEPENDENT) else None
+        self._agreement = _Agreement()
         self._class_axis: int | None = None
-        self._rows = self._judged = self._agreeing = 0
+        self._runs = self._rows = 0
         self._kl = self._cosine = 0.0
+        self._sizes: Sums = np.zeros(
+            3
+        )  # of runs with other shapes: how many, elements of the reference's, of the output's
 
     def add(self, reference: Array, output: Array) -> None:
-        """One run's outputs. What has another shape has lost all."""
-        found = output if reference.shape == output.shape else np.full_like(reference, np.nan)
+        """One run's outputs. Of another shape only the sizes can be compared, and classes are others."""
+        self._runs += 1
         self._rows += len(reference) if reference.ndim else 1
-        self._errors.add(reference, found)
-        if self._logits is not None:
-            self._logits.add(_logits(reference), _logits(found))
         if self._kind.is_distribution:
             self._kl += float(kl_divergence(reference, output, self._kind).sum())
+        if reference.shape != output.shape:
+            self._sizes += [1, reference.size, output.size]
+            if self._kind.has_classes:
+                self._agreement.add(classes(reference), np.full(len(reference), -1))
+            return
+        self._errors.add(reference, output)
+        if self._logits is not None:
+            self._logits.add(_logits(reference), _logits(output))
         if self._kind is OutputKind.EMBEDDING:
-            self._cosine += float(_cosines(reference, found).sum())
-        agreeing = self._agreement(reference, found)
-        self._judged += agreeing.size
-        self._agreeing += int(agreeing.sum())
+            self._cosine += float(_cosines(reference, output).sum())
+        self._agreement.add(*self._classes(reference, output))
 
     def score(self) -> OutputScore:
         """What the sums come to."""
         errors, rows = self._errors, max(self._rows, 1)
         group, worst = errors.worst()
+        reshaped, before, after = self._sizes
         return OutputScore(
             kind=self._kind,
             sqnr=errors.sqnr(),
@@ -57,25 +65,56 @@ class FloatTally:
             worst_sqnr=worst,
             contrast=errors.contrast(),
             before_sigmoid=None if self._logits is None else self._logits.sqnr(),
-            agreement=self._agreeing / self._judged if self._judged else None,
+            agreement=self._agreement.share(),
+            elsewhere=self._agreement.elsewhere(),
             kl=self._kl / rows if self._kind.is_distribution else None,
             cosine=self._cosine / rows if self._kind is OutputKind.EMBEDDING else None,
             moved=errors.moved(),
             is_silent=errors.is_silent(),
+            reshaped=float(reshaped) / max(self._runs, 1),
+            resized=float(after / before) if before else math.inf if after else 1.0,
         )
 
-    def _agreement(self, reference: Array, found: Array) -> NDArray[np.bool_]:
-        """What was the same, row by row, position by position or element by element; nothing where it means nothing."""
+    def _classes(self, reference: Array, found: Array) -> tuple[Array, Array]:
+        """The class of each row, position or element in both, integers [values]; -1 where the output has none."""
         if self._kind.has_classes:
             rows = judged_rows(reference)
-            return np.asarray(((classes(reference) == classes(found)) & judged_rows(found))[rows])
+            got = np.where(judged_rows(found), classes(found), -1)
+            return classes(reference)[rows], got[rows]
         if self._kind is OutputKind.POSITIONS:
             if self._class_axis is None:
-                self._class_axis = class_axis([reference]) or reference.ndim - 1
-            return np.asarray(reference.argmax(self._class_axis) == found.argmax(self._class_axis))
+                self._class_axis = axis_of_classes(reference)
+            return reference.argmax(self._class_axis), found.argmax(self._class_axis)
         if self._logits is not None:
-            return np.asarray((reference > _THRESHOLD) == (found > _THRESHOLD))
-        return np.zeros(0, np.bool_)
+            return (reference > _THRESHOLD).astype(np.int64), (found > _THRESHOLD).astype(np.int64)
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+class _Agreement:
+    """Counts by the reference's class: how many values have it, and of these how many the output gives it, too."""
+
+    def __init__(self) -> None:
+        self._counts: Sums = np.zeros((2, 1))
+
+    def add(self, reference: Array, found: Array) -> None:
+        if not reference.size:
+            return
+        truth = reference.ravel()
+        same = truth == found.ravel()
+        size = max(int(truth.max()) + 1, self._counts.shape[1])
+        fresh = np.stack([np.bincount(truth, minlength=size), np.bincount(truth[same], minlength=size)])
+        self._counts = np.pad(self._counts, ((0, 0), (0, size - self._counts.shape[1]))) + fresh
+
+    def share(self) -> float | None:
+        """Of all values."""
+        total, same = self._counts.sum(axis=1)
+        return float(same / total) if total else None
+
+    def elsewhere(self) -> float | None:
+        """Of those that the reference does not give to its commonest class, where there are enough."""
+        common = int(self._counts[0].argmax())
+        total, same = np.delete(self._counts, common, axis=1).sum(axis=1)
+        return float(same / total) if total >= _FEWEST else None
 
 
 class EqualTally:
@@ -106,6 +145,13 @@ class _Errors:
         self._moved = self._elements = 0
 
     def add(self, reference: Array, found: Array) -> None:
+        """Sums of one run, a block of rows at a time: they take eight times the block's bytes."""
+        step = max(_BLOCK // max(reference[:1].size, 1), 1) if reference.ndim else 1
+        for start in range(0, len(reference) if reference.ndim else 1, step):
+            rows = slice(start, start + step) if reference.ndim else ...
+            self._add(reference[rows], found[rows])
+
+    def _add(self, reference: Array, found: Array) -> None:
         with np.errstate(invalid="ignore"):
             error = found - reference.astype(np.float64)
         finite = np.isfinite(reference)
@@ -120,13 +166,15 @@ class _Errors:
         else:  # a size that depends on the data: no channels
             self._sums = self._sums.sum(axis=1, keepdims=True) + sums.sum(axis=1, keepdims=True)
 
-    def sqnr(self) -> float:
-        """DB over all elements."""
+    def sqnr(self) -> float | None:
+        """Of all elements, in dB; None where the reference is zero throughout, which tells nothing, or nothing was compared."""
         energy, error = self._groups(2).sum() + self._floors().sum(), self._groups(4).sum()
-        return decibels(error, energy)
+        return decibels(error, energy) if self._sums is not None and (energy or not error) else None
 
-    def worst(self) -> tuple[str, float]:
+    def worst(self) -> tuple[str, float | None]:
         """The group of channels that has the least SQNR, and that in dB."""
+        if self.sqnr() is None:
+            return "", None
         ratios = [
             decibels(*pair) for pair in zip(self._groups(4), self._groups(2) + self._floors(), strict=True)
         ]

@@ -391,6 +391,11 @@ def _measures(output: OutputScore, samples: int) -> Iterator[Row]:
         yield "before sigmoid", _decibels(output.before_sigmoid)
     if output.sqnr is not None:
         yield "SQNR to fp32", _sqnr(output)
+    if output.reshaped:
+        yield (
+            "other shape",
+            f"in {output.reshaped:.0%} of the runs, {output.resized:.2g} times as many values: only sizes are compared",
+        )
     if output.moved:
         yield (
             "not finite",

@@ -30,6 +30,8 @@ class Channels:
             return np.array([flat @ flat])
         others = tuple(axis for axis in range(values.ndim) if axis != self.axis)
         channels = np.square(values).sum(axis=others)
+        if len(channels) != sum(map(len, self.groups)):  # a size that depends on the data: each counts as all
+            return np.full(len(self.groups), channels.sum())
         return np.array([channels[list(group)].sum() for group in self.groups])
 
     def least(self, values: Array) -> NDArray[np.float64]:

@@ -16,8 +16,9 @@ class OutputScore:
     channels that differ in scale ("" for all of them); `contrast` is the least of them where each channel's mean is
     taken away from both. `before_sigmoid` is the SQNR in dB of the logits of what lies in 0..1. `agreement`: the share
     of rows (or positions) of the same class, else of elements on the same side of 0.5, else, of integers, of equal ones.
-    `kl` in nats a row; `cosine` is the mean over the rows. `moved` is the share of elements that became NaN or Inf, or
-    were and are it no more; `is_silent` where the reference is too near to zero to tell anything.
+    `elsewhere` is the same of those that the reference does not give to its commonest class. `kl` in nats a row; `cosine` is the mean over the rows. `moved` is the share of elements that became NaN or Inf, or
+    were and are it no more; `is_silent` where the reference is too near to zero to tell anything. `reshaped` is the share of runs that gave another shape, in
+    which only sizes are compared: `resized` is how many times as many elements there are.
     """
 
     kind: OutputKind | None = None
@@ -27,10 +28,13 @@ class OutputScore:
     contrast: float | None = None
     before_sigmoid: float | None = None
     agreement: float | None = None
+    elsewhere: float | None = None
     kl: float | None = None
     cosine: float | None = None
     moved: float = 0.0
     is_silent: bool = False
+    reshaped: float = 0.0
+    resized: float = 1.0
 
     @property
     def is_binary(self) -> bool:

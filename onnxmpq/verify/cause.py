@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.metrics.score import compare
+from onnxmpq.normalize.discover import layer_names
+from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import CostTable, Sensitivity
@@ -20,6 +23,8 @@ from onnxmpq.verify.lost import lost_outputs
 
 _SAMPLES = 64
 _NAMED = 3
+_WIDEST = 7  # bits of the codes of integer layers, where every CPU is to add them up exactly
+_NOISY = 15.0  # dB: a tensor that has more is no cause
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,12 @@ class Looked:
 
 
 def cause_of_loss(
-    written: onnx.ModelProto, plan: Plan, costs: Sensitivity, runtime: Runtime, looked: Looked
+    written: onnx.ModelProto,
+    prepared: Prepared,
+    plan: Plan,
+    costs: Sensitivity,
+    runtime: Runtime,
+    looked: Looked,
 ) -> str:
     """One sentence of the cause and one of the remedy, from one more run: of the file with activations in float."""
     pairs = activation_pairs(written)
@@ -45,10 +55,20 @@ def cause_of_loss(
     if lost_outputs(after, real=not looked.data.synthetic):
         return _by_weights(plan, costs)
     worst = noisiest(written, pairs, runtime, next(iter(data.batches(looked.batch_size))).feeds)
-    return (
-        f"its activations did it, most of all {', '.join(worst)}: with activations in float the same weights keep the "
-        "function. Type --activations fp32, or keep the layers there in float, such as --keep 'NAME=8/fp32'"
-    )
+    found = "its activations did it: with activations in float the same weights keep the function. "
+    if not worst:
+        return found + "Type --activations fp32"
+    named = ", ".join(f"{name} ({db:.0f} dB)" for name, db in worst.items())
+    layer = _reader(prepared, next(iter(worst)))
+    keep = f", or keep the layers there in float, such as --keep '{layer}=8/fp32'" if layer else ""
+    return f"{found}The noisiest are {named}. Type --activations fp32{keep}"
+
+
+def _reader(prepared: Prepared, tensor: str) -> str | None:
+    """The layer that reads a tensor of the model, if one does."""
+    nodes = layer_names(import_graph(prepared.model))
+    reading = {name for node, name, _ in nodes if any(t.name == tensor for t in node.inputs)}
+    return next((layer.name for layer in prepared.layers if reading.intersection(layer.nodes)), None)
 
 
 def _by_weights(plan: Plan, costs: Sensitivity) -> str:
@@ -59,8 +79,8 @@ def _by_weights(plan: Plan, costs: Sensitivity) -> str:
     by_loss = sorted(quantized, key=lambda n: -alone.get(n, {}).get(quantized[n], 0.0))[:_NAMED]
     named = ", ".join(f"{name} ({quantized[name].weight_bits} bits)" for name in by_loss)
     found = f"its weights did it, most of all those of {named}. "
-    if all(option.weight_bits == max(QUANTIZED_BITS) for option in quantized.values()):
-        return found + f"All have {max(QUANTIZED_BITS)} bits: keep these in float, --keep '{by_loss[0]}=fp16'"
+    if all(option.weight_bits >= _WIDEST for option in quantized.values()):
+        return found + f"They have all the bits there are: keep these in float, --keep '{by_loss[0]}=fp16'"
     return found + f"Ask for more bits (a larger --budget), or keep these wide, --keep '{by_loss[0]}=8'"
 
 
@@ -98,8 +118,11 @@ def _before(tensor: str, pairs: dict[str, onnx.NodeProto], made: dict[str, onnx.
 
 def noisiest(
     model: onnx.ModelProto, pairs: dict[str, onnx.NodeProto], runtime: Runtime, feeds: dict[str, Array]
-) -> list[str]:
-    """The tensors that their own quantization leaves with the least SQNR in their median channel."""
+) -> dict[str, float]:
+    """The tensors that their own quantization leaves with the least SQNR in their median channel, in dB, by name.
+
+    A tensor that a node makes goes by the name of its dequantized value, which is the original's.
+    """
     made = {name: node for node in model.graph.node for name in node.output}
     read = {name: made[node.input[0]].input[0] for name, node in pairs.items()}
     exposed = onnx.ModelProto()
@@ -109,12 +132,12 @@ def noisiest(
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name in made)
     values = {**feeds, **runtime.session(exposed).run(feeds)}
     noise = {
-        before: _median_sqnr(values[before], values[after])
+        after if before in made else before: _median_sqnr(values[before], values[after])
         for after, before in read.items()
         if before in values and values[before].dtype.kind == "f"
     }
-    worst = sorted(noise, key=lambda name: noise[name])[:_NAMED]
-    return [f"{name} ({noise[name]:.0f} dB)" for name in worst]
+    worst = sorted((name for name in noise if noise[name] < _NOISY), key=lambda name: noise[name])
+    return {name: noise[name] for name in worst[:_NAMED]}
 
 
 def _median_sqnr(before: Array, after: Array) -> float:

@@ -11,7 +11,9 @@ from onnxmpq.values.score import OutputScore, Score
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0  # dB
 _LEAST_CONTRAST = 3.0  # dB: the noise is half of what the output says
-_LEAST_COSINE = 0.8
+_LEAST_COSINE = 0.9
+_LEAST_ELSEWHERE = 0.25  # of the rows that tell more than the commonest class
+_MOST_RESIZED = 2.0  # times as many values, where their number depends on the data
 _CLEAR = 20.0  # dB: logits that change class at less noise are none, whatever their shape
 _MOST_MOVED = 0.01  # of the elements
 
@@ -25,15 +27,21 @@ def lost_outputs(score: Score, *, real: bool) -> tuple[str, ...]:
 
 
 def _lost(name: str, output: OutputScore, real: bool) -> Iterator[str]:
-    if output.moved > _MOST_MOVED:
+    if not 1 / _MOST_RESIZED <= output.resized <= _MOST_RESIZED:
+        yield f"output {name!r} has {output.resized:.2g} times as many values in {output.reshaped:.0%} of the runs"
+    elif output.moved > _MOST_MOVED:
         yield f"output {name!r} became NaN or Inf, or was it and no longer is, in {output.moved:.1%} of its values"
     elif output.kind is None:
         yield from _low(name, output.agreement, _LEAST_AGREEMENT, "equal values")
     elif output.agreement is not None and not output.is_binary:
         if output.kind is not OutputKind.LOGITS or _noise(output) < _CLEAR:
             yield from _low(name, output.agreement, _LEAST_AGREEMENT, "same class")
-    elif output.cosine is not None and output.cosine < _LEAST_COSINE:
-        yield f"output {name!r} has cosine {output.cosine:.3f} to fp32"
+            yield from _low(
+                name, output.elsewhere, _LEAST_ELSEWHERE, "same class where fp32 does not give its commonest"
+            )
+    elif output.cosine is not None:
+        if output.cosine < _LEAST_COSINE:
+            yield f"output {name!r} has cosine {output.cosine:.3f} to fp32"
     else:
         yield from _noisy(name, output, real)
 

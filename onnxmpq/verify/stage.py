@@ -146,7 +146,7 @@ def _cause(compiled: Compiled, written: onnx.ModelProto, runtime: Runtime, refer
     """Whether weights or activations did it, which, and what to type next."""
     evidence, prepared = compiled.evidence, compiled.prepared
     looked = Looked(reference, evidence.evaluation, prepared.metric, prepared.batch_size)
-    return cause_of_loss(written, compiled.plan, compiled.costs, runtime, looked)
+    return cause_of_loss(written, prepared, compiled.plan, compiled.costs, runtime, looked)
 
 
 def _size(compiled: Compiled) -> SizeReport:

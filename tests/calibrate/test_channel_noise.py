@@ -15,6 +15,9 @@ MODEL = model_of(
 )
 
 
+SHAPES = dict.fromkeys(("x", "a"), (1, 4, 8))
+
+
 def data(x: np.ndarray) -> Dataset:
     return open_data(
         {"x": x.astype(np.float32)}, [InputSpec("x", np.dtype(np.float32), (None, 4, 8))], samples=None
@@ -24,25 +27,33 @@ def data(x: np.ndarray) -> Dataset:
 def test_an_outlier_leaves_the_other_channels_nothing() -> None:
     x = RNG.standard_normal((16, 4, 8))
     x[:, 1] += 1000
-    found = ruined(RUNTIME, MODEL, {"a": range_of(-3, 1000)}, data(x), 0)
+    found = ruined(RUNTIME, MODEL, {"a": range_of(-3, 1000)}, SHAPES, data(x), 0)
     step = 1003 / 255
     assert found == {"a": pytest.approx(10 * np.log10(12 / step**2), abs=1)}
-    assert ruined(RUNTIME, MODEL, {"a": range_of(-3, 3)}, data(RNG.standard_normal((16, 4, 8))), 0) == {}
+    assert (
+        ruined(RUNTIME, MODEL, {"a": range_of(-3, 3)}, SHAPES, data(RNG.standard_normal((16, 4, 8))), 0) == {}
+    )
 
 
 def test_channels_may_lie_along_the_last_axis() -> None:
     x = RNG.standard_normal((16, 4, 8))
     x[:, :, 5] *= 3000
-    assert "a" in ruined(RUNTIME, MODEL, {"a": range_of(-9000, 9000)}, data(x), 0)
+    assert "a" in ruined(RUNTIME, MODEL, {"a": range_of(-9000, 9000)}, SHAPES, data(x), 0)
 
 
 def test_constant_channels_have_nothing_to_lose() -> None:
     x = np.ones((16, 4, 8))
     x[:, 3] = 200 * RNG.standard_normal((16, 8))
-    assert ruined(RUNTIME, MODEL, {"a": range_of(-500, 500)}, data(x), 0) == {}
+    assert ruined(RUNTIME, MODEL, {"a": range_of(-500, 500)}, SHAPES, data(x), 0) == {}
 
 
 def test_narrower_codes_leave_less_whatever_the_channels() -> None:
     alike = data(RNG.standard_normal((16, 4, 8)))
     for signed in (False, True):
-        assert ruined(RUNTIME, MODEL, {"a": range_of(-3, 3, CodeType(4, signed))}, alike, 0) == {}
+        assert ruined(RUNTIME, MODEL, {"a": range_of(-3, 3, CodeType(4, signed))}, SHAPES, alike, 0) == {}
+
+
+def test_inputs_of_the_graph_are_looked_at_too() -> None:
+    x = RNG.standard_normal((16, 4, 8))
+    x[:, 1] *= 10_000
+    assert "x" in ruined(RUNTIME, MODEL, {"x": range_of(-40_000, 40_000)}, SHAPES, data(x), 0)

@@ -75,3 +75,13 @@ def test_sums_are_of_each_group() -> None:
     np.testing.assert_allclose(channels.squares(values), [20, 8])
     np.testing.assert_allclose(channels.least(values), [0, 0.5])
     np.testing.assert_allclose(Channels((0.5,)).least(values), [1.5])
+
+
+def test_a_lone_weak_channel_among_many_is_no_group_and_directions_have_none() -> None:
+    values = RNG.standard_normal((2, 64, 9))
+    values[:, 7] *= 1e-4
+    assert output_channels(PLAIN, {"y": OutputKind.VALUES}, {"y": [values]}, {}) == {"y": Channels()}
+    values[:, :32] *= 1e-3
+    kinds = {"y": OutputKind.EMBEDDING}
+    assert output_channels(PLAIN, kinds, {"y": [values]}, {}) == {"y": Channels()}
+    assert len(output_channels(PLAIN, {"y": OutputKind.VALUES}, {"y": [values]}, {})["y"].groups) == 2

@@ -92,7 +92,9 @@ def test_outputs_too_large_to_hold_are_held_once_they_are_not(data: Dataset) -> 
 
 
 def test_every_input_tells_one_batch_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxmpq.data.callables.REMEMBERED_BYTES", 0)  # a source that is read anew in every pass
+    monkeypatch.setattr(
+        "onnxmpq.data.callables.REMEMBERED_BYTES", 0
+    )  # a source that is read anew in every pass
     passes = count()
 
     def read() -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.errors import DataError
 from onnxmpq.metrics.metric import Metric
-from onnxmpq.metrics.output_kinds import Seen
+from onnxmpq.metrics.output_kinds import Seen, axis_of_classes
 from onnxmpq.metrics.score import (
     check_label_range,
     check_labels,
@@ -37,6 +37,9 @@ def session(body: str, output: str = "float[N, 4] y") -> Session:
             order=np.array([1, 0, 3, 2]),
             i=np.array([1]),
             weak=np.array([1, 1, 0.5, 0.5], np.float32),
+            zero=np.zeros(1, np.float32),
+            tiny=np.full(1, 1e-9, np.float32),
+            first=np.array([4, 0, 0, 0], np.float32),
         )
     )
 
@@ -199,3 +202,47 @@ def test_loss_is_points_with_labels_and_disagreement_without() -> None:
     assert loss_of_function(SWAPPED, SAME, data(labels=labels), LOGITS, 32) == all_changed
     assert loss_of_function(SAME, SWAPPED, data(), LOGITS, 32) == 1.0 + all_changed
     assert loss_of_function(SAME, HALF, data(), LOGITS, 32) == 1 / len(X)
+
+
+def test_a_file_that_gives_the_commonest_class_alone_agrees_nowhere_else() -> None:
+    rows = np.tile(np.array([4, 0, 0, 0], np.float32), (100, 1))
+    rows[:10] = [0, 4, 0, 0]
+    constant = session("z = Mul (x, zero) y = Add (z, first)")
+    _, after = compare(SAME, constant, open_data({"x": rows}, SPECS, samples=None), LOGITS, 32)
+    assert (after.agreement, after.outputs["y"].elsewhere) == (0.9, 0.0)
+
+
+def test_runs_of_another_shape_are_counted_and_their_sizes_compared() -> None:
+    values = Metric("nse", {"y": OutputKind.VALUES})
+    twice = session("y = Concat <axis = 0> (x, x)")
+    _, after = compare(SAME, twice, data(), values, 50)
+    found = after.outputs["y"]
+    assert (found.reshaped, found.resized, found.sqnr, found.moved) == (1.0, 2.0, None, 0.0)
+    assert compare(SAME, SAME, data(), values, 50)[1].outputs["y"].reshaped == 0.0
+
+
+def test_zeros_tell_nothing() -> None:
+    zeros, noise = session("y = Mul (x, zero)"), session("y = Mul (x, tiny)")
+    _, after = compare(zeros, noise, data(), Metric("nse", {"y": OutputKind.VALUES}), 32)
+    assert after.outputs["y"].is_silent
+    assert after.outputs["y"].sqnr is None
+
+
+def test_classes_lie_where_logarithms_of_probabilities_say() -> None:
+    maps = session(
+        "a = Unsqueeze (x, i) j = Unsqueeze (a, i) y = LogSoftmax <axis = 3> (j)", "float[N, 1, 1, 4] y"
+    )
+    rows = open_data({"x": X}, SPECS, samples=None)
+    _, after = compare(maps, maps, rows, Metric("nse", {"y": OutputKind.POSITIONS}), 32)
+    assert after.outputs["y"].agreement == 1.0
+    logs = np.log(np.array([[[[0.9, 0.2]], [[0.1, 0.8]]]]))
+    assert axis_of_classes(logs) == 1
+    assert axis_of_classes(np.zeros((1, 3, 4, 4))) == 1
+    assert axis_of_classes(np.zeros((1, 5, 7))) == 2
+
+
+def test_a_size_that_the_data_decide_is_no_group_of_channels() -> None:
+    channels = Channels((0.0, 0.0), ((0, 1), (2,)), 1)
+    metric = Metric("nse", {"y": OutputKind.VALUES}, {"y": channels})
+    longer = {"y": np.ones((1, 5))}
+    assert metric.loss(metric.distance(longer, {"y": np.zeros((1, 5))}), metric.weight(longer)) == 1.0

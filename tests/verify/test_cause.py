@@ -4,6 +4,7 @@ import pytest
 
 from onnxmpq.data import InputSpec, open_data
 from onnxmpq.metrics.metric import Metric
+from onnxmpq.normalize.prepare import prepare
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
 from onnxmpq.values.costs import CostTable
@@ -15,6 +16,8 @@ from onnxmpq.verify.cause import Looked, activation_pairs, cause_of_loss, withou
 RUNTIME = Runtime("cpu", 1)
 X = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
 WEIGHT = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+FLOAT = model_of("g (float[N, 4] x) => (float[N, 3] y) { y = MatMul (x, w) }", w=WEIGHT)
+PREPARED = prepare(RUNTIME, FLOAT, {"x": X[:1]}, integer=True, batchable=True)
 PLAN = Plan({"narrow": Option(2), "wide": Option(8)})
 COSTS = CostTable({"narrow": {Option(2): 1.0}, "wide": {Option(8): 0.1}}, "nse", "measured", 1)
 
@@ -39,21 +42,23 @@ def looked() -> Looked:
 
 
 def test_activations_that_did_it_are_named() -> None:
-    said = cause_of_loss(file(WEIGHT, 10.0), PLAN, COSTS, RUNTIME, looked())
-    assert said.startswith("its activations did it, most of all x (")
+    said = cause_of_loss(file(WEIGHT, 10.0), PREPARED, PLAN, COSTS, RUNTIME, looked())
+    assert said.startswith("its activations did it: with activations in float")
+    assert "The noisiest are x (" in said
+    assert "--keep 'y=8/fp32'" in said
     assert "--activations fp32" in said
 
 
 def test_weights_that_did_it_are_named_with_their_bits() -> None:
-    said = cause_of_loss(file(-WEIGHT, 0.05), PLAN, COSTS, RUNTIME, looked())
+    said = cause_of_loss(file(-WEIGHT, 0.05), PREPARED, PLAN, COSTS, RUNTIME, looked())
     assert said.startswith("its weights did it, most of all those of narrow (2 bits), wide (8 bits)")
     assert "a larger --budget" in said
 
 
 def test_more_bits_are_not_asked_for_where_there_are_none() -> None:
     plan = Plan({"wide": Option(8)})
-    said = cause_of_loss(file(-WEIGHT, 0.05), plan, COSTS, RUNTIME, looked())
-    assert "All have 8 bits: keep these in float, --keep 'wide=fp16'" in said
+    said = cause_of_loss(file(-WEIGHT, 0.05), PREPARED, plan, COSTS, RUNTIME, looked())
+    assert "They have all the bits there are: keep these in float, --keep 'wide=fp16'" in said
     assert "budget" not in said
 
 

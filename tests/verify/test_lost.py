@@ -41,6 +41,15 @@ VALUES, LOGITS = OutputKind.VALUES, OutputKind.LOGITS
         ),
         (OutputScore(agreement=0.2), "20.0% equal values"),
         (OutputScore(), None),
+        (OutputScore(LOGITS, sqnr=0.1, worst_sqnr=0.1, agreement=0.9, elsewhere=0.0), "commonest"),
+        (
+            OutputScore(OutputKind.PROBABILITIES, sqnr=1.3, worst_sqnr=1.3, agreement=0.99, elsewhere=0.1),
+            "commonest",
+        ),
+        (OutputScore(VALUES, is_silent=True), None),
+        (OutputScore(VALUES, sqnr=30.0, worst_sqnr=30.0, reshaped=0.1, resized=0.98), None),
+        (OutputScore(VALUES, reshaped=1.0, resized=3.0), "3 times as many values in 100% of the runs"),
+        (OutputScore(OutputKind.EMBEDDING, sqnr=8.4, worst_sqnr=8.4, cosine=0.93), None),
     ],
 )
 def test_when_an_output_has_lost_its_function(output: OutputScore, said: str | None) -> None:
