@@ -13,7 +13,7 @@ from onnxmpq.data import DataSource, open_data
 from onnxmpq.data.input_shapes import agree, is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import dims
-from onnxmpq.errors import DataError
+from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics.choose_metric import choose_metric
 from onnxmpq.metrics.latency import measure_latency
 from onnxmpq.metrics.metric import Metric
@@ -62,6 +62,8 @@ def evaluate_model(
 
     Raises DataError where the two models' inputs or outputs differ, or the data do not fit them.
     """
+    if reference is None and (metric is not None or outputs):
+        raise OptionError("--metric and --outputs compare a model with another; give --reference")
     runtime = resolve_runtime(provider)
     path, other = Path(model), Path(model if reference is None else reference)
     original, judge, reference_bytes = _loaded(runtime, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -73,7 +74,11 @@ def spared(
     fewer = {name: in_float(c) if name in around else c for name, c in found.options.items()}
     less = placed(found.prepared, fewer, loaded.request.target)
     wanted = (*less.placement.tensors, *less.placement.spare)
-    return less, {name: ranges[name] for name in wanted}
+    reasons = dict.fromkeys(
+        around, f"one {bits}-bit scale leaves nothing of half the channels of what it reads or makes"
+    )
+    placement = replace(less.placement, float_layers={**less.placement.float_layers, **reasons})
+    return replace(less, placement=placement), {name: ranges[name] for name in wanted}
 
 
 def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:

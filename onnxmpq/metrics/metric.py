@@ -200,12 +200,18 @@ def _log_probabilities(values: Sums, kind: OutputKind) -> Sums:
 
 def _own_loss(name: str, own: Own, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
     try:
-        return float(own(reference, outputs))
+        return _finite(float(own(reference, outputs)))
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise OptionError(
             f"metric {name} failed on outputs {', '.join(reference)}: {type(error).__name__}: {error}; it takes the "
             "outputs of both models as two dicts of arrays, and gives one number, lower is better"
         ) from error
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"it gave {number}")
+    return number
 
 
 def _rows(outputs: Mapping[str, Array]) -> int:

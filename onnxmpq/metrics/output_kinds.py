@@ -51,13 +51,13 @@ def output_kinds(
     floats = {name: values for name, values in seen.items() if is_float(values)}
     for name, kind in (asked or {}).items():
         _require_fitting(name, kind, floats)
-    makers = Makers(model)
-    return {
-        name: _as_asked((asked or {})[name], values)
-        if name in (asked or {})
-        else _kind(makers.op(name), values)
-        for name, values in floats.items()
-    }
+    makers, said = Makers(model), asked or {}
+    found = {name: _kind(makers.op(name), values) for name, values in floats.items() if name not in said}
+    if any(
+        kind is not OutputKind.LOGITS for kind in found.values()
+    ):  # beside others a shape alone makes no classes
+        found = {n: OutputKind.VALUES if kind is OutputKind.LOGITS else kind for n, kind in found.items()}
+    return {n: _as_asked(said[n], values) if n in said else found[n] for n, values in floats.items()}
 
 
 def is_guessed(model: onnx.ModelProto, output: str, values: Sequence[Array]) -> bool:
@@ -123,6 +123,11 @@ def axis_of_classes(values: Array) -> int:
     return 1 if values.ndim == 4 else values.ndim - 1
 
 
+def _in_unit_range(values: Array) -> bool:
+    finite = values[np.isfinite(values)]
+    return bool((finite >= -_SUM_TO_ONE).all() and (finite <= 1 + _SUM_TO_ONE).all())
+
+
 def _sums_to_one(values: Array, axis: int) -> bool:
     if values.shape[axis] < 2 or not np.isfinite(values).all():
         return False
@@ -152,8 +157,14 @@ def _as_asked(kind: OutputKind, values: Sequence[Array]) -> OutputKind:
 
 def _require_fitting(name: str, kind: OutputKind, floats: Seen) -> None:
     if name not in floats:
+        several = "; one NAME=WORD each: repeat --outputs" if "=" in name else ""
         raise OptionError(
-            f"output {name!r} is none of the model's float outputs: {', '.join(floats) or 'none'}"
+            f"output {name!r} is none of the model's float outputs: {', '.join(floats) or 'none'}{several}"
+        )
+    if kind in (OutputKind.HEATMAP, OutputKind.PROBABILITIES) and not all(map(_in_unit_range, floats[name])):
+        word = "heatmap" if kind is OutputKind.HEATMAP else "probabilities"
+        raise OptionError(
+            f"output {name!r} leaves 0 to 1, which {word} do not; write {name}=values or {name}=classes"
         )
     shape = floats[name][0].shape
     rows = len(shape) >= 2 and all(size == 1 for size in shape[2:])

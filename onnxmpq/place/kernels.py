@@ -117,9 +117,8 @@ def _layer_refusal(layer: Layer, nodes: Sequence[gs.Node], asked: bool) -> str |
         return "it lies in a control-flow subgraph"
     if layer.float_bits != FLOAT_BITS:
         return "its activations are half-precision; integer kernels take single precision"
-    if not asked:
-        return "quantized activations were not asked for"
-    return next(filter(None, map(_kernel_refusal, nodes)), None)
+    refusal = next(filter(None, map(_kernel_refusal, nodes)), None)
+    return refusal if refusal or asked else "quantized activations were not asked for"
 
 
 def _kernel_refusal(node: gs.Node) -> str | None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
 _PACE, _LONG = 1.0, 10.0  # seconds that tell a pace, and of a stage that is worth a word
+_FEW = 20  # samples: one is five points and more
 _NAMED = 3  # of what could be a long list
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
 
@@ -303,7 +304,8 @@ def _verdict(report: Report, kinds: Mapping[str, Kind]) -> Iterator[Row]:
     for budget in report.budgets:
         yield "budget", f"{budget.asked}: reached {_reached(budget, kinds[budget.kind])}"
     if quality.metrics:
-        yield "judged on", quality.evaluated_on
+        few = quality.metrics["compiled"].samples
+        yield "judged on", quality.evaluated_on + ("; so few tell little: give --eval" if few < _FEW else "")
         yield from _compared(quality.metrics["fp32"], quality.metrics["compiled"])
     if speed.latency and report.run.provider == "cpu":  # it was looked at the runtime's own graph
         yield "runs as", _kernels(report)

@@ -10,6 +10,7 @@ from onnxmpq.values.score import OutputScore, Score
 
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0  # dB
+_LEAST_ON_NOISE = 3.0  # dB: of noise networks make little that is clear
 _LEAST_CONTRAST = 3.0  # dB: the noise is half of what the output says
 _LEAST_COSINE = 0.9
 _LEAST_ELSEWHERE = 0.25  # of the rows that tell more than the commonest class
@@ -21,12 +22,21 @@ _MOST_MOVED = 0.01  # of the elements
 def lost_outputs(score: Score, *, real: bool) -> tuple[str, ...]:
     """What is lost of each output that is; nothing where the file does what the model did.
 
-    `real`: judged on real data. Of noise outputs may vary too little to ask for their contrast.
+    `real`: judged on real data. What noise makes of a network says little of what it does: only more noise than signal counts.
     """
-    return tuple(text for name, output in score.outputs.items() for text in _lost(name, output, real))
+    if not real:
+        worst = {
+            name: output.worst_sqnr for name, output in score.outputs.items() if output.worst_sqnr is not None
+        }
+        return tuple(
+            f"output {name!r} is at {db:.1f} dB on noise"
+            for name, db in worst.items()
+            if db < _LEAST_ON_NOISE
+        )
+    return tuple(text for name, output in score.outputs.items() for text in _lost(name, output))
 
 
-def _lost(name: str, output: OutputScore, real: bool) -> Iterator[str]:
+def _lost(name: str, output: OutputScore) -> Iterator[str]:
     if not 1 / _MOST_RESIZED <= output.resized <= _MOST_RESIZED:
         yield f"output {name!r} has {output.resized:.2g} times as many values in {output.reshaped:.0%} of the runs"
     elif output.moved > _MOST_MOVED:
@@ -43,7 +53,7 @@ def _lost(name: str, output: OutputScore, real: bool) -> Iterator[str]:
         if output.cosine < _LEAST_COSINE:
             yield f"output {name!r} has cosine {output.cosine:.3f} to fp32"
     else:
-        yield from _noisy(name, output, real)
+        yield from _noisy(name, output)
 
 
 def _noise(output: OutputScore) -> float:
@@ -57,9 +67,9 @@ def _low(name: str, share: float | None, least: float, what: str) -> Iterator[st
         yield f"output {name!r} has {share:.1%} {what}"
 
 
-def _noisy(name: str, output: OutputScore, real: bool) -> Iterator[str]:
+def _noisy(name: str, output: OutputScore) -> Iterator[str]:
     part = f"{output.worst} of output {name!r} are" if output.worst else f"output {name!r} is"
     if output.worst_sqnr is not None and output.worst_sqnr < _LEAST_SQNR:
         yield f"{part} at {output.worst_sqnr:.1f} dB"
-    elif real and output.contrast is not None and output.contrast < _LEAST_CONTRAST:
+    elif output.contrast is not None and output.contrast < _LEAST_CONTRAST:
         yield f"output {name!r} is at {output.contrast:.1f} dB about its mean"

@@ -60,3 +60,11 @@ def test_a_metric_of_the_users_that_fails_is_named(tmp_path: Path) -> None:
     metric = choose_metric(model("Relu"), seen(1, 3), f"{file}:far")
     with pytest.raises(OptionError, match=r"own\.py:far failed on outputs y: KeyError: 'z'; it takes"):
         metric.distance({"y": np.zeros((1, 3))}, {"y": np.zeros((1, 3))})
+
+
+def test_a_metric_of_the_users_gives_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def far(reference, outputs):\n    return float('nan')\n")
+    metric = choose_metric(model("Relu"), seen(1, 3), f"{file}:far")
+    with pytest.raises(OptionError, match=r"far failed on outputs y: ValueError: it gave nan"):
+        metric.distance({"y": np.zeros((1, 3))}, {"y": np.zeros((1, 3))})

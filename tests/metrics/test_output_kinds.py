@@ -112,6 +112,7 @@ def test_the_user_has_the_last_word() -> None:
         "y": OutputKind.EMBEDDING,
         "z": OutputKind.POSITIONS,
     }
+    values = {**values, "y": [RNG.uniform(0, 1, (2, 3))]}
     independent = output_kinds(model("y = Relu (x)"), values, parse_outputs(["y=probabilities"]))
     assert independent["y"] == OutputKind.INDEPENDENT
 
@@ -124,9 +125,20 @@ def test_the_user_has_the_last_word() -> None:
         (["q=values"], "output 'q' is none of the model's float outputs: y, z"),
         (["z=classes"], r"output 'z' is 1x4x5, and classes are \[N, classes\]; write z=positions"),
         (["y=positions"], "positions are"),
+        (["y=heatmap"], "output 'y' leaves 0 to 1"),
+        (["y=values,z=values"], "one NAME=WORD each: repeat --outputs"),
     ],
 )
 def test_what_does_not_fit_is_refused(words: list[str], said: str) -> None:
-    values: Seen = {"y": [np.ones((2, 3))], "z": [np.ones((1, 4, 5))]}
+    values: Seen = {"y": [2 * np.ones((2, 3))], "z": [np.ones((1, 4, 5))]}
     with pytest.raises(OptionError, match=said):
         output_kinds(model("y = Relu (x)"), values, parse_outputs(words))
+
+
+def test_beside_other_outputs_a_shape_alone_makes_no_classes() -> None:
+    values: Seen = {"y": [RNG.standard_normal((2, 3))], "z": [RNG.standard_normal((2, 3))]}
+    assert set(output_kinds(model("y = Relu (x)"), values).values()) == {OutputKind.LOGITS}
+    assert output_kinds(model("y = Softmax (x)"), values) == {
+        "y": OutputKind.PROBABILITIES,
+        "z": OutputKind.VALUES,
+    }
