@@ -1,9 +1,11 @@
 """Every file of ../shared/robustness: real exports of many tools, on synthetic inputs."""
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shared import SHARED, needs_shared
+from shared import ROOT, SHARED, needs_shared
 
 import onnxmpq
 from onnxmpq.data.input_shapes import apply_shapes, guess_shapes, one_sample
@@ -17,7 +19,7 @@ REFUSED = {
     "light_resnet50": "computed by ConstantOfShape",
     "op_prelu_2d": "PRelu",
 }
-LEAST_SQNR = 25.0
+LEAST_SQNR = {"fp32": 20.0, "int8": 10.0}  # dB, of the worst output, or group of its channels
 
 
 def test_the_folder_is_there() -> None:
@@ -25,25 +27,33 @@ def test_the_folder_is_there() -> None:
     assert len(REFUSED) <= 3
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str, Path], onnxmpq.Report]:
+    """As the benchmark compiles: on photographs where the network takes them."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found: Callable[[Path, str, Path], onnxmpq.Report] = importlib.import_module("robustness").compiled
+    return found
+
+
 @pytest.mark.parametrize("activations", ["fp32", "int8"])
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
-def test_compiles_verifies_and_agrees_or_says_why_not(model: Path, activations: str, tmp_path: Path) -> None:
-    def compile_() -> onnxmpq.Report:
-        return onnxmpq.compile_model(
-            model, ["8bit-avg"], activations=activations, output=tmp_path / "out.onnx", provider="cpu"
-        )
-
+def test_compiles_verifies_and_agrees_or_says_why_not(
+    model: Path,
+    activations: str,
+    tmp_path: Path,
+    compiled: Callable[[Path, str, Path], onnxmpq.Report],
+) -> None:
     if model.stem in REFUSED:
         with pytest.raises(onnxmpq.OnnxmpqError, match=REFUSED[model.stem]):
-            compile_()
+            compiled(model, activations, tmp_path / "out.onnx")
         assert not list(tmp_path.iterdir())
         return
-    report = compile_()
+    report = compiled(model, activations, tmp_path / "out.onnx")
     assert report.size.average_weight_bits <= 8.0
     assert all(layer.reason for layer in report.layers if layer.weight_bits > 8)
     session = Runtime("cpu").session(tmp_path / "out.onnx")
     session.run(one_sample(guess_shapes(session, apply_shapes(session.inputs, {}), 0), 0))
-    sqnr = report.quality.metrics["compiled"].sqnr
-    if activations == "fp32":
-        assert sqnr is not None
-        assert sqnr >= LEAST_SQNR
+    outputs = report.quality.metrics["compiled"].outputs
+    worst = min(o.worst_sqnr for o in outputs.values() if o.worst_sqnr is not None)
+    assert worst >= LEAST_SQNR[activations]
+    assert not report.quality.is_broken
