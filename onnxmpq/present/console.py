@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from onnxmpq.values.score import OutputScore, Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
-_PACE, _LONG = 1.0, 10.0  # seconds that tell a pace, and of a stage that is worth a word
+_PACE, _LONG = 1.0, 20.0  # seconds that tell a pace, and of a stage that is worth a word
 _FEW = 20  # samples: one is five points and more
 _NAMED = 3  # of what could be a long list
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
