@@ -148,8 +148,10 @@ def test_no_verify_measures_nothing(run: Command, model: Path) -> None:
 
 
 def test_a_result_without_function_is_written_and_said_so_last(run: Command, tmp_path: Path) -> None:
-    model = save(DENSE, tmp_path / "m.onnx")
-    outcome = run("compile", model, "--budget", "1bit-avg", "--bits", "1")
+    model, data = save(DENSE, tmp_path / "m.onnx"), npz(tmp_path, image=images())
+    outcome = run(
+        "compile", model, "--budget", "1bit-avg", "--bits", "1", "--data", data, "--activations", "fp32"
+    )
     assert outcome.code == 3
     assert outcome.out.splitlines()[-1].startswith("LOST: ")
     assert model.with_name("m.mpq.onnx").is_file()

@@ -19,6 +19,7 @@ REFUSED = {
     "light_resnet50": "computed by ConstantOfShape",
     "op_prelu_2d": "PRelu",
 }
+LOST = {("candy_style", "int8")}  # 7 dB, which the verdict says
 LEAST_SQNR = {"fp32": 20.0, "int8": 10.0}  # dB, of the worst output, or group of its channels
 
 
@@ -55,5 +56,9 @@ def test_compiles_verifies_and_agrees_or_says_why_not(
     session.run(one_sample(guess_shapes(session, apply_shapes(session.inputs, {}), 0), 0))
     outputs = report.quality.metrics["compiled"].outputs
     worst = min(o.worst_sqnr for o in outputs.values() if o.worst_sqnr is not None)
+    if (model.stem, activations) in LOST:
+        assert report.quality.is_broken
+        assert "activations did it" in str(report.quality.cause)
+        return
     assert worst >= LEAST_SQNR[activations]
     assert not report.quality.is_broken

@@ -10,7 +10,7 @@ from onnxmpq.values.score import OutputScore, Score
 
 _LEAST_AGREEMENT = 0.5
 _LEAST_SQNR = 10.0  # dB
-_LEAST_ON_NOISE = 3.0  # dB: of noise networks make little that is clear
+_LEAST_ON_NOISE = 5.0  # dB: of noise networks make little that is clear; one bit a weight leaves 4.4
 _LEAST_CONTRAST = 3.0  # dB: the noise is half of what the output says
 _LEAST_COSINE = 0.9
 _LEAST_ELSEWHERE = 0.25  # of the rows that tell more than the commonest class
@@ -29,7 +29,7 @@ def lost_outputs(score: Score, *, real: bool) -> tuple[str, ...]:
             name: output.worst_sqnr for name, output in score.outputs.items() if output.worst_sqnr is not None
         }
         return tuple(
-            f"output {name!r} is at {db:.1f} dB on noise"
+            f"output {name!r} is at {db:.1f} dB on noise; give --data to be sure"
             for name, db in worst.items()
             if db < _LEAST_ON_NOISE
         )

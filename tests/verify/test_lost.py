@@ -62,7 +62,7 @@ def test_noise_tells_nothing_of_what_varies_little() -> None:
     score = Score(9, outputs={"y": OutputScore(VALUES, sqnr=6.3, worst_sqnr=6.3, contrast=-8.0)})
     assert lost_outputs(score, real=False) == ()
     noise = Score(9, outputs={"y": OutputScore(LOGITS, sqnr=-1.0, worst_sqnr=-1.0, agreement=0.2)})
-    assert lost_outputs(noise, real=False) == ("output 'y' is at -1.0 dB on noise",)
+    assert lost_outputs(noise, real=False) == ("output 'y' is at -1.0 dB on noise; give --data to be sure",)
 
 
 def test_one_lost_output_of_many_is_named() -> None:
