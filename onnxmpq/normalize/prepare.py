@@ -78,18 +78,18 @@ def runnable(runtime: Runtime, model: onnx.ModelProto) -> tuple[onnx.ModelProto,
         graph = import_graph(model)
         make_pads_explicit(graph)
         model = export_model(graph, model)
-    model = with_ranks(runtime, model)
+    model = with_ranks(model)
     return model, runtime.session(model)
 
 
-def with_ranks(runtime: Runtime, model: onnx.ModelProto) -> onnx.ModelProto:
+def with_ranks(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with a shape of free sizes for every input that has none, where the nodes allow one number of axes only."""
     for index, value in enumerate(model.graph.input):
         kind = value.type.tensor_type
         if value.type.WhichOneof("value") != "tensor_type" or kind.HasField("shape"):
             continue
         candidates = [_with_rank(model, index, rank) for rank in range(1, _MOST_AXES + 1)]
-        fitting = [candidate for candidate in candidates if runtime.accepts(candidate)]
+        fitting = [candidate for candidate in candidates if _fits(candidate)]
         model = fitting[0] if len(fitting) == 1 else model
     return model
 
@@ -101,6 +101,15 @@ def _with_rank(model: onnx.ModelProto, index: int, rank: int) -> onnx.ModelProto
     for axis in range(rank):
         value.type.tensor_type.shape.dim.add(dim_param=f"{value.name}_{axis}")
     return ranked
+
+
+def _fits(model: onnx.ModelProto) -> bool:
+    """As onnx infers it: ONNX Runtime 1.27 ends the process over some numbers of axes."""
+    try:
+        onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
 
 
 def _pads_dilated(node: onnx.NodeProto) -> bool:
