@@ -62,7 +62,10 @@ _PASSES: tuple[Pass, ...] = (
     pool_global_means,
 )
 
-_MOST_AXES = 6  # of an input that does not say how many it has
+# What keeps the shape of its first input.
+_KEEPING = frozenset(
+    {"BatchNormalization", "Cast", "Clip", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
+)
 _BATCH_BYTES = 256 << 20  # of all activations of a batch together
 _LARGEST_BATCH = 32
 
@@ -83,15 +86,30 @@ def runnable(runtime: Runtime, model: onnx.ModelProto) -> tuple[onnx.ModelProto,
 
 
 def with_ranks(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with a shape of free sizes for every input that has none, where the nodes allow one number of axes only."""
+    """The model with a shape of free sizes for every input that has none, where a node that reads it tells how many axes."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     for index, value in enumerate(model.graph.input):
         kind = value.type.tensor_type
         if value.type.WhichOneof("value") != "tensor_type" or kind.HasField("shape"):
             continue
-        candidates = [_with_rank(model, index, rank) for rank in range(1, _MOST_AXES + 1)]
-        fitting = [candidate for candidate in candidates if _fits(candidate)]
-        model = fitting[0] if len(fitting) == 1 else model
+        rank = _rank_read(model, value.name, ranks)
+        model = model if rank is None else _with_rank(model, index, rank)
     return model
+
+
+def _rank_read(model: onnx.ModelProto, tensor: str, ranks: Mapping[str, int]) -> int | None:
+    """How many axes the readers of a tensor want, those of what keeps its shape too; None where none of them tells."""
+    for node in model.graph.node:
+        if not node.input or node.input[0] != tensor:
+            continue
+        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in ranks:
+            return ranks[node.input[1]]
+        if node.op_type == "Gemm":
+            return 2
+        kept = _rank_read(model, node.output[0], ranks) if node.op_type in _KEEPING else None
+        if kept is not None:
+            return kept
+    return None
 
 
 def _with_rank(model: onnx.ModelProto, index: int, rank: int) -> onnx.ModelProto:
@@ -101,15 +119,6 @@ def _with_rank(model: onnx.ModelProto, index: int, rank: int) -> onnx.ModelProto
     for axis in range(rank):
         value.type.tensor_type.shape.dim.add(dim_param=f"{value.name}_{axis}")
     return ranked
-
-
-def _fits(model: onnx.ModelProto) -> bool:
-    """As onnx infers it: ONNX Runtime 1.27 ends the process over some numbers of axes."""
-    try:
-        onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    except onnx.shape_inference.InferenceError:
-        return False
-    return True
 
 
 def _pads_dilated(node: onnx.NodeProto) -> bool:
