@@ -24,6 +24,7 @@ from onnxmpq.verify.lost import lost_outputs
 _SAMPLES = 64
 _NAMED = 3
 _WIDEST = 7  # bits of the codes of integer layers, where every CPU is to add them up exactly
+_EXACT = 1e-30  # of the signal
 _NOISY = 15.0  # dB: a tensor that has more is no cause
 
 
@@ -151,5 +152,5 @@ def _median_sqnr(before: Array, after: Array) -> float:
     alive = signal > signal.max(initial=0.0) * np.finfo(np.float32).eps ** 2
     if not alive.any():
         return math.inf
-    tiny = np.finfo(np.float64).tiny
-    return float(np.median(10 * np.log10(signal[alive] / np.maximum(noise[alive], tiny))))
+    least = _EXACT * signal[alive]  # of noise, where there is none
+    return float(np.median(10 * np.log10(signal[alive] / np.maximum(noise[alive], least))))
