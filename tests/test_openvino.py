@@ -12,7 +12,7 @@ import pytest
 from shared import DIGITS, shared
 
 import onnxmpq
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import check_target
 from onnxmpq.values.arrays import Array

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from random_networks import networks
 
 import onnxmpq
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 
 LEAST_SQNR = 25.0
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

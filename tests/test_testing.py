@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.testing import Pass, check_pass, model_of, random_feeds, run
 
 MODEL = model_of(

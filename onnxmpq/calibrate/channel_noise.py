@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
+from onnxmpq.calibrate.measure_ranges import tapped
 from onnxmpq.data import Dataset
+from onnxmpq.metrics.decibels import median_of_channels
 from onnxmpq.metrics.metric import Sums
-from onnxmpq.runtime.session import Runtime
+from onnxmpq.passes.expose.tap_channels import TapChannels, channels_name
+from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.activation_range import ActivationRange
-from onnxmpq.values.arrays import Array, Shape
+from onnxmpq.values.arrays import Shape
 
 _SAMPLES = 16
 # dB. In ResNets, MobileNetV2 and SqueezeNet no tensor's median channel has less than 27; beside an outlier it has less than 9.
@@ -35,23 +36,22 @@ def ruined(
     Channels lie along the axis, 1 or the last, that they differ most on; those that do not vary are left out. `shapes` are
     those of the graph's tensors in a run.
     """
-    moments = _moments(runtime, model, ranges, shapes, data, seed)
-    medians = {name: _median(axes, ranges[name].scale) for name, axes in moments.items()}
-    return {name: found for name, found in medians.items() if found < _least(ranges[name].codes.bits)}
+    names = [name for name in ranges if len(shapes.get(name, ())) > 1 and 0 not in shapes[name]]
+    if not names:
+        return {}
+    axes = {name: sorted({1, len(shapes[name]) - 1}) for name in names}
+    taps = TapChannels(axes, {name: len(shapes[name]) for name in names})
+    session = runtime.session(tapped(model, taps), spin=False)
+    found = _along(session, axes, shapes, data.some(_SAMPLES, seed))
+    medians = {
+        name: min(median_of_channels(m.variances(), ranges[name].scale ** 2 / 12) for m in moments)
+        for name, moments in found.items()
+    }
+    return {name: least for name, least in medians.items() if least < _least(ranges[name].codes.bits)}
 
 
 def _least(bits: int) -> float:
     return float(LEAST_SQNR - _A_BIT * max(8 - bits, 0))
-
-
-@dataclass(frozen=True)
-class _Tap:
-    """Two outputs that hold the sums of a tensor's values and of their squares by channel along an axis."""
-
-    tensor: str
-    axis: int
-    total: str
-    squares: str
 
 
 class _Moments:
@@ -73,61 +73,15 @@ class _Moments:
         return found
 
 
-def _moments(
-    runtime: Runtime,
-    model: onnx.ModelProto,
-    ranges: Mapping[str, ActivationRange],
-    shapes: Mapping[str, Shape],
-    data: Dataset,
-    seed: int,
+def _along(
+    session: Session, axes: Mapping[str, Sequence[int]], shapes: Mapping[str, Shape], data: Dataset
 ) -> dict[str, list[_Moments]]:
-    """By tensor, along each axis; only sums leave the run, however large the tensors."""
-    names = [name for name in ranges if len(shapes.get(name, ())) > 1 and 0 not in shapes[name]]
-    taps = [
-        _Tap(n, a, f"{n}/{a}/sum", f"{n}/{a}/squares") for n in names for a in sorted({1, len(shapes[n]) - 1})
-    ]
-    if not taps:
-        return {}
-    session = runtime.session(_tapped(model, taps, shapes), spin=False)
-    wanted = [name for tap in taps for name in (tap.total, tap.squares)]
-    found = {(tap.tensor, tap.axis): _Moments() for tap in taps}
-    for batch in data.some(_SAMPLES, seed).batches(1):
-        sums = session.run(batch.feeds, wanted)
-        for tap in taps:
-            both = np.stack([sums[tap.total], sums[tap.squares]]).astype(np.float64)
-            found[tap.tensor, tap.axis].add(
-                both, math.prod(shapes[tap.tensor]) / shapes[tap.tensor][tap.axis] * batch.count
-            )
-    return {name: [moments for (tensor, _), moments in found.items() if tensor == name] for name in names}
-
-
-def _tapped(model: onnx.ModelProto, taps: Sequence[_Tap], shapes: Mapping[str, Shape]) -> onnx.ModelProto:
-    """The model with the sums alone as outputs (Mul-13, ReduceSum-13)."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    del tapped.graph.output[:]
-    for tap in taps:
-        axes = [axis for axis in range(len(shapes[tap.tensor])) if axis != tap.axis]
-        others, product = f"{tap.total}/axes", f"{tap.squares}/product"
-        tapped.graph.initializer.append(numpy_helper.from_array(np.array(axes), others))
-        tapped.graph.node.extend(
-            [
-                helper.make_node("ReduceSum", [tap.tensor, others], [tap.total], keepdims=0),
-                helper.make_node("Mul", [tap.tensor, tap.tensor], [product]),
-                helper.make_node("ReduceSum", [product, others], [tap.squares], keepdims=0),
-            ]
-        )
-        tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (tap.total, tap.squares))
-    return tapped
-
-
-def _median(axes: list[_Moments], step: float) -> float:
-    """In dB, of the axis on which it is least."""
-    return min((_median_sqnr(moments.variances(), step) for moments in axes), default=np.inf)
-
-
-def _median_sqnr(variances: Array, step: float) -> float:
-    varying = variances[variances > variances.max(initial=0.0) * np.finfo(np.float32).eps ** 2]
-    if not varying.size:
-        return np.inf
-    return float(np.median(10 * np.log10(varying / (step * step / 12))))
+    """By tensor, along each of its axes; only sums leave the run, however large the tensors."""
+    found = {(name, axis): _Moments() for name, some in axes.items() for axis in some}
+    taps = [channels_name(name, axis, power) for name, axis in found for power in (1, 2)]
+    for batch in data.batches(1):
+        sums = session.run(batch.feeds, taps)
+        for (name, axis), moments in found.items():
+            both = np.stack([sums[channels_name(name, axis, power)] for power in (1, 2)]).astype(np.float64)
+            moments.add(both, math.prod(shapes[name]) / shapes[name][axis] * batch.count)
+    return {name: [found[name, axis] for axis in some] for name, some in axes.items()}

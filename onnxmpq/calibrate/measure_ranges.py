@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -69,7 +69,7 @@ def gather_statistics(
     if not tensors:
         return {}
     passes = dataset.count * (2 if bins else 1)
-    model = _tapped(model, TapTensors(tuple(tensors), REDUCTIONS))
+    model = tapped(model, TapTensors(tuple(tensors), REDUCTIONS))
     extremes = measure_extremes(
         runtime.session(model, spin=False), tensors, dataset, lambda done: progress(done, passes)
     )
@@ -78,7 +78,7 @@ def gather_statistics(
     }
     histograms = {name: empty_histogram(low, high, bins) for name, (low, high, *_) in known.items()}
     if bins and histograms:
-        model = _tapped(model, TapBins({name: h.width for name, h in histograms.items()}, PICKED))
+        model = tapped(model, TapBins({name: h.width for name, h in histograms.items()}, PICKED))
         histograms = fill_histograms(
             runtime.session(model, spin=False), histograms, dataset,
             lambda done: progress(dataset.count + done, passes),
@@ -89,7 +89,8 @@ def gather_statistics(
     }
 
 
-def _tapped(model: onnx.ModelProto, taps: TapTensors | TapBins) -> onnx.ModelProto:
+def tapped(model: onnx.ModelProto, taps: Callable[[gs.Graph], bool]) -> onnx.ModelProto:
+    """The model with what a pass of taps adds to its outputs."""
     graph = import_graph(model)
     taps(graph)
     return export_model(graph, model)

@@ -252,24 +252,3 @@ def _energy(reference: Array, channels: Channels) -> Sums:
         found = channels.squares(np.where(np.isfinite(reference), reference, 0).astype(np.float64))
     total: Sums = found + channels.least(reference)
     return total
-
-
-def signal_to_noise(expected: Array, found: Array, floor: float = 0.0) -> float:
-    """Signal-to-noise ratio of `found` in dB: infinite where equal, -inf where dtypes or shapes differ.
-
-    A signal counts as of a root mean square of `floor` at least. Values that are not finite must be the same ones.
-    """
-    if expected.dtype != found.dtype or expected.shape != found.shape:
-        return -math.inf
-    if expected.dtype.kind != "f":
-        return math.inf if np.array_equal(expected, found) else -math.inf
-    finite = np.isfinite(expected)
-    if (
-        not np.array_equal(expected[~finite], found[~finite], equal_nan=True)
-        or not np.isfinite(found[finite]).all()
-    ):
-        return -math.inf
-    signal = expected[finite].astype(np.float64)
-    noise = float(np.square(signal - found[finite]).sum())
-    power = max(float(np.square(signal).sum()), floor * floor * signal.size)
-    return math.inf if noise == 0 else 10 * math.log10(max(power, np.finfo(float).tiny) / noise)

@@ -10,11 +10,12 @@ import numpy as np
 
 from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError
+from onnxmpq.metrics.decibels import decibels
 from onnxmpq.metrics.metric import Metric, Sums, classes, classifier_output, probabilities
 from onnxmpq.metrics.output_channels import FLOOR
 from onnxmpq.metrics.output_kinds import Seen, is_float
 from onnxmpq.metrics.reference_outputs import Expected, Outputs
-from onnxmpq.metrics.tally import EqualTally, FloatTally, decibels
+from onnxmpq.metrics.tally import EqualTally, FloatTally
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.channels import Channels
@@ -86,10 +87,9 @@ def compare(
 
 
 def _mean_decibels(scores: Sequence[OutputScore]) -> float:
-    """In dB the mean over the outputs of noise relative to the signal, of those that are not zero throughout."""
-    noises = [10 ** (-(score.sqnr or 0.0) / 10) for score in scores if score.sqnr != -math.inf]
-    mean = sum(noises) / max(len(noises), 1)
-    return decibels(mean, 1.0)
+    """In dB the mean over the outputs of noise relative to the signal."""
+    noises = [10 ** (-score.sqnr / 10) for score in scores if score.sqnr is not None]
+    return decibels(float(np.mean(noises)), 1.0)
 
 
 def glance(session: Session, data: Dataset, batch_size: int, seed: int) -> dict[str, list[Any]]:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from onnxmpq.metrics.decibels import decibels
 from onnxmpq.metrics.metric import Sums, classes, judged_rows, kl_divergence
 from onnxmpq.metrics.output_kinds import axis_of_classes
 from onnxmpq.values.arrays import Array
@@ -216,13 +217,6 @@ class _Errors:
         """What each group counts as where it is silent."""
         counts = self._groups(0)
         return np.square(self._channels.floors[: len(counts)]) * counts
-
-
-def decibels(noise: float, signal: float) -> float:
-    """Signal to noise in dB of two sums of squares: infinite without noise."""
-    if noise <= 0:
-        return math.inf
-    return 10 * math.log10(max(signal, np.finfo(float).tiny) / noise)
 
 
 def _by_channel(values: Array, axis: int | None) -> Sums:

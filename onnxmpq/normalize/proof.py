@@ -9,8 +9,8 @@ import onnx
 from onnx import numpy_helper
 
 from onnxmpq.errors import ModelError
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.metrics.makers import Makers
-from onnxmpq.metrics.metric import signal_to_noise
 from onnxmpq.metrics.output_channels import FLOOR
 from onnxmpq.onnx_io.subgraph import ancestors, names_read
 from onnxmpq.operators import OPERATORS

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxmpq.errors import OptionError
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.values.layer import Layer
 
 LARGEST_HALF = float(np.finfo(np.float16).max)  # 65,504

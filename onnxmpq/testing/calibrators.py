@@ -11,7 +11,7 @@ from onnxmpq.calibrate.calibrators import Calibrator, Interval
 from onnxmpq.calibrate.measure_ranges import calibrate, gather_statistics
 from onnxmpq.calibrate.statistics import Statistics
 from onnxmpq.data import Dataset, InputSpec, open_data
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.testing.models import RUNTIME, check, model_of
 from onnxmpq.values.activation_range import INT8, UINT8, CodeType, range_of, rounded
 from onnxmpq.values.arrays import Array

@@ -9,7 +9,7 @@ from types import FunctionType
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.testing.models import Kind, check, check_interface, random_feeds, run, serialized
 from onnxmpq.values.arrays import Array

@@ -12,7 +12,7 @@ from onnxmpq.calibrate.measure_ranges import calibrate
 from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.data import synthetic_data
 from onnxmpq.lower.lower_plan import lower
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place import POLICIES

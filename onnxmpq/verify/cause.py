@@ -10,6 +10,7 @@ import onnx
 
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.data import Dataset
+from onnxmpq.metrics.decibels import median_of_channels
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.metrics.score import compare
 from onnxmpq.normalize.discover import layer_names
@@ -24,7 +25,6 @@ from onnxmpq.verify.lost import lost_outputs
 _SAMPLES = 64
 _NAMED = 3
 _WIDEST = 7  # bits of the codes of integer layers, where every CPU is to add them up exactly
-_EXACT = 1e-30  # of the signal
 _NOISY = 15.0  # dB: a tensor that has more is no cause
 
 
@@ -149,8 +149,4 @@ def _median_sqnr(before: Array, after: Array) -> float:
     others = tuple(a for a in range(before.ndim) if a != axis)
     signal = before.astype(np.float64).var(axis=others)
     noise = np.square(after.astype(np.float64) - before).mean(axis=others)
-    alive = signal > signal.max(initial=0.0) * np.finfo(np.float32).eps ** 2
-    if not alive.any():
-        return math.inf
-    least = _EXACT * signal[alive]  # of noise, where there is none
-    return float(np.median(10 * np.log10(signal[alive] / np.maximum(noise[alive], least))))
+    return median_of_channels(signal, noise)

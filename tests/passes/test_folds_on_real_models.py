@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from shared import SHARED, needs_shared
 
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.onnx_io.graph import hoist_initializers
 from onnxmpq.passes.normalize.drop_noops import drop_noops
 from onnxmpq.passes.normalize.fold_affine import fold_affine

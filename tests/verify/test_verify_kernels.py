@@ -12,7 +12,7 @@ from shared import SHARED, needs_shared
 
 from onnxmpq.calibrate.measure_ranges import calibrate
 from onnxmpq.data import Dataset, InputSpec, synthetic_data
-from onnxmpq.metrics.metric import signal_to_noise
+from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
