@@ -10,8 +10,8 @@ from onnxmpq.passes.matching import attribute, is_constant, is_standard, optiona
 def loses_layout(node: gs.Node) -> bool:
     """True where ONNX Runtime moves a Transpose through a node that computes something else, or nothing, behind it.
 
-    It leaves names of axes as they are (Pad-18, Resize-18, and CenterCropPad, which it writes out with a Pad), and has no kernel for a cubic Resize that shrinks the axes in
-    the middle. Sizes may come to shrink; scales that are constant are known.
+    It leaves names of axes as they are (Pad-18, Resize-18, and CenterCropPad, which it writes out with a Pad), and has no
+    kernel for a cubic Resize that shrinks the axes in the middle. Sizes may come to shrink; scales that are constant are known.
     """
     if not is_standard(node):
         return False

@@ -32,7 +32,7 @@ ROOMS: Mapping[str, str] = {
     "passes.lower": "errors values passes operators onnx_io",
     # what runs them, on what, and how it is judged
     "runtime": "errors values onnx_io",
-    "data": "errors plugins values runtime",
+    "data": "errors plugins values onnx_io runtime",
     "metrics": "errors plugins values runtime data",
     # what the stages are made of
     "place": "errors values passes operators metrics",

@@ -18,7 +18,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, width_axis
 from onnxmpq.errors import DataError
 from onnxmpq.lower.lower_plan import without_dead_channels
-from onnxmpq.normalize.discover import layer_names
+from onnxmpq.normalize.discover import layer_names, readers_of
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.stage import in_float, placed
 from onnxmpq.values.activation_range import ActivationRange
@@ -84,7 +84,10 @@ def spared(
 def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:
     """The same with the layers in float that read tensors which no sample reaches, or lie around them where none does."""
     integer = set(found.placement.integer_layers)
-    blind = readers_of(found.prepared, unseen) & integer or layers_around(found, unseen) & integer
+    blind = (
+        readers_of(import_graph(found.prepared.model), found.prepared.layers, unseen) & integer
+        or layers_around(found, unseen) & integer
+    )
     if not blind:
         raise DataError(
             f"tensor {min(unseen)!r} is empty in all calibration samples: give others, or use --activations fp32"
@@ -106,13 +109,6 @@ def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augme
         return NO_AUGMENTATION
     loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
     return Augmentations(axis)
-
-
-def readers_of(prepared: Prepared, tensors: Collection[str]) -> set[str]:
-    """The layers that read one of these tensors."""
-    nodes = layer_names(import_graph(prepared.model))
-    reading = {name for node, name, _ in nodes if any(t.name in tensors for t in node.inputs)}
-    return {layer.name for layer in prepared.layers if reading.intersection(layer.nodes)}
 
 
 def layers_around(found: Placed, tensors: Collection[str]) -> set[str]:

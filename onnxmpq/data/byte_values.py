@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
 
 from onnxmpq.data import Dataset
+from onnxmpq.data.augmentations import Feeds
 from onnxmpq.errors import EngineError
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
@@ -15,8 +16,6 @@ from onnxmpq.values.arrays import Array
 _LOOKED_AT = 4  # samples
 _BRIGHT, _LARGEST = 100, 255
 _LOST = 0.1  # of how much outputs differ between samples: less is left where a network scales bytes itself
-
-Feeds = Mapping[str, Array]
 
 
 def remark(session: Session, data: Dataset) -> str | None:

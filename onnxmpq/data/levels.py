@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from onnxmpq.data.synthetic import LEVELS, Levels, image_feeds
 from onnxmpq.errors import EngineError
+from onnxmpq.onnx_io.subgraph import giving
 from onnxmpq.runtime.session import InputSpec, Runtime, Session
 from onnxmpq.values.arrays import Array
 
@@ -33,7 +34,8 @@ def matching_levels(
     if not read.names:
         return LEVELS[0]
     try:
-        session = runtime.session(_giving(model, read.names), spin=False)
+        fed = {value.name for value in model.graph.input}
+        session = runtime.session(giving(model, [n for n in read.names if n not in fed]), spin=False)
         misfits = [read.misfit(_runs(session, specs, levels, seed, read.names)) for levels in LEVELS]
     except EngineError:  # inputs of which noise may only be some
         return LEVELS[0]
@@ -82,16 +84,6 @@ def _constants(model: onnx.ModelProto) -> dict[str, Array]:
         for name in node.input[2:]
     }
     return {name: numpy_helper.to_array(held[name]) for name in wanted & held.keys()}
-
-
-def _giving(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The model with these outputs alone, so that the runtime leaves out what lies behind."""
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
-    inputs = {value.name for value in model.graph.input}
-    del cut.graph.output[:]
-    cut.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in inputs)
-    return cut
 
 
 def _runs(

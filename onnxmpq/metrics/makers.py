@@ -9,20 +9,9 @@ import onnx
 from onnx import numpy_helper
 
 # What only recasts, moves or picks values.
-_MOVING = frozenset(
-    {
-        "Cast",
-        "Flatten",
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Slice",
-        "Gather",
-        "Split",
-    }
-)
+_MOVING = frozenset({
+    "Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+})  # fmt: skip
 _BOUNDING = frozenset({"Clip", "Max", "Add", "Expand", "Unsqueeze", "Reshape", "Cast", "Identity"})
 _NORMALIZE = "LpNormalization"  # what a division by the norm is called here
 UNIT_RANGE = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})  # their values lie in 0..1

@@ -12,7 +12,7 @@ from onnxmpq.metrics.makers import UNIT_RANGE, Makers
 from onnxmpq.metrics.metric import Sums
 from onnxmpq.metrics.output_kinds import Seen
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.channels import Channels
+from onnxmpq.values.channels import Channels, by_channel
 from onnxmpq.values.output_kind import OutputKind
 
 FLOOR = 0.01  # of what lies in 0..1: less tells nothing
@@ -80,9 +80,8 @@ def _in_unit_range(
 
 def _scales(values: Sequence[Array], axis: int) -> Sums:
     """The root mean square of each channel, float64 [channels]."""
-    others = tuple(a for a in range(values[0].ndim) if a != axis)
     finite = (np.where(np.isfinite(v), v, 0).astype(np.float64) for v in values)
-    total = sum(np.square(v).sum(axis=others) for v in finite)
+    total = sum(by_channel(np.square(v), axis) for v in finite)
     return np.asarray(np.sqrt(total * values[0].shape[axis] / sum(v.size for v in values)))
 
 

@@ -23,6 +23,8 @@ WORDS = {
     "heatmap": OutputKind.HEATMAP,
     "positions": OutputKind.POSITIONS,
 }
+_SIGMOIDS = ("Sigmoid", "HardSigmoid")
+_TELLING = (*_SIGMOIDS, "Softmax", "LogSoftmax", "LpNormalization")  # operators that say what an output holds
 _SUM_TO_ONE = 2e-3  # half floats' softmax of a thousand classes
 _UNIT_NORM = 1e-3
 
@@ -53,25 +55,19 @@ def output_kinds(
         _require_fitting(name, kind, floats)
     makers, said = Makers(model), asked or {}
     found = {name: _kind(makers.op(name), values) for name, values in floats.items() if name not in said}
-    if any(
-        kind is not OutputKind.LOGITS for kind in found.values()
-    ):  # beside others a shape alone makes no classes
+    if set(found.values()) - {OutputKind.LOGITS}:  # beside others a shape alone makes no classes
         found = {n: OutputKind.VALUES if kind is OutputKind.LOGITS else kind for n, kind in found.items()}
     return {n: _as_asked(said[n], values) if n in said else found[n] for n, values in floats.items()}
 
 
 def is_guessed(model: onnx.ModelProto, output: str, values: Sequence[Array]) -> bool:
     """True where nothing but the shape [N, classes] says that an output holds classes."""
-    return _kind("", values) is OutputKind.LOGITS and not _told(Makers(model).op(output))
+    return _kind("", values) is OutputKind.LOGITS and Makers(model).op(output) not in _TELLING
 
 
 def is_float(values: Sequence[Array]) -> bool:
     """True for the values of a plain float tensor."""
     return bool(values) and all(isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in values)
-
-
-def _told(op: str) -> bool:
-    return op in ("Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "LpNormalization")
 
 
 def _kind(op: str, values: Sequence[Array]) -> OutputKind:
@@ -82,7 +78,7 @@ def _kind(op: str, values: Sequence[Array]) -> OutputKind:
         found = _kind_of_vectors(op, values, shape[1])
         # [N, anchors, 1] is a detector's, one score an anchor; classifiers give [N, classes] or, of convolutions, [N, classes, 1, 1].
         return OutputKind.VALUES if found is OutputKind.LOGITS and len(shape) == 3 else found
-    if op in ("Sigmoid", "HardSigmoid"):
+    if op in _SIGMOIDS:
         return OutputKind.HEATMAP
     if op in ("Softmax", "LogSoftmax") or class_axis(values) is not None:
         return OutputKind.POSITIONS
@@ -91,7 +87,7 @@ def _kind(op: str, values: Sequence[Array]) -> OutputKind:
 
 def _kind_of_vectors(op: str, values: Sequence[Array], width: int) -> OutputKind:
     """Of [N, width], with ones behind."""
-    if op in ("Sigmoid", "HardSigmoid"):
+    if op in _SIGMOIDS:
         return OutputKind.INDEPENDENT
     if width < 2:
         return OutputKind.VALUES

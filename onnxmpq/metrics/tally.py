@@ -10,7 +10,7 @@ from onnxmpq.metrics.decibels import decibels
 from onnxmpq.metrics.metric import Sums, classes, judged_rows, kl_divergence
 from onnxmpq.metrics.output_kinds import axis_of_classes
 from onnxmpq.values.arrays import Array
-from onnxmpq.values.channels import Channels
+from onnxmpq.values.channels import Channels, by_channel
 from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.score import OutputScore
 
@@ -32,9 +32,8 @@ class FloatTally:
         self._class_axis: int | None = None
         self._runs = self._rows = 0
         self._kl = self._cosine = 0.0
-        self._sizes: Sums = np.zeros(
-            3
-        )  # of runs with other shapes: how many, elements of the reference's, of the output's
+        # Of runs with other shapes: how many, elements of the reference's outputs, and of the model's.
+        self._sizes: Sums = np.zeros(3)
 
     def add(self, reference: Array, output: Array) -> None:
         """One run's outputs. Of another shape only the sizes can be compared, and classes are others."""
@@ -161,7 +160,7 @@ class _Errors:
         self._moved += int((finite != np.isfinite(found)).sum())
         self._elements += reference.size
         parts = (finite, known, np.square(known), error, np.square(error))
-        sums = np.stack([_by_channel(part, self._axis(reference)) for part in parts])
+        sums = np.stack([by_channel(part, self._axis(reference)) for part in parts])
         if self._sums is None or self._sums.shape == sums.shape:
             self._sums = sums if self._sums is None else self._sums + sums
         else:  # a size that depends on the data: no channels
@@ -208,20 +207,14 @@ class _Errors:
 
     def _group(self, channels: Sums) -> Sums:
         """Sums of the groups from those of channels."""
-        groups = self._channels.groups
-        if len(groups) == 1 or len(channels) == 1:
+        if len(self._channels.groups) == 1 or len(channels) == 1:
             return np.array([channels.sum()])
-        return np.array([channels[list(group)].sum() for group in groups])
+        return self._channels.by_group(channels)
 
     def _floors(self) -> Sums:
         """What each group counts as where it is silent."""
         counts = self._groups(0)
         return np.square(self._channels.floors[: len(counts)]) * counts
-
-
-def _by_channel(values: Array, axis: int | None) -> Sums:
-    others = tuple(a for a in range(values.ndim) if a != axis)
-    return np.atleast_1d(values.sum(axis=others, dtype=np.float64))
 
 
 def _logits(values: Array) -> Sums:

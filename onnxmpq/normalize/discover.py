@@ -60,6 +60,12 @@ def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
     return found
 
 
+def readers_of(graph: gs.Graph, layers: Sequence[Layer], tensors: Collection[str]) -> set[str]:
+    """The names of the layers that read one of these tensors."""
+    reading = {name for node, name, _ in layer_names(graph) if any(t.name in tensors for t in node.inputs)}
+    return {layer.name for layer in layers if reading.intersection(layer.nodes)}
+
+
 def _walk(graph: gs.Graph, *, nested: bool) -> Iterator[tuple[gs.Node, bool]]:
     for node in graph.nodes:
         yield node, nested

@@ -12,7 +12,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.metrics.makers import Makers
 from onnxmpq.metrics.output_channels import FLOOR
-from onnxmpq.onnx_io.subgraph import ancestors, names_read
+from onnxmpq.onnx_io.subgraph import giving, names_read
 from onnxmpq.operators import OPERATORS
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
@@ -75,12 +75,7 @@ def _values(
     known: dict[str, Array] = {**constants, **sample}
     computed = [name for name in names if name and name not in known]
     if computed:
-        tapped = onnx.ModelProto()
-        tapped.CopyFrom(model)
-        del tapped.graph.node[:], tapped.graph.output[:]
-        tapped.graph.node.extend(ancestors(list(model.graph.node), computed))
-        tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
-        known |= runtime.session(tapped, optimize=False).run(sample)
+        known |= runtime.session(giving(model, computed), optimize=False).run(sample)
     return [known[name] for name in names if name in known]
 
 

@@ -62,6 +62,27 @@ def extract(
     return Part(part, inputs, given)
 
 
+def exposing(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with tensors that its nodes make as outputs besides its own; other names are left out."""
+    known = {output.name for output in model.graph.output}
+    made = {name for node in model.graph.node for name in node.output}
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    wanted = dict.fromkeys(name for name in names if name in made and name not in known)
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    return tapped
+
+
+def giving(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The model with tensors that its nodes make as its only outputs, and the nodes that these depend on."""
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    del cut.graph.node[:], cut.graph.output[:]
+    cut.graph.node.extend(ancestors(list(model.graph.node), names))
+    cut.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return cut
+
+
 def with_known_sizes(part: onnx.ModelProto, whole: onnx.ModelProto) -> onnx.ModelProto:
     """A part of a model with those sizes of its inputs fixed that are the same for any batch, as onnx infers them.
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxmpq.onnx_io.subgraph import exposing
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.session import Runtime, read_type
 from onnxmpq.values.arrays import Array
@@ -19,12 +20,8 @@ def trace(runtime: Runtime, model: onnx.ModelProto, feeds: Mapping[str, Array]) 
 
     Strings and maps are left out. Raises EngineError where the runtime cannot run the model.
     """
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    known = {o.name for o in model.graph.output}
-    names = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    session = runtime.session(tapped, optimize=False)
+    names = [name for node in model.graph.node for name in node.output if name]
+    session = runtime.session(exposing(model, names), optimize=False)
     seen = {
         name: _seen(value, session.types.get(name, ""))
         for name, value in {**feeds, **session.run(feeds)}.items()

@@ -28,10 +28,13 @@ class Channels:
         if len(self.groups) == 1:
             flat = values.ravel()
             return np.array([flat @ flat])
-        others = tuple(axis for axis in range(values.ndim) if axis != self.axis)
-        channels = np.square(values).sum(axis=others)
+        channels = by_channel(np.square(values), self.axis)
         if len(channels) != sum(map(len, self.groups)):  # a size that depends on the data: each counts as all
             return np.full(len(self.groups), channels.sum())
+        return self.by_group(channels)
+
+    def by_group(self, channels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum over each group of numbers by channel, float64 [groups]."""
         return np.array([channels[list(group)].sum() for group in self.groups])
 
     def least(self, values: Array) -> NDArray[np.float64]:
@@ -46,6 +49,12 @@ class Channels:
         if len(self.groups) == 1:
             return ""
         return f"channels {_ranges(self.groups[group])}"
+
+
+def by_channel(values: Array, axis: int | None) -> NDArray[np.float64]:
+    """The sums over the other axes than the channels', float64 [channels]; of all values, [1], without one."""
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    return np.atleast_1d(values.sum(axis=others, dtype=np.float64))
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:

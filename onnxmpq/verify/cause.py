@@ -13,8 +13,9 @@ from onnxmpq.data import Dataset
 from onnxmpq.metrics.decibels import median_of_channels
 from onnxmpq.metrics.metric import Metric
 from onnxmpq.metrics.score import compare
-from onnxmpq.normalize.discover import layer_names
+from onnxmpq.normalize.discover import readers_of
 from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.onnx_io.subgraph import exposing
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import CostTable, Sensitivity
@@ -60,16 +61,10 @@ def cause_of_loss(
     if not worst:
         return found + "Type --activations fp32"
     named = ", ".join(f"{name} ({db:.0f} dB)" for name, db in worst.items())
-    layer = _reader(prepared, next(iter(worst)))
+    read = readers_of(import_graph(prepared.model), prepared.layers, [next(iter(worst))])
+    layer = next((layer.name for layer in prepared.layers if layer.name in read), None)
     keep = f", or keep the layers there in float, such as --keep '{layer}=8/fp32'" if layer else ""
     return f"{found}The noisiest are {named}. Type --activations fp32{keep}"
-
-
-def _reader(prepared: Prepared, tensor: str) -> str | None:
-    """The layer that reads a tensor of the model, if one does."""
-    nodes = layer_names(import_graph(prepared.model))
-    reading = {name for node, name, _ in nodes if any(t.name == tensor for t in node.inputs)}
-    return next((layer.name for layer in prepared.layers if reading.intersection(layer.nodes)), None)
 
 
 def _by_weights(plan: Plan, costs: Sensitivity) -> str:
@@ -126,11 +121,7 @@ def noisiest(
     """
     made = {name: node for node in model.graph.node for name in node.output}
     read = {name: made[node.input[0]].input[0] for name, node in pairs.items()}
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    known = {o.name for o in exposed.graph.output}
-    wanted = [name for name in dict.fromkeys([*read, *read.values()]) if name not in known]
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name in made)
+    exposed = exposing(model, [*read, *read.values()])
     values = {**feeds, **runtime.session(exposed).run(feeds)}
     noise = {
         after if before in made else before: _median_sqnr(values[before], values[after])

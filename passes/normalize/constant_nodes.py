@@ -15,6 +15,7 @@ from onnxmpq.values.arrays import Array
 
 # Operators that keep the elements and their number.
 VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
+STORED_BYTES = 1  # per element: what a weight takes once it has codes
 _DEQUANTIZE = 19  # opset
 _FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 

@@ -25,6 +25,7 @@ from onnxmpq.passes.matching import (
     unique_name,
 )
 from onnxmpq.passes.normalize.constant_nodes import (
+    STORED_BYTES,
     behind_views,
     bytes_without,
     evaluated,
@@ -52,7 +53,6 @@ _REDUCING = (
 _QUANTIZING = "DequantizeLinear DynamicQuantizeLinear QuantizeLinear"
 FOLDED = frozenset(f"{_LAYOUT} {_ELEMENTWISE} {_REDUCING} {_QUANTIZING}".split())
 
-_STORED_BYTES = 1  # per element: what a weight takes once it has codes
 _SHARED_BYTES = 1024  # weights that share a smaller constant, a zero say, have nothing to do with each other
 
 
@@ -176,12 +176,12 @@ def _fold(graph: gs.Graph, part: gs.Graph, together: Sequence[_Computed]) -> Non
 
     def gain(tensors: Sequence[gs.Tensor]) -> int:
         gone = needless(makers, {id(tensor) for tensor in tensors}, part)
-        needed = sum(values[id(tensor)].size * _STORED_BYTES for tensor in tensors)
+        needed = sum(values[id(tensor)].size * STORED_BYTES for tensor in tensors)
         return bytes_without(model, makers, gone) - needed
 
     folded = _worthwhile(floats, gain)
     if not folded:
-        needed = sum(values[id(tensor)].size * _STORED_BYTES for tensor in floats)
+        needed = sum(values[id(tensor)].size * STORED_BYTES for tensor in floats)
         raise NoMatch(f"they would take {needed} bytes, what computes them takes {gain(floats) + needed}")
     gone = needless(makers, {id(tensor) for tensor in folded}, part)
     remove(part, gone)

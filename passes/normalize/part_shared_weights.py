@@ -6,8 +6,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import operator_of, weight_place
 from onnxmpq.passes.matching import graphs, is_float_constant, read, unique_name
-
-_STORED_BYTES = 1  # per element: what a weight takes once it has codes
+from onnxmpq.passes.normalize.constant_nodes import STORED_BYTES
 
 Use = tuple[gs.Node, int]  # a node, and the input that it reads the weight at
 
@@ -33,7 +32,7 @@ def part_shared_weights(graph: gs.Graph) -> bool:
 
 def _pays(weight: gs.Constant, copies: int) -> bool:
     """True where so many copies in codes take no more bytes than the weight in float."""
-    return bool(copies * _STORED_BYTES <= weight.dtype.itemsize)
+    return bool(copies * STORED_BYTES <= weight.dtype.itemsize)
 
 
 def _weights(graph: gs.Graph) -> list[gs.Constant]:

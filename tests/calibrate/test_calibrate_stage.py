@@ -12,10 +12,12 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 import onnxmpq
-from onnxmpq.calibrate.stage import readers_of, without
+from onnxmpq.calibrate.stage import without
 from onnxmpq.context.setting import Loaded
 from onnxmpq.errors import DataError
+from onnxmpq.normalize.discover import readers_of
 from onnxmpq.normalize.stage import prepare_model
+from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.stage import place
 from onnxmpq.request import parse_keeps
 from onnxmpq.testing import model_of
@@ -64,7 +66,7 @@ def test_a_tensor_that_only_a_layer_in_float_reads_is_spared_by_its_maker(
     loaded = load_classifier(activations="int8", keeps=parse_keeps(["y=fp32"]))
     found = place(loaded, prepare_model(loaded))
     assert "y" not in found.placement.integer_layers
-    assert readers_of(found.prepared, {"h"}) == {"y"}
+    assert readers_of(import_graph(found.prepared.model), found.prepared.layers, {"h"}) == {"y"}
     assert "h" not in without(found, {"h"}, loaded).placement.tensors
     with pytest.raises(DataError, match="tensor 'h' is empty in all calibration samples"):
         without(without(found, {"h"}, loaded), {"h"}, loaded)

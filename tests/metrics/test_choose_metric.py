@@ -6,6 +6,7 @@ import pytest
 
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.choose_metric import choose_metric
+from onnxmpq.metrics.metric import Metric
 from onnxmpq.values.output_kind import OutputKind
 
 
@@ -17,6 +18,13 @@ def model(op: str) -> onnx.ModelProto:
 
 def seen(*shape: int) -> dict[str, list[np.ndarray]]:
     return {"y": [np.zeros(shape, np.float32)]}
+
+
+def own(folder: Path, result: str) -> Metric:
+    """A metric of the user's that gives this."""
+    file = folder / "own.py"
+    file.write_text(f"def far(reference, outputs):\n    return {result}\n")
+    return choose_metric(model("Relu"), seen(1, 3), f"{file}:far")
 
 
 def test_kl_only_where_every_output_is_a_distribution() -> None:
@@ -43,9 +51,7 @@ def test_squared_errors_make_values_of_what_only_looks_like_classes() -> None:
 
 
 def test_a_metric_of_the_users_is_a_mean_over_rows(tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
-    file.write_text("def far(reference, outputs):\n    return abs(reference['y'] - outputs['y']).max()\n")
-    metric = choose_metric(model("Relu"), seen(1, 3), f"{file}:far")
+    metric = own(tmp_path, "abs(reference['y'] - outputs['y']).max()")
     reference, outputs = {"y": np.zeros((4, 3))}, {"y": np.full((4, 3), 2.0)}
     distance, weight = metric.distance(reference, outputs), metric.weight(reference)
     distance = distance + metric.distance({"y": np.zeros((2, 3))}, {"y": np.zeros((2, 3))})
@@ -55,16 +61,12 @@ def test_a_metric_of_the_users_is_a_mean_over_rows(tmp_path: Path) -> None:
 
 
 def test_a_metric_of_the_users_that_fails_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
-    file.write_text("def far(reference, outputs):\n    return outputs['z']\n")
-    metric = choose_metric(model("Relu"), seen(1, 3), f"{file}:far")
+    metric = own(tmp_path, "outputs['z']")
     with pytest.raises(OptionError, match=r"own\.py:far failed on outputs y: KeyError: 'z'; it takes"):
         metric.distance({"y": np.zeros((1, 3))}, {"y": np.zeros((1, 3))})
 
 
 def test_a_metric_of_the_users_gives_a_number(tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
-    file.write_text("def far(reference, outputs):\n    return float('nan')\n")
-    metric = choose_metric(model("Relu"), seen(1, 3), f"{file}:far")
+    metric = own(tmp_path, "float('nan')")
     with pytest.raises(OptionError, match=r"far failed on outputs y: ValueError: it gave nan"):
         metric.distance({"y": np.zeros((1, 3))}, {"y": np.zeros((1, 3))})
