@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxmpq.calibrate.channel_noise import ruined
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
@@ -116,19 +117,22 @@ def layers_around(found: Placed, tensors: Collection[str]) -> set[str]:
     graph = import_graph(found.prepared.model)
     layers = {id(node): name for node, name, _ in layer_names(graph)}
     known, quantized = graph.tensors(), {*found.placement.tensors, *found.placement.spare}
-    names: set[str] = set()
-    for is_forward in (False, True):
-        waiting, seen = [known[name] for name in tensors], set(tensors)
-        while waiting:
-            tensor = waiting.pop()
-            for node in tensor.outputs if is_forward else tensor.inputs:
-                if id(node) in layers:
-                    names.add(layers[id(node)])
-                    continue
-                beyond = node.outputs if is_forward else node.inputs
-                fresh = [
-                    t for t in beyond if t.name not in seen and (t.name in quantized or node.op in _TAILS)
-                ]
-                seen.update(t.name for t in fresh)
-                waiting += fresh
+    starts = [known[name] for name in tensors]
+    names = {name for ahead in (False, True) for name in _next_layers(starts, layers, quantized, ahead=ahead)}
     return {layer.name for layer in found.prepared.layers if names.intersection(layer.nodes)}
+
+
+def _next_layers(
+    starts: Sequence[gs.Tensor], layers: Mapping[int, str], quantized: Collection[str], *, ahead: bool
+) -> Iterator[str]:
+    """The first layers behind tensors, or before them, by way of quantized tensors; `layers` by the ids of their nodes."""
+    waiting, seen = list(starts), {tensor.name for tensor in starts}
+    while waiting:
+        tensor = waiting.pop()
+        nodes = tensor.outputs if ahead else tensor.inputs
+        yield from (layers[id(node)] for node in nodes if id(node) in layers)
+        for node in (node for node in nodes if id(node) not in layers):
+            beyond = node.outputs if ahead else node.inputs
+            fresh = [t for t in beyond if t.name not in seen and (t.name in quantized or node.op in _TAILS)]
+            seen.update(t.name for t in fresh)
+            waiting += fresh

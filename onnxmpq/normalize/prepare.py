@@ -145,8 +145,8 @@ def prepare(
     `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says
     that activations will be int8 (a half-precision graph is then widened, for want of integer kernels between
     half floats); `metric`, `outputs` (what the user says of them), `labelled` (whether samples have labels) and `seen`
-    (the original's outputs on some samples; None: those of `sample`) as `choose_metric` takes them. Raises ModelError where a pass changed the result, or
-    nothing can be quantized.
+    (the original's outputs on some samples; None: those of `sample`) as `choose_metric` takes them. Raises ModelError
+    where a pass changed the result, or nothing can be quantized.
     """
     check_float(original, integer=integer)
     model = normalised(runtime, original, sample, integer=integer)
