@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/bash
 
+# A process a core; what one file needs once is made once a process.
+WORKERS := -n auto --dist worksteal
+
 OLDEST := .venv-oldest/bin
 # What `make quick` runs: values, files and passes, which need no compile; no real networks.
 QUICK := tests/values tests/budgets tests/operators tests/allocate tests/onnx_io tests/passes/expose tests/passes/lower tests/passes/normalize \
@@ -17,10 +20,10 @@ demo: .venv/demo
 	$(BIN)/onnxmpq compile models/digits.onnx --budget 4bit-avg
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 check: lint
-	$(BIN)/coverage run -m pytest
+	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=
 	$(BIN)/coverage report --format=total | sed 's/.*/coverage: & % of the lines of the package/'
 
 # The inner loop, under a minute.
@@ -28,13 +31,12 @@ quick: lint
 	$(BIN)/python -m pytest -q -m "not slow" $(QUICK)
 
 coverage: .venv/test
-	$(BIN)/coverage run -m pytest -m "not slow"
-	$(BIN)/coverage report
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" --cov
 
 # The demo and the tests with the lowest versions that pyproject.toml allows: all that meet other packages' interfaces.
 test-oldest: .venv-oldest/floors
 	$(OLDEST)/onnxmpq compile models/digits.onnx --budget 4bit-avg
-	$(OLDEST)/python -m pytest -m "not slow" $(LONG:%=--ignore=%) -k "not limpq"
+	$(OLDEST)/python -m pytest $(WORKERS) -m "not slow" $(LONG:%=--ignore=%) -k "not limpq"
 	@echo "left out with the lowest versions, for time: $(LONG), and limpq"
 
 lint: .venv/test

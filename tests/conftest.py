@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +27,14 @@ from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.testing import classifier, labelled
 from onnxmpq.values.effort import EFFORTS
 from onnxmpq.values.target import find_target
+
+
+def pytest_configure() -> None:
+    """Each worker of `pytest -n` has a core of its own: sessions of one process that share cores with another's wait."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 
 @pytest.fixture(autouse=True)
