@@ -26,20 +26,25 @@ _KEEPING_RANGE = frozenset({
 class Makers:
     """The makers of a graph's tensors."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._made: dict[str, onnx.NodeProto] = {
-            name: node for node in model.graph.node for name in node.output
-        }
-        self._constants = {i.name: i for i in model.graph.initializer}
+    def __init__(self, *graphs: onnx.GraphProto) -> None:
+        """Of a graph, or of a branch behind the graphs around it, whose tensors it reads, too."""
+        self._graphs = graphs
+        self._made = {name: node for graph in graphs for node in graph.node for name in node.output}
+        self._constants = {i.name: i for graph in graphs for i in graph.initializer}
         self._shares: dict[str, bool] = {}
 
     def op(self, tensor: str) -> str:
         """The operator that computes a tensor's values, those that only move them passed over; "" for an input.
 
-        A softmax, a sigmoid and a division by the norm that are written out go by the operator's name.
+        A softmax, a sigmoid and a division by the norm that are written out go by the operator's name, and an If by
+        that of its branches where they agree.
         """
-        node = self._behind(tensor, _MOVING)
-        return "" if node is None else str(self._written_out(node) or node.op_type)
+        source = self._source(tensor, _MOVING)
+        node = self._made.get(source)
+        if node is None:
+            return ""
+        made = {inner.op(name) for inner, name in self._branches(node, source)}
+        return made.pop() if len(made) == 1 else str(self._written_out(node) or node.op_type)
 
     def node(self, tensor: str) -> onnx.NodeProto | None:
         """The node that computes a tensor's values, those that only move them passed over; None for an input."""
@@ -48,12 +53,15 @@ class Makers:
     def is_share(self, tensor: str) -> bool:
         """True where a tensor's values lie in 0..1 by what made them: probabilities, their products, 1 less one of them."""
         if tensor not in self._shares:
-            self._shares[tensor] = self._makes_share(self.node(tensor))
+            self._shares[tensor] = self._makes_share(self._source(tensor, _MOVING))
         return self._shares[tensor]
 
-    def _makes_share(self, node: onnx.NodeProto | None) -> bool:
+    def _makes_share(self, tensor: str) -> bool:
+        node = self._made.get(tensor)
         if node is None:
             return False
+        if branches := self._branches(node, tensor):
+            return all(inner.is_share(name) for inner, name in branches)
         if (self._written_out(node) or node.op_type) in UNIT_RANGE:
             return True
         if node.op_type == "Sub":
@@ -77,10 +85,20 @@ class Makers:
             return [part for name in node.input for part in self.along(name, axis, shapes)]
         return [(shapes[tensor][axis], self.op(tensor))]
 
+    def _branches(self, node: onnx.NodeProto, tensor: str) -> list[tuple[Makers, str]]:
+        """The branches of an If, and what each gives for its output `tensor`; none of other nodes."""
+        if node.op_type != "If":
+            return []
+        place = list(node.output).index(tensor)
+        return [(Makers(*self._graphs, a.g), a.g.output[place].name) for a in node.attribute]
+
     def _behind(self, tensor: str, passed: frozenset[str]) -> onnx.NodeProto | None:
+        return self._made.get(self._source(tensor, passed))
+
+    def _source(self, tensor: str, passed: frozenset[str]) -> str:
         while (node := self._made.get(tensor)) is not None and node.op_type in passed:
             tensor = self._data(node)
-        return node
+        return tensor
 
     def _data(self, node: onnx.NodeProto) -> str:
         """The input of a node that holds data: the first that is no constant."""

@@ -26,7 +26,7 @@ def output_channels(
     model: onnx.ModelProto, kinds: Mapping[str, OutputKind], seen: Seen, shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, Channels]:
     """The groups of each output that is compared as values; `shapes` are the shapes of the graph's tensors."""
-    makers = Makers(model)
+    makers = Makers(model.graph)
     values = {name: kind for name, kind in kinds.items() if not kind.is_distribution}
     return {
         name: Channels() if kind is OutputKind.EMBEDDING else _groups(makers, name, seen[name], shapes)

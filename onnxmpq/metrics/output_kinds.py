@@ -25,6 +25,7 @@ WORDS = {
 }
 _SIGMOIDS = ("Sigmoid", "HardSigmoid")
 _TELLING = (*_SIGMOIDS, "Softmax", "LogSoftmax", "LpNormalization")  # operators that say what an output holds
+_SHARE = "share"  # of what lies in 0..1 by what made it, whatever the last operator
 _SUM_TO_ONE = 2e-3  # half floats' softmax of a thousand classes
 _UNIT_NORM = 1e-3
 
@@ -53,8 +54,8 @@ def output_kinds(
     floats = {name: values for name, values in seen.items() if is_float(values)}
     for name, kind in (asked or {}).items():
         _require_fitting(name, kind, floats)
-    makers, said = Makers(model), asked or {}
-    found = {name: _kind(makers.op(name), values) for name, values in floats.items() if name not in said}
+    makers, said = Makers(model.graph), asked or {}
+    found = {name: _kind(_maker(makers, name), values) for name, values in floats.items() if name not in said}
     if set(found.values()) - {OutputKind.LOGITS}:  # beside others a shape alone makes no classes
         found = {n: OutputKind.VALUES if kind is OutputKind.LOGITS else kind for n, kind in found.items()}
     return {n: _as_asked(said[n], values) if n in said else found[n] for n, values in floats.items()}
@@ -62,12 +63,20 @@ def output_kinds(
 
 def is_guessed(model: onnx.ModelProto, output: str, values: Sequence[Array]) -> bool:
     """True where nothing but the shape [N, classes] says that an output holds classes."""
-    return _kind("", values) is OutputKind.LOGITS and Makers(model).op(output) not in _TELLING
+    return _kind("", values) is OutputKind.LOGITS and _maker(Makers(model.graph), output) not in (
+        *_TELLING,
+        _SHARE,
+    )
 
 
 def is_float(values: Sequence[Array]) -> bool:
     """True for the values of a plain float tensor."""
     return bool(values) and all(isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in values)
+
+
+def _maker(makers: Makers, output: str) -> str:
+    op = makers.op(output)
+    return _SHARE if op not in _TELLING and makers.is_share(output) else op
 
 
 def _kind(op: str, values: Sequence[Array]) -> OutputKind:
@@ -82,7 +91,7 @@ def _kind(op: str, values: Sequence[Array]) -> OutputKind:
         return OutputKind.HEATMAP
     if op in ("Softmax", "LogSoftmax") or class_axis(values) is not None:
         return OutputKind.POSITIONS
-    return OutputKind.VALUES
+    return OutputKind.HEATMAP if op == _SHARE else OutputKind.VALUES
 
 
 def _kind_of_vectors(op: str, values: Sequence[Array], width: int) -> OutputKind:
@@ -90,7 +99,7 @@ def _kind_of_vectors(op: str, values: Sequence[Array], width: int) -> OutputKind
     if op in _SIGMOIDS:
         return OutputKind.INDEPENDENT
     if width < 2:
-        return OutputKind.VALUES
+        return OutputKind.INDEPENDENT if op == _SHARE else OutputKind.VALUES
     if op == "LogSoftmax":
         several = all((v <= 0).all() and _are_several(np.exp(v)) for v in values)
         return OutputKind.VALUES if several else OutputKind.LOG_PROBABILITIES
@@ -100,7 +109,7 @@ def _kind_of_vectors(op: str, values: Sequence[Array], width: int) -> OutputKind
         return OutputKind.PROBABILITIES
     if op == "LpNormalization" or all(_has_unit_rows(v) for v in values):
         return OutputKind.EMBEDDING
-    return OutputKind.LOGITS
+    return OutputKind.INDEPENDENT if op == _SHARE else OutputKind.LOGITS
 
 
 def class_axis(values: Sequence[Array]) -> int | None:

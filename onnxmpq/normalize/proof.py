@@ -57,7 +57,7 @@ def prove(
 
 def _floor(runtime: Runtime, model: onnx.ModelProto, sample: Mapping[str, Array], name: str) -> float:
     """The root mean square below which an output is next to nothing: a hundredth of what lies in 0..1, or of its summands."""
-    makers = Makers(model)
+    makers = Makers(model.graph)
     if makers.is_share(name):
         return FLOOR
     node = makers.node(name)

@@ -373,12 +373,13 @@ def _compared(fp32: Score, compiled: Score) -> Iterator[Row]:
         yield "top-1", f"{fp32.top1:.2%} -> {compiled.top1:.2%} ({points:+.2f} points)"
     if compiled.own is not None:
         yield "your metric", f"{compiled.own:.4g}"
-    if len(compiled.outputs) == 1:
-        yield from _measures(next(iter(compiled.outputs.values())), compiled.samples)
-        return
     for name, output in compiled.outputs.items():
-        words = [f"{value} ({measure})" for measure, value in _measures(output, compiled.samples)]
-        yield f"output {name}", "; ".join(words) or "not compared"
+        measures = list(_measures(output, compiled.samples))
+        if measures and len(compiled.outputs) == 1:
+            yield from measures
+            return
+        words = [f"{value} ({measure})" for measure, value in measures]
+        yield f"output {name}", "; ".join(words) or "not compared: empty, a sequence or a map"
 
 
 def _measures(output: OutputScore, samples: int) -> Iterator[Row]:

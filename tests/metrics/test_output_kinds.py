@@ -42,6 +42,42 @@ def test_the_last_operator_and_the_shape_tell(op: str, shape: tuple[int, ...], e
     assert kind(f"y = {op} (x)", *shape) == expected
 
 
+@pytest.mark.parametrize(
+    ("body", "shape", "expected"),
+    [
+        ("p = Sigmoid (x) y = ReduceMean <axes = [1]> (p)", (1, 1), OutputKind.INDEPENDENT),
+        ("p = Sigmoid (x) q = Softmax (x) y = Mul (p, q)", (1, 3), OutputKind.INDEPENDENT),
+        ("p = Sigmoid (x) y = MaxPool <kernel_shape = [1, 1]> (p)", (1, 1, 8, 8), OutputKind.HEATMAP),
+        ("p = Sigmoid (x) y = Log (p)", (1, 3), OutputKind.LOGITS),
+    ],
+)
+def test_what_lies_in_0_to_1_by_its_makers_is_probabilities(
+    body: str, shape: tuple[int, ...], expected: OutputKind
+) -> None:
+    assert kind(body, *shape, values=RNG.random(shape)) == expected
+
+
+def branches(first: str, second: str) -> str:
+    """An If of two branches that read x."""
+    one, two = (
+        f"{name} = b{i} () => (float[n, 3] r{i}) {{ r{i} = {op} (x) }}"
+        for i, (name, op) in enumerate([("then_branch", first), ("else_branch", second)])
+    )
+    return f"c = Constant <value = bool {{1}}> () y = If (c) <{one}, {two}>"
+
+
+@pytest.mark.parametrize(
+    ("ops", "expected"),
+    [
+        (("Softmax", "Softmax"), OutputKind.PROBABILITIES),
+        (("Sigmoid", "HardSigmoid"), OutputKind.INDEPENDENT),
+        (("Sigmoid", "Relu"), OutputKind.LOGITS),
+    ],
+)
+def test_branches_tell_where_they_agree(ops: tuple[str, str], expected: OutputKind) -> None:
+    assert kind(branches(*ops), 1, 3, values=RNG.random((1, 3))) == expected
+
+
 SUM = "s = Constant <value = int64[1] {1}> () "
 NORM = SUM + "q = Mul (x, x) r = ReduceSum (q, s) "
 
