@@ -40,7 +40,7 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.metrics.metric import classes, kl_divergence
 from onnxmpq.observer import Observer, Stages
-from onnxmpq.pipeline import drafted, rounded
+from onnxmpq.pipeline import drafted, planned, rounded
 from onnxmpq.rounding.candidates import ROUNDINGS
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.methods import METHODS, Method
@@ -200,7 +200,7 @@ class Bench:
         stages = Stages(Observer(), dict(base.setting.stages.seconds))
         lowering = narrowed(asked(self.loaded, base, stages, recipe, budget))
         costs, seconds = self.measured(lowering)
-        draft, _ = drafted(lowering, costs)
+        draft, _ = drafted(planned(lowering, costs))
         return draft, seconds + sum(stages.seconds.values())
 
     @cached_property

@@ -164,7 +164,7 @@ def cli() -> None:
 @click.option(
     "--activations",
     type=click.Choice([*ACTIVATIONS]),
-    help="int16, int4: for targets that have them.  [default: int8 (or what the target has) with real data, else fp32]",
+    help="auto: int8 where it pays, layer by layer; int16, int4: for targets that have them.  [default: auto with real data, else fp32]",
 )
 @click.option(
     "--calibrator",

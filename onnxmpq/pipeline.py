@@ -1,13 +1,14 @@
 """The compile, stage by stage: the page to read first.
 
-load -> normalize -> place -> calibrate -> round -> sensitivity -> (time) -> allocate -> (search) -> (requantize) -> write
--> verify. Each arrow is one frozen value: `Loaded`, `Prepared`, `Placed`, `Setting` (what all later stages look at),
+load -> normalize -> place -> calibrate -> round -> sensitivity -> (time) -> allocate -> (activations) -> (search) ->
+(requantize) -> write -> verify. Each arrow is one frozen value: `Loaded`, `Prepared`, `Placed`, `Setting` (what all later stages look at),
 `Lowering` (the rounded weights, and what makes a file of any plan), `CostTable` or `Trajectory`, `Plan`, `Draft` (the
 plan and its weights), the model, `Report`. Each stage is the `stage.py` of its folder.
 """
 
 from __future__ import annotations
 
+from onnxmpq.activations.stage import Choice, choose_activations
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.calibrate.stage import calibrate
 from onnxmpq.check.stage import check, narrowed
@@ -37,12 +38,13 @@ def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
     with stages("sensitivity"):
         lowering = narrowed(lowering)
         costs = measure(lowering.setting, lowering.candidates, sources.sensitivity)
-    draft, found = drafted(lowering, costs)
+    choice = planned(lowering, costs)
+    draft, found = drafted(choice)
     with stages("write"):
         written = draft.written()
     with written_model(written, sources.output, protect=sources.protected) as file, stages("verify"):
         outcome = Compiled(
-            sources.model, sources.output, draft.prepared, draft.units, draft.placement, draft.plan, draft.setting.request.target, costs,
+            sources.model, sources.output, draft.prepared, draft.units, draft.placement, draft.plan, draft.setting.request.target, choice.costs,
             loaded.evidence, file, request.search.effort.name, found, loaded.file_bytes,
         )  # fmt: skip
         return report_on(
@@ -65,17 +67,26 @@ def rounded(loaded: Loaded) -> Lowering:
         return round_weights(setting)
 
 
-def drafted(lowering: Lowering, costs: Sensitivity) -> tuple[Draft, SearchReport | None]:
-    """From what the options cost to the plan and its weights, and what the search came to where there was one."""
-    setting = lowering.setting
-    stages, times, found = setting.stages, None, None
-    if setting.request.is_timed:
+def planned(lowering: Lowering, costs: Sensitivity) -> Choice:
+    """From what the options cost to the plan, its layers in integers where they pay."""
+    request, stages, times = lowering.setting.request, lowering.setting.stages, None
+    if request.is_timed:
         with stages("time"):
             times = time_layers(lowering)
     lowering = lowering.over(costs)
     with stages("allocate"):
-        plan = allocate(lowering, costs, times)
-    if isinstance(costs, CostTable) and is_searched(setting):
+        choice = Choice(lowering, costs, allocate(lowering, costs, times))
+    if not request.chooses_activations or request.is_timed:
+        return choice
+    with stages("activations"):
+        return choose_activations(choice)
+
+
+def drafted(choice: Choice) -> tuple[Draft, SearchReport | None]:
+    """From the plan to its weights, and what the search came to where there was one."""
+    lowering, plan, found = choice.lowering, choice.plan, None
+    stages = lowering.setting.stages
+    if isinstance(choice.costs, CostTable) and is_searched(lowering.setting):
         with stages("search"):
             plan, found = search(lowering, plan)
     draft = lowering.draft(plan)

@@ -24,7 +24,8 @@ from onnxmpq.values.output_kind import OutputKind
 from onnxmpq.values.target import Target, find_target
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
-ACTIVATIONS: Mapping[str, int | None] = {"int8": 8, "int16": 16, "int4": 4, "fp32": None}
+AUTO = "auto"  # each layer's activations in integers of the target's first width, or in float
+ACTIVATIONS: Mapping[str, int | None] = {AUTO: None, "int8": 8, "int16": 16, "int4": 4, "fp32": None}
 BUILT_IN_CALIBRATORS, BUILT_IN_METHODS = tuple(CALIBRATORS), tuple(METHODS)
 
 
@@ -139,8 +140,15 @@ class Request:
 
     @property
     def activation_bits(self) -> int | None:
-        """Bits of activations; None where they stay in float."""
+        """Bits of activations, where they are quantized; None where all stay in float."""
+        if self.chooses_activations:
+            return self.target.activations.bits[0]
         return ACTIVATIONS[self.quantizers.activations or "fp32"]
+
+    @property
+    def chooses_activations(self) -> bool:
+        """True where it is open which layers compute in integers."""
+        return self.quantizers.activations == AUTO
 
     @property
     def codes(self) -> CodeType:
@@ -163,10 +171,10 @@ class Request:
         return bool(needing(self.constraints.budgets, Needs.TIME))
 
     def decided(self, *, synthetic: bool) -> Request:
-        """The same with activations decided: integers where asked, or where real data can calibrate them."""
-        if self.quantizers.activations is not None:
+        """The same with activations decided: as asked, else in integers where these pay and real data can calibrate them."""
+        if self.quantizers.activations not in (None, AUTO):
             return self
-        activations = "fp32" if synthetic else f"int{self.target.activations.bits[0]}"
+        activations = "fp32" if synthetic else AUTO
         return replace(self, quantizers=replace(self.quantizers, activations=activations))
 
 

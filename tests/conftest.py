@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
+from onnxmpq.activations import stage as activations
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.calibrate.calibrators import CALIBRATORS
 from onnxmpq.calibrate.stage import calibrate
@@ -43,6 +44,12 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:  # private: only tests do no
     monkeypatch.setattr(latency, "_PAUSE", 0.0)
     monkeypatch.setattr(latency, "_WARM", 0.0)
     monkeypatch.setattr(latency, "_TURN", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of a test hangs on how fast its layers are at that moment."""
+    monkeypatch.setattr(activations, "is_timed", lambda _setting: False)
 
 
 @pytest.fixture

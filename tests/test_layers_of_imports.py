@@ -62,12 +62,18 @@ ROOMS: Mapping[str, str] = {
     "timing.stage": "errors values timing lower",
     "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
+    "activations": "timing",
+    "activations.stage": (
+        "errors values budgets metrics sensitivity timing context lower sensitivity.stage place.stage allocate.stage allocate "
+        "activations"
+    ),
     "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context normalize verify",
     # what users call
     "pipeline": (
         "observer values onnx_io request context lower load.stage normalize.stage place.stage check.stage "
-        "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage search.stage "
+        "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage activations.stage "
+        "search.stage "
         "verify.stage"
     ),
     "api": "observer values budgets data metrics calibrate rounding sensitivity request pipeline",

@@ -16,6 +16,7 @@ from onnxmpq.budgets.kind import Known, Needs
 from onnxmpq.budgets.row import Row
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.values.costs import CostTable
+from onnxmpq.values.group import Unit
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan, stored_bytes, weight_bytes
@@ -110,7 +111,7 @@ def require_kept(budget: Budget, lost: float) -> None:
         )
 
 
-def rows_of(budgets: Sequence[Budget], layers: Sequence[Layer], options: Options, known: Known) -> list[Row]:
+def rows_of(budgets: Sequence[Budget], layers: Sequence[Unit], options: Options, known: Known) -> list[Row]:
     """Every budget that is a sum over layers of what is known."""
     rows = (budget.row(layers, options, known) for budget in budgets)
     return [row for row in rows if row is not None]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxmpq.calibrate.channel_noise import ruined
 from onnxmpq.calibrate.measure_ranges import calibrate as measure_ranges
@@ -19,12 +18,11 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, width_axis
 from onnxmpq.errors import DataError
 from onnxmpq.lower.lower_plan import without_dead_channels
-from onnxmpq.normalize.discover import layer_names, readers_of
+from onnxmpq.lower.neighbours import layers_around
+from onnxmpq.normalize.discover import readers_of
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.stage import in_float, placed
 from onnxmpq.values.activation_range import ActivationRange
-
-_TAILS = frozenset({"Add", "Clip", "Relu"})  # what integer kernels take in, with nothing quantized before it
 
 
 def calibrate(loaded: Loaded, found: Placed) -> Setting:
@@ -63,7 +61,7 @@ def spared(
         return found, ranges
     shapes = {name: traced.shape for name, traced in found.prepared.traced.items()}
     lost = ruined(loaded.runtime, found.prepared.model, ranges, shapes, data, loaded.request.search.seed)
-    around = layers_around(found, lost) & set(found.placement.integer_layers)
+    around = layers_around(found.prepared, found.placement, lost) & set(found.placement.integer_layers)
     if not around:
         return found, ranges
     worst = min(lost, key=lambda name: lost[name])
@@ -87,7 +85,7 @@ def without(found: Placed, unseen: Collection[str], loaded: Loaded) -> Placed:
     integer = set(found.placement.integer_layers)
     blind = (
         readers_of(import_graph(found.prepared.model), found.prepared.layers, unseen) & integer
-        or layers_around(found, unseen) & integer
+        or layers_around(found.prepared, found.placement, unseen) & integer
     )
     if not blind:
         raise DataError(
@@ -110,29 +108,3 @@ def augmentations_of(data: Dataset, prepared: Prepared, loaded: Loaded) -> Augme
         return NO_AUGMENTATION
     loaded.stages.note("mirror images are the same to the network: weights are rounded against them, too")
     return Augmentations(axis)
-
-
-def layers_around(found: Placed, tensors: Collection[str]) -> set[str]:
-    """The layers that make or read one of these tensors, and those that do so by way of other quantized tensors."""
-    graph = import_graph(found.prepared.model)
-    layers = {id(node): name for node, name, _ in layer_names(graph)}
-    known, quantized = graph.tensors(), {*found.placement.tensors, *found.placement.spare}
-    starts = [known[name] for name in tensors]
-    names = {name for ahead in (False, True) for name in _next_layers(starts, layers, quantized, ahead=ahead)}
-    return {layer.name for layer in found.prepared.layers if names.intersection(layer.nodes)}
-
-
-def _next_layers(
-    starts: Sequence[gs.Tensor], layers: Mapping[int, str], quantized: Collection[str], *, ahead: bool
-) -> Iterator[str]:
-    """The first layers behind tensors, or before them, by way of quantized tensors; `layers` by the ids of their nodes."""
-    waiting, seen = list(starts), {tensor.name for tensor in starts}
-    while waiting:
-        tensor = waiting.pop()
-        nodes = tensor.outputs if ahead else tensor.inputs
-        yield from (layers[id(node)] for node in nodes if id(node) in layers)
-        for node in (node for node in nodes if id(node) not in layers):
-            beyond = node.outputs if ahead else node.inputs
-            fresh = [t for t in beyond if t.name not in seen and (t.name in quantized or node.op in _TAILS)]
-            seen.update(t.name for t in fresh)
-            waiting += fresh

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -47,15 +47,21 @@ class Placed:
 
 @dataclass(frozen=True)
 class Activations:
-    """Where activations are quantized if every layer computes in integers that can, and each tensor's own range."""
+    """Where activations are quantized if every layer computes in integers that can, and each tensor's own range.
+
+    `reasons` say of layers why they were left in float that could compute in integers.
+    """
 
     placement: Placement
     ranges: Mapping[str, ActivationRange]
     policy: Policy = "kernels"
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, plan: Plan, prepared: Prepared) -> Placement:
         """Where they are quantized under a plan: of fewer tensors where layers compute in float."""
         asked = {name for name, option in plan.options.items() if option.activation_bits is not None}
         if asked == set(self.placement.integer_layers):
             return self.placement
-        return POLICIES[self.policy](import_graph(prepared.model), prepared.layers, asked)
+        found = POLICIES[self.policy](import_graph(prepared.model), prepared.layers, asked)
+        known = {name: self.reasons.get(name, reason) for name, reason in found.float_layers.items()}
+        return replace(found, float_layers=known)

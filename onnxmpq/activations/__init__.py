@@ -1,0 +1,1 @@
+"""Which layers compute in integers, where the user leaves that open."""

@@ -1,0 +1,228 @@
+"""activations: which layers compute in integers, by what that costs in loss and gains in time.
+
+Weights are rounded and widths planned as if all did that can. Then the layers go back to float whose integer inputs cost
+more than they gain, and those that are slower; and all of them where the file would still take longer than the float one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnxmpq.activations.by_loss import IntegerInput, Layers, Network, costly
+from onnxmpq.activations.by_time import slower
+from onnxmpq.allocate.choose import file_fits, rows_of, single
+from onnxmpq.allocate.stage import allocate
+from onnxmpq.budgets.kind import Known
+from onnxmpq.context.setting import Setting
+from onnxmpq.errors import InfeasibleError
+from onnxmpq.lower.draft import Lowering
+from onnxmpq.lower.neighbours import layers_before
+from onnxmpq.metrics.reference_outputs import Expected
+from onnxmpq.metrics.score import mean_loss
+from onnxmpq.place.stage import in_float
+from onnxmpq.sensitivity.noise import activation_losses
+from onnxmpq.sensitivity.stage import probe_of
+from onnxmpq.timing.layer_times import LayerTimes, layer_times
+from onnxmpq.values.activation_range import ActivationRange
+from onnxmpq.values.costs import CostTable, Sensitivity
+from onnxmpq.values.group import layer_of
+from onnxmpq.values.option import Option, Options
+from onnxmpq.values.plan import Plan
+
+_SAMPLES = 32
+_NAMED = 3
+_NEGLIGIBLE = 0.1  # of the loss: activations that bring less are not looked into
+_LITTLE = (
+    0.9  # of the float model's time: a file that takes less gains by its integers, whatever single layers do
+)
+_FASTER = 0.98  # less is within what two measurements differ by
+
+COSTLY = "in integers they cost more in loss than they gain in time"
+SLOWER = "their integer kernels are slower than their float ones here"
+ALL_SLOWER = "in integers the file would take longer than the float one here"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, what it is over, and what its options cost."""
+
+    lowering: Lowering
+    costs: Sensitivity
+    plan: Plan
+
+    @property
+    def integer(self) -> Layers:
+        """The layers that compute in integers."""
+        options = self.plan.options
+        units = (unit for unit in self.lowering.units if options[unit.name].activation_bits is not None)
+        return Layers(layer_of(unit).name for unit in units)
+
+    def in_float(self, names: Collection[str]) -> Plan:
+        """The plan with these layers in float, at the same widths."""
+        moved = {unit.name for unit in self.lowering.units if layer_of(unit).name in names}
+        options = self.plan.options.items()
+        return Plan({name: Option(o.weight_bits) if name in moved else o for name, o in options})
+
+    def without(self, names: Layers, reason: str) -> Choice:
+        """The same with these layers in float for that reason, and nothing else to choose."""
+        setting = self.lowering.setting
+        reasons = {**setting.quantized.reasons, **dict.fromkeys(names, reason)}
+        narrowed = replace(
+            setting,
+            options=floated(setting.options, names),
+            forced=None if setting.forced is None else floated(setting.forced, names),
+            quantized=replace(setting.quantized, reasons=reasons),
+        )
+        return Choice(
+            replace(self.lowering, setting=narrowed), costs_in_float(self.costs, names), self.in_float(names)
+        )
+
+    @property
+    def is_within(self) -> bool:
+        """True where the plan meets all budgets that are counted, on its file's bytes, too."""
+        units, budgets = self.lowering.units, self.lowering.setting.request.constraints.budgets
+        rows = rows_of(budgets, units, single(self.plan), Known())
+        held = all(row.holds([0] * len(units)) for row in rows)
+        return held and file_fits(budgets, self.plan, self.lowering.file_size)
+
+    def reallocated(self) -> Choice:
+        """The same with widths chosen anew, where they are chosen by costs and the budgets still leave some."""
+        if not isinstance(self.costs, CostTable) or self.lowering.setting.request.is_measured:
+            return self
+        try:
+            return replace(self, plan=allocate(self.lowering, self.costs, None))
+        except InfeasibleError:
+            return self
+
+
+def choose_activations(choice: Choice) -> Choice:
+    """The plan with integers where they pay; said. A budget that floats would break (BOPs) leaves them in integers."""
+    for worse, reason in ((costly_layers, COSTLY), (slower_layers, SLOWER), (all_if_slower, ALL_SLOWER)):
+        names = worse(choice) if choice.integer else Layers()
+        fewer = choice.without(names, reason) if names else choice
+        fewer = fewer if fewer.is_within else fewer.reallocated()
+        if names and fewer.is_within:
+            choice.lowering.setting.stages.note(told(names, choice.integer, reason))
+            choice = fewer
+    return choice
+
+
+def told(names: Layers, integer: Layers, reason: str) -> str:
+    """What goes to float, and why."""
+    first, more = ", ".join(sorted(names)[:_NAMED]), len(names) - _NAMED
+    others = f" and {more} more" if more > 0 else ""
+    return f"{len(names)} of {len(integer)} integer layers compute in float, since {reason}: {first}{others}"
+
+
+def floated(options: Options, names: Collection[str]) -> dict[str, tuple[Option, ...]]:
+    """The options, of these layers in float only."""
+    return {n: in_float(choices) if n in names else tuple(choices) for n, choices in options.items()}
+
+
+def costs_in_float(costs: Sensitivity, names: Collection[str]) -> Sensitivity:
+    """The table with these layers' costs at the same widths in float; a path stays as it is."""
+    if not isinstance(costs, CostTable):
+        return costs
+    moved = {
+        name: {Option(o.weight_bits): cost for o, cost in table.items()} if name in names else table
+        for name, table in costs.costs.items()
+    }
+    return replace(costs, costs=moved)
+
+
+def costly_layers(choice: Choice) -> Layers:
+    """The layers that cost more in loss than they gain."""
+    trials, integer = _Trials(choice), choice.integer
+    whole = trials.loss(Layers())
+    if whole - trials.loss(integer) < _NEGLIGIBLE * whole:
+        return Layers()
+    setting = choice.lowering.setting
+    macs = {layer.name: layer.macs for layer in setting.prepared.layers if layer.name in integer}
+    total = max(sum(macs.values()), 1)
+
+    def work(floats: Layers) -> float:
+        return sum(count for name, count in macs.items() if name not in floats) / total
+
+    return costly(integer_inputs(choice.lowering, integer), Network(trials.loss, work))
+
+
+def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:
+    """The quantized tensors that integer layers read, each with what its rounding alone costs."""
+    setting = lowering.setting
+    read = inputs_of(setting, integer)
+    losses = activation_losses(probe_of(setting, lowering.candidates), read)
+    tensors: dict[str, set[str]] = {}
+    for layer, (tensor, _) in read.items():
+        tensors.setdefault(tensor, set()).add(layer)
+    before = layers_before(setting.prepared, setting.quantized.placement, tensors)
+    return [
+        IntegerInput(Layers(some), Layers(before[tensor] & integer), sum(losses[name] for name in some))
+        for tensor, some in tensors.items()
+    ]
+
+
+def inputs_of(setting: Setting, integer: Layers) -> dict[str, tuple[str, ActivationRange]]:
+    """What each integer layer reads: the tensor, and its range."""
+    ranges = setting.quantized.placement.shared(setting.quantized.ranges)
+    inputs: dict[str, str] = {}
+    for node in setting.prepared.model.graph.node:
+        if len(node.input) > 1:
+            inputs.setdefault(node.input[1], node.input[0])  # of a shared weight: its first use
+    read = {la.name: inputs[la.weight] for la in setting.prepared.layers if la.name in integer}
+    return {name: (tensor, ranges[tensor]) for name, tensor in read.items() if tensor in ranges}
+
+
+class _Trials:
+    """The loss of a plan's file with more layers in float."""
+
+    def __init__(self, choice: Choice) -> None:
+        setting = choice.lowering.setting
+        data = setting.splits.sensitivity.some(_SAMPLES, setting.request.search.seed)
+        self._expected = Expected(setting.reference, data, setting.prepared.batch_size)
+        self._choice = choice
+        self._known: dict[Layers, float] = {}
+
+    def loss(self, floats: Layers) -> float:
+        if floats not in self._known:
+            draft = self._choice.lowering.draft(self._choice.in_float(floats))
+            session = draft.setting.runtime.session(draft.lowered(), spin=False)
+            self._known[floats] = mean_loss(self._expected, session, draft.prepared.metric)
+        return self._known[floats]
+
+
+def slower_layers(choice: Choice) -> Layers:
+    """The layers whose float kernels are faster, where the file gains little by its integers."""
+    return slower(timed(choice), choice.integer) if takes(choice, _LITTLE) else Layers()
+
+
+def all_if_slower(choice: Choice) -> Layers:
+    """All integer layers of a file that takes longer than the float model."""
+    return choice.integer if takes(choice, _FASTER) else Layers()
+
+
+def takes(choice: Choice, share: float) -> bool:
+    """True where the file takes more than that share of the float model's time, twice: other programs may be in the way.
+
+    Never where its time is not the file's: elsewhere than on the CPU.
+    """
+    lowering = choice.lowering
+    return is_timed(lowering.setting) and all(lowering.slowdown(choice.plan) > share for _ in range(2))
+
+
+def is_timed(setting: Setting) -> bool:
+    """True where the times here are those of the file."""
+    return setting.request.target.provider == "cpu" == setting.runtime.provider
+
+
+def timed(choice: Choice) -> LayerTimes:
+    """Seconds of each layer in integers and in float."""
+    lowering, integer = choice.lowering, choice.integer
+    prepared = lowering.setting.prepared
+
+    def lowered(floats: Collection[str]) -> onnx.ModelProto:
+        return lowering.draft(choice.in_float(integer.intersection(floats))).lowered()
+
+    return layer_times(lowering.setting.runtime, prepared.layers, prepared.sample, prepared.original, lowered)

@@ -1,0 +1,108 @@
+"""Which layers of a network go back to float, and what becomes of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from onnxmpq.activations import stage
+from onnxmpq.activations.by_loss import Layers
+from onnxmpq.activations.stage import COSTLY, Choice, choose_activations
+from onnxmpq.allocate.stage import allocate
+from onnxmpq.lower.draft import Lowering
+from onnxmpq.request import parse_budgets
+from onnxmpq.sensitivity.methods import METHODS
+from onnxmpq.sensitivity.stage import measure
+
+Lower = Callable[..., Lowering]
+
+
+@pytest.fixture
+def planned(lower_classifier: Lower) -> Callable[..., Choice]:
+    """A plan as it is before anything was said of activations."""
+
+    def plan(budget: str = "5bit-avg") -> Choice:
+        lowering = lower_classifier(
+            activations="auto", method=METHODS["measured"], budgets=parse_budgets([budget])
+        )
+        costs = measure(lowering.setting, lowering.candidates)
+        return Choice(lowering, costs, allocate(lowering, costs, None))
+
+    return plan
+
+
+def finding(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let these layers be the costly ones."""
+    monkeypatch.setattr(stage, "costly_layers", lambda _choice: Layers(names))
+
+
+def test_all_layers_start_in_integers(planned: Callable[..., Choice]) -> None:
+    choice = planned()
+    assert choice.integer == {layer.name for layer in choice.lowering.setting.prepared.layers}
+
+
+def test_a_costly_layer_computes_in_float_at_its_width(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = planned()
+    name = min(before.integer)
+    finding(monkeypatch, name)
+    after = choose_activations(before)
+    assert after.integer == before.integer - {name}
+    assert after.plan[name].weight_bits == before.plan[name].weight_bits
+    assert all(after.plan[n] == before.plan[n] for n in after.integer)
+    draft = after.lowering.draft(after.plan)
+    assert draft.placement.float_layers == {name: COSTLY}
+    assert any(COSTLY in note for note in after.lowering.setting.stages.notes)
+
+
+def test_its_options_and_costs_are_those_of_float(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = planned()
+    name = min(before.integer)
+    finding(monkeypatch, name)
+    after = choose_activations(before)
+    options = after.lowering.setting.options[name]
+    assert {option.activation_bits for option in options} == {None}
+    assert set(after.costs.costs[name]) == set(options)  # type: ignore[union-attr]
+
+
+def test_a_file_stays_within_its_bytes(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = planned()
+    limit = wide.lowering.file_size(wide.plan)
+    before = planned(f"{limit}B")
+    finding(monkeypatch, min(before.integer))
+    after = choose_activations(before)
+    assert after.lowering.file_size(after.plan) <= limit
+
+
+def test_what_a_budget_on_operations_allows_stays(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float a layer's operations count 32 bits for 8."""
+    roomy = planned("99GBOPs")
+    used = sum(
+        layer.macs * roomy.plan[layer.name].weight_bits * 8
+        for layer in roomy.lowering.setting.prepared.layers
+    )
+    before = planned(f"{used * 1.01 / 1e9}GBOPs")
+    finding(monkeypatch, *before.integer)
+    assert choose_activations(before).integer == before.integer
+
+
+def test_slow_layers_are_looked_for_where_the_file_gains_little(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = planned()
+    finding(monkeypatch)
+    monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
+    monkeypatch.setattr(stage, "timed", lambda _choice: None)
+    name = min(choice.integer)
+    monkeypatch.setattr(stage, "slower", lambda _times, _integer: Layers([name]))
+    for slowdown, left in ((0.5, choice.integer), (0.95, choice.integer - {name}), (1.2, Layers())):
+        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown: found)
+        assert choose_activations(choice).integer == left
