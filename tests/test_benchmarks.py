@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 import subprocess
 import sys
@@ -340,3 +341,20 @@ def test_files_for_tensorrt_are_compared_and_no_errors(
     monkeypatch.setattr(script, "SHARED", tmp_path / "nothing")
     arguments = dict(script.cases("wide", tmp_path))["digits target tensorrt"]
     assert not script.compiled([*arguments, "--samples", "16"], tmp_path).startswith("no file")
+
+
+def test_a_row_of_the_zoo_tells_what_was_judged_or_refused(load: Any, tmp_path: Path) -> None:
+    zoo = load("zoo")
+    line = {
+        "name": "ocr", "how": "4bit-avg", "file_ratio": 6.9, "sqnr_db": [21.04, 30.0], "task": {"texts": 0.81234567},
+        "speed": {"batch1": {"ratio": 1.31}, "batch8": "the batch is fixed"}, "seconds": 12, "commit": "abc",
+    }  # fmt: skip
+    older = {**line, "file_ratio": 1.0}
+    refused = {"name": "ocr", "how": "onnxruntime", "refused": "no kernel", "commit": "-"}
+    results = tmp_path / "results.jsonl"
+    results.write_text("\n".join(map(json.dumps, [older, line, refused])), encoding="utf-8")
+    first, second = zoo.rows(zoo.read(results))
+    assert first == [
+        "ocr", "4bit-avg", "6.90x", "1.31x", "-", "texts 0.8123", "21.0, 30.0", "12 s", "abc",
+    ]  # fmt: skip
+    assert second[:3] == ["ocr", "onnxruntime", "refused: no kernel"]

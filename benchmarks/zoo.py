@@ -1,0 +1,152 @@
+"""Networks that people deploy: file, speed and the task's own measure, beside onnxruntime's own quantizers.
+
+python benchmarks/zoo.py --models FOLDER [--networks nudenet ...] [--budgets 8bit-avg 4bit-avg] [--samples 128] [--judged 128]
+                         [--effort balanced] [--peers] [--results docs/zoo_results.jsonl] [--output docs/zoo_table.md]
+
+The networks are fetched into FOLDER by ../shared/zoo/fetch.py, their data are made by its data.py, files are judged by its
+judge.py (one thread, by turns), and --peers makes files by its peers.py. Nothing but the budget is said to the compiler. What is
+measured is added to the results line by line; the table is made of the last of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from machine import ROOT, SHARED, commit, header, table
+
+import onnxmpq
+
+_ZOO = SHARED / "zoo"
+_COLUMNS = [
+    "network",
+    "file of",
+    "file",
+    "speed, batch 1",
+    "batch 8",
+    "measures",
+    "SQNR, dB",
+    "compile",
+    "commit",
+]
+_NOTE = (
+    "File and speed are fp32 over compiled, on one thread; measures are the task's own, with the answers of fp32 as the truth, on "
+    "data that chose nothing. Default options but the budget.\n"
+)
+_KEPT = 4  # digits of a measure
+Result = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--networks", nargs="*", default=[])
+    parser.add_argument("--budgets", nargs="*", default=["8bit-avg", "4bit-avg"])
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--judged", type=int, default=128)
+    parser.add_argument("--effort", default="balanced")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "zoo_results.jsonl")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "zoo_table.md")
+    options = parser.parse_args()
+    if not _ZOO.is_dir():
+        raise SystemExit(f"{_ZOO} is not there: nothing to fetch networks with")
+    for model in sorted(options.models.glob("*.onnx")):
+        if not options.networks or model.stem in options.networks:
+            for result in measured(model, options):
+                print(json.dumps(result), flush=True)
+                with options.results.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(result) + "\n")
+    text = (
+        f"# Deployed networks\n\n{_NOTE}\n{header()}\n\n{table(_COLUMNS, list(rows(read(options.results))))}"
+    )
+    options.output.write_text(text, encoding="utf-8")
+
+
+def measured(model: Path, options: argparse.Namespace) -> Iterator[Result]:
+    """The files of a network, ours and with `--peers` onnxruntime's own, each judged."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, written = Path(folder) / "calib.npz", Path(folder) / "out.onnx"
+        zoo("data.py", model.stem, data, "--n", options.samples, "--model", model)
+        for budget in options.budgets:
+            start = time.monotonic()
+            try:
+                onnxmpq.compile_model(
+                    model, budget, data, output=written, effort=options.effort, verify=False
+                )
+            except onnxmpq.OnnxmpqError as error:
+                yield {"name": model.stem, "how": budget, "refused": str(error)[:200], "commit": commit()}
+                continue
+            seconds = time.monotonic() - start
+            yield judged(model, written, options.judged) | {
+                "how": budget,
+                "seconds": round(seconds),
+                "commit": commit(),
+            }
+        if options.peers:
+            yield from peers(model, written, options)
+
+
+def peers(model: Path, written: Path, options: argparse.Namespace) -> Iterator[Result]:
+    """What onnxruntime's own quantizer makes of it, where it makes anything."""
+    try:
+        zoo("peers.py", model.stem, written, "--models", model.parent, "--n", options.samples)
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["failed"])[-1]
+        yield {"name": model.stem, "how": "onnxruntime", "refused": last[:200], "commit": "-"}
+    else:
+        yield judged(model, written, options.judged) | {"how": "onnxruntime", "seconds": None, "commit": "-"}
+
+
+def judged(model: Path, written: Path, count: int) -> Result:
+    """The judge's line."""
+    return dict(json.loads(zoo("judge.py", model, written, model.stem, "--n", count).splitlines()[-1]))
+
+
+def zoo(script: str, *arguments: object) -> str:
+    """What a script of the zoo prints; CalledProcessError where it fails."""
+    command = [sys.executable, str(_ZOO / script), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ZOO).stdout
+
+
+def read(path: Path) -> dict[tuple[str, str], Result]:
+    """The last result of each network and file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {(result["name"], result["how"]): result for result in map(json.loads, lines)}
+
+
+def rows(known: Mapping[tuple[str, str], Result]) -> Iterator[list[str]]:
+    """A row for each file, networks in alphabetical order."""
+    for (name, how), result in sorted(known.items()):
+        if "refused" in result:
+            yield [name, how, f"refused: {result['refused']}", *["-"] * 5, result["commit"]]
+            continue
+        speeds = [ratio(result["speed"].get(batch)) for batch in ("batch1", "batch8")]
+        yield [
+            name,
+            how,
+            f"{result['file_ratio']:.2f}x",
+            *speeds,
+            ", ".join(f"{key} {round(value, _KEPT):g}" for key, value in result["task"].items()),
+            ", ".join(f"{db:.1f}" for db in result["sqnr_db"]),
+            "-" if result["seconds"] is None else f"{result['seconds']} s",
+            result["commit"],
+        ]
+
+
+def ratio(timed: object) -> str:
+    """A speed in words; the judge gives the reason where a batch does not run."""
+    return f"{timed['ratio']:.2f}x" if isinstance(timed, dict) else "-"
+
+
+if __name__ == "__main__":
+    main()
