@@ -64,7 +64,7 @@ ROOMS: Mapping[str, str] = {
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
     "activations": "timing",
     "activations.stage": (
-        "errors values budgets metrics sensitivity timing context lower sensitivity.stage place.stage allocate.stage allocate "
+        "errors values budgets data metrics sensitivity timing context lower sensitivity.stage allocate.stage allocate "
         "activations"
     ),
     "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",

@@ -17,12 +17,12 @@ from onnxmpq.allocate.choose import file_fits, rows_of, single
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.budgets.kind import Known
 from onnxmpq.context.setting import Setting
+from onnxmpq.data import Dataset
 from onnxmpq.errors import InfeasibleError
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.neighbours import layers_before
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.metrics.score import mean_loss
-from onnxmpq.place.stage import in_float
 from onnxmpq.sensitivity.noise import activation_losses
 from onnxmpq.sensitivity.stage import probe_of
 from onnxmpq.timing.layer_times import LayerTimes, layer_times
@@ -36,7 +36,7 @@ _SAMPLES = 32
 _NAMED = 3
 _NEGLIGIBLE = 0.1  # of the loss: activations that bring less are not looked into
 _LITTLE = (
-    0.9  # of the float model's time: a file that takes less gains by its integers, whatever single layers do
+    0.9  # of the float model's time: a file that takes less gains by its integers, whatever a layer does
 )
 _FASTER = 0.98  # less is within what two measurements differ by
 
@@ -64,7 +64,7 @@ class Choice:
         """The plan with these layers in float, at the same widths."""
         moved = {unit.name for unit in self.lowering.units if layer_of(unit).name in names}
         options = self.plan.options.items()
-        return Plan({name: Option(o.weight_bits) if name in moved else o for name, o in options})
+        return Plan({name: float_option(o) if name in moved else o for name, o in options})
 
     def without(self, names: Layers, reason: str) -> Choice:
         """The same with these layers in float for that reason, and nothing else to choose."""
@@ -117,9 +117,17 @@ def told(names: Layers, integer: Layers, reason: str) -> str:
     return f"{len(names)} of {len(integer)} integer layers compute in float, since {reason}: {first}{others}"
 
 
+def float_option(option: Option) -> Option:
+    """The same codes in the same tensor, computed with in float."""
+    return replace(option, activation_bits=None)
+
+
 def floated(options: Options, names: Collection[str]) -> dict[str, tuple[Option, ...]]:
     """The options, of these layers in float only."""
-    return {n: in_float(choices) if n in names else tuple(choices) for n, choices in options.items()}
+    return {
+        name: tuple(dict.fromkeys(map(float_option, choices))) if name in names else tuple(choices)
+        for name, choices in options.items()
+    }
 
 
 def costs_in_float(costs: Sensitivity, names: Collection[str]) -> Sensitivity:
@@ -127,7 +135,7 @@ def costs_in_float(costs: Sensitivity, names: Collection[str]) -> Sensitivity:
     if not isinstance(costs, CostTable):
         return costs
     moved = {
-        name: {Option(o.weight_bits): cost for o, cost in table.items()} if name in names else table
+        name: {float_option(o): cost for o, cost in table.items()} if name in names else table
         for name, table in costs.costs.items()
     }
     return replace(costs, costs=moved)
@@ -153,7 +161,8 @@ def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:
     """The quantized tensors that integer layers read, each with what its rounding alone costs."""
     setting = lowering.setting
     read = inputs_of(setting, integer)
-    losses = activation_losses(probe_of(setting, lowering.candidates), read)
+    probe = replace(probe_of(setting, lowering.candidates), data=samples_of(setting))
+    losses = activation_losses(probe, read)
     tensors: dict[str, set[str]] = {}
     for layer, (tensor, _) in read.items():
         tensors.setdefault(tensor, set()).add(layer)
@@ -175,13 +184,17 @@ def inputs_of(setting: Setting, integer: Layers) -> dict[str, tuple[str, Activat
     return {name: (tensor, ranges[tensor]) for name, tensor in read.items() if tensor in ranges}
 
 
+def samples_of(setting: Setting) -> Dataset:
+    """What activations are judged on."""
+    return setting.splits.sensitivity.some(_SAMPLES, setting.request.search.seed)
+
+
 class _Trials:
     """The loss of a plan's file with more layers in float."""
 
     def __init__(self, choice: Choice) -> None:
         setting = choice.lowering.setting
-        data = setting.splits.sensitivity.some(_SAMPLES, setting.request.search.seed)
-        self._expected = Expected(setting.reference, data, setting.prepared.batch_size)
+        self._expected = Expected(setting.reference, samples_of(setting), setting.prepared.batch_size)
         self._choice = choice
         self._known: dict[Layers, float] = {}
 

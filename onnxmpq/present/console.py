@@ -250,7 +250,7 @@ def _why_no_faster(report: Report) -> str:
     every_run = f"{report.requirements.storage} weights are dequantized at every run"
     if all(layer.activation_bits is None for layer in report.layers):
         as_before = every_run if report.speed.dequantizes else "layers compute as before"
-        return f"activations stay in fp32, so {as_before}; --activations int8 lets them run in integers"
+        return f"activations stay in fp32, so {as_before}; --activations int8 has them run in integers, whatever that costs"
     bits = next(filter(None, (layer.activation_bits for layer in report.layers)))  # a file has one width
     if bits != 8:
         return f"ONNX Runtime has no integer kernels for {bits}-bit activations, and computes in float between them"
