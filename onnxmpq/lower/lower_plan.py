@@ -23,7 +23,9 @@ from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, Pac
 from onnxmpq.passes.lower.pad_codes import pad_codes
 from onnxmpq.passes.lower.pin_layout import pin_layout
 from onnxmpq.passes.lower.replace_constants import ReplaceConstants
+from onnxmpq.passes.lower.saturate_hard_sigmoid import saturate_hard_sigmoid
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
+from onnxmpq.passes.lower.stand_biases_apart import stand_biases_apart
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import describe
@@ -97,6 +99,8 @@ def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Targ
     framed = _with_pairs(prepared, plan, activations, planned_opset(plan, prepared, target))
     if target.is_onnxruntime:
         clip_pools(framed.graph)
+        saturate_hard_sigmoid(framed.graph)
+        stand_biases_apart(framed.graph)
         if framed.placement.tensors:
             pin_layout(framed.graph)
         pad_codes(framed.graph)

@@ -85,7 +85,7 @@ def test_silu_needs_its_inner_tensor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "name"), [("HardSigmoid (a)", "HardSigmoid"), ("PRelu (a, each)", "PRelu"), ("Tanh (a)", "Tanh")]
+    ("op", "name"), [("Softplus (a)", "Softplus"), ("PRelu (a, each)", "PRelu"), ("Tanh (a)", "Tanh")]
 )
 def test_an_op_without_an_integer_kernel_is_listed_and_its_result_quantized_for_the_next(
     op: str, name: str
