@@ -18,7 +18,7 @@ from onnxmpq.context.splits import divide
 from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, width_axis
 from onnxmpq.errors import DataError
-from onnxmpq.lower.lower_plan import without_dead_channels
+from onnxmpq.lower.lower_plan import fitted_to_ranges
 from onnxmpq.normalize.discover import layer_names, readers_of
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.stage import in_float, placed
@@ -34,7 +34,7 @@ def calibrate(loaded: Loaded, found: Placed) -> Setting:
     quantized = Activations(found.placement, ranges, loaded.request.target.activations.placement)
     setting = Setting(
         loaded.request, loaded.stages, loaded.runtime, loaded.session, splits,
-        without_dead_channels(found.prepared, quantized), found.options, quantized,
+        fitted_to_ranges(found.prepared, quantized), found.options, quantized,
         augmentations=augmentations_of(splits.rounding, found.prepared, loaded),
     )  # fmt: skip
     return forced_by(setting)

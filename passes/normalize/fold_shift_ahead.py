@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import operator_of
+from onnxmpq.operators.response import response_to_ones
 from onnxmpq.passes.matching import (
-    NoMatch,
     attribute,
     holds,
     is_captured,
@@ -15,7 +13,6 @@ from onnxmpq.passes.matching import (
     is_private,
     optional_input,
     own_name,
-    read,
     redirect,
     remove,
     require,
@@ -54,21 +51,15 @@ def fold_shift_ahead(graph: gs.Graph, node: gs.Node) -> None:
 
 def _shifted_bias(graph: gs.Graph, layer: gs.Node, data: gs.Tensor, shift: float) -> Doubles:
     """The bias, float64 [channels], that a layer has once its data are less by `shift`."""
-    operator = operator_of(layer)
-    if operator is None or operator.bias is None or layer.op not in {"Conv", "Gemm"}:
-        raise NoMatch(f"{layer.op} reads it")
+    shifts = response_to_ones(layer) * shift
     require(layer.inputs[0] is data and all(t is not data for t in layer.inputs[1:]), "it is no layer's data")
-    weight, bias = layer.inputs[1], optional_input(layer, 2)
-    require(is_float_constant(weight) and holds(graph, layer), f"{weight.name} is no constant of floats")
+    require(holds(graph, layer), f"{layer.outputs[0].name} is made by a subgraph")
     require(not _pads(layer), f"{layer.outputs[0].name} pads with zeros")
-    require(attribute(layer, "alpha", 1.0) == 1 and attribute(layer, "beta", 1.0) == 1, "it has factors")
-    axis, channels = operator.layout(layer, 1).axis, int(weight.shape[operator.layout(layer, 1).axis])
-    rows: Doubles = np.moveaxis(read(weight).astype(np.float64), axis, 0).reshape(channels, -1)
-    shifts: Doubles = rows.sum(axis=1) * shift
+    bias = optional_input(layer, 2)
     if bias is None:
         return shifts
     require(is_float_constant(bias) and is_private(graph, bias), "its bias is no constant of its own")
-    return shifts + channel_bias(bias, layer.op, 2, 1, channels)
+    return shifts + channel_bias(bias, layer.op, 2, 1, len(shifts))
 
 
 def _pads(layer: gs.Node) -> bool:
