@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
@@ -118,15 +117,8 @@ class _Way:
 
 def _is_gelu_factor(tensor: gs.Tensor) -> bool:
     """True for the 1 + erf or 1 + tanh of a GELU, times a constant maybe."""
-    return any(
-        _GELU_FACTORS & _made_by(node.inputs) for node in tensor.inputs if node.op in {"Add", "Mul"}
-    ) or any(
-        _is_gelu_factor(t)
-        for node in tensor.inputs
-        if node.op == "Mul" and any(map(is_constant, node.inputs))
-        for t in node.inputs
-    )
-
-
-def _made_by(tensors: Sequence[gs.Tensor]) -> set[str]:
-    return {node.op for tensor in tensors for node in tensor.inputs}
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is not None and maker.op == "Mul" and any(map(is_constant, maker.inputs)):
+        return any(map(_is_gelu_factor, maker.inputs))
+    made = {node.op for t in maker.inputs for node in t.inputs} if maker is not None else set()
+    return maker is not None and maker.op == "Add" and not made.isdisjoint(_GELU_FACTORS)
