@@ -57,7 +57,8 @@ def ruined(
 
 def _only_factors(model: onnx.ModelProto) -> set[str]:
     """The tensors that nothing but products reads."""
-    factors, others = set(), {output.name for output in model.graph.output}
+    factors: set[str] = set()
+    others = {output.name for output in model.graph.output}
     for node in model.graph.node:
         (factors if node.op_type == "Mul" else others).update(node.input)
     return factors - others

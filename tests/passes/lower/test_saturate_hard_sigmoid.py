@@ -16,10 +16,10 @@ FEEDS = {"x": np.arange(256, dtype=np.uint8)[None]}
 def between_codes(op: str = "HardSigmoid", scale: float = 1 / 255, low: int = 0) -> onnx.ModelProto:
     return model_of(
         TEXT.format(op=op),
-        s=np.float32(0.061),
-        z=np.uint8(111),
+        s=np.asarray(0.061, np.float32),
+        z=np.asarray(111, np.uint8),
         t=np.asarray(scale, np.float32),
-        low=np.uint8(low),
+        low=np.asarray(low, np.uint8),
     )
 
 

@@ -21,11 +21,11 @@ STEP = 0.05
 def shifted(
     steps: float, *, maker: str = "Neg", operands: str = "a, b", reader: str = "Neg (e)", zero: int = 90
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    shift = np.float32(steps * STEP)
+    shift = np.asarray(steps * STEP, np.float32)
     model = model_of(
         TEXT.format(maker=maker, operands=operands, reader=reader),
-        s=np.float32(0.047), z=np.uint8(100), shift=shift, t=np.float32(abs(shift) / 255), low=np.uint8(255 if shift < 0 else 0),
-        u=np.float32(STEP), w=np.uint8(zero),
+        s=np.asarray(0.047, np.float32), z=np.asarray(100, np.uint8), shift=shift, t=np.asarray(abs(shift) / 255, np.float32), low=np.asarray(255 if shift < 0 else 0, np.uint8),
+        u=np.asarray(STEP, np.float32), w=np.asarray(zero, np.uint8),
     )  # fmt: skip
     return model, check_pass(shift_zero_points, model, kind="lowering")
 

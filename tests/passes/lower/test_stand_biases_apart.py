@@ -17,7 +17,7 @@ TEXT = """g (float[{rows}, 8] x) => (float[{rows}, 4] y) {{
 def product(rows: str, operands: str = "m, b", bias: tuple[int, ...] = (4,)) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     return model_of(
-        TEXT.format(rows=rows, operands=operands), s=np.float32(0.03), z=np.uint8(120), codes=rng.integers(-64, 64, (8, 4), np.int8),
+        TEXT.format(rows=rows, operands=operands), s=np.asarray(0.03, np.float32), z=np.asarray(120, np.uint8), codes=rng.integers(-64, 64, (8, 4), np.int8),
         t=np.full(4, 0.01, np.float32), zeros=np.zeros(4, np.int8), b=rng.standard_normal(bias).astype(np.float32),
     )  # fmt: skip
 

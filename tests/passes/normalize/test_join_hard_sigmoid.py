@@ -8,8 +8,8 @@ from onnxmpq.testing import check_pass, model_of
 CONSTANTS = {"three": 3, "six": 6, "zero": 0, "sixth": 1 / 6, "one": 1, "half": 0.5}
 
 
-def joined(body: str, dtype: type = np.float32) -> onnx.ModelProto:
-    kind = {np.float32: "float", np.float64: "double"}[dtype]
+def joined(body: str, kind: str = "float") -> onnx.ModelProto:
+    dtype = np.dtype({"float": "float32", "double": "float64"}[kind])
     constants = {n: np.asarray(v, dtype) for n, v in CONSTANTS.items() if f" {n}" in body or f"({n}" in body}
     text = f"g ({kind}[2, 4, 8] x) => ({kind}[2, 4, 8] y) {{ {body} }}"
     feeds = {"x": np.linspace(-8, 8, 64).reshape(2, 4, 8).astype(dtype)}
@@ -53,4 +53,4 @@ def test_what_is_something_else_is_left(body: str) -> None:
 
 
 def test_double_precision_is_left() -> None:
-    assert "Clip" in ops(joined("a = Add (x, three) c = Clip (a, zero, six) y = Div (c, six)", np.float64))
+    assert "Clip" in ops(joined("a = Add (x, three) c = Clip (a, zero, six) y = Div (c, six)", "double"))
