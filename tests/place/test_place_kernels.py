@@ -13,7 +13,6 @@ from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.kernels import place_activations
 from onnxmpq.testing import model_of
 from onnxmpq.values.activation_range import ActivationRange
-from onnxmpq.values.arrays import Array
 from onnxmpq.values.placement import Placement
 
 SHAPES = {
@@ -311,17 +310,13 @@ def test_an_input_that_is_left_out_as_a_tensor_without_values_changes_nothing() 
 
 
 TOKENS = "g (float[1, 6, 4] x) => (float[1, 6, 4] y) {{ {} }}"
-TOKEN_CONSTANTS: dict[str, Array] = {name: np.ones((4, 4), np.float32) for name in ("m1", "m2")} | {
-    name: np.ones(4, np.float32) for name in ("v1", "v2")
-}
+TOKEN_SHAPES = {"m1": (4, 4), "m2": (4, 4), "v1": (4,), "v2": (4,), "one": (), "half": ()}
 
 
 def place_tokens(body: str) -> Placement:
-    used = {name: value for name, value in TOKEN_CONSTANTS.items() if re.search(rf"\b{name}\b", body)}
-    used |= {
-        name: np.float32(value) for name, value in {"one": 1.0, "half": 0.5}.items() if f"{name})" in body
-    }
-    graph = import_graph(model_of(TOKENS.format(body), **{n: np.asarray(v) for n, v in used.items()}))
+    used = [name for name in TOKEN_SHAPES if re.search(rf"\b{name}\b", body)]
+    constants = {n: np.full(TOKEN_SHAPES[n], 0.5 if n == "half" else 1.0, np.float32) for n in used}
+    graph = import_graph(model_of(TOKENS.format(body), **constants))
     layers = discover(graph, {})
     return place_activations(graph, layers, {layer.name for layer in layers})
 
