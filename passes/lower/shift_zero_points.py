@@ -19,15 +19,18 @@ from onnxmpq.passes.matching import (
 from onnxmpq.passes.node_builder import builders
 
 _WHOLE = 1e-2  # of a step
-_CLAMPS = frozenset({"Clip", "Relu"})
+# What has a scale of its own behind it: others clamp where its first code is, or share it with what they move.
+_RESCALING = frozenset(
+    {"Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul", "Mul", "Sigmoid"}
+)
 
 
 @rewrites(("Add",))
 def shift_zero_points(graph: gs.Graph, add: gs.Node) -> None:
     """Q(s1, z1) -> DQ -> Add(k s) -> Q(s, z) -> DQ(s, z) becomes Q(s, z + k) -> DQ(s, z), for a whole k.
 
-    Where nothing else reads what is added to, z + k is a code, and no clamp relies on the first pair to saturate. Constants
-    stand behind a pair of their own. Needs one scale a tensor. Preserving: equal but for one rounding less.
+    Where nothing else reads what is added to, z + k is a code, and neither a clamp nor what moves codes relies on those of
+    the first pair. Constants stand behind a pair of their own. Needs one scale a tensor. Preserving: equal but for one rounding less.
     """
     constants = [place for place, tensor in enumerate(add.inputs) if _is_constant(tensor)]
     require(len(constants) == 1, "it adds no constant")
@@ -39,8 +42,9 @@ def shift_zero_points(graph: gs.Graph, add: gs.Node) -> None:
     require(
         all(is_private(graph, node.outputs[0]) for node in (first, dequantize)), "others read what it adds to"
     )
+    makers = [node.op for node in first.inputs[0].inputs]
     require(
-        not any(node.op in _CLAMPS for node in first.inputs[0].inputs), "a clamp saturates at its zero point"
+        bool(makers) and _RESCALING.issuperset(makers), "what it adds to relies on the codes of its own pair"
     )
     codes = maker(other.inputs[0], "QuantizeLinear")
     zero_point = _shifted(last, float(read(codes.inputs[0]).item()))

@@ -82,7 +82,11 @@ class _Way:
             self._pass(reader, tensor)
 
     def _pass(self, reader: gs.Node, tensor: gs.Tensor) -> None:
-        if operator_of(reader) is not None:
+        operator = operator_of(reader)
+        if operator is not None:
+            require(operator.result is not None, f"{reader.op} is no layer that a factor is folded into")
+            places = [place for place, own in enumerate(reader.inputs) if own is tensor]
+            require(places == [0], f"{tensor.name} is no layer's data alone")
             self._change(reader, 1, self.factor)
             return
         if reader.op == "Add" and any(map(is_constant, reader.inputs)):

@@ -19,7 +19,12 @@ STEP = 0.05
 
 
 def shifted(
-    steps: float, *, maker: str = "Neg", operands: str = "a, b", reader: str = "Neg (e)", zero: int = 90
+    steps: float,
+    *,
+    maker: str = "LeakyRelu <alpha = 1.0>",
+    operands: str = "a, b",
+    reader: str = "Neg (e)",
+    zero: int = 90,
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     shift = np.asarray(steps * STEP, np.float32)
     model = model_of(
@@ -38,9 +43,9 @@ def ops(model: onnx.ModelProto) -> list[str]:
 @pytest.mark.parametrize("operands", ["a, b", "b, a"])
 def test_a_sum_of_whole_steps_is_a_zero_point(steps: int, operands: str) -> None:
     _, changed = shifted(steps, operands=operands)
-    assert ops(changed) == ["Neg", "QuantizeLinear", "DequantizeLinear", "Neg"]
+    assert ops(changed) == ["LeakyRelu", "QuantizeLinear", "DequantizeLinear", "Neg"]
     x = np.linspace(-3, 3, 64, dtype=np.float32)[None]
-    wanted = x - steps * STEP
+    wanted = -x - steps * STEP
     assert np.abs(run(changed, {"x": x})["y"] - wanted).max() <= STEP / 2 + 1e-6
 
 
@@ -56,6 +61,7 @@ def test_the_runtime_computes_no_sum(tmp_path: Path) -> None:
         {"steps": 7.4},
         {"steps": -100},  # no code stands for zero
         {"steps": 7, "maker": "Relu"},  # which saturates at the zero point
+        {"steps": 7, "maker": "Flatten"},  # whose codes are those before it
         {"steps": 7, "reader": "Mul (e, a)"},
         {"steps": 7, "reader": "Mul (e, f)"},
     ],

@@ -42,6 +42,7 @@ def test_it_goes_past_squeeze_and_excitation() -> None:
         "t = Tanh (x) m = Mul (t, k) s = Sigmoid (m) y = Conv (s, w)",  # not linear
         "t = Tanh (x) m = Mul (t, k) s = Mul (m, m) y = Conv (s, w)",  # brought twice
         "t = Tanh (x) m = Mul (t, k) c = Conv (m, w) d = Conv (x, w) y = Add (c, d)",  # a weight that others read
+        "t = Tanh (x) p = GlobalAveragePool (t) m = Mul (p, k) c = MatMul (m, m) y = Mul (t, c)",
         "e = Erf (x) a = Add (e, one) p = Mul (x, a) m = Mul (p, half) y = Conv (m, w)",  # GELU
         "e = Erf (x) a = Add (e, one) m = Mul (x, half) p = Mul (m, a) y = Conv (p, w)",
     ],
