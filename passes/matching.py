@@ -220,6 +220,29 @@ def per_channel(values: Array, rank: int, axis: int, channels: int) -> NDArray[n
     return np.broadcast_to(values.astype(np.float64).reshape(-1), channels)
 
 
+def scalar_operand(node: gs.Node) -> tuple[int, float]:
+    """Which of two operands is a constant of one value that raises no rank, and the value; NoMatch where none is."""
+    require(
+        len(node.inputs) == 2 and not node.attrs, "it has no two operands, or broadcasts as before opset 7"
+    )
+    for place, tensor in enumerate(node.inputs):
+        rank = known_rank(node.inputs[1 - place])
+        is_one = is_float_constant(tensor) and all(size == 1 for size in tensor.shape)
+        if is_one and len(tensor.shape) <= (1 if rank is None else rank):
+            return place, float(read(tensor).item())
+    raise NoMatch("none of its operands is a scalar constant")
+
+
+def scalar_factor(node: gs.Node) -> tuple[int, float]:
+    """Where a Mul or Div by a scalar constant has that, and what it multiplies by; NoMatch for other nodes."""
+    require(node.op in {"Mul", "Div"} and is_standard(node), f"{node.op} multiplies by nothing")
+    place, value = scalar_operand(node)
+    if node.op == "Mul":
+        return place, value
+    require(place == 1 and value != 0, "it divides a scalar, or by zero")
+    return place, 1 / value
+
+
 def pads_by_axis(pad: gs.Node, rank: int) -> list[tuple[int, int]]:
     """What a Pad (11 and later) adds at the begin and at the end of each axis; NoMatch where that is not constant."""
     require(len(pad.inputs) > 1, "its pads are no input: it is older than Pad-11")

@@ -33,8 +33,9 @@ def ruined(
 ) -> dict[str, float]:
     """The tensors of which half the channels keep less than 15 dB (at 8 bits) of what varies in them, with that median.
 
-    Channels lie along the axis, 1 or the last, that they differ most on; those that do not vary are left out. `shapes` are
-    those of the graph's tensors in a run.
+    Channels lie along the axis, 1 or the last, that they differ most on; those that do not vary are left out. Of a tensor
+    that only multiplies (a gate) all that is in it counts, not what varies: a product is off by as large a share. `shapes`
+    are those of the graph's tensors in a run.
     """
     names = [name for name in ranges if len(shapes.get(name, ())) > 1 and 0 not in shapes[name]]
     if not names:
@@ -43,11 +44,24 @@ def ruined(
     taps = TapChannels(axes, {name: len(shapes[name]) for name in names})
     session = runtime.session(tapped(model, taps), spin=False)
     found = _along(session, axes, shapes, data.some(_SAMPLES, seed))
+    factors = _only_factors(model)
     medians = {
-        name: min(median_of_channels(m.variances(), ranges[name].scale ** 2 / 12) for m in moments)
+        name: min(
+            median_of_channels(m.powers(varying=name not in factors), ranges[name].scale ** 2 / 12)
+            for m in moments
+        )
         for name, moments in found.items()
     }
     return {name: least for name, least in medians.items() if least < _least(ranges[name].codes.bits)}
+
+
+def _only_factors(model: onnx.ModelProto) -> set[str]:
+    """The tensors that nothing but products reads."""
+    factors: set[str] = set()
+    others = {output.name for output in model.graph.output}
+    for node in model.graph.node:
+        (factors if node.op_type == "Mul" else others).update(node.input)
+    return factors - others
 
 
 def _least(bits: int) -> float:
@@ -67,9 +81,10 @@ class _Moments:
             self._sums, self._count = np.zeros_like(sums), 0.0
         self._sums, self._count = self._sums + sums, self._count + count
 
-    def variances(self) -> Sums:
+    def powers(self, *, varying: bool) -> Sums:
+        """Of each channel the variance, or where not only what varies counts the mean square."""
         mean, square = self._sums / max(self._count, 1)
-        found: Sums = np.maximum(square - np.square(mean), 0.0)
+        found: Sums = np.maximum(square - np.square(mean), 0.0) if varying else square
         return found
 
 

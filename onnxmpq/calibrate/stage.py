@@ -17,7 +17,7 @@ from onnxmpq.context.splits import divide
 from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, width_axis
 from onnxmpq.errors import DataError
-from onnxmpq.lower.lower_plan import without_dead_channels
+from onnxmpq.lower.lower_plan import fitted_to_ranges
 from onnxmpq.lower.neighbours import layers_around
 from onnxmpq.normalize.discover import readers_of
 from onnxmpq.onnx_io.graph import import_graph
@@ -32,7 +32,7 @@ def calibrate(loaded: Loaded, found: Placed) -> Setting:
     quantized = Activations(found.placement, ranges, loaded.request.target.activations.placement)
     setting = Setting(
         loaded.request, loaded.stages, loaded.runtime, loaded.session, splits,
-        without_dead_channels(found.prepared, quantized), found.options, quantized,
+        fitted_to_ranges(found.prepared, quantized), found.options, quantized,
         augmentations=augmentations_of(splits.rounding, found.prepared, loaded),
     )  # fmt: skip
     return forced_by(setting)

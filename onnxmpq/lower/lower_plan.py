@@ -23,7 +23,11 @@ from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, Pac
 from onnxmpq.passes.lower.pad_codes import pad_codes
 from onnxmpq.passes.lower.pin_layout import pin_layout
 from onnxmpq.passes.lower.replace_constants import ReplaceConstants
+from onnxmpq.passes.lower.round_shifts import RoundShifts
+from onnxmpq.passes.lower.saturate_hard_sigmoid import saturate_hard_sigmoid
+from onnxmpq.passes.lower.shift_zero_points import shift_zero_points
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
+from onnxmpq.passes.lower.stand_biases_apart import stand_biases_apart
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import describe
@@ -35,10 +39,15 @@ from onnxmpq.values.plan import Plan
 from onnxmpq.values.target import Target
 
 
-def without_dead_channels(prepared: Prepared, activations: Activations) -> Prepared:
-    """The model with the weights zeroed that no integer bias could stand beside (see `ZeroDeadChannels`)."""
+def fitted_to_ranges(prepared: Prepared, activations: Activations) -> Prepared:
+    """The model with the weights zeroed that no integer bias could stand beside, and with shifts of whole steps.
+
+    See `ZeroDeadChannels` and `RoundShifts`.
+    """
     graph = import_graph(prepared.model)
-    if not ZeroDeadChannels(activations.placement.shared(activations.ranges))(graph):
+    ranges = activations.placement.shared(activations.ranges)
+    changed = [ZeroDeadChannels(ranges)(graph), RoundShifts(ranges)(graph)]
+    if not any(changed):
         return prepared
     return replace(prepared, model=export_model(graph, prepared.original))
 
@@ -97,6 +106,9 @@ def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Targ
     framed = _with_pairs(prepared, plan, activations, planned_opset(plan, prepared, target))
     if target.is_onnxruntime:
         clip_pools(framed.graph)
+        saturate_hard_sigmoid(framed.graph)
+        shift_zero_points(framed.graph)
+        stand_biases_apart(framed.graph)
         if framed.placement.tensors:
             pin_layout(framed.graph)
         pad_codes(framed.graph)

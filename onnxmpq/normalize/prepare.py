@@ -19,15 +19,20 @@ from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, free_large_constants, import_graph
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.operators import OPERATORS
+from onnxmpq.passes.normalize.clamp_hard_sigmoid import clamp_hard_sigmoid
 from onnxmpq.passes.normalize.drop_noops import drop_noops
 from onnxmpq.passes.normalize.fold_affine import fold_affine
 from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
 from onnxmpq.passes.normalize.fold_computed_weights import fold_computed_weights
+from onnxmpq.passes.normalize.fold_constant_views import fold_constant_views
+from onnxmpq.passes.normalize.fold_factor_ahead import fold_factor_ahead
 from onnxmpq.passes.normalize.fold_gemm_alpha import fold_gemm_alpha
 from onnxmpq.passes.normalize.fold_pad import fold_pad
+from onnxmpq.passes.normalize.fold_shift_ahead import fold_shift_ahead
 from onnxmpq.passes.normalize.fold_weight_views import fold_weight_views
 from onnxmpq.passes.normalize.hoist_subgraph_weights import hoist_subgraph_weights
 from onnxmpq.passes.normalize.join_gemm import join_gemm
+from onnxmpq.passes.normalize.join_hard_sigmoid import join_hard_sigmoid
 from onnxmpq.passes.normalize.lift_constants import lift_constants
 from onnxmpq.passes.normalize.make_pads_explicit import make_pads_explicit
 from onnxmpq.passes.normalize.own_bias import own_bias
@@ -36,6 +41,7 @@ from onnxmpq.passes.normalize.pool_global_means import pool_global_means
 from onnxmpq.passes.normalize.raise_opset import NEWEST_TARGET, RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
 from onnxmpq.passes.normalize.widen_half import widen_half
+from onnxmpq.passes.normalize.write_out_hard_swish import write_out_hard_swish
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
 from onnxmpq.values.arrays import Array
@@ -51,9 +57,15 @@ _PASSES: tuple[Pass, ...] = (
     fold_computed_weights,
     fold_weight_views,
     part_shared_weights,
+    fold_constant_views,
     drop_noops,
     fold_batch_norm,
+    join_hard_sigmoid,
+    write_out_hard_swish,
     fold_affine,
+    clamp_hard_sigmoid,
+    fold_factor_ahead,
+    fold_shift_ahead,
     join_gemm,
     fold_gemm_alpha,
     own_bias,

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 import onnx_graphsurgeon as gs
 
 from onnxmpq.passes.matching import is_constant, is_standard
-from onnxmpq.place.kernels import float_layers, integer_kernel
+from onnxmpq.place.refusals import float_layers, integer_kernel
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.placement import Placement
 

@@ -103,8 +103,31 @@ def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
         if target.activations.signed and zero_point.any():
             yield f"{what} has the zero point {zero_point}, wanted 0"
         for reader in graph.readers.get(node.output[0], ()):
-            if reader.op_type == "DequantizeLinear" and list(reader.input[1:3]) != list(node.input[1:3]):
+            same = list(reader.input[1:3]) == list(node.input[1:3])
+            if (
+                reader.op_type == "DequantizeLinear"
+                and not same
+                and not _is_computed(graph, node, reader, target)
+            ):
                 yield f"{what} is dequantized by another scale or zero point"
+
+
+def _is_computed(graph: _Graph, quantize: NodeProto, dequantize: NodeProto, target: Target) -> bool:
+    """True where ONNX Runtime's pair computes, its two halves being of other parameters: a sum, or a product.
+
+    Zero points apart add a multiple of the scale. Scales apart multiply a sum with a constant that saturates at zero: so
+    a HardSigmoid is computed in integers.
+    """
+    zero_point = graph.values(quantize, 2)
+    if not target.is_onnxruntime or zero_point is None:
+        return False
+    if dequantize.input[1] == quantize.input[1]:
+        return True
+    maker = graph.producers.get(quantize.input[0])
+    makers = [graph.producers.get(name) for name in maker.input] if maker is not None else []
+    shifts = [node for node in makers if node is not None and graph.is_weight(node)]
+    saturates = dequantize.input[2] == quantize.input[2] and int(zero_point) == np.iinfo(zero_point.dtype).min
+    return maker is not None and maker.op_type == "Add" and len(shifts) == 1 and saturates
 
 
 def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeight) -> Iterator[str]:

@@ -9,6 +9,7 @@ from onnx import helper
 from onnxmpq.passes.matching import (
     attribute,
     is_captured,
+    is_constant,
     optional_input,
     position,
     read,
@@ -16,6 +17,7 @@ from onnxmpq.passes.matching import (
     remove,
     require,
     rewrites,
+    scalar_operand,
 )
 
 
@@ -48,7 +50,18 @@ def _check_cast(node: gs.Node) -> None:
     require(wanted == known, f"it casts {dtype} to {helper.tensor_dtype_to_string(wanted)}")
 
 
+def _check_neutral(node: gs.Node) -> None:
+    place, value = scalar_operand(node)
+    require(place == 1 or node.op in {"Add", "Mul"}, "it takes from a constant, or divides one")
+    neutral = 1.0 if node.op in {"Mul", "Div"} else 0.0
+    require(value == neutral, f"{node.op} by {value:g} changes what it is given")
+
+
 _CHECKS = {
+    "Add": _check_neutral,
+    "Div": _check_neutral,
+    "Mul": _check_neutral,
+    "Sub": _check_neutral,
     "Identity": lambda _: None,  # it never computes anything
     "Dropout": _check_dropout,
     "Transpose": _check_transpose,
@@ -59,17 +72,18 @@ _CHECKS = {
 
 @rewrites(_CHECKS)
 def drop_noops(graph: gs.Graph, node: gs.Node) -> None:
-    """Take out Identity, Dropout at inference, and Transpose, Reshape and Cast that provably change nothing.
+    """Take out Identity, Dropout at inference, and Transpose, Reshape, Cast, sums and products that provably change nothing.
 
     A Transpose whose `perm` is the identity, a Reshape to the shape its input is known to have, a Cast to
-    the dtype its input is known to have. Where the node makes a graph output, the producer of its input
+    the dtype its input is known to have, a sum with the scalar 0, a product with 1. Where the node makes a graph output, the producer of its input
     makes that output instead. A tensor that a subgraph reads by name keeps its name. Preserving: the outputs
     are bit-equal.
     """
     _CHECKS[node.op](node)
     for extra in node.outputs[1:]:
         require(not extra.outputs and extra not in graph.outputs, f"its output {extra.name} is used")
-    source, result = node.inputs[0], node.outputs[0]
+    is_second = node.op in {"Add", "Mul"} and is_constant(node.inputs[0])
+    source, result = node.inputs[1 if is_second else 0], node.outputs[0]
     if result not in graph.outputs:
         require(not is_captured(graph, result), f"{result.name} is read by a subgraph")
         redirect(result.outputs, result, source)

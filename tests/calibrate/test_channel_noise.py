@@ -57,3 +57,13 @@ def test_inputs_of_the_graph_are_looked_at_too() -> None:
     x = RNG.standard_normal((16, 4, 8))
     x[:, 1] *= 10_000
     assert "x" in ruined(RUNTIME, MODEL, {"x": range_of(-40_000, 40_000)}, SHAPES, data(x), 0)
+
+
+def test_of_a_gate_all_that_is_in_it_counts() -> None:
+    gates = 0.5 + 0.001 * RNG.standard_normal((16, 4, 8))
+    multiplied = model_of("g (float[N, 4, 8] x) => (float[N, 4, 8] y) { b = Neg (x) y = Mul (x, b) }")
+    added = model_of("g (float[N, 4, 8] x) => (float[N, 4, 8] y) { b = Neg (x) y = Add (x, b) }")
+    ranges = {"b": range_of(-1, 0)}
+    shapes = dict.fromkeys(("x", "b"), (1, 4, 8))
+    assert "b" in ruined(RUNTIME, added, ranges, shapes, data(gates), 0)
+    assert ruined(RUNTIME, multiplied, ranges, shapes, data(gates), 0) == {}

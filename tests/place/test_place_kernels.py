@@ -85,7 +85,7 @@ def test_silu_needs_its_inner_tensor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "name"), [("HardSigmoid (a)", "HardSigmoid"), ("PRelu (a, each)", "PRelu"), ("Tanh (a)", "Tanh")]
+    ("op", "name"), [("Softplus (a)", "Softplus"), ("PRelu (a, each)", "PRelu"), ("Tanh (a)", "Tanh")]
 )
 def test_an_op_without_an_integer_kernel_is_listed_and_its_result_quantized_for_the_next(
     op: str, name: str
@@ -307,3 +307,85 @@ def test_an_input_that_is_left_out_as_a_tensor_without_values_changes_nothing() 
     graph = import_graph(model_of(text, **constants, **sizes))
     layers = discover(graph, {})
     assert place_activations(graph, layers, {"a", "y"}).tensors == ("x", "a", "r", "y")
+
+
+TOKENS = "g (float[1, 6, 4] x) => (float[1, 6, 4] y) {{ {} }}"
+TOKEN_SHAPES = {"m1": (4, 4), "m2": (4, 4), "v1": (4,), "v2": (4,), "one": (), "half": ()}
+
+
+def place_tokens(body: str) -> Placement:
+    used = [name for name in TOKEN_SHAPES if re.search(rf"\b{name}\b", body)]
+    constants = {n: np.full(TOKEN_SHAPES[n], 0.5 if n == "half" else 1.0, np.float32) for n in used}
+    graph = import_graph(model_of(TOKENS.format(body), **constants))
+    layers = discover(graph, {})
+    return place_activations(graph, layers, {layer.name for layer in layers})
+
+
+def test_a_biased_product_of_tokens_gives_float() -> None:
+    placement = place_tokens(
+        "m = MatMul (x, m1) a = Add (m, v1) t = Tanh (a) n = MatMul (t, m2) y = Add (v2, n)"
+    )
+    assert placement.tensors == ("x", "t")
+    assert placement.integer_layers == ("m", "n")
+
+
+def test_gelu_between_biased_products_is_float() -> None:
+    body = """m = MatMul (x, m1) a = Add (m, v1) e = Erf (a) f = Add (e, one) p = Mul (a, f) h = Mul (p, half)
+        n = MatMul (h, m2) y = Add (n, v2)"""
+    assert place_tokens(body).tensors == ("x", "h")
+
+
+def test_one_pair_serves_all_products_of_a_tensor() -> None:
+    placement = place_tokens("t = Tanh (x) m = MatMul (t, m1) n = MatMul (t, m2) y = Sub (m, n)")
+    assert placement.tensors == ("t",)
+    assert placement.float_sources == {"t": {"m", "n"}}
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "y = LayerNormalization <axis = -1> (s, five)", "y = Softmax (s)", "m = ReduceMean <axes = [-1]> (s) y = Sub (s, m)",
+        "r = Reshape (s, shape) q = Softmax (r) y = Reshape (q, shape)",
+    ],
+)  # fmt: skip
+def test_a_sum_that_is_normalized_is_float(norm: str) -> None:
+    body = f"a = Conv (x, w) b = Conv (x, u) s = Add (a, b) {norm}"
+    constants = {"w": np.ones((4, 4, 1, 1)), "u": np.ones((4, 4, 1, 1)), "five": np.ones(6)}
+    used = {n: v.astype(np.float32) for n, v in constants.items() if f", {n})" in body}
+    shape = {"shape": np.array([1, 4, 6, 6])} if "shape" in body else {}
+    text = f"g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {{ {body} }}"
+    graph = import_graph(model_of(text, **used, **shape))
+    layers = discover(graph, {})
+    placement = place_activations(graph, layers, {layer.name for layer in layers})
+    assert placement.tensors == ("x", "a", "b")
+
+
+def test_a_sum_that_convolutions_read_is_integer_whatever_else_does() -> None:
+    body = "a = Conv (x, w) b = Conv (x, u) s = Add (a, b) c = Conv (s, w) n = Softmax (s) y = Sub (c, n)"
+    assert "s" in place(body).tensors
+
+
+def test_the_square_of_codes_is_float() -> None:
+    assert "p" not in place("a = Conv (x, w) p = Mul (a, a) y = Exp (p)").tensors
+
+
+def test_hard_swish_is_integer() -> None:
+    body = "a = Conv (x, w) h = HardSigmoid (a) p = Mul (a, h) y = Conv (p, u)"
+    assert place(body).tensors == ("x", "a", "h", "p", "y")
+
+
+@pytest.mark.parametrize("factor", ["s = Softplus (a) f = Tanh (s)", "s = Erf (a) f = Add (s, three)"])
+def test_a_product_with_a_float_function_of_itself_is_float_and_says_so(factor: str) -> None:
+    placement = place(f"a = Conv (x, w) {factor} p = Mul (a, f) y = Conv (p, u)")
+    assert placement.tensors == ("x", "a", "p", "y")
+    assert placement.float_ops["p"] == "it completes an activation that is computed in float"
+
+
+def test_a_last_pool_behind_what_is_read_twice_is_float_and_says_so() -> None:
+    swish = "a = Conv (x, w) s = Sigmoid (a) p = Mul (a, s)"
+    tail = "g = GlobalAveragePool (q) y = Conv (g, v)"
+    pool = "MaxPool <kernel_shape = [1, 1]>"
+    body = f"{swish} c = Conv (p, u) d = Conv (p, w) z = Sub (c, d) q = {pool} (p) {tail}"
+    assert "channels first" in place(body, "1, 4, 1, 1").float_ops["q"]
+    assert "q" in place(f"{swish} q = {pool} (p) y = Conv (q, u)").tensors
+    assert "q" in place(f"a = Conv (x, w) q = {pool} (a) {tail}", "1, 4, 1, 1").tensors

@@ -164,6 +164,7 @@ def compute_a_scale(model: onnx.ModelProto) -> None:
         ("tensorrt", lose_the_scale, "the scale nan"),
         ("tensorrt", zero_the_scale, "the scale 0.0"),
         ("tensorrt", part_the_pair, "another scale or zero point"),
+        ("ort-cpu", part_the_pair, "another scale or zero point"),
         ("tensorrt", compute_the_codes, "are computed"),
         ("portable", turn_the_scales, "scales along axis 1, wanted 0"),
         ("portable", widen_the_codes, "codes beyond -64 to 63"),

@@ -19,7 +19,10 @@ from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.passes.lower.clip_pools import clip_pools
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
 from onnxmpq.passes.lower.pad_codes import pad_codes
+from onnxmpq.passes.lower.saturate_hard_sigmoid import saturate_hard_sigmoid
+from onnxmpq.passes.lower.shift_zero_points import shift_zero_points
 from onnxmpq.passes.lower.split_gemm_bias import SplitGemmBias
+from onnxmpq.passes.lower.stand_biases_apart import stand_biases_apart
 from onnxmpq.passes.lower.zero_dead_channels import ZeroDeadChannels
 from onnxmpq.passes.matching import redirect
 from onnxmpq.passes.normalize.fold_batch_norm import fold_batch_norm
@@ -69,6 +72,9 @@ def compile_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Layer, 
     ZeroDeadChannels(ranges)(graph)
     InsertQdq(placement.shared(ranges), placement.float_sources)(graph)
     clip_pools(graph)
+    saturate_hard_sigmoid(graph)
+    shift_zero_points(graph)
+    stand_biases_apart(graph)
     pad_codes(graph)
     SplitGemmBias(placement.split_biases)(graph)
     for layer in layers:
@@ -89,7 +95,7 @@ def weight(*shape: int) -> Array:
 CONSTANTS: dict[str, Array] = {
     "c8": weight(8, 8, 3, 3), "d8": weight(8, 1, 3, 3), "g8": weight(8, 4, 3, 3), "p8": weight(8, 8, 1, 1),
     "b8": weight(8), "w10": weight(8, 10), "u10": weight(10, 10), "b10": weight(10), "v4": weight(4, 1, 1, 1),
-    "zero": np.zeros((), np.float32), "six": np.full((), 6, np.float32), "slope": np.full((8, 1, 1), 0.1, np.float32),
+    "zero": np.zeros((), np.float32), "one": np.ones((), np.float32), "six": np.full((), 6, np.float32), "slope": np.full((8, 1, 1), 0.1, np.float32),
     "twice": np.array([1, 1, 2, 2], np.float32), "border": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
 }  # fmt: skip
 
@@ -134,6 +140,9 @@ MIDDLES = {
     "average pool": "q = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (p)",
     "global pool": "q = GlobalAveragePool (p)",
     "squeeze and excite": "s = GlobalAveragePool (p) t = Conv (s, p8) u = Sigmoid (t) q = Mul (p, u)",
+    "hard sigmoid": "q = HardSigmoid (p)",
+    "hard swish": "s = HardSigmoid <alpha = 0.16666667, beta = 0.5> (p) q = Mul (p, s)",
+    "gate": "s = GlobalAveragePool (p) t = Conv (s, p8) u = Clip (t, zero, one) q = Mul (p, u)",
     "transpose": "q = Transpose <perm = [0, 1, 3, 2]> (p)",
     "nearest": 'q = Resize <mode = "nearest"> (p, , twice)',
     "shuffle": "s = DepthToSpace <blocksize = 2> (p) t = Concat <axis = 1> (s, s, s, s) q = MaxPool <kernel_shape = [1, 1]> (t)",
@@ -189,7 +198,7 @@ def test_linear_heads(tail: str, kernels: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "name"), [("HardSwish (p)", "Mul"), ("PRelu (p, slope)", "PRelu"), ("Tanh (p)", "Tanh")]
+    ("op", "name"), [("Softplus (p)", "Softplus"), ("PRelu (p, slope)", "PRelu"), ("Tanh (p)", "Tanh")]
 )
 def test_an_operator_without_an_integer_kernel_costs_one_pair(op: str, name: str, tmp_path: Path) -> None:
     found = check(parse(f"p = Conv (x, c8, b8) q = {op} y = Conv (q, p8)"), tmp_path)
@@ -260,3 +269,53 @@ def test_a_pool_behind_a_float_layer_stays_in_float(tmp_path: Path) -> None:
     makers = {name: node.op_type for node in optimized.graph.node for name in node.output}
     assert makers.get(pool.input[0]) != "QuantizeLinear"
     assert set(integer_kernels(written, optimized, layers).values()) == {"QLinearConv"}
+
+
+BLOCK = """g (float[{rows}, 8] x) => (float[{rows}, 8] y) {{
+    l = LayerNormalization <axis = -1> (x, one8, b8)
+    qm = MatMul (l, q8) q = Add (qm, b8)  km = MatMul (l, k8) k = Add (km, b8)  vm = MatMul (l, v8) v = Add (vm, b8)
+    t = Transpose <perm = [0, 2, 1]> (k)  s = MatMul (q, t)  p = Softmax <axis = -1> (s)  c = MatMul (p, v)
+    om = MatMul (c, o8)  o = Add (om, b8)  r = Add (o, x)
+    n = LayerNormalization <axis = -1> (r, one8, b8)
+    um = MatMul (n, u32)  u = Add (um, b32)
+    d = Div (u, root)  e = Erf (d)  f = Add (e, one)  g = Mul (u, f)  h = Mul (g, half)
+    wm = MatMul (h, w32)  w = Add (wm, b8)  z = Add (w, r)
+    y = LayerNormalization <axis = -1> (z, one8, b8) }}"""
+
+
+@pytest.mark.parametrize("rows", ["n, 6", "3, 6"])
+def test_a_transformer_multiplies_in_integers_and_normalizes_in_float(rows: str, tmp_path: Path) -> None:
+    matrices = {f"{name}8": weight(8, 8) / 3 for name in "qkvo"} | {
+        "u32": weight(8, 32),
+        "w32": weight(32, 8),
+    }
+    scalars = {"root": 2**0.5, "one": 1.0, "half": 0.5}
+    model = model_of(
+        BLOCK.format(rows=rows), **matrices, b8=weight(8), b32=weight(32), one8=np.ones(8, np.float32),
+        **{name: np.asarray(value, np.float32) for name, value in scalars.items()},
+    )  # fmt: skip
+    written, layers = compile_int8(model)
+    optimized = optimize(written, tmp_path)
+    found = operators(optimized)
+    assert set(integer_kernels(written, optimized, layers).values()) == {"MatMulIntegerToFloat"}
+    assert (found["MatMulIntegerToFloat"], found["QuantizeLinear"], found["DequantizeLinear"]) == (6, 4, 0)
+    assert (found["Gelu"] + found["BiasGelu"], found["QLinearAdd"], found["QLinearMul"]) == (1, 0, 0)
+    kept = operators(optimize(model, tmp_path))["SkipLayerNormalization"]
+    assert found["SkipLayerNormalization"] == kept > 0
+
+
+@pytest.mark.parametrize("factor", ["s = Softplus (p) t = Tanh (s)", "s = Erf (p) t = Add (s, one)"])
+def test_an_activation_of_which_a_part_is_float_is_float(factor: str, tmp_path: Path) -> None:
+    found = check(parse(f"p = Conv (x, c8, b8) {factor} q = Mul (p, t) y = Conv (q, p8)"), tmp_path)
+    assert (found["QLinearMul"], found["QuantizeLinear"]) == (0, 2)
+
+
+def test_a_last_pool_is_float_where_its_codes_would_have_channels_first(tmp_path: Path) -> None:
+    swish = "p = Conv (x, c8, b8) s = HardSigmoid (p) q = Mul (p, s)"
+    pool = "MaxPool <kernel_shape = [2, 2]>"
+    last = parse(
+        f"{swish} r = {pool} (q) g = GlobalAveragePool (r) f = Flatten (g) y = Gemm (f, w10)", result="n, 10"
+    )
+    assert check(last, tmp_path)["MaxPool"] == 1
+    assert check(parse(f"{swish} r = {pool} (q) y = Conv (r, p8)"), tmp_path)["NhwcMaxPool"] == 1
+    assert check(parse(f"p = Conv (x, c8, b8) q = Relu (p) y = {pool} (q)"), tmp_path)["NhwcMaxPool"] == 1

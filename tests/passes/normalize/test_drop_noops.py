@@ -14,8 +14,16 @@ NOOPS = [
     "Dropout (a, half)",
     "Dropout (a, half, no)",
     "Transpose <perm = [0, 1, 2]> (a)",
+    "Mul (a, one)",
+    "Mul (one, a)",
+    "Div (a, one)",
+    "Add (none, a)",
+    "Sub (a, none)",
 ]
-CONSTANTS = {"half": np.array(0.5, np.float32), "no": np.array(False)}
+CONSTANTS = {
+    "half": np.array(0.5, np.float32), "no": np.array(False),
+    "one": np.ones(1, np.float32), "none": np.zeros((), np.float32),
+}  # fmt: skip
 
 
 def ops(model: onnx.ModelProto) -> list[str]:
@@ -123,3 +131,13 @@ def test_a_tensor_that_a_subgraph_reads_keeps_its_name() -> None:
         z = If (p) < then_branch = t () => (float[2] m) { m = Add (b, c) },
                      else_branch = e () => (float[2] n) { n = Sub (b, c) } > }"""
     assert ops(drop(text)) == ["Relu", "Identity", "Relu", "Identity", "If"]
+
+
+@pytest.mark.parametrize(
+    "node", ["Sub (none, a)", "Div (one, a)", "Mul (a, none)", "Add (a, one)", "Mul (a, wide)"]
+)
+def test_other_sums_and_products_are_left(node: str) -> None:
+    text = LAST.format(node=node).replace(
+        "2, 3, 4] y", "2, 3, 4] y" if "wide" not in node else "1, 2, 3, 4] y"
+    )
+    assert len(ops(drop(text, wide=np.ones((1, 1, 1, 1), np.float32)))) == 2
