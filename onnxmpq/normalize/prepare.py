@@ -35,6 +35,7 @@ from onnxmpq.passes.normalize.part_shared_weights import part_shared_weights
 from onnxmpq.passes.normalize.pool_global_means import pool_global_means
 from onnxmpq.passes.normalize.raise_opset import NEWEST_TARGET, RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
+from onnxmpq.passes.normalize.share_equal_weights import share_equal_weights
 from onnxmpq.passes.normalize.widen_half import widen_half
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
@@ -50,6 +51,7 @@ _PASSES: tuple[Pass, ...] = (
     widen_half,
     fold_computed_weights,
     fold_weight_views,
+    share_equal_weights,
     part_shared_weights,
     drop_noops,
     fold_batch_norm,

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmpq.errors import OptionError
-from onnxmpq.values.arrays import Codes, Floats
+from onnxmpq.values.arrays import Array, Codes, Floats
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
     """A weight as it is stored: `codes` int8 of the weight's own shape, `scale` float32 [channels], none of them zero.
 
-    `axis` is the output-channel axis that `scale` runs along, `bits` the width that holds every code; `odd` codes are
-    odd numbers, and those of one bit always are.
+    `axis` is the output-channel axis that `scale` runs along, the last of several where a scale has as many dimensions.
+    `bits` is the width that holds every code; `odd` codes are odd numbers, and those of one bit always are.
     """
 
     codes: Codes
@@ -60,6 +60,7 @@ def code_range(bits: int, *, odd: bool = False) -> tuple[int, int]:
     raise OptionError(f"a width of {bits} bits was asked for; widths from 1 to 8 can be stored")
 
 
-def along(values: Floats, axis: int, ndim: int) -> Floats:
-    """`values` [n] reshaped to broadcast along `axis` of an array of `ndim` dimensions."""
-    return values.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
+def along(values: Array, axis: int, ndim: int) -> Array:
+    """`values` reshaped to broadcast along the axes that end with `axis` of an array of `ndim` dimensions."""
+    last = axis % ndim + 1
+    return values.reshape([1] * (last - values.ndim) + [*values.shape] + [1] * (ndim - last))

@@ -82,6 +82,14 @@ class PackedLayer:
         return self.weight.axis % self.weight.codes.ndim
 
     @property
+    def codes(self) -> Codes:
+        """The codes as they are stored: under a DequantizeLinear, which has one axis, stacked axes and channels are one."""
+        stacked, codes = self.weight.scale.ndim - 1, self.weight.codes
+        if self.form == "float" or not stacked:
+            return codes
+        return codes.reshape(*codes.shape[: self.axis - stacked], -1, *codes.shape[self.axis + 1 :])
+
+    @property
     def is_cut_odd(self) -> bool:
         """True where odd codes are stored in no more bits than they have."""
         return self.weight.is_odd and self.stored_bits == self.weight.bits
@@ -103,7 +111,7 @@ class PackWeights:
     UINT32 what else is computed in UINT8: OpenVINO does not fold shifts, products and masks of bytes, would
     unpack at every run, and rounds where a shift drops bits. `zero_points` writes out those of every DequantizeLinear
     (onnxruntime-qnn 2.7.0 computes garbage from INT4 without). A weight in the form "integer" that nodes without weights
-    read as well (an embedding's Gather) is given to these in the form "float", which the runtime folds.
+    read as well, or lookups, is given to these in the form "float", which the runtime folds.
 
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
     """
@@ -291,15 +299,17 @@ def _refusal(graph: gs.Graph, constant: Any, how: PackedLayer | HalfWeight) -> s
 
 
 def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
-    shape, codes = tuple(constant.shape), weight.codes
+    shape, codes = tuple(map(int, constant.shape)), weight.codes
     if codes.shape != shape:
         raise ModelError(
             f"weight {constant.name!r} has shape {shape} and its codes {codes.shape}; "
             "quantize the weights of this very model"
         )
-    if weight.scale.shape != (shape[weight.axis],):
+    last = weight.axis % len(shape) + 1
+    wanted = shape[max(last - max(weight.scale.ndim, 1), 0) : last]
+    if weight.scale.shape != wanted:
         raise ModelError(
-            f"weight {constant.name!r} has {shape[weight.axis]} channels along axis {weight.axis} "
+            f"weight {constant.name!r} has {' x '.join(map(str, wanted))} channels along axis {weight.axis} "
             f"and scales of shape {weight.scale.shape}; one scale a channel is stored"
         )
     low, high = code_range(weight.bits, odd=weight.is_odd)
@@ -330,7 +340,7 @@ def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], narrow: Nar
     tensors: dict[str, Any] = {}
     kinds = {name: (layer.stored_bits, layer.is_cut_odd) for name, layer in layers.items()}
     for bits, odd in sorted(set(kinds.values())):
-        codes = {name: layers[name].weight.codes for name, kind in kinds.items() if kind == (bits, odd)}
+        codes = {name: layers[name].codes for name, kind in kinds.items() if kind == (bits, odd)}
         if bits in narrow | {8} and not odd:
             for name, own in codes.items():
                 tensors[name] = writer.values(_SIGNED[bits], own)
@@ -405,7 +415,8 @@ def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) 
 def _scale_folded(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, output: str | None) -> Any:
     """Cast and Mul, which the runtime folds like any other nodes over constants."""
     behind = [1] * (len(constant.shape) - 1 - layer.axis)
-    scales = writer.floats(layer.weight.scale.reshape(-1, *behind))
+    scale = layer.weight.scale
+    scales = writer.floats(scale.reshape(*scale.shape, *behind))
     return writer.node("Mul", writer.node("Cast", codes, to=TensorProto.FLOAT), scales, output=output)
 
 
@@ -413,7 +424,7 @@ def _scale_by_operator(
     writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, output: str | None
 ) -> Any:
     """DequantizeLinear, which the runtime does not fold but fuses where there is an integer kernel."""
-    bits = layer.stored_bits
+    bits, scale = layer.stored_bits, layer.weight.scale
     if layer.form == "integer" and bits < 8:
         if isinstance(codes, gs.Constant):
             # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
@@ -421,10 +432,14 @@ def _scale_by_operator(
         bits = 8
     zeros = []
     if writer.zero_points or _wants_zero_points(constant):
-        zeros.append(writer.values(_SIGNED[bits], np.zeros(len(layer.weight.scale), np.int8)))
-    scales = writer.floats(layer.weight.scale)
-    along = {} if layer.axis == 1 else {"axis": layer.axis}  # 1 is the operator's default
-    return writer.node("DequantizeLinear", codes, scales, *zeros, output=output, **along)
+        zeros.append(writer.values(_SIGNED[bits], np.zeros(scale.size, np.int8)))
+    scales = writer.floats(scale.reshape(-1))
+    axis = layer.axis + 1 - scale.ndim
+    along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
+    if scale.ndim == 1:
+        return writer.node("DequantizeLinear", codes, scales, *zeros, output=output, **along)
+    flat = writer.node("DequantizeLinear", codes, scales, *zeros, **along)
+    return writer.node("Reshape", flat, writer.integers([*map(int, constant.shape)]), output=output)
 
 
 def _wants_zero_points(constant: gs.Constant) -> bool:
@@ -434,8 +449,8 @@ def _wants_zero_points(constant: gs.Constant) -> bool:
 
 
 def _float_readers(constant: gs.Constant) -> list[gs.Node]:
-    """The nodes beside its layers that read a weight: they have no integer kernel."""
-    others = [node for node in constant.outputs if node.op not in OPERATORS]
+    """The nodes beside its integer layers that read a weight."""
+    others = [n for n in constant.outputs if n.op not in OPERATORS or OPERATORS[n.op].integer is None]
     return others if len(others) < len(constant.outputs) else []
 
 

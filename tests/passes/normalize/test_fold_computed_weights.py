@@ -102,7 +102,7 @@ def test_many_weights_from_one_constant_that_would_take_more_than_it_stay() -> N
     nodes = "  ".join(f"v{i} = Mul (w, s{i})  y{i} = MatMul (x, v{i})" for i in range(6))
     outputs = ", ".join(f"float[3, 24] y{i}" for i in range(6))
     text = f"g (float[3, 16] x) => ({outputs}) {{ {nodes} }}"
-    model = model_of(text, w=floats(16, 24), **{f"s{i}": floats(24) for i in range(6)})
+    model = model_of(text, w=floats(16, 24), **{f"s{i}": (i + 1) * floats(24) for i in range(6)})
     assert ops(check_pass(fold_computed_weights, model)).count("Mul") == 6
 
 
