@@ -52,7 +52,8 @@ def read_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
     """Every weight of the main graph that is stored as codes of 1 to 8 bits, by the name its readers use.
 
     All forms of PackWeights are read: DequantizeLinear along an axis (without a zero point, or with zeros) and perhaps a
-    Reshape that takes the axis apart, or Cast and Mul, and perhaps a Cast to FLOAT16 behind. What is left in float is not listed. External data must be loaded.
+    Reshape that takes the axis apart, or Cast and Mul, and perhaps a Cast to FLOAT16 behind, or codes and scales that are
+    looked up by the same indices before that Cast and Mul. What is left in float is not listed. External data must be loaded.
 
     Raises VerifyError when a tensor's bytes do not fit its shape.
     """
@@ -228,8 +229,7 @@ def _read_float(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | 
     scales, size = scale
     if scales.ndim == 0:
         return None
-    behind = scales.ndim if scales.size == len(scales) else int(np.flatnonzero(scales.shape[::-1] != 1)[0])
-    own = scales.shape[: max(scales.ndim - behind, 1)]
+    own = scales.shape[: max((i + 1 for i, size in enumerate(scales.shape) if size != 1), default=1)]
     axis = value.array.ndim - scales.ndim + len(own) - 1
     return _stored_weight(reader.weight_name(node.output[0]), value, (scales.reshape(own), size), axis)
 
@@ -250,7 +250,29 @@ def _read_stacked(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] 
     return reader.weight_name(node.output[0]), stacked
 
 
-_FORMS = {"DequantizeLinear": (_read_integer,), "Mul": (_read_float,), "Reshape": (_read_stacked,)}
+def _read_lookup(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:
+    """Mul of looked up codes, cast to FLOAT, by the scales looked up with them, [1, ..., rows, ..., 1]."""
+    cast, steps = (reader.producers.get(name) for name in node.input)
+    rows = reader.producers.get(cast.input[0]) if cast is not None else None
+    if rows is None or steps is None or not rows.op_type == steps.op_type == "Gather":
+        return None
+    value, scale = reader.value(rows.input[0]), reader.scale(steps.input[0])
+    same = rows.input[1] == steps.input[1] and _attribute(rows, "axis", 0) == _attribute(steps, "axis", 0)
+    if value is None or scale is None or not same:
+        return None
+    axis = _attribute(rows, "axis", 0) % max(value.array.ndim, 1)
+    wanted = [size if i == axis else 1 for i, size in enumerate(value.array.shape)]
+    scales, size = scale
+    if list(scales.shape) != wanted:
+        return None
+    return _stored_weight(rows.input[0], value, (scales.reshape(-1), size), axis)
+
+
+_FORMS = {
+    "DequantizeLinear": (_read_integer,),
+    "Mul": (_read_float, _read_lookup),
+    "Reshape": (_read_stacked,),
+}
 
 
 def _stored_weight(

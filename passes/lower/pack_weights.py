@@ -37,12 +37,13 @@ from onnxmpq.onnx_io.bitpack import (
 )
 from onnxmpq.onnx_io.late_values import LateValues
 from onnxmpq.operators import OPERATORS
+from onnxmpq.passes.lower.gather_codes import scales_name
 from onnxmpq.passes.matching import graphs, read, redirect
 from onnxmpq.values.arrays import Codes, Floats
 from onnxmpq.values.option import HALF_BITS, NARROW_OPSETS
 from onnxmpq.values.quantized_weight import QuantizedWeight, code_range
 
-Form = Literal["integer", "float", "plain"]
+Form = Literal["integer", "float", "plain", "codes"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class PackedLayer:
 
     `form` "integer" ends in a DequantizeLinear, which ONNX Runtime fuses with integer activations into
     QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight; "plain"
-    is a DequantizeLinear that reads the tensor of the codes itself.
+    is a DequantizeLinear that reads the tensor of the codes itself; "codes" are INT8 codes under the weight's name, and
+    the constant that `GatherCodes` made for its scales holds them.
 
     `container_bits` (8, 4 or 2) is the width of that tensor where it is wider than the codes, which are then
     stored in it one by one; "plain" needs a width that has a tensor.
@@ -85,7 +87,7 @@ class PackedLayer:
     def codes(self) -> Codes:
         """The codes as they are stored: under a DequantizeLinear, which has one axis, stacked axes and channels are one."""
         stacked, codes = self.weight.scale.ndim - 1, self.weight.codes
-        if self.form == "float" or not stacked:
+        if self.form in ("float", "codes") or not stacked:
             return codes
         return codes.reshape(*codes.shape[: self.axis - stacked], -1, *codes.shape[self.axis + 1 :])
 
@@ -132,7 +134,11 @@ class PackWeights:
             if layer.form == "integer" and (others := _float_readers(constant)):
                 whole = _scale_folded(writer, constant, layer, codes[constant.name], None)
                 redirect(others, constant, whole)
-            weight = _dequantize(writer, constant, layer, codes[constant.name])
+            if layer.form == "codes":
+                _give_scales(graph, constant, layer)
+                weight = writer.node("Cast", codes[constant.name], to=TensorProto.INT8, output=constant.name)
+            else:
+                weight = _dequantize(writer, constant, layer, codes[constant.name])
             redirect(constant.outputs, constant, weight)
         for constant, how in matches:
             if isinstance(how, HalfWeight):
@@ -440,6 +446,12 @@ def _scale_by_operator(
         return writer.node("DequantizeLinear", codes, scales, *zeros, output=output, **along)
     flat = writer.node("DequantizeLinear", codes, scales, *zeros, **along)
     return writer.node("Reshape", flat, writer.integers([*map(int, constant.shape)]), output=output)
+
+
+def _give_scales(graph: gs.Graph, constant: Any, layer: PackedLayer) -> None:
+    """Put a table's scales into the constant that its rows are scaled by."""
+    scales = graph.tensors()[scales_name(constant.name)]
+    scales.values = layer.weight.scale.astype(np.float32).reshape(scales.shape)
 
 
 def _wants_zero_points(constant: gs.Constant) -> bool:
