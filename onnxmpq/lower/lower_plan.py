@@ -35,7 +35,6 @@ from onnxmpq.values.placement import Placement
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.target import Target
 
-
 _LARGE_TABLE = 1 << 20  # bytes in float: of smaller ones there is little memory to save
 
 

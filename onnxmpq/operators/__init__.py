@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.operators.add import ADD
 from onnxmpq.operators.conv import CONV
 from onnxmpq.operators.conv_transpose import CONV_TRANSPOSE
 from onnxmpq.operators.einsum import EINSUM
@@ -22,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {
-    op.name: op for op in (CONV, CONV_TRANSPOSE, EINSUM, GATHER, GEMM, GRU, LSTM, MATMUL, RNN)
+    op.name: op for op in (ADD, CONV, CONV_TRANSPOSE, EINSUM, GATHER, GEMM, GRU, LSTM, MATMUL, RNN)
 }
 WeightUse = tuple[gs.Node, int]  # a node, and the input that it reads a weight at
 
@@ -38,8 +39,8 @@ def is_product(op: str) -> bool:
 
 
 def is_computing(op: str) -> bool:
-    """True for an operator that computes with its weight, and does not just look it up."""
-    return op in OPERATORS and OPERATORS[op].use != "lookup"
+    """True for an operator that computes with its weight, and does not just pass its values on."""
+    return op in OPERATORS and OPERATORS[op].use in ("product", "recurrence")
 
 
 def weight_places(node: gs.Node) -> list[int]:
@@ -53,15 +54,31 @@ def weight_places(node: gs.Node) -> list[int]:
 def held_places(node: gs.Node) -> list[int]:
     """The inputs that hold the constants of a node's layers: one, or none where both operands are data or constants.
 
-    An operator with `parts` may hold several.
+    An operator with `parts` may hold several. What is looked up or added is a weight only where something is computed
+    with the result: a detector's anchors go to its outputs as they are, and are coordinates.
     """
     operator, constant = operator_of(node), _constant_places(node)
+    if constant and not is_computing(node.op) and not _is_computed_with(node):
+        return []
     is_one = len(constant) == 1 < len(node.inputs)
     return constant if is_one or (operator is not None and operator.parts) else []
 
 
 def _constant_places(node: gs.Node) -> list[int]:
     return [i for i in weight_places(node) if isinstance(node.inputs[i], gs.Constant)]
+
+
+def _is_computed_with(node: gs.Node) -> bool:
+    """True where the result of a node reaches an operator that computes with a weight, or a product of two results."""
+    seen, waiting = {id(node)}, [node]
+    while waiting:
+        behind = [reader for tensor in waiting.pop().outputs for reader in tensor.outputs]
+        if any(is_computing(reader.op) for reader in behind):
+            return True
+        fresh = {id(reader): reader for reader in behind if id(reader) not in seen}
+        seen |= fresh.keys()
+        waiting += fresh.values()
+    return False
 
 
 def part_name(node: gs.Node, place: int) -> str:
@@ -77,5 +94,8 @@ def readers(graph: gs.Graph, weight: str) -> list[WeightUse]:
 
 
 def deciding(uses: Sequence[WeightUse]) -> list[WeightUse]:
-    """Of all uses of one weight those that its layout and its kernels follow from: a lookup takes it as others want it."""
+    """Of all uses of one weight those that its layout and its kernels follow from.
+
+    Those that compute with it; what only passes its values on takes them as they come.
+    """
     return [use for use in uses if is_computing(use[0].op)] or list(uses[:1])

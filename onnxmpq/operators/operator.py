@@ -13,7 +13,7 @@ from onnxmpq.passes.emitter import Emitter
 from onnxmpq.values.layer import Layout
 
 Shapes = Mapping[str, Sequence[int]]  # of tensors, as traced in a run
-Use = Literal["product", "lookup", "recurrence"]
+Use = Literal["product", "lookup", "sum", "recurrence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Operator:
 
         product      output values are sums of its products with the other operand
         lookup       output values are its own, picked by the other operand; it may be laid out in any way
+        sum          output values are those of the other operand and its own
         recurrence   output values are no linear function of it
 
     For a weight at an input:

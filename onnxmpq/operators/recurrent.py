@@ -20,9 +20,12 @@ _W, _R = 1, 2
 
 def _layout(node: gs.Node, place: int) -> Layout:
     """A scale for each row of each direction."""
-    stacked = int(node.inputs[place].shape[0] > 1)
-    rows = (0, 1) if stacked else (1, 0)
-    return Layout(1, rows, (2,), blind="states of a recurrence" if place == _R else None, stacked=stacked)
+    directions, rows, _ = node.inputs[place].shape
+    blind = "states of a recurrence" if place == _R else None
+    if directions == 1 or rows == 1:
+        axis = int(directions == 1)
+        return Layout(axis, (axis, 1 - axis), (2,), blind=blind)
+    return Layout(1, (0, 1), (2,), blind=blind, stacked=1)
 
 
 def _macs(node: gs.Node, place: int, shapes: Shapes) -> int:

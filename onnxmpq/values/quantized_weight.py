@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
-from onnxmpq.values.arrays import Array, Codes, Floats
+from onnxmpq.values.arrays import Codes, Floats
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def code_range(bits: int, *, odd: bool = False) -> tuple[int, int]:
     raise OptionError(f"a width of {bits} bits was asked for; widths from 1 to 8 can be stored")
 
 
-def along(values: Array, axis: int, ndim: int) -> Array:
+def along(values: NDArray[Number], axis: int, ndim: int) -> NDArray[Number]:
     """`values` reshaped to broadcast along the axes that end with `axis` of an array of `ndim` dimensions."""
     last = axis % ndim + 1
     return values.reshape([1] * (last - values.ndim) + [*values.shape] + [1] * (ndim - last))

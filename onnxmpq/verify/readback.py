@@ -237,23 +237,24 @@ def _read_float(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | 
 def _read_stacked(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:
     """Reshape of such a DequantizeLinear, along the first axis, whose scales are then those of several axes."""
     maker, shape = reader.producers.get(node.input[0]), reader.constant(node.input[1])
-    found = _read_integer(reader, maker) if maker is not None and maker.op_type == "DequantizeLinear" else None
+    found = (
+        _read_integer(reader, maker) if maker is not None and maker.op_type == "DequantizeLinear" else None
+    )
     if found is None or shape is None or found[1].axis:
         return None
     flat, sizes = found[1], tuple(shape.tolist())
     own = sizes[: len(sizes) + 1 - flat.codes.ndim]
     if sizes[len(own) :] != flat.codes.shape[1:] or np.prod(own) != len(flat.scale):
         return None
-    stacked = replace(
-        flat, codes=flat.codes.reshape(sizes), scale=flat.scale.reshape(own), axis=len(own) - 1
-    )
+    stacked = replace(flat, codes=flat.codes.reshape(sizes), scale=flat.scale.reshape(own), axis=len(own) - 1)
     return reader.weight_name(node.output[0]), stacked
 
 
 def _read_lookup(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:
     """Mul of looked up codes, cast to FLOAT, by the scales looked up with them, [1, ..., rows, ..., 1]."""
     cast, steps = (reader.producers.get(name) for name in node.input)
-    rows = reader.producers.get(cast.input[0]) if cast is not None else None
+    is_cast = cast is not None and _casts_to(cast, TensorProto.FLOAT)
+    rows = reader.producers.get(cast.input[0]) if cast is not None and is_cast else None
     if rows is None or steps is None or not rows.op_type == steps.op_type == "Gather":
         return None
     value, scale = reader.value(rows.input[0]), reader.scale(steps.input[0])

@@ -109,7 +109,9 @@ def _pair_faults(graph: _Graph, target: Target) -> Iterator[str]:
 
 def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeight) -> Iterator[str]:
     maker = graph.producers[name]
-    while maker.op_type in ("Cast", "Reshape") and maker.input[0] in graph.producers:  # half precision, stacked axes
+    while (
+        maker.op_type in ("Cast", "Reshape") and maker.input[0] in graph.producers
+    ):  # half precision, stacked axes
         maker = graph.producers[maker.input[0]]
     if not target.weights.folds and maker.op_type != "DequantizeLinear":
         yield f"is made by {maker.op_type}, wanted DequantizeLinear"

@@ -154,6 +154,8 @@ def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
     """How far a change moves the node's output: the node applied to it, a bias only where that changes."""
     bias = _bias(node)
     others = [tensor for tensor in node.inputs if tensor is not bias and not tensor.is_empty()]
+    if OPERATORS[node.op].use == "sum":  # data that are added do not move
+        others = [t if t.name in change else e("Mul", t, 0.0) for t in others]
     operands = [e.constant(change[t.name]) if t.name in change else t for t in others]
     if bias is not None and bias.name in change and np.any(change[bias.name]):
         operands.append(e.constant(change[bias.name]))

@@ -444,7 +444,7 @@ def _scale_by_operator(
     along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
     if scale.ndim == 1:
         return writer.node("DequantizeLinear", codes, scales, *zeros, output=output, **along)
-    flat = writer.node("DequantizeLinear", codes, scales, *zeros, **along)
+    flat = writer.node("DequantizeLinear", codes, scales, *zeros, output=None, **along)
     return writer.node("Reshape", flat, writer.integers([*map(int, constant.shape)]), output=output)
 
 

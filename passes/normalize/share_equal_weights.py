@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import held_places
@@ -48,7 +47,7 @@ def _varies(values: Array) -> bool:
 
 def _key(weight: gs.Constant, *, nested: bool) -> _Key:
     values = read(weight)
-    digest = hashlib.blake2b(np.ascontiguousarray(values)).digest()
+    digest = hashlib.blake2b(values.tobytes()).digest()
     return nested, values.dtype.str, values.shape, digest
 
 

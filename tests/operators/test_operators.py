@@ -9,7 +9,7 @@ import pytest
 
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
-from onnxmpq.operators import OPERATORS, operator_of, held_places
+from onnxmpq.operators import OPERATORS, held_places, operator_of
 from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
 from onnxmpq.rounding.moments import channel_major, has_moments
 from onnxmpq.rounding.rows import channel_scales, columns, from_rows, row_scales, to_rows

@@ -198,13 +198,13 @@ class SemilayerSearch:
         return floats <= self.probe.untouched.keys()
 
     def _gains(self, layer: Layer, bits: int) -> NDArray[np.bool_]:
-        """Which channels lower the loss, rounded alone: all or none in control flow and of stacks, which no file divides.
+        """Which channels lower the loss, rounded alone: all or none in control flow, of stacks and of embeddings, which no file divides.
 
         A loss that is no number is none that gains.
         """
         # Cut behind another layer, the same float network differs in the last digits.
         entropy = self.floats[layer.name].cross_entropy or 0.0
-        if layer.weights_only or layer.layout.stacked:
+        if layer.weights_only or layer.layout.stacked or not layer.layout.columns:
             whole = self._alone(layer, range(layer.channels), bits)
             losses = [outcome.cross_entropy for outcome in self.judge({}, [whole])]
             return np.repeat(np.array(losses) - entropy <= 0, layer.channels)
