@@ -86,39 +86,38 @@ def test_both_directions_of_a_recurrence_are_packed(
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_can_hold_a_recurrence(compiled: Compile, target: str) -> None:
     for storage in TARGETS[target].weights.storages:
-        report, _ = compiled(
-            recurrent("GRU", 3, 17), lambda: iter(SEQUENCES), target=target, storage=storage
-        )
+        report, _ = compiled(recurrent("GRU", 3, 17), lambda: iter(SEQUENCES), target=target, storage=storage)
         assert sqnr(report) > 35
 
 
-BRANCHED = """g (float[4, 1, 8] x, bool p) => (float[1, 1, 12] y) {
+BRANCHED = """g (float[4, 1, 8] x, bool p) => (float[1, 1, 24] y) {
     y = If (p) <
-        then_branch = t () => (float[1, 1, 12] h) {
+        then_branch = t () => (float[1, 1, 24] h) {
             wa = Concat <axis = 0> (w1, w2)  w = Unsqueeze (wa, zero)
-            hy, h = LSTM <hidden_size = 12> (x, w, r) },
-        else_branch = e () => (float[1, 1, 12] n) {
+            hy, h = LSTM <hidden_size = 24> (x, w, r) },
+        else_branch = e () => (float[1, 1, 24] n) {
             wb = Concat <axis = 0> (w1, w2)  v = Unsqueeze (wb, zero)  m = Neg (x)
-            ky, n = LSTM <hidden_size = 12> (m, v, r) }
+            ky, n = LSTM <hidden_size = 24> (m, v, r) }
     > }"""
 
 
 def test_a_recurrence_in_a_control_flow_body_is_packed_once(compiled: Compile) -> None:
     """Both branches make the same weight from the parts of it, as exporters do that reorder gates."""
-    model = network(
-        BRANCHED, 15, w1=floats(24, 8), w2=floats(24, 8), r=floats(1, 48, 12), zero=np.array([0])
-    )
+    model = network(BRANCHED, 15, w1=floats(48, 8), w2=floats(48, 8), r=floats(1, 96, 24), zero=np.array([0]))
     data = [{"x": x, "p": np.array(i % 2 == 0)} for i, x in enumerate(floats(16, 4, 1, 8))]
     report, file = compiled(model, lambda: iter(data))
-    assert [(la.op, la.params, la.weight_bits) for la in report.layers] == [("LSTM", 384, 8), ("LSTM", 576, 8)]
+    assert [(la.op, la.params, la.weight_bits) for la in report.layers] == [
+        ("LSTM", 768, 8),
+        ("LSTM", 2304, 8),
+    ]
     assert len(read_weights(onnx.load(file))) == 2
     assert sqnr(report) > 35
 
 
 def embedded(opset: int, width: int = 64, **constants: Array) -> onnx.ModelProto:
     return network(
-        f"""g (int64[N, 6] i) => (float[N, 6, 5] y) {{
-            e = Gather (table, i)  a = Relu (e)  h = MatMul (a, w)  b = Relu (h)  y = MatMul (b, v) }}""",
+        """g (int64[N, 6] i) => (float[N, 6, 5] y) {
+            e = Gather (table, i)  a = Relu (e)  h = MatMul (a, w)  b = Relu (h)  y = MatMul (b, v) }""",
         opset, **{"table": floats(9000, width), "w": floats(width, 32), "v": floats(32, 5)} | constants,
     )  # fmt: skip
 
@@ -195,7 +194,9 @@ def test_positions_that_are_added_are_packed(compiled: Compile) -> None:
     assert sqnr(report) > 30
 
 
-@pytest.mark.parametrize("method", ["fisher", "measured", "size", "onnxmpq.sensitivity.methods.greedy:by_loss"])
+@pytest.mark.parametrize(
+    "method", ["fisher", "measured", "size", "onnxmpq.sensitivity.methods.greedy:by_loss"]
+)
 def test_methods_know_embeddings_and_positions(compiled: Compile, method: str) -> None:
     model = network(
         """g (int64[N, 96] i) => (float[N, 5] y) {

@@ -31,7 +31,8 @@ def table_of(model: onnx.ModelProto) -> Layer | None:
 
 def test_a_table_has_a_scale_a_row_and_no_columns() -> None:
     layer = table_of(embedding(floats(50, 40)))
-    assert layer is not None and layer.reason is None
+    assert layer is not None
+    assert layer.reason is None
     assert (layer.name, layer.weight, layer.axis, layer.channels) == ("e", "table", 0, 50)
     assert layer.layout.columns == ()
     assert layer.macs == 2 * 4 * 40
@@ -39,12 +40,14 @@ def test_a_table_has_a_scale_a_row_and_no_columns() -> None:
 
 def test_short_rows_have_their_scales_along_the_columns() -> None:
     layer = table_of(embedding(floats(300, 8)))
-    assert layer is not None and (layer.axis, layer.channels) == (1, 8)
+    assert layer is not None
+    assert (layer.axis, layer.channels) == (1, 8)
 
 
 def test_a_table_that_is_read_along_another_axis_has_its_scales_there() -> None:
     layer = table_of(embedding(floats(40, 50), 1, "t = Transpose <perm = [1, 2, 0]> (e)  y = MatMul (t, w)"))
-    assert layer is not None and (layer.axis, layer.channels) == (1, 50)
+    assert layer is not None
+    assert (layer.axis, layer.channels) == (1, 50)
 
 
 @pytest.mark.parametrize(

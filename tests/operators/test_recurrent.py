@@ -62,14 +62,17 @@ def test_every_row_of_every_direction_has_a_scale(directions: int) -> None:
         rounded = Candidates(model).quantized(layer, 8)
         assert rounded.scale.shape == ((2, 15) if directions == 2 else (15,))
         assert rounded.codes.shape == layer.shape
-        weight = onnx.numpy_helper.to_array(next(i for i in model.graph.initializer if i.name == layer.weight))
+        weight = onnx.numpy_helper.to_array(
+            next(i for i in model.graph.initializer if i.name == layer.weight)
+        )
         assert np.abs(rounded.dequantize() - weight).max() < np.abs(weight).max() / 127
 
 
 def test_what_w_sees_is_known_and_what_r_sees_is_not() -> None:
     model = network("LSTM")
     of_inputs, of_states = layers(model)
-    assert has_moments(of_inputs) and not has_moments(of_states)
+    assert has_moments(of_inputs)
+    assert not has_moments(of_states)
     graph = import_graph(model)
     EmitGram({"w": 1, "r": 1})(graph)
     feeds = {"x": floats(STEPS, BATCH, INPUTS)}
