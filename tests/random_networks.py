@@ -177,7 +177,7 @@ def _recurrent(draw: Draw, net: Network, x: str) -> str:
     weights = [net.weight(directions, gates * hidden, columns, fan=columns) for columns in (width, hidden)]
     direction = "bidirectional" if directions == 2 else draw(st.sampled_from(["forward", "reverse"]))
     name = f"{kind.lower()}_{len(net.nodes)}"
-    attributes = {"hidden_size": hidden, "direction": direction}
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
     net.nodes.append(helper.make_node(kind, [steps, *weights], ["", name], name=name.upper(), **attributes))
     last = net.op("Transpose", name, channels=hidden, perm=[1, 0, 2])
     return net.op("Reshape", last, net.ints(-1, directions * hidden), channels=directions * hidden)

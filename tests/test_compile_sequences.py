@@ -27,7 +27,8 @@ TOKENS = {"i": RNG.integers(0, 9000, (32, 6))}
 
 
 def floats(*shape: int) -> Array:
-    return (RNG.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+    values: Array = RNG.standard_normal(shape) / np.sqrt(shape[-1])
+    return values.astype(np.float32)
 
 
 def network(graph: str, opset: int, **constants: Array) -> onnx.ModelProto:

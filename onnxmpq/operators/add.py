@@ -18,7 +18,8 @@ def _takes(tensor: gs.Tensor) -> bool:
     """True for a large constant of floats with two axes or more; others are biases."""
     if not is_float_constant(tensor):
         return False
-    return math.prod(tensor.shape) >= _LEAST_VALUES and sum(size > 1 for size in tensor.shape) > 1
+    sizes = [int(size) for size in tensor.shape]
+    return math.prod(sizes) >= _LEAST_VALUES and sum(size > 1 for size in sizes) > 1
 
 
 def _layout(node: gs.Node, place: int) -> Layout:

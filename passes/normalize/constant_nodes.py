@@ -16,6 +16,7 @@ from onnxmpq.values.arrays import Array
 # Operators that keep the elements and their number.
 VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
 STORED_BYTES = 1  # per element: what a weight takes once it has codes
+SHARED_VALUES = 256  # of so many values on, equal weights are one; fewer may be equal by chance
 _DEQUANTIZE = 19  # opset
 _FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 

@@ -26,6 +26,7 @@ from onnxmpq.passes.matching import (
     unique_name,
 )
 from onnxmpq.passes.normalize.constant_nodes import (
+    SHARED_VALUES,
     STORED_BYTES,
     behind_views,
     bytes_without,
@@ -200,7 +201,8 @@ def _fold(graph: gs.Graph, together: Sequence[_Computed]) -> None:
         return [node for one in found for node in needless(one.makers, replaced, one.part)]
 
     def needed(tensors: Sequence[gs.Tensor]) -> int:
-        different = {values[id(t)].tobytes(): values[id(t)].size for t in tensors}
+        found = {id(tensor): values[id(tensor)] for tensor in tensors}
+        different = {v.tobytes() if v.size >= SHARED_VALUES else key: v.size for key, v in found.items()}
         return sum(different.values()) * STORED_BYTES
 
     def gain(tensors: Sequence[gs.Tensor]) -> int:

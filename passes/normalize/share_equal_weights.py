@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import held_places
 from onnxmpq.passes.matching import graphs, is_float_constant, read, redirect
+from onnxmpq.passes.normalize.constant_nodes import SHARED_VALUES
 from onnxmpq.values.arrays import Array
 
 _Key = tuple[bool, str, tuple[int, ...], bytes]
@@ -33,16 +34,16 @@ def share_equal_weights(graph: gs.Graph) -> bool:
 def _weights(graph: gs.Graph) -> Iterator[tuple[gs.Constant, bool]]:
     """The float constants that layers hold, each with whether it is read in a control-flow body.
 
-    Those of one value, zeros say, may be equal by chance.
+    Small ones and those of one value, zeros say, may be equal by chance.
     """
     for part in graphs(graph):
         for weight in (node.inputs[place] for node in part.nodes for place in held_places(node)):
-            if is_float_constant(weight) and _varies(read(weight)):
+            if is_float_constant(weight) and _is_shared(read(weight)):
                 yield weight, part is not graph
 
 
-def _varies(values: Array) -> bool:
-    return bool(values.size) and bool((values != values.flat[0]).any())
+def _is_shared(values: Array) -> bool:
+    return values.size >= SHARED_VALUES and bool((values != values.flat[0]).any())
 
 
 def _key(weight: gs.Constant, *, nested: bool) -> _Key:

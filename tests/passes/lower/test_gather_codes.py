@@ -36,7 +36,7 @@ def test_rows_are_scaled_behind_the_lookup(text: str, table: np.ndarray) -> None
 )
 def test_a_table_that_is_read_in_other_ways_is_left_alone(nodes: str) -> None:
     model = model_of(
-        f"g (int64[2, 3] i) => (float y, float z) {{ {nodes} }}", table=TABLE, one=np.float32([1])
+        f"g (int64[2, 3] i) => (float y, float z) {{ {nodes} }}", table=TABLE, one=np.ones(1, np.float32)
     )
     assert not GatherCodes({"table"})(import_graph(model))
 

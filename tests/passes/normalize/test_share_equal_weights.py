@@ -4,8 +4,8 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.normalize.share_equal_weights import share_equal_weights
 from onnxmpq.testing import check_pass, model_of
 
-W = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
-TWO = "g (float[2, 4] x) => (float[2, 4] y) { a = MatMul (x, w)  b = Relu (a)  y = MatMul (b, v) }"
+W = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
+TWO = "g (float[2, 16] x) => (float[2, 16] y) { a = MatMul (x, w)  b = Relu (a)  y = MatMul (b, v) }"
 
 
 def names(model: object) -> list[str]:
@@ -22,11 +22,11 @@ def test_different_ones_and_those_of_one_value_stay() -> None:
 
 
 def test_a_weight_of_a_body_is_not_shared_with_the_main_graph() -> None:
-    text = """g (bool p, float[2, 4] x) => (float[2, 4] y) {
+    text = """g (bool p, float[2, 16] x) => (float[2, 16] y) {
         a = MatMul (x, w)
         y = If (p) <
-            then_branch = t () => (float[2, 4] b) { b = MatMul (a, v) },
-            else_branch = e () => (float[2, 4] c) { n = Neg (a)  c = MatMul (n, u) }
+            then_branch = t () => (float[2, 16] b) { b = MatMul (a, v) },
+            else_branch = e () => (float[2, 16] c) { n = Neg (a)  c = MatMul (n, u) }
         > }"""
     feeds = {"p": np.array(True), "x": W[:2]}
     model = model_of(text, w=W, v=W, u=W.copy())
