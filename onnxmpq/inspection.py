@@ -16,6 +16,7 @@ from onnxmpq.normalize.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
+from onnxmpq.operators import is_product, part_name, weight_places
 from onnxmpq.passes.matching import optional_input, type_name
 from onnxmpq.runtime.requirements import described
 from onnxmpq.runtime.session import Runtime
@@ -101,14 +102,17 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
     left = {layer.weight: layer for layer in discover(graph, {})}
     found: dict[str, InspectedLayer] = {}
     for node, name, _ in layer_names(graph):
-        for weight in (tensor.name for tensor in node.inputs[:2] if tensor.name not in found):
+        for place in weight_places(node):
+            weight, layer = node.inputs[place].name, name + part_name(node, place)
+            if weight in found:
+                continue
             if weight in stored:
                 held, acts = stored[weight], _activation_bits(node)
                 size = held.stored_bytes + held.scale_bytes
-                found[weight] = InspectedLayer(name, node.op, held.codes.shape, held.bits, acts, size)
+                found[weight] = InspectedLayer(layer, node.op, held.codes.shape, held.bits, acts, size)
             elif weight in halves:
                 half = halves[weight]
-                found[weight] = InspectedLayer(name, node.op, half.shape, HALF_BITS, None, half.nbytes)
+                found[weight] = InspectedLayer(layer, node.op, half.shape, HALF_BITS, None, half.nbytes)
             elif weight in left and left[weight].params:
                 found[weight] = _float_layer(left[weight])
     return list(found.values())
@@ -116,6 +120,8 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
 
 def _activation_bits(node: gs.Node) -> int | None:
     """The width of the dequantized codes that the layer reads besides its weight's, None where it reads float."""
+    if not is_product(node.op):
+        return None
     makers = [
         maker for tensor in node.inputs[:2] for maker in tensor.inputs if maker.op == "DequantizeLinear"
     ]

@@ -53,9 +53,9 @@ class Network:
         self.channels[name] = channels
         return name
 
-    def weight(self, *shape: int) -> str:
+    def weight(self, *shape: int, fan: int | None = None) -> str:
         name = f"w{len(self.weights)}"
-        fan = int(np.prod(shape[1:])) or 1
+        fan = fan or int(np.prod(shape[1:])) or 1
         self.weights[name] = (self.rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
         return name
 
@@ -97,9 +97,9 @@ def networks(draw: Draw) -> onnx.ModelProto:
     maps = [_conv(draw, net, "x")]
     for _ in range(draw(st.integers(1, 5))):
         maps.append(
-            draw(st.sampled_from([_conv, _conv, _transposed, _branch, _pooled, _activated, _shared]))(
-                draw, net, maps[-1]
-            )
+            draw(
+                st.sampled_from([_conv, _conv, _transposed, _branch, _pooled, _activated, _shared, _embedded])
+            )(draw, net, maps[-1])
         )
     heads = [_head(draw, net, draw(st.sampled_from(maps))) for _ in range(draw(st.integers(1, 2)))]
     outputs = [(name, 2) for name in dict.fromkeys(heads)]
@@ -158,9 +158,39 @@ def _shared(draw: Draw, net: Network, x: str) -> str:
     return net.op("Conv", inner, weight, channels=net.channels[x])
 
 
+def _embedded(draw: Draw, net: Network, x: str) -> str:
+    """Beside the map, a table looked up by the largest channel of the input, which no rounding changes."""
+    width = draw(st.sampled_from([4, 64]))
+    table = net.weight(1024 // width, width)
+    largest = net.op("ArgMax", "x", channels=1, axis=1, keepdims=0)
+    rows = net.op("Gather", table, largest, channels=width)
+    turned = net.op("Transpose", rows, channels=width, perm=[0, 3, 1, 2])
+    return net.op("Concat", x, turned, channels=net.channels[x] + width, axis=1)
+
+
+def _recurrent(draw: Draw, net: Network, x: str) -> str:
+    """[N, features]: the last states of a recurrence over the rows of the map, in one direction or both."""
+    kind, gates = draw(st.sampled_from([("LSTM", 4), ("GRU", 3), ("RNN", 1)]))
+    width, hidden, directions = net.channels[x] * net.size, 6, draw(st.sampled_from([1, 2]))
+    turned = net.op("Transpose", x, channels=width, perm=[2, 0, 1, 3])
+    steps = net.op("Reshape", turned, net.ints(net.size, -1, width), channels=width)
+    weights = [net.weight(directions, gates * hidden, columns, fan=columns) for columns in (width, hidden)]
+    direction = "bidirectional" if directions == 2 else draw(st.sampled_from(["forward", "reverse"]))
+    name = f"{kind.lower()}_{len(net.nodes)}"
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
+    net.nodes.append(helper.make_node(kind, [steps, *weights], ["", name], name=name.upper(), **attributes))
+    last = net.op("Transpose", name, channels=hidden, perm=[1, 0, 2])
+    return net.op("Reshape", last, net.ints(-1, directions * hidden), channels=directions * hidden)
+
+
 def _head(draw: Draw, net: Network, x: str) -> str:
-    width, classes = net.channels[x], draw(st.sampled_from([3, 5]))
-    flat = net.op("Flatten", net.op("GlobalAveragePool", x, channels=width), channels=width)
+    if draw(st.booleans()):
+        flat = _recurrent(draw, net, x)
+    else:
+        flat = net.op(
+            "Flatten", net.op("GlobalAveragePool", x, channels=net.channels[x]), channels=net.channels[x]
+        )
+    width, classes = net.channels[flat], draw(st.sampled_from([3, 5]))
     kind = draw(st.sampled_from(["Gemm", "MatMul", "Einsum"] if net.opset >= _EINSUM else ["Gemm", "MatMul"]))
     if kind == "Gemm":
         transposed = draw(st.booleans())

@@ -78,7 +78,7 @@ ROOMS: Mapping[str, str] = {
     ),
     "api": "observer values budgets data metrics calibrate rounding sensitivity request pipeline",
     "evaluation": "errors values onnx_io runtime data metrics normalize",
-    "inspection": "values passes onnx_io runtime normalize verify",
+    "inspection": "values passes operators onnx_io runtime normalize verify",
     "": "",
     "testing": (
         "values operators onnx_io runtime data metrics place calibrate rounding sensitivity context normalize lower verify"

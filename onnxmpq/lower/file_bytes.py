@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxmpq.context.prepared import Activations, Prepared
-from onnxmpq.lower.lower_plan import Frame, frame, planned_opset, store
+from onnxmpq.lower.lower_plan import Frame, frame, gathered_tables, planned_opset, store
 from onnxmpq.onnx_io.graph import export_model
 from onnxmpq.onnx_io.late_values import LateValues, raw_bytes
 from onnxmpq.onnx_io.node_names import name_nodes
@@ -62,7 +62,8 @@ class FileBytes:
         """Bytes of the file of what `lower` gives for the same arguments; raises what it raises."""
         asked = frozenset(name for name, o in plan.options.items() if o.activation_bits is not None)
         opset = planned_opset(plan, prepared, target)
-        key = (id(prepared), id(activations), target, opset, asked)
+        gathered = gathered_tables(plan, prepared, target)
+        key = (id(prepared), id(activations), target, opset, asked, gathered)
         if key not in self._framed:
             if len(self._framed) == _MOST_FRAMES:
                 del self._framed[next(iter(self._framed))]

@@ -17,6 +17,7 @@ from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.node_names import name_nodes
 from onnxmpq.passes.lower.clip_pools import clip_pools
+from onnxmpq.passes.lower.gather_codes import GatherCodes, scales_name
 from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
 from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
@@ -37,6 +38,8 @@ from onnxmpq.values.option import HALF_BITS, OTHER_CODES_OPSET
 from onnxmpq.values.placement import Placement
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.target import Target
+
+_LARGE_TABLE = 1 << 20  # bytes in float: of smaller ones there is little memory to save
 
 
 def fitted_to_ranges(prepared: Prepared, activations: Activations) -> Prepared:
@@ -93,9 +96,20 @@ def simulate(prepared: Prepared, plan: Plan, activations: Activations) -> onnx.M
     return export_model(pairs.graph, prepared.model)
 
 
+def gathered_tables(plan: Plan, prepared: Prepared, target: Target) -> frozenset[str]:
+    """The tables that the plan gives codes and the target looks up as such: those that are large."""
+    if target.is_plain or not target.weights.gathers:
+        return frozenset()
+    quantized = [layer for layer in prepared.layers if plan[layer.name].is_quantized]
+    return frozenset(la.weight for la in quantized if la.op == "Gather" and 4 * la.params >= _LARGE_TABLE)
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What of a lowered model no width of a weight touches: its graph in its opset, with the Q/DQ pairs of `placement`."""
+    """What of a lowered model no width of a weight touches: its graph in its opset, with the Q/DQ pairs of `placement`.
+
+    Tables that are looked up as codes have their scales in it, all ones.
+    """
 
     graph: gs.Graph
     placement: Placement
@@ -113,6 +127,7 @@ def frame(prepared: Prepared, plan: Plan, activations: Activations, target: Targ
             pin_layout(framed.graph)
         pad_codes(framed.graph)
     SplitGemmBias(framed.placement.split_biases)(framed.graph)
+    GatherCodes(gathered_tables(plan, prepared, target))(framed.graph)
     return framed
 
 
@@ -127,8 +142,11 @@ def _with_pairs(prepared: Prepared, plan: Plan, activations: Activations, opset:
 def store(frame: Frame, prepared: Prepared, plan: Plan, candidates: Candidates, target: Target) -> None:
     """Store every layer at its planned width, in place: new nodes come first, and those of the frame stay as they are."""
     ReplaceConstants(_biases(prepared, plan, candidates))(frame.graph)
+    known = frame.graph.tensors()
     stored = {
-        layer.weight: _stored(layer, plan, candidates, frame.placement, target)
+        layer.weight: _stored(
+            layer, plan, candidates, frame.placement, target, gathers=scales_name(layer.weight) in known
+        )
         for layer in prepared.layers
         if _changes(layer, plan)
     }
@@ -166,11 +184,11 @@ def _changes(layer: Layer, plan: Plan) -> bool:
 
 
 def _stored(
-    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement, target: Target
+    layer: Layer, plan: Plan, candidates: Candidates, placement: Placement, target: Target, *, gathers: bool
 ) -> PackedLayer | HalfWeight:
     option = plan[layer.name]
     if option.weight_bits == HALF_BITS:
         return HalfWeight()
-    form: Form = "integer" if layer.name in placement.integer_layers else "float"
+    form: Form = "integer" if layer.name in placement.integer_layers else "codes" if gathers else "float"
     weight = candidates.quantized(layer, option.weight_bits)
     return PackedLayer(weight, "plain" if target.is_plain else form, option.container_bits)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxmpq.operators import OPERATORS, Shapes, operator_of, weight_place
+from onnxmpq.operators import OPERATORS, Shapes, deciding, held_places, is_computing, part_name, weight_places
 from onnxmpq.passes.matching import graphs, holds, optional_input
 from onnxmpq.passes.normalize.fold_computed_weights import why_computed
 from onnxmpq.values.layer import VECTOR, Layer, Layout
@@ -20,26 +20,47 @@ from onnxmpq.values.option import FLOAT_BITS, HALF_BITS
 _WEIGHT_BITS = {np.dtype(np.float32): FLOAT_BITS, np.dtype(np.float16): HALF_BITS}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _User:
+    """A node that reads a weight at an input; `position` is its number among those that may hold one."""
+
+    node: gs.Node
+    place: int
+    name: str
+    nested: bool
+    position: int
+
+    @property
+    def layout(self) -> Layout:
+        return OPERATORS[self.node.op].layout(self.node, self.place)
+
+    @property
+    def layer_name(self) -> str:
+        return self.name + part_name(self.node, self.place)
+
+    def macs(self, shapes: Shapes) -> int:
+        return OPERATORS[self.node.op].macs(self.node, self.place, shapes)
+
+
 def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, ...]:
     """All layers in execution order, those that cannot be quantized with their reason.
 
     `shapes` are traced shapes of the graph's tensors in a run on so many `samples`: one, or as many as the graph
     demands. MACs are those of one sample, 0 where no shape is known: without `shapes`, and in control-flow bodies.
     """
-    names = layer_names(graph)
-    users: dict[int, tuple[gs.Constant, list[tuple[gs.Node, str, bool]]]] = {}
-    layers = []
-    for node, name, nested in names:
-        place = weight_place(node)
-        if place is None:
-            layers += [_computed(graph, node, name, computed) for computed in _computed_places(node)]
-        else:
-            weight = node.inputs[place]
-            users.setdefault(id(weight), (weight, []))[1].append((node, name, nested))
+    held: dict[int, list[_User]] = {}
+    found: list[tuple[int, int, Layer]] = []
+    for position, (node, name, nested) in enumerate(layer_names(graph)):
+        places = held_places(node)
+        for place in places:
+            user = _User(node, place, name, nested, position)
+            held.setdefault(id(node.inputs[place]), []).append(user)
+        for place in _computed_places(node, places):
+            found.append((position, place, _computed(graph, node, name + part_name(node, place), place)))
     outputs = {id(tensor) for tensor in graph.outputs}
-    layers += [_layer(weight, nodes, shapes, samples, outputs) for weight, nodes in users.values()]
-    order = {name: i for i, (_, name, _) in enumerate(names)}
-    return tuple(sorted(layers, key=lambda layer: order[layer.name]))
+    for users in held.values():
+        found.append((users[0].position, users[0].place, _layer(users, shapes, samples, outputs)))
+    return tuple(layer for *_, layer in sorted(found, key=lambda entry: entry[:2]))
 
 
 def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
@@ -47,14 +68,14 @@ def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
 
     A layer is named by its node, or by its output tensor where nodes have no names or equal ones.
     """
-    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if operator_of(n) is not None]
+    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if weight_places(n)]
     counts = Counter(node.name for node, _ in nodes)
     outputs = Counter(node.outputs[0].name for node, _ in nodes)
     taken: Counter[str] = Counter()
     found = []
     for node, nested in nodes:
         own = bool(node.name) and counts[node.name] == 1 and not outputs[node.name]
-        name = node.name if own else node.outputs[0].name
+        name = node.name if own else next(t.name for t in node.outputs if t.name)
         taken[name] += 1
         found.append((node, name if taken[name] == 1 else f"{name}#{taken[name]}", nested))
     return found
@@ -74,46 +95,39 @@ def _walk(graph: gs.Graph, *, nested: bool) -> Iterator[tuple[gs.Node, bool]]:
                 yield from _walk(value, nested=True)
 
 
-def _layer(
-    weight: gs.Constant,
-    users: list[tuple[gs.Node, str, bool]],
-    shapes: Shapes,
-    samples: int,
-    outputs: Collection[int],
-) -> Layer:
-    node, name, _ = users[0]
-    operator, shape = OPERATORS[node.op], tuple(int(d) for d in weight.shape)
-    dtype = _dtype(weight)
+def _layer(users: Sequence[_User], shapes: Shapes, samples: int, outputs: Collection[int]) -> Layer:
+    deciders = _deciding(users)
+    first = deciders[0]
+    node, weight = first.node, first.node.inputs[first.place]
+    shape, dtype = tuple(int(d) for d in weight.shape), _dtype(weight)
     return Layer(
-        name=name,
+        name=first.layer_name,
         op=node.op,
-        nodes=tuple(name for _, name, _ in users),
+        nodes=tuple(dict.fromkeys(user.name for user in users)),
         weight=weight.name,
         shape=shape,
-        layout=_common_layout([node for node, _, _ in users], weight) if len(shape) > 1 else VECTOR,
-        positions=operator.positions(node, shapes),
-        macs=sum(OPERATORS[n.op].macs(n, _place(n, weight), shapes) for n, _, _ in users) // samples,
+        layout=_common_layout(deciders) if len(shape) > 1 else VECTOR,
+        positions=OPERATORS[node.op].positions(node, shapes),
+        macs=sum(user.macs(shapes) for user in users) // samples,
         float_bits=_WEIGHT_BITS.get(dtype, dtype.itemsize * 8),
-        bias=_own_bias(node, shape, outputs) if len(users) == 1 and not users[0][2] else None,
-        weights_only=any(nested for _, _, nested in users),
+        bias=_own_bias(node, shape, outputs) if len(users) == 1 and not first.nested else None,
+        weights_only=any(user.nested for user in users),
         reason="its weight is an output of the model"
         if id(weight) in outputs
-        else _refusal(shape, dtype, [node for node, _, _ in users], weight),
+        else _refusal(shape, dtype, deciders, weight),
     )
 
 
-def _place(node: gs.Node, weight: gs.Constant) -> int:
-    return next(place for place in OPERATORS[node.op].weights if node.inputs[place] is weight)
+def _deciding(users: Sequence[_User]) -> list[_User]:
+    """Those of a weight's users that say how it is laid out, in order."""
+    kept = [(id(node), place) for node, place in deciding([(user.node, user.place) for user in users])]
+    return [user for user in users if (id(user.node), user.place) in kept]
 
 
-def _common_layout(nodes: Sequence[gs.Node], weight: gs.Constant) -> Layout:
+def _common_layout(users: Sequence[_User]) -> Layout:
     """The first node's; blind where others read the weight in another one."""
-    first, *others = {_layout(node, weight): None for node in nodes}
+    first, *others = {user.layout: None for user in users}
     return replace(first, blind="nodes that share its weight read it in different ways") if others else first
-
-
-def _layout(node: gs.Node, weight: gs.Constant) -> Layout:
-    return OPERATORS[node.op].layout(node, _place(node, weight))
 
 
 def _dtype(weight: gs.Constant) -> np.dtype[Any]:
@@ -133,14 +147,14 @@ def _own_bias(node: gs.Node, shape: tuple[int, ...], outputs: Collection[int]) -
     return bias.name if tuple(bias.shape) == (channels,) else None
 
 
-def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weight: gs.Constant) -> str | None:
+def _refusal(shape: tuple[int, ...], dtype: Any, users: Sequence[_User], weight: gs.Constant) -> str | None:
     if dtype not in _WEIGHT_BITS:
         return f"its weight is {dtype}, not float32 or float16"
     if len(shape) < 2:
         return f"its weight has the shape {list(shape)}: a vector has no output channels"
     if 0 in shape:
         return "its weight is empty"
-    ways = len({(layout.axis, layout.group) for layout in (_layout(node, weight) for node in nodes)})
+    ways = len({(user.layout.axis, user.layout.group) for user in users})
     if ways > 1:
         return (
             f"nodes read its weight in {ways} ways, along different axes or in different groups; {ways} copies of its "
@@ -151,10 +165,17 @@ def _refusal(shape: tuple[int, ...], dtype: Any, nodes: Sequence[gs.Node], weigh
     return None
 
 
-def _computed_places(node: gs.Node) -> list[int]:
-    """The input that a weight comes to out of constants alone, by any number of nodes, or none."""
-    places = OPERATORS[node.op].weights if len(node.inputs) > 1 else ()
-    return [place for place in places if is_made_of_constants(node.inputs[place])][:1]
+def _computed_places(node: gs.Node, held: Sequence[int]) -> list[int]:
+    """The inputs, one without parts, that a weight comes to out of constants alone, by any number of nodes.
+
+    What is looked up is mostly a shape, and no weight.
+    """
+    operator = OPERATORS[node.op]
+    if not is_computing(node.op) or len(node.inputs) < 2 or (held and not operator.parts):
+        return []
+    free = [place for place in weight_places(node) if place not in held]
+    found = [place for place in free if is_made_of_constants(node.inputs[place])]
+    return found if operator.parts else found[:1]
 
 
 def is_made_of_constants(tensor: gs.Tensor) -> bool:

@@ -8,7 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnxmpq.onnx_io.contents import graphs
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import OPERATORS, is_computing
 from onnxmpq.values.other_weight import OtherWeight
 
 _LEAST = 0.01  # of the file's bytes: smaller ones are not worth a line
@@ -57,10 +57,12 @@ def _readers(model: onnx.ModelProto) -> dict[str, list[str]]:
 
 def _other(tensor: onnx.TensorProto, name: str, ops: list[str]) -> OtherWeight:
     read = " and ".join(dict.fromkeys(ops)) or "nothing"
-    layers = [op for op in dict.fromkeys(ops) if op in OPERATORS]
+    layers = [op for op in dict.fromkeys(ops) if is_computing(op)]
     reason = f"{read} is not among the operators whose weights are quantized"
     if layers:
         reason = f"{' and '.join(layers)} does not read it as a weight"
+    elif any(op in OPERATORS for op in ops):
+        reason = f"nothing is computed with what {read} gives of it, or it is a bias or small"
     return OtherWeight(name, read, _size(tensor), reason)
 
 

@@ -40,6 +40,7 @@ from onnxmpq.passes.normalize.part_shared_weights import part_shared_weights
 from onnxmpq.passes.normalize.pool_global_means import pool_global_means
 from onnxmpq.passes.normalize.raise_opset import NEWEST_TARGET, RaiseOpset
 from onnxmpq.passes.normalize.replace_legacy_ops import replace_legacy_ops
+from onnxmpq.passes.normalize.share_equal_weights import share_equal_weights
 from onnxmpq.passes.normalize.widen_half import widen_half
 from onnxmpq.passes.normalize.write_out_hard_swish import write_out_hard_swish
 from onnxmpq.runtime.session import Runtime, Session
@@ -56,6 +57,7 @@ _PASSES: tuple[Pass, ...] = (
     widen_half,
     fold_computed_weights,
     fold_weight_views,
+    share_equal_weights,
     part_shared_weights,
     fold_constant_views,
     drop_noops,

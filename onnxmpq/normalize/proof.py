@@ -13,7 +13,7 @@ from onnxmpq.metrics.decibels import signal_to_noise
 from onnxmpq.metrics.makers import Makers
 from onnxmpq.metrics.output_channels import FLOOR
 from onnxmpq.onnx_io.subgraph import giving, names_read
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import is_computing, is_product
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.arrays import Array
 
@@ -63,7 +63,7 @@ def _floor(runtime: Runtime, model: onnx.ModelProto, sample: Mapping[str, Array]
     node = makers.node(name)
     if node is None:
         return 0.0
-    summands = node.input if node.op_type in _SUMS else node.input[2:3] if node.op_type in OPERATORS else ()
+    summands = node.input if node.op_type in _SUMS else node.input[2:3] if is_product(node.op_type) else ()
     return FLOOR * max((_scale(v) for v in _values(runtime, model, sample, list(summands))), default=0.0)
 
 
@@ -99,7 +99,7 @@ def _is_decided(model: onnx.ModelProto, name: str) -> bool:
         tensor = waiting.pop()
         if tensor in seen or tensor not in made or made[tensor].op_type in _SHAPE_READERS:
             continue
-        if made[tensor].op_type in OPERATORS:
+        if is_computing(made[tensor].op_type):
             return True
         seen.add(tensor)
         waiting.extend(names_read(made[tensor]))

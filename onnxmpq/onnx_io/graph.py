@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 from onnxmpq.errors import ModelError
 from onnxmpq.onnx_io.contents import DEFAULT_DOMAIN, graphs, nodes, subgraphs, tensors
 from onnxmpq.onnx_io.functions import inlined
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import OPERATORS, is_computing
 
 _A_FEW = 64  # values of a constant that operators may want to know when they are loaded
 _FIRST_IR_VERSION = 4  # the first in which an initializer need not be a graph input as well
@@ -178,7 +178,7 @@ def hoist_initializers(model: onnx.ModelProto) -> None:
     own = frozenset(held)
     for tensor in (tensor for body in bodies for tensor in body.initializer):
         held.setdefault(tensor.name, []).append(tensor)
-    wanted = {name for body in bodies for name in _weight_names(body)}
+    wanted = {name for body in bodies for name in _weight_names(body, held)}
     wanted |= {name for name, tensors in held.items() if len(tensors) > 1}
     moved = {
         name
@@ -190,10 +190,16 @@ def hoist_initializers(model: onnx.ModelProto) -> None:
         _drop_initializers(body, moved)
 
 
-def _weight_names(graph: onnx.GraphProto) -> Iterator[str]:
+def _weight_names(graph: onnx.GraphProto, held: Mapping[str, Sequence[TensorProto]]) -> Iterator[str]:
+    """What may be weights in a body; of what is looked up or added only matrices of floats, the rest are indices and biases."""
     for node in graph.node:
         places = OPERATORS[node.op_type].weights if node.op_type in OPERATORS else ()
-        yield from (node.input[i] for i in places if i < len(node.input))
+        names = [node.input[i] for i in places if i < len(node.input)]
+        yield from (n for n in names if is_computing(node.op_type) or any(map(_is_matrix, held.get(n, ()))))
+
+
+def _is_matrix(tensor: TensorProto) -> bool:
+    return len(tensor.dims) > 1 and tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 def _other_names(main: onnx.GraphProto, bodies: Sequence[onnx.GraphProto]) -> set[str]:

@@ -24,9 +24,14 @@ def name_nodes(model: onnx.ModelProto) -> None:
     fresh: dict[str, Iterator[str]] = {}
     for node in nodes:
         if not node.name or counts[node.name] > 1:
-            stem = node.output[0] if node.op_type in OPERATORS else node.name
+            stem = node.output[0] if _is_called_by_output(node) else node.name
             node.name = next(name for name in fresh.setdefault(stem, _names(stem)) if name not in taken)
             taken.add(node.name)
+
+
+def _is_called_by_output(node: onnx.NodeProto) -> bool:
+    """True for an operator with weights; most sums have none."""
+    return node.op_type in OPERATORS and OPERATORS[node.op_type].use != "sum"
 
 
 def _names(stem: str) -> Iterator[str]:

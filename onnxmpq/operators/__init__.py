@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.operators.add import ADD
 from onnxmpq.operators.conv import CONV
 from onnxmpq.operators.conv_transpose import CONV_TRANSPOSE
 from onnxmpq.operators.einsum import EINSUM
+from onnxmpq.operators.gather import GATHER
 from onnxmpq.operators.gemm import GEMM
 from onnxmpq.operators.matmul import MATMUL
 from onnxmpq.operators.operator import BiasSlot, IntegerKernel, Operator, Shapes
+from onnxmpq.operators.recurrent import GRU, LSTM, RNN
 from onnxmpq.passes.matching import is_standard
 
 __all__ = [
-    "OPERATORS", "BiasSlot", "IntegerKernel", "Operator", "Shapes", "operator_of", "readers", "weight_place",
-    "weight_places",
+    "OPERATORS", "BiasSlot", "IntegerKernel", "Operator", "Shapes", "WeightUse", "deciding", "held_places",
+    "is_computing", "is_product", "operator_of", "part_name", "readers", "weight_places",
 ]  # fmt: skip
 
-OPERATORS: Mapping[str, Operator] = {op.name: op for op in (CONV, CONV_TRANSPOSE, EINSUM, GEMM, MATMUL)}
+OPERATORS: Mapping[str, Operator] = {
+    op.name: op for op in (ADD, CONV, CONV_TRANSPOSE, EINSUM, GATHER, GEMM, GRU, LSTM, MATMUL, RNN)
+}
+WeightUse = tuple[gs.Node, int]  # a node, and the input that it reads a weight at
 
 
 def operator_of(node: gs.Node) -> Operator | None:
@@ -27,18 +33,69 @@ def operator_of(node: gs.Node) -> Operator | None:
     return OPERATORS.get(node.op) if is_standard(node) else None
 
 
+def is_product(op: str) -> bool:
+    """True for an operator whose output values are sums of products of its weight with data."""
+    return op in OPERATORS and OPERATORS[op].use == "product"
+
+
+def is_computing(op: str) -> bool:
+    """True for an operator that computes with its weight, and does not just pass its values on."""
+    return op in OPERATORS and OPERATORS[op].use in ("product", "recurrence")
+
+
 def weight_places(node: gs.Node) -> list[int]:
     """The inputs that may be the weight of a layer, the likelier first; none where the operator has no weight."""
     operator = operator_of(node)
-    return [] if operator is None else [i for i in operator.weights if i < len(node.inputs)]
+    if operator is None:
+        return []
+    return [i for i in operator.weights if i < len(node.inputs) and operator.takes(node.inputs[i])]
 
 
-def readers(graph: gs.Graph, weight: str) -> list[tuple[gs.Node, int]]:
-    """The nodes of the main graph that multiply by a tensor of this name, and the input that each reads it at."""
+def held_places(node: gs.Node) -> list[int]:
+    """The inputs that hold the constants of a node's layers: one, or none where both operands are data or constants.
+
+    An operator with `parts` may hold several. What is looked up or added is a weight only where something is computed
+    with the result: a detector's anchors go to its outputs as they are, and are coordinates.
+    """
+    operator, constant = operator_of(node), _constant_places(node)
+    if constant and not is_computing(node.op) and not _is_computed_with(node):
+        return []
+    is_one = len(constant) == 1 < len(node.inputs)
+    return constant if is_one or (operator is not None and operator.parts) else []
+
+
+def _constant_places(node: gs.Node) -> list[int]:
+    return [i for i in weight_places(node) if isinstance(node.inputs[i], gs.Constant)]
+
+
+def _is_computed_with(node: gs.Node) -> bool:
+    """True where the result of a node reaches an operator that computes with a weight, or a product of two results."""
+    seen, waiting = {id(node)}, [node]
+    while waiting:
+        behind = [reader for tensor in waiting.pop().outputs for reader in tensor.outputs]
+        if any(is_computing(reader.op) for reader in behind):
+            return True
+        fresh = {id(reader): reader for reader in behind if id(reader) not in seen}
+        seen |= fresh.keys()
+        waiting += fresh.values()
+    return False
+
+
+def part_name(node: gs.Node, place: int) -> str:
+    """What the layer of the weight at an input is called behind its node's name: nothing, or `.W` of an LSTM."""
+    operator = operator_of(node)
+    parts = operator.parts if operator is not None else ()
+    return f".{parts[OPERATORS[node.op].weights.index(place)]}" if parts else ""
+
+
+def readers(graph: gs.Graph, weight: str) -> list[WeightUse]:
+    """The nodes of the main graph that have a tensor of this name as a weight, and the input that each reads it at."""
     return [(n, i) for n in graph.nodes for i in weight_places(n) if n.inputs[i].name == weight]
 
 
-def weight_place(node: gs.Node) -> int | None:
-    """The input that holds the constant which a layer's node multiplies what it is given with, None where none does."""
-    constant = [i for i in weight_places(node) if isinstance(node.inputs[i], gs.Constant)]
-    return constant[0] if len(constant) == 1 < len(node.inputs) else None
+def deciding(uses: Sequence[WeightUse]) -> list[WeightUse]:
+    """Of all uses of one weight those that its layout and its kernels follow from.
+
+    Those that compute with it; what only passes its values on takes them as they come.
+    """
+    return [use for use in uses if is_computing(use[0].op)] or list(uses[:1])

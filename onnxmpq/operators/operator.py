@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,6 +13,7 @@ from onnxmpq.passes.emitter import Emitter
 from onnxmpq.values.layer import Layout
 
 Shapes = Mapping[str, Sequence[int]]  # of tensors, as traced in a run
+Use = Literal["product", "lookup", "sum", "recurrence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,16 @@ class IntegerKernel:
 class Operator:
     """One operator of the ONNX domain whose constant operand is a layer's weight.
 
-    `weights` are the inputs that may be that operand, the likelier first. For a weight at an input:
+    `weights` are the inputs that may be that operand, the likelier first, as far as the operator `takes` the tensor there
+    for a weight. `parts` names them where each is a layer of its own: the matrices of an LSTM. `use` is what becomes of
+    a weight:
+
+        product      output values are sums of its products with the other operand
+        lookup       output values are its own, picked by the other operand; it may be laid out in any way
+        sum          output values are those of the other operand and its own
+        recurrence   output values are no linear function of it
+
+    For a weight at an input:
 
         layout      how it is laid out as rows x columns
         macs        multiply-accumulates of one run, given the shapes of that run (0: not known)
@@ -68,6 +78,9 @@ class Operator:
 
     name: str
     weights: tuple[int, ...]
+    parts: tuple[str, ...] = ()
+    use: Use = "product"
+    takes: Callable[[gs.Tensor], bool] = lambda _tensor: True
     layout: Callable[[gs.Node, int], Layout]
     macs: Callable[[gs.Node, int, Shapes], int]
     positions: Callable[[gs.Node, Shapes], tuple[int, ...]] = lambda _node, _shapes: ()

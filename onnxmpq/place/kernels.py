@@ -12,7 +12,7 @@ from itertools import chain
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import OPERATORS, is_computing
 from onnxmpq.place.clamps import clamps_at_zero
 from onnxmpq.place.readers import Readers
 from onnxmpq.place.refusals import float_layers, refusal, values_of
@@ -138,7 +138,8 @@ def _float_ops(
         node.outputs[0].name: _why_float(node, quantized, readers, weights)
         for node in graph.nodes
         if id(node) not in integer
-        and node.op not in {*OPERATORS, "Shape", "Size"}
+        and not is_computing(node.op)
+        and node.op not in {"Shape", "Size"}
         and any(t.name in quantized for t in chain(node.inputs, node.outputs))
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS, IntegerKernel, operator_of
+from onnxmpq.operators import OPERATORS, IntegerKernel, WeightUse, deciding, operator_of, weight_places
 from onnxmpq.passes.layout import loses_layout
 from onnxmpq.passes.matching import attribute, is_constant, is_standard, optional_input, read
 from onnxmpq.values.layer import Layer
@@ -27,11 +27,11 @@ _EMPTY = "a tensor of it holds no values"
 
 def float_layers(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str]) -> dict[str, str]:
     """Why a layer computes in float, by name; layers that can be integer are not listed."""
-    nodes: dict[str, list[gs.Node]] = {}
+    uses: dict[str, list[WeightUse]] = {}
     for node in graph.nodes:
-        operator = operator_of(node)
-        for tensor in node.inputs[:2] if operator is not None else ():
-            nodes.setdefault(tensor.name, []).append(node)
+        for place in weight_places(node):
+            uses.setdefault(node.inputs[place].name, []).append((node, place))
+    nodes = {weight: [node for node, _ in deciding(some)] for weight, some in uses.items()}
     reasons = {la.name: _layer_refusal(la, nodes.get(la.weight, []), la.name in integer) for la in layers}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 

@@ -70,7 +70,8 @@ def with_scales(prepared: Prepared) -> Prepared:
     weights = {i.name: numpy_helper.to_array(i) for i in prepared.model.graph.initializer}
     layers = [
         replace(la, scale_bytes=2)
-        if la.reason is None and has_half_scales(weights[la.weight], la.axis)
+        if la.reason is None
+        and has_half_scales(weights[la.weight].reshape(la.unstacked.shape), la.unstacked.axis)
         else la
         for la in prepared.layers
     ]

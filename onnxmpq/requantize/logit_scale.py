@@ -17,7 +17,7 @@ from onnxmpq.lower.draft import Draft
 from onnxmpq.metrics.metric import Sums, classifier_output, sharpened
 from onnxmpq.metrics.score import losses_by_batch
 from onnxmpq.onnx_io.subgraph import names_read
-from onnxmpq.operators import OPERATORS
+from onnxmpq.operators import is_product
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import QUANTIZED_BITS
 
@@ -108,7 +108,7 @@ def logit_layer(model: onnx.ModelProto, output: str, layers: Sequence[Layer]) ->
         node, readers = made[name], [n for n in model.graph.node if name in names_read(n)]
         if len(readers) > 1 or (readers and name in outputs):
             return None
-        if node.op_type in OPERATORS:
+        if is_product(node.op_type):
             return _sole(model, node, layers)
         if node.op_type not in passed:
             return None

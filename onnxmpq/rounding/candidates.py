@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import onnx
@@ -28,7 +27,7 @@ ROUNDINGS = ("compensated", "nearest")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """What it takes to round a layer: its weight (float32), the moments, the widths, what the file may hold."""
+    """What it takes to round a layer: its weight (float32, unstacked), the moments, the widths, what the file may hold."""
 
     layer: Layer
     weight: Floats
@@ -42,15 +41,15 @@ def fitted(task: Task) -> tuple[Layer, list[tuple[QuantizedWeight, Floats | None
 
     Compensated from two bits up; one bit so that the errors' sums cancel.
     """
-    layer, moments = task.layer, task.moments
+    layer, moments = task.layer.unstacked, task.moments
     known = moments if layer.bias is None else moments.centred()
     wide = [bits for bits in task.widths if bits > 1]
     rounded = dict(compensate(task.weight, layer, shrunk(known), wide, task.grids))
     for bits in set(task.widths) - set(rounded):
         rounded[bits] = quantize_balanced(task.weight, layer.axis, bits, task.grids)
     if layer.bias is None:
-        return layer, [(some, None) for some in rounded.values()]
-    return layer, [
+        return task.layer, [(_restacked(some, task.layer), None) for some in rounded.values()]
+    return task.layer, [
         (some, bias_shift(task.weight, some.dequantize(), layer, moments)) for some in rounded.values()
     ]
 
@@ -60,8 +59,8 @@ class Candidates:
     """Rounded weights by layer and width; memory is a byte a weight and width.
 
     With rounding "compensated", a layer that was given its inputs' moments is rounded against them and its bias
-    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel. `grids` are what
-    the file may hold.
+    takes up the mean error; one without (no data reach it) is rounded so that its errors' sums cancel, or to the nearest
+    where it is summed over nothing. `grids` are what the file may hold.
     """
 
     model: onnx.ModelProto
@@ -72,8 +71,6 @@ class Candidates:
 
     def __post_init__(self) -> None:
         self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in self.model.graph.initializer}
-        rounded = quantize if self.rounding == "nearest" else quantize_balanced
-        self._round = partial(rounded, grids=self.grids)
 
     def copy(self) -> Candidates:
         """The same roundings, to change without losing these."""
@@ -81,7 +78,8 @@ class Candidates:
 
     def task(self, layer: Layer, moments: Moments, widths: Sequence[int]) -> Task:
         """What it takes to round a layer at these widths against the moments of its inputs."""
-        return Task(layer, self._single(layer), moments, widths, self.grids)
+        weight = self._single(layer).reshape(layer.unstacked.shape)
+        return Task(layer, weight, moments, widths, self.grids)
 
     def replace(self, layer: Layer, rounded: QuantizedWeight, shift: Floats | None) -> None:
         """Let a rounding and what its bias gains stand for the layer at that width."""
@@ -107,8 +105,16 @@ class Candidates:
         """The codes and scales of a layer at a width of 1 to 8 bits."""
         key = (layer.name, bits)
         if key not in self._made:
-            self._made[key] = _held(layer, self._round(self._single(layer), layer.axis, bits))
+            self._made[key] = _held(layer, self._rounded(layer, bits))
         return self._made[key]
+
+    def _rounded(self, layer: Layer, bits: int) -> QuantizedWeight:
+        """The weight rounded without data."""
+        flat = layer.unstacked
+        is_nearest = self.rounding == "nearest" or not layer.layout.columns
+        rounder = quantize if is_nearest else quantize_balanced
+        weight = self._single(layer).reshape(flat.shape)
+        return _restacked(rounder(weight, flat.axis, bits, self.grids), layer)
 
     def bias(self, layer: Layer, bits: int) -> Array | None:
         """The layer's own bias at a width, in the graph's dtype; None where it has none."""
@@ -143,6 +149,14 @@ class Candidates:
     def _constant(self, name: str) -> Array:
         values: Array = numpy_helper.to_array(self._initializers[name])
         return values
+
+
+def _restacked(rounded: QuantizedWeight, layer: Layer) -> QuantizedWeight:
+    """The rounding of the unstacked weight in the layer's own shape."""
+    if not layer.layout.stacked:
+        return rounded
+    scale = rounded.scale.reshape(layer.scale_shape)
+    return replace(rounded, codes=rounded.codes.reshape(layer.shape), scale=scale, axis=layer.axis)
 
 
 def _held(layer: Layer, rounded: QuantizedWeight) -> QuantizedWeight:

@@ -53,7 +53,7 @@ def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> None:
     _tell_blocks([layer for layer in layers if layer.name in known], note)
     if not data.synthetic:
         _tell_unknown("too few windows to learn from", [la for la in fitting if la.name not in known], note)
-    blind = [la for la in layers if la.layout.blind is not None and not la.weights_only]
+    blind = [la for la in layers if la.layout.blind and la.layout.columns and not la.weights_only]
     for why in dict.fromkeys(la.layout.blind or "" for la in blind):
         _tell_unknown(why, [la for la in blind if la.layout.blind == why], note)
 

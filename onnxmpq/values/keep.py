@@ -48,7 +48,7 @@ class Keep:
     def matches(self, layer: Layer) -> bool:
         if self.pattern.startswith("op:"):
             return fnmatch.fnmatchcase(layer.op, self.pattern[3:])
-        return any(fnmatch.fnmatchcase(name, self.pattern) for name in layer.nodes)
+        return any(fnmatch.fnmatchcase(name, self.pattern) for name in (layer.name, *layer.nodes))
 
 
 def options_of(
@@ -70,7 +70,7 @@ def options_of(
 def _known(pattern: str, layers: Sequence[Layer]) -> str:
     """The patterns nearest to one that matches nothing; the first few where none is near."""
     ops = [f"op:{layer.op}" for layer in layers]
-    names = list(dict.fromkeys([*(name for layer in layers for name in layer.nodes), *ops]))
+    names = list(dict.fromkeys([*(name for layer in layers for name in (layer.name, *layer.nodes)), *ops]))
     return nearest(pattern, names) or f"it could be {', '.join(names[:_SHOWN])}: see onnxmpq inspect"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxmpq.values.option import FLOAT_BITS
 
@@ -13,10 +13,13 @@ class Layout:
     """The axes of a weight as rows and columns: an output value is one row times a vector of inputs.
 
     `axis` is the output-channel axis, which scales run along. `rows` are the axes that tell one output value from
-    another, `axis` first, so that rows of one scale are neighbours; `columns` are the axes that it is a sum over. The
-    first axis of the weight falls into `group` parts, each a matrix of its own. `taps` is how many neighbouring columns
-    belong to one input channel. `blind` says in words why no second moments of the inputs are to be had; such a weight
-    is rounded without data, and only `axis` counts.
+    another, `axis` first, so that rows of one scale are neighbours; `columns` are the axes that it is a sum over, none
+    where each weight is an output value by itself. The first axis of the weight falls into `group` parts, each a matrix
+    of its own. `taps` is how many neighbouring columns belong to one input channel. `blind` says in words why no second
+    moments of the inputs are to be had; such a weight is rounded without data, and only `axis` and `stacked` count.
+
+    `stacked` axes before `axis` have scales of their own as well (the directions of an LSTM); `rows` then names them
+    first.
     """
 
     axis: int
@@ -25,6 +28,7 @@ class Layout:
     group: int = 1
     taps: int = 1
     blind: str | None = None
+    stacked: int = 0
 
     @property
     def shares_scales(self) -> bool:
@@ -80,6 +84,22 @@ class Layer:
         return math.prod(self.shape)
 
     @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """[channels], or the stacked axes before them as well: there is one scale for each."""
+        return self.shape[self.axis - self.layout.stacked : self.axis + 1]
+
+    @property
     def channels(self) -> int:
         """Number of output channels, hence of scales."""
-        return self.shape[self.axis]
+        return math.prod(self.scale_shape)
+
+    @property
+    def unstacked(self) -> Layer:
+        """The same weight with its stacked axes and its channels as one axis: what rounds it need not know of stacks."""
+        if not self.layout.stacked:
+            return self
+        first, last = self.axis - self.layout.stacked, self.axis + 1
+        shape = (*self.shape[:first], self.channels, *self.shape[last:])
+        columns = tuple(a if a < first else a - self.layout.stacked for a in self.layout.columns)
+        layout = replace(self.layout, axis=first, rows=(first,), columns=columns, stacked=0)
+        return replace(self, shape=shape, layout=layout)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmpq.errors import OptionError
 from onnxmpq.values.arrays import Codes, Floats
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
     """A weight as it is stored: `codes` int8 of the weight's own shape, `scale` float32 [channels], none of them zero.
 
-    `axis` is the output-channel axis that `scale` runs along, `bits` the width that holds every code; `odd` codes are
-    odd numbers, and those of one bit always are.
+    `axis` is the output-channel axis that `scale` runs along, the last of several where a scale has as many dimensions.
+    `bits` is the width that holds every code; `odd` codes are odd numbers, and those of one bit always are.
     """
 
     codes: Codes
@@ -60,6 +64,7 @@ def code_range(bits: int, *, odd: bool = False) -> tuple[int, int]:
     raise OptionError(f"a width of {bits} bits was asked for; widths from 1 to 8 can be stored")
 
 
-def along(values: Floats, axis: int, ndim: int) -> Floats:
-    """`values` [n] reshaped to broadcast along `axis` of an array of `ndim` dimensions."""
-    return values.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
+def along(values: NDArray[Number], axis: int, ndim: int) -> NDArray[Number]:
+    """`values` reshaped to broadcast along the axes that end with `axis` of an array of `ndim` dimensions."""
+    last = axis % ndim + 1
+    return values.reshape([1] * (last - values.ndim) + [*values.shape] + [1] * (ndim - last))

@@ -48,7 +48,8 @@ class WeightRules:
     `folds` says that nodes over constants alone are computed once, when the file is loaded: without it no storage
     but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic of 32 bits only.
     `negative_scales` says that it takes weights whose scales are below zero, `zero_points` that it must be given those
-    of every weight, which are 0.
+    of every weight, which are 0. `gathers` says that it looks large tables up as codes and scales what it picked, instead
+    of unpacking them when the file is loaded.
 
     Raises OptionError where the fields contradict each other.
     """
@@ -61,6 +62,7 @@ class WeightRules:
     wide: bool = False
     negative_scales: bool = False
     zero_points: bool = False
+    gathers: bool = False
 
     def __post_init__(self) -> None:
         storages, tensors, direct = {*self.storages}, {*self.tensor_bits}, {*self.direct_bits}
@@ -226,7 +228,8 @@ TARGETS = {
     for target in (
         Target(
             "ort-cpu", "ONNX Runtime's CPU execution provider",
-            WeightRules(code_bits=_ANY_CPU, negative_scales=True), onnxruntime="1.15", provider="cpu",
+            WeightRules(code_bits=_ANY_CPU, negative_scales=True, gathers=True), onnxruntime="1.15",
+            provider="cpu",
         ),
         Target(
             "ort-cuda", "ONNX Runtime's CUDA execution provider",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ _INTEGER_CASTS: dict[int, type[np.integer[Any]]] = {
 class StoredWeight:
     """A weight as the file holds it: `codes` int8 in the weight's shape, `scale` float32 [channels] along `axis`.
 
+    Scales of several dimensions run along as many axes, the last of which is `axis`.
     `bits` are those the file spends on one code; `stored_bytes` is the size of the codes' own tensor, or the
     weight's share of the tensors that hold several weights, rounded up; `scale_bytes` that of all scales.
     """
@@ -50,13 +51,14 @@ class StoredWeight:
 def read_weights(model: onnx.ModelProto) -> dict[str, StoredWeight]:
     """Every weight of the main graph that is stored as codes of 1 to 8 bits, by the name its readers use.
 
-    All forms of PackWeights are read: DequantizeLinear along an axis (without a zero point, or with zeros), or Cast
-    and Mul, and perhaps a Cast to FLOAT16 behind. What is left in float is not listed. External data must be loaded.
+    All forms of PackWeights are read: DequantizeLinear along an axis (without a zero point, or with zeros) and perhaps a
+    Reshape that takes the axis apart, or Cast and Mul, and perhaps a Cast to FLOAT16 behind, or codes and scales that are
+    looked up by the same indices before that Cast and Mul. What is left in float is not listed. External data must be loaded.
 
     Raises VerifyError when a tensor's bytes do not fit its shape.
     """
     reader = _Reader(model.graph)
-    stored = (_read_integer(reader, node) or _read_float(reader, node) for node in model.graph.node)
+    stored = (read(reader, node) for node in model.graph.node for read in _FORMS.get(node.op_type, ()))
     return dict(entry for entry in stored if entry is not None)
 
 
@@ -206,8 +208,6 @@ _OPERATORS: dict[str, _Operator] = {
 
 def _read_integer(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:
     """DequantizeLinear of int8 codes along an axis."""
-    if node.op_type != "DequantizeLinear":
-        return None
     value, scale = reader.value(node.input[0]), reader.scale(node.input[1])
     zero_point = reader.constant(node.input[2]) if len(node.input) == 3 else np.int8(0)
     if value is None or scale is None or zero_point is None or np.any(zero_point):
@@ -217,19 +217,63 @@ def _read_integer(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] 
 
 
 def _read_float(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:
-    """Mul of int8 codes, cast to FLOAT, by scales [channels, 1, ...] that broadcast from the right."""
-    if node.op_type != "Mul":
-        return None
+    """Mul of int8 codes, cast to FLOAT, by scales [channels, 1, ...] that broadcast from the right.
+
+    [directions, channels, 1, ...] for a recurrent weight.
+    """
     cast = reader.producers.get(node.input[0])
     value = reader.value(cast.input[0]) if cast is not None and _casts_to(cast, TensorProto.FLOAT) else None
     scale = None if value is None else reader.scale(node.input[1])
     if value is None or scale is None:
         return None
     scales, size = scale
-    if scales.ndim == 0 or scales.size != len(scales):
+    if scales.ndim == 0:
         return None
-    axis = value.array.ndim - scales.ndim
-    return _stored_weight(reader.weight_name(node.output[0]), value, (scales.reshape(-1), size), axis)
+    own = scales.shape[: max((i + 1 for i, size in enumerate(scales.shape) if size != 1), default=1)]
+    axis = value.array.ndim - scales.ndim + len(own) - 1
+    return _stored_weight(reader.weight_name(node.output[0]), value, (scales.reshape(own), size), axis)
+
+
+def _read_stacked(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:
+    """Reshape of such a DequantizeLinear, along the first axis, whose scales are then those of several axes."""
+    maker, shape = reader.producers.get(node.input[0]), reader.constant(node.input[1])
+    found = (
+        _read_integer(reader, maker) if maker is not None and maker.op_type == "DequantizeLinear" else None
+    )
+    if found is None or shape is None or found[1].axis:
+        return None
+    flat, sizes = found[1], tuple(shape.tolist())
+    own = sizes[: len(sizes) + 1 - flat.codes.ndim]
+    if sizes[len(own) :] != flat.codes.shape[1:] or np.prod(own) != len(flat.scale):
+        return None
+    stacked = replace(flat, codes=flat.codes.reshape(sizes), scale=flat.scale.reshape(own), axis=len(own) - 1)
+    return reader.weight_name(node.output[0]), stacked
+
+
+def _read_lookup(reader: _Reader, node: NodeProto) -> tuple[str, StoredWeight] | None:
+    """Mul of looked up codes, cast to FLOAT, by the scales looked up with them, [1, ..., rows, ..., 1]."""
+    cast, steps = (reader.producers.get(name) for name in node.input)
+    is_cast = cast is not None and _casts_to(cast, TensorProto.FLOAT)
+    rows = reader.producers.get(cast.input[0]) if cast is not None and is_cast else None
+    if rows is None or steps is None or not rows.op_type == steps.op_type == "Gather":
+        return None
+    value, scale = reader.value(rows.input[0]), reader.scale(steps.input[0])
+    same = rows.input[1] == steps.input[1] and _attribute(rows, "axis", 0) == _attribute(steps, "axis", 0)
+    if value is None or scale is None or not same:
+        return None
+    axis = _attribute(rows, "axis", 0) % max(value.array.ndim, 1)
+    wanted = [size if i == axis else 1 for i, size in enumerate(value.array.shape)]
+    scales, size = scale
+    if list(scales.shape) != wanted:
+        return None
+    return _stored_weight(rows.input[0], value, (scales.reshape(-1), size), axis)
+
+
+_FORMS = {
+    "DequantizeLinear": (_read_integer,),
+    "Mul": (_read_float, _read_lookup),
+    "Reshape": (_read_stacked,),
+}
 
 
 def _stored_weight(
@@ -240,7 +284,7 @@ def _stored_weight(
         axis < 0
         or codes.dtype != np.int8
         or scale.dtype != np.float32
-        or scale.shape != codes.shape[axis:][:1]
+        or scale.shape != codes.shape[: axis + 1][-scale.ndim :]
     ):
         return None
     return name, StoredWeight(

@@ -132,7 +132,9 @@ def _is_computed(graph: _Graph, quantize: NodeProto, dequantize: NodeProto, targ
 
 def _weight_faults(graph: _Graph, target: Target, name: str, stored: StoredWeight) -> Iterator[str]:
     maker = graph.producers[name]
-    if maker.op_type == "Cast":  # half precision
+    while (
+        maker.op_type in ("Cast", "Reshape") and maker.input[0] in graph.producers
+    ):  # half precision, stacked axes
         maker = graph.producers[maker.input[0]]
     if not target.weights.folds and maker.op_type != "DequantizeLinear":
         yield f"is made by {maker.op_type}, wanted DequantizeLinear"

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.errors import ModelError
-from onnxmpq.operators import OPERATORS, operator_of
+from onnxmpq.operators import OPERATORS, weight_places
 from onnxmpq.passes.emitter import Emitter, Shapes
 from onnxmpq.passes.expose.emit_gradients import gradient_name
 from onnxmpq.passes.matching import optional_input
@@ -119,10 +119,14 @@ def rows_of(changes: Sequence[Change], weight: str) -> Array:
 
 
 def readers(graph: gs.Graph, weight: str) -> list[gs.Node]:
-    """The layers of the main graph that multiply by a weight. Raises ModelError where there is none."""
-    found = [
-        n for n in graph.nodes if operator_of(n) is not None and weight in [t.name for t in n.inputs[:2]]
-    ]
+    """The layers of the main graph that a weight is in. Raises ModelError where there is none, or one not linear in it."""
+    found = [n for n in graph.nodes if weight in [n.inputs[i].name for i in weight_places(n)]]
+    recurrent = [n.op for n in found if OPERATORS[n.op].use == "recurrence"]
+    if recurrent:
+        raise ModelError(
+            f"the weight {weight!r} is one of {recurrent[0]}, which is not linear in it: its derivatives are not known; fix "
+            f"its width (--keep 'op:{recurrent[0]}=8'), or use --method measured"
+        )
     if not found:
         raise ModelError(
             f"no layer of the main graph reads the weight {weight!r}: gradients do not reach into control-flow "
@@ -150,6 +154,8 @@ def _moved(e: Emitter, node: gs.Node, change: Change) -> gs.Tensor:
     """How far a change moves the node's output: the node applied to it, a bias only where that changes."""
     bias = _bias(node)
     others = [tensor for tensor in node.inputs if tensor is not bias and not tensor.is_empty()]
+    if OPERATORS[node.op].use == "sum":  # data that are added do not move
+        others = [t if t.name in change else e("Mul", t, 0.0) for t in others]
     operands = [e.constant(change[t.name]) if t.name in change else t for t in others]
     if bias is not None and bias.name in change and np.any(change[bias.name]):
         operands.append(e.constant(change[bias.name]))

@@ -25,7 +25,7 @@ _LOWEST_OPSET = 13  # from here on the sizes of Split are an input
 def halve_constants(graph: gs.Graph) -> bool:
     """Store float32 constants as FLOAT16 where that is exact and they are nothing but scales and biases.
 
-    A scale is what a DequantizeLinear or a Mul of a Cast reads, a bias the third input of a Conv, ConvTranspose or Gemm, or
+    A scale is what a DequantizeLinear or a Mul of a Cast reads, or what is looked up for one, a bias the third input of a Conv, ConvTranspose or Gemm, or
     what an Add adds to a Gemm's product.
     Preserving, bit for bit. A graph of an opset below 13 is left alone.
     """
@@ -52,7 +52,7 @@ def _halves(graph: gs.Graph) -> Iterator[tuple[gs.Constant, float]]:
             yield tensor, unit
 
 
-def _unit(node: gs.Node, tensor: gs.Constant) -> float | None:
+def _unit(node: gs.Node, tensor: gs.Tensor) -> float | None:
     """Of the halves that the constant may be stored in: those of a scale or of a bias, None where it is neither."""
     places = [place for place, other in enumerate(node.inputs) if other is tensor]
     if not is_standard(node):
@@ -60,6 +60,9 @@ def _unit(node: gs.Node, tensor: gs.Constant) -> float | None:
     casts = node.op == "Mul" and any(maker.op == "Cast" for maker in node.inputs[0].inputs)
     if places == [1] and (casts or node.op == "DequantizeLinear"):
         return SCALE_UNIT
+    if node.op == "Gather" and places == [0]:  # of the scales of rows that are looked up
+        units = {_unit(behind, node.outputs[0]) for behind in node.outputs[0].outputs}
+        return SCALE_UNIT if units == {SCALE_UNIT} else None
     if node.op == "Add":  # a Gemm whose bias was taken out
         other = node.inputs[1 - places[0]]
         return 1.0 if len(places) == 1 and any(maker.op == "Gemm" for maker in other.inputs) else None

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import readers
+from onnxmpq.operators import is_product, readers
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import redirect
 from onnxmpq.passes.node_builder import builders
@@ -56,7 +56,8 @@ def step_input(weight: str, role: Role, what: Literal["step", "low", "high"]) ->
 
 def _readers(graph: gs.Graph, weight: str) -> list[tuple[gs.Node, int]]:
     """The nodes that multiply by the weight, and where, if it is a float32 constant."""
-    found = [(node, index, node.inputs[index]) for node, index in readers(graph, weight)]
+    products = [(node, index) for node, index in readers(graph, weight) if is_product(node.op)]
+    found = [(node, index, node.inputs[index]) for node, index in products]
     return [(n, i) for n, i, t in found if isinstance(t, gs.Constant) and t.dtype == np.float32]
 
 

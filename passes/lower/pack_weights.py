@@ -37,12 +37,13 @@ from onnxmpq.onnx_io.bitpack import (
 )
 from onnxmpq.onnx_io.late_values import LateValues
 from onnxmpq.operators import OPERATORS
+from onnxmpq.passes.lower.gather_codes import scales_name
 from onnxmpq.passes.matching import graphs, read, redirect
 from onnxmpq.values.arrays import Codes, Floats
 from onnxmpq.values.option import HALF_BITS, NARROW_OPSETS
 from onnxmpq.values.quantized_weight import QuantizedWeight, code_range
 
-Form = Literal["integer", "float", "plain"]
+Form = Literal["integer", "float", "plain", "codes"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class PackedLayer:
 
     `form` "integer" ends in a DequantizeLinear, which ONNX Runtime fuses with integer activations into
     QLinearConv and its friends; "float" ends in Cast and Mul, which it folds into a plain float weight; "plain"
-    is a DequantizeLinear that reads the tensor of the codes itself.
+    is a DequantizeLinear that reads the tensor of the codes itself; "codes" are INT8 codes under the weight's name, and
+    the constant that `GatherCodes` made for its scales holds them.
 
     `container_bits` (8, 4 or 2) is the width of that tensor where it is wider than the codes, which are then
     stored in it one by one; "plain" needs a width that has a tensor.
@@ -80,6 +82,14 @@ class PackedLayer:
     def axis(self) -> int:
         """The axis of the weight's output channels, counted from the first."""
         return self.weight.axis % self.weight.codes.ndim
+
+    @property
+    def codes(self) -> Codes:
+        """The codes as they are stored: under a DequantizeLinear, which has one axis, stacked axes and channels are one."""
+        stacked, codes = self.weight.scale.ndim - 1, self.weight.codes
+        if self.form in ("float", "codes") or not stacked:
+            return codes
+        return codes.reshape(*codes.shape[: self.axis - stacked], -1, *codes.shape[self.axis + 1 :])
 
     @property
     def is_cut_odd(self) -> bool:
@@ -103,7 +113,7 @@ class PackWeights:
     UINT32 what else is computed in UINT8: OpenVINO does not fold shifts, products and masks of bytes, would
     unpack at every run, and rounds where a shift drops bits. `zero_points` writes out those of every DequantizeLinear
     (onnxruntime-qnn 2.7.0 computes garbage from INT4 without). A weight in the form "integer" that nodes without weights
-    read as well (an embedding's Gather) is given to these in the form "float", which the runtime folds.
+    read as well, or lookups, is given to these in the form "float", which the runtime folds.
 
     Raises ModelError when codes do not fit their weight, or the graph's opset lacks a type they need.
     """
@@ -124,7 +134,11 @@ class PackWeights:
             if layer.form == "integer" and (others := _float_readers(constant)):
                 whole = _scale_folded(writer, constant, layer, codes[constant.name], None)
                 redirect(others, constant, whole)
-            weight = _dequantize(writer, constant, layer, codes[constant.name])
+            if layer.form == "codes":
+                _give_scales(graph, constant, layer)
+                weight = writer.node("Cast", codes[constant.name], to=TensorProto.INT8, output=constant.name)
+            else:
+                weight = _dequantize(writer, constant, layer, codes[constant.name])
             redirect(constant.outputs, constant, weight)
         for constant, how in matches:
             if isinstance(how, HalfWeight):
@@ -291,15 +305,17 @@ def _refusal(graph: gs.Graph, constant: Any, how: PackedLayer | HalfWeight) -> s
 
 
 def _check_fit(constant: Any, weight: QuantizedWeight) -> None:
-    shape, codes = tuple(constant.shape), weight.codes
+    shape, codes = tuple(map(int, constant.shape)), weight.codes
     if codes.shape != shape:
         raise ModelError(
             f"weight {constant.name!r} has shape {shape} and its codes {codes.shape}; "
             "quantize the weights of this very model"
         )
-    if weight.scale.shape != (shape[weight.axis],):
+    last = weight.axis % len(shape) + 1
+    wanted = shape[max(last - max(weight.scale.ndim, 1), 0) : last]
+    if weight.scale.shape != wanted:
         raise ModelError(
-            f"weight {constant.name!r} has {shape[weight.axis]} channels along axis {weight.axis} "
+            f"weight {constant.name!r} has {' x '.join(map(str, wanted))} channels along axis {weight.axis} "
             f"and scales of shape {weight.scale.shape}; one scale a channel is stored"
         )
     low, high = code_range(weight.bits, odd=weight.is_odd)
@@ -330,7 +346,7 @@ def _store_codes(writer: _Writer, layers: Mapping[str, PackedLayer], narrow: Nar
     tensors: dict[str, Any] = {}
     kinds = {name: (layer.stored_bits, layer.is_cut_odd) for name, layer in layers.items()}
     for bits, odd in sorted(set(kinds.values())):
-        codes = {name: layers[name].weight.codes for name, kind in kinds.items() if kind == (bits, odd)}
+        codes = {name: layers[name].codes for name, kind in kinds.items() if kind == (bits, odd)}
         if bits in narrow | {8} and not odd:
             for name, own in codes.items():
                 tensors[name] = writer.values(_SIGNED[bits], own)
@@ -405,7 +421,8 @@ def _dequantize(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any) 
 def _scale_folded(writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, output: str | None) -> Any:
     """Cast and Mul, which the runtime folds like any other nodes over constants."""
     behind = [1] * (len(constant.shape) - 1 - layer.axis)
-    scales = writer.floats(layer.weight.scale.reshape(-1, *behind))
+    scale = layer.weight.scale
+    scales = writer.floats(scale.reshape(*scale.shape, *behind))
     return writer.node("Mul", writer.node("Cast", codes, to=TensorProto.FLOAT), scales, output=output)
 
 
@@ -413,7 +430,7 @@ def _scale_by_operator(
     writer: _Writer, constant: Any, layer: PackedLayer, codes: Any, output: str | None
 ) -> Any:
     """DequantizeLinear, which the runtime does not fold but fuses where there is an integer kernel."""
-    bits = layer.stored_bits
+    bits, scale = layer.stored_bits, layer.weight.scale
     if layer.form == "integer" and bits < 8:
         if isinstance(codes, gs.Constant):
             # Not DequantizeLinear itself: over INT4 the kernels stay float, over INT2 the model is refused.
@@ -421,10 +438,20 @@ def _scale_by_operator(
         bits = 8
     zeros = []
     if writer.zero_points or _wants_zero_points(constant):
-        zeros.append(writer.values(_SIGNED[bits], np.zeros(len(layer.weight.scale), np.int8)))
-    scales = writer.floats(layer.weight.scale)
-    along = {} if layer.axis == 1 else {"axis": layer.axis}  # 1 is the operator's default
-    return writer.node("DequantizeLinear", codes, scales, *zeros, output=output, **along)
+        zeros.append(writer.values(_SIGNED[bits], np.zeros(scale.size, np.int8)))
+    scales = writer.floats(scale.reshape(-1))
+    axis = layer.axis + 1 - scale.ndim
+    along = {} if axis == 1 else {"axis": axis}  # 1 is the operator's default
+    if scale.ndim == 1:
+        return writer.node("DequantizeLinear", codes, scales, *zeros, output=output, **along)
+    flat = writer.node("DequantizeLinear", codes, scales, *zeros, output=None, **along)
+    return writer.node("Reshape", flat, writer.integers([*map(int, constant.shape)]), output=output)
+
+
+def _give_scales(graph: gs.Graph, constant: Any, layer: PackedLayer) -> None:
+    """Put a table's scales into the constant that its rows are scaled by."""
+    scales = graph.tensors()[scales_name(constant.name)]
+    scales.values = layer.weight.scale.astype(np.float32).reshape(scales.shape)
 
 
 def _wants_zero_points(constant: gs.Constant) -> bool:
@@ -434,8 +461,8 @@ def _wants_zero_points(constant: gs.Constant) -> bool:
 
 
 def _float_readers(constant: gs.Constant) -> list[gs.Node]:
-    """The nodes beside its layers that read a weight: they have no integer kernel."""
-    others = [node for node in constant.outputs if node.op not in OPERATORS]
+    """The nodes beside its integer layers that read a weight."""
+    others = [n for n in constant.outputs if n.op not in OPERATORS or OPERATORS[n.op].integer is None]
     return others if len(others) < len(constant.outputs) else []
 
 

@@ -16,6 +16,7 @@ from onnxmpq.values.arrays import Array
 # Operators that keep the elements and their number.
 VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
 STORED_BYTES = 1  # per element: what a weight takes once it has codes
+SHARED_VALUES = 256  # of so many values on, equal weights are one; fewer may be equal by chance
 _DEQUANTIZE = 19  # opset
 _FLOAT_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
 
@@ -85,15 +86,22 @@ def needless(nodes: Sequence[gs.Node], replaced: Collection[int], graph: gs.Grap
     return list(found.values())
 
 
-def bytes_without(model: onnx.ModelProto, nodes: Sequence[gs.Node], gone: Sequence[gs.Node]) -> int:
-    """What leaves the file with the nodes `gone` of those of `nodes_as_model`: they, and the constants that only they read."""
+def bytes_without(parts: Sequence[tuple[onnx.ModelProto, Sequence[gs.Node]]], gone: Sequence[gs.Node]) -> int:
+    """What leaves the file with the nodes `gone`: they, and the constants that only they read.
+
+    `parts` are the graphs that they lie in, as `nodes_as_model`, and all nodes of each.
+    """
     ids = {id(node) for node in gone}
-    protos = [proto for proto, node in zip(model.graph.node, nodes, strict=True) if id(node) in ids]
-    names = {
-        tensor.name
-        for node in gone
-        for tensor in node.inputs
-        if is_constant(tensor) and all(id(reader) in ids for reader in tensor.outputs)
-    }
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in names]
-    return sum(proto.ByteSize() for proto in [*protos, *tensors])
+    left: dict[int, onnx.NodeProto | onnx.TensorProto] = {}
+    for model, nodes in parts:
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        for proto, node in zip(model.graph.node, nodes, strict=True):
+            if id(node) in ids:
+                left[id(node)] = proto
+                left |= {id(t): stored[t.name] for t in node.inputs if _is_read_by(t, ids)}
+    return sum(proto.ByteSize() for proto in left.values())
+
+
+def _is_read_by(tensor: gs.Tensor, nodes: Collection[int]) -> bool:
+    """True for a constant that none but the nodes of these ids read."""
+    return is_constant(tensor) and all(id(reader) in nodes for reader in tensor.outputs)

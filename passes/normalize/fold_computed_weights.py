@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import operator_of, weight_places
@@ -25,6 +26,7 @@ from onnxmpq.passes.matching import (
     unique_name,
 )
 from onnxmpq.passes.normalize.constant_nodes import (
+    SHARED_VALUES,
     STORED_BYTES,
     behind_views,
     bytes_without,
@@ -32,6 +34,7 @@ from onnxmpq.passes.normalize.constant_nodes import (
     needless,
     nodes_as_model,
 )
+from onnxmpq.values.arrays import Array
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +61,9 @@ _SHARED_BYTES = 1024  # weights that share a smaller constant, a zero say, have 
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """A tensor that is a layer's weight but for views, and the nodes that make it from constants, in order."""
+    """A tensor that is a layer's weight but for views, and the nodes of its graph that make it from constants, in order."""
 
+    part: gs.Graph
     tensor: gs.Tensor
     makers: tuple[gs.Node, ...]
 
@@ -70,18 +74,18 @@ def fold_computed_weights(graph: gs.Graph) -> bool:
     Whatever computes them: parts of a constant (Slice, Split, Gather), arithmetic (weight normalisation), quantization
     written out or through QuantizeLinear and DequantizeLinear. Works inside control-flow subgraphs too. Only where the
     written file gets smaller: the nodes and constants that go take more bytes than the weights do at one byte an
-    element, weights made from one constant taken together. Codes are left: they are smaller than the weight that they
+    element, weights made from one constant taken together, in several bodies too, and equal ones once
+    (`share_equal_weights`). Codes are left: they are smaller than the weight that they
     stand for. Preserving: equal but for rounding.
     """
     changed = False
-    for part in graphs(graph):
-        for together in _groups(_computed_weights(part)):
-            try:
-                _fold(graph, part, together)
-            except NoMatch as reason:
-                _log.debug("%s: left alone: %s", ", ".join(c.tensor.name for c in together), reason)
-            else:
-                changed = True
+    for together in _groups([one for part in graphs(graph) for one in _computed_weights(part)]):
+        try:
+            _fold(graph, together)
+        except NoMatch as reason:
+            _log.debug("%s: left alone: %s", ", ".join(c.tensor.name for c in together), reason)
+        else:
+            changed = True
     return changed
 
 
@@ -128,7 +132,7 @@ def _computed(graph: gs.Graph, tensor: gs.Tensor) -> _Computed:
     makers = tuple(node for node in graph.nodes if id(node) in found)
     require(len(makers) == len(found), "computed outside of the control-flow body that reads it")
     _require_floats(makers)
-    return _Computed(tensor, makers)
+    return _Computed(graph, tensor, makers)
 
 
 def _require_numbers(tensor: gs.Tensor) -> None:
@@ -166,25 +170,51 @@ def _bytes(constant: gs.Constant) -> int:
     return int(math.prod(constant.shape) * constant.dtype.itemsize)
 
 
-def _fold(graph: gs.Graph, part: gs.Graph, together: Sequence[_Computed]) -> None:
-    """Make those of a group constants that are worth it; NoMatch where none is."""
-    ids = {id(node) for one in together for node in one.makers}
+@dataclass(frozen=True, slots=True)
+class _Evaluated:
+    """Some computed tensors of one graph, all that makes them, the same as a model, and what comes of it by tensor's id."""
+
+    part: gs.Graph
+    makers: list[gs.Node]
+    model: onnx.ModelProto
+    values: dict[int, Array]
+
+
+def _evaluated(part: gs.Graph, computed: Sequence[_Computed], opset: int) -> _Evaluated:
+    """Raises NoMatch where something cannot be evaluated."""
+    ids = {id(node) for one in computed for node in one.makers}
     makers = [node for node in part.nodes if id(node) in ids]
-    model = nodes_as_model(makers, [one.tensor for one in together], graph.opset)
-    values = {id(one.tensor): array for one, array in zip(together, evaluated(model), strict=True)}
+    tensors = [one.tensor for one in computed]
+    model = nodes_as_model(makers, tensors, opset)
+    return _Evaluated(part, makers, model, dict(zip(map(id, tensors), evaluated(model), strict=True)))
+
+
+def _fold(graph: gs.Graph, together: Sequence[_Computed]) -> None:
+    """Make those of a group constants that are worth it; NoMatch where none is."""
+    parts = {id(one.part): one.part for one in together}.values()
+    found = [_evaluated(part, [c for c in together if c.part is part], graph.opset) for part in parts]
+    values = {key: array for one in found for key, array in one.values.items()}
     floats = [one.tensor for one in together if values[id(one.tensor)].dtype in FLOATS]
 
+    def gone(tensors: Sequence[gs.Tensor]) -> list[gs.Node]:
+        replaced = {id(tensor) for tensor in tensors}
+        return [node for one in found for node in needless(one.makers, replaced, one.part)]
+
+    def needed(tensors: Sequence[gs.Tensor]) -> int:
+        found = {id(tensor): values[id(tensor)] for tensor in tensors}
+        different = {v.tobytes() if v.size >= SHARED_VALUES else key: v.size for key, v in found.items()}
+        return sum(different.values()) * STORED_BYTES
+
     def gain(tensors: Sequence[gs.Tensor]) -> int:
-        gone = needless(makers, {id(tensor) for tensor in tensors}, part)
-        needed = sum(values[id(tensor)].size * STORED_BYTES for tensor in tensors)
-        return bytes_without(model, makers, gone) - needed
+        return bytes_without([(one.model, one.makers) for one in found], gone(tensors)) - needed(tensors)
 
     folded = _worthwhile(floats, gain)
     if not folded:
-        needed = sum(values[id(tensor)].size * STORED_BYTES for tensor in floats)
-        raise NoMatch(f"they would take {needed} bytes, what computes them takes {gain(floats) + needed}")
-    gone = needless(makers, {id(tensor) for tensor in folded}, part)
-    remove(part, gone)
+        takes = needed(floats)
+        raise NoMatch(f"they would take {takes} bytes, what computes them takes {gain(floats) + takes}")
+    dropped = gone(folded)
+    for one in found:
+        remove(one.part, [node for node in one.makers if any(node is other for other in dropped)])
     for tensor in folded:
         _detach(graph, tensor)
         tensor.to_constant(values[id(tensor)])

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS, weight_places
+from onnxmpq.operators import OPERATORS, is_computing, weight_places
 from onnxmpq.passes.matching import (
     NoMatch,
     attribute,
@@ -35,8 +35,8 @@ def fold_weight_views(graph: gs.Graph) -> bool:
 
     Views are Transpose, Reshape, Squeeze, Unsqueeze, Flatten, Identity, and Cast between floats. What else reads the
     constant (an embedding's Gather, of which the output layer has the table transposed) then reads the weight turned
-    back: it is held once, and in codes. Where it is another layer's weight as it is, each layer has its own. Works
-    inside control-flow subgraphs too. Preserving: the outputs are bit-equal.
+    back: it is held once, and in codes. Where it is another layer's weight as it is, each layer has its own, but for
+    lookups, which read the view. Works inside control-flow subgraphs too. Preserving: the outputs are bit-equal.
     """
     folded = [rewrite_each(part, OPERATORS, partial(_fold, graph)) for part in graphs(graph)]
     return any(folded)
@@ -45,6 +45,7 @@ def fold_weight_views(graph: gs.Graph) -> bool:
 def _fold(graph: gs.Graph, part: gs.Graph, layer: gs.Node) -> None:
     weight, views = _viewed(layer)
     source = views[0].inputs[0]
+    require(is_computing(layer.op) or not _is_weight(source), f"{source.name} is the weight of a layer")
     require(
         not any(weight is output for output in part.outputs), f"the weight {weight.name} is a graph output"
     )
@@ -79,8 +80,9 @@ def _viewed(layer: gs.Node) -> tuple[gs.Tensor, list[gs.Node]]:
 
 
 def _is_weight(tensor: gs.Tensor) -> bool:
-    """True where a layer reads it as its weight."""
-    return any(node.inputs[place] is tensor for node in tensor.outputs for place in weight_places(node))
+    """True where a layer computes with it as its weight."""
+    computing = [node for node in tensor.outputs if is_computing(node.op)]
+    return any(node.inputs[place] is tensor for node in computing for place in weight_places(node))
 
 
 def _are_same(values: Array, constant: gs.Constant) -> bool:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import operator_of, weight_place
+from onnxmpq.operators import OPERATORS, WeightUse, deciding, held_places
 from onnxmpq.passes.matching import graphs, is_float_constant, read, unique_name
 from onnxmpq.passes.normalize.constant_nodes import STORED_BYTES
-
-Use = tuple[gs.Node, int]  # a node, and the input that it reads the weight at
 
 
 def part_shared_weights(graph: gs.Graph) -> bool:
     """Copy a weight whose layers (`onnxmpq.operators`) disagree on its output channels or its groups.
 
-    One scale a channel fits one axis only. Layers that agree share a copy, and so does what is no layer with the first
-    of them. Only where the file does not grow: the copies take no more at one byte an element than the weight does.
+    One scale a channel fits one axis only. Layers that agree share a copy, and so does what is no layer, or only looks
+    the weight up, with the first of them. Only where the file does not grow: the copies take no more at one byte an element than the weight does.
     Works inside control-flow subgraphs too. Preserving: the outputs are bit-equal.
     """
     changed = False
@@ -37,19 +35,19 @@ def _pays(weight: gs.Constant, copies: int) -> bool:
 
 def _weights(graph: gs.Graph) -> list[gs.Constant]:
     """The float constants that several layers read as their weights, in the graphs' order."""
-    nodes = [node for part in graphs(graph) for node in part.nodes if operator_of(node)]
-    read_ = [node.inputs[place] for node in nodes if (place := weight_place(node)) is not None]
-    return list({id(weight): weight for weight in read_ if is_float_constant(weight)}.values())
+    nodes = [node for part in graphs(graph) for node in part.nodes]
+    held = [node.inputs[place] for node in nodes for place in held_places(node)]
+    return list({id(weight): weight for weight in held if is_float_constant(weight)}.values())
 
 
-def _users(weight: gs.Constant) -> list[list[Use]]:
+def _users(weight: gs.Constant) -> list[list[WeightUse]]:
     """The layers that read a weight, those that agree on its axis and its groups together."""
-    found: dict[tuple[int, int], list[Use]] = {}
-    for node in {id(node): node for node in weight.outputs}.values():
-        operator, place = operator_of(node), weight_place(node)
-        if operator is not None and place is not None and node.inputs[place] is weight:
-            layout = operator.layout(node, place)
-            found.setdefault((layout.axis, layout.group), []).append((node, place))
+    nodes = {id(node): node for node in weight.outputs}.values()
+    uses = [(n, place) for n in nodes for place in held_places(n) if n.inputs[place] is weight]
+    found: dict[tuple[int, int], list[WeightUse]] = {}
+    for node, place in deciding(uses):
+        layout = OPERATORS[node.op].layout(node, place)
+        found.setdefault((layout.axis, layout.group), []).append((node, place))
     return list(found.values())
 
 

@@ -38,9 +38,9 @@ def test_a_large_constant_of_no_layer_is_named_where_a_file_cannot_be_small_enou
     model = onnx.ModelProto()
     model.CopyFrom(found.prepared.model)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((1000, 16), np.float32), "table"))
-    model.graph.node.append(helper.make_node("Gather", ["table", "ids"], ["embedded"]))
+    model.graph.node.append(helper.make_node("GatherElements", ["table", "ids"], ["embedded"]))
     prepared = replace(found.prepared, model=model)
     with pytest.raises(
-        InfeasibleError, match=r"50kB cannot be met: .* table \(64,000 bytes; Gather is not among"
+        InfeasibleError, match=r"50kB cannot be met: .* table \(64,000 bytes; GatherElements is not among"
     ):
         check_budgets(loaded.request, prepared, found.options, file_size=lambda _plan: 100_000)

@@ -8,14 +8,21 @@ RNG = np.random.default_rng(0)
 
 def test_what_no_layer_holds_is_named_with_its_bytes_and_reason() -> None:
     model = model_of(
-        """g (int64[N, 4] i) => (float[N, 4, 8] y) { e = Gather (table, i) y = MatMul (e, w) }""",
+        """g (float[500, 32] x) => (float[500, 8] y) { e = Mul (table, x) y = MatMul (e, w) }""",
         table=RNG.standard_normal((500, 32)).astype(np.float32),
         w=RNG.standard_normal((32, 8)).astype(np.float32),
     )
     (found,) = other_weights(model, {"w"})
-    assert (found.name, found.op, found.stored_bytes) == ("table", "Gather", 500 * 32 * 4)
-    assert found.reason == "Gather is not among the operators whose weights are quantized"
+    assert (found.name, found.op, found.stored_bytes) == ("table", "Mul", 500 * 32 * 4)
+    assert found.reason == "Mul is not among the operators whose weights are quantized"
     assert {weight.name for weight in other_weights(model, ())} == {"table", "w"}
+
+
+def test_a_table_that_goes_to_the_outputs_says_so() -> None:
+    text = "g (int64[N, 4] i) => (float[N, 4, 32] y) { y = Gather (anchors, i) }"
+    model = model_of(text, anchors=RNG.standard_normal((500, 32)).astype(np.float32))
+    (found,) = other_weights(model, ())
+    assert found.reason == "nothing is computed with what Gather gives of it, or it is a bias or small"
 
 
 def test_constants_of_control_flow_and_of_constant_nodes_count() -> None:

@@ -16,6 +16,7 @@ from onnxmpq.passes.lower.halve_constants import halve_constants
 from onnxmpq.passes.lower.pack_weights import HalfWeight, PackedLayer, PackWeights
 from onnxmpq.rounding.half_scales import half_scales
 from onnxmpq.rounding.quantizer import quantize
+from onnxmpq.testing import run
 from onnxmpq.values.quantized_weight import QuantizedWeight
 from onnxmpq.verify.readback import read_halves, read_weights
 
@@ -60,6 +61,24 @@ def weights(draw: st.DrawFn) -> dict[str, QuantizedWeight]:
         axis = draw(st.integers(0, len(shape) - 1))
         drawn[f"w{i}"] = random_weight(shape, draw(st.sampled_from(WIDTHS)), axis, seed=i)
     return drawn
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("form", ["float", "plain"])
+def test_scales_of_two_axes_are_read_back(bits: int, form: Literal["float", "plain"]) -> None:
+    flat = random_weight((2 * 6, 5), bits)
+    weight = replace(flat, codes=flat.codes.reshape(2, 6, 5), scale=flat.scale.reshape(2, 6), axis=1)
+    model = model_of({"w": weight.dequantize()})
+    graph = gs.import_onnx(model)
+    container = None if form == "float" else 8
+    assert PackWeights({"w": PackedLayer(weight, form, container if bits < 8 else None)})(graph)
+    file = onnx.load_from_string(gs.export_onnx(graph).SerializeToString())
+    found = read_weights(file)["w"]
+    np.testing.assert_array_equal(found.codes, weight.codes, strict=True)
+    np.testing.assert_array_equal(found.scale, weight.scale, strict=True)
+    assert (found.axis, found.bits) == (1, bits if form == "float" else 8)
+    feeds = {"x_w": np.zeros(1, np.float32)}
+    np.testing.assert_array_equal(run(file, feeds)["y_w"], weight.dequantize())
 
 
 @settings(max_examples=80, deadline=None)

@@ -28,6 +28,7 @@ from onnxmpq.values.group import Groups, channels_of, divided, layer_of
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, Option
 from onnxmpq.values.plan import Plan
+from onnxmpq.values.quantized_weight import along
 
 Widths = NDArray[np.int64]  # of a layer's output channels
 
@@ -197,13 +198,13 @@ class SemilayerSearch:
         return floats <= self.probe.untouched.keys()
 
     def _gains(self, layer: Layer, bits: int) -> NDArray[np.bool_]:
-        """Which channels lower the loss, rounded alone: all or none in control flow, where no file divides a layer.
+        """Which channels lower the loss, rounded alone: all or none in control flow, of stacks and of embeddings, which no file divides.
 
         A loss that is no number is none that gains.
         """
         # Cut behind another layer, the same float network differs in the last digits.
         entropy = self.floats[layer.name].cross_entropy or 0.0
-        if layer.weights_only:
+        if layer.weights_only or layer.layout.stacked or not layer.layout.columns:
             whole = self._alone(layer, range(layer.channels), bits)
             losses = [outcome.cross_entropy for outcome in self.judge({}, [whole])]
             return np.repeat(np.array(losses) - entropy <= 0, layer.channels)
@@ -241,8 +242,9 @@ class SemilayerSearch:
         for bits in np.unique(widths).tolist():
             chosen = widths == bits
             for name, values in self.probe.candidate(layer, bits).items():
-                axis = layer.axis if name == layer.weight else 0
-                place = chosen.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+                is_weight = name == layer.weight
+                channels = chosen.reshape(layer.scale_shape) if is_weight else chosen
+                place = along(channels, layer.axis if is_weight else 0, values.ndim)
                 mixed[name] = np.where(place, values, mixed[name]) if name in mixed else values
         return Change(layer, mixed)
 

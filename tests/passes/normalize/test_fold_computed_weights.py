@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.normalize.constant_nodes import evaluated
 from onnxmpq.passes.normalize.fold_computed_weights import FOLDED, fold_computed_weights, why_computed
 from onnxmpq.testing import check_pass, model_of
@@ -102,7 +102,7 @@ def test_many_weights_from_one_constant_that_would_take_more_than_it_stay() -> N
     nodes = "  ".join(f"v{i} = Mul (w, s{i})  y{i} = MatMul (x, v{i})" for i in range(6))
     outputs = ", ".join(f"float[3, 24] y{i}" for i in range(6))
     text = f"g (float[3, 16] x) => ({outputs}) {{ {nodes} }}"
-    model = model_of(text, w=floats(16, 24), **{f"s{i}": floats(24) for i in range(6)})
+    model = model_of(text, w=floats(16, 24), **{f"s{i}": (i + 1) * floats(24) for i in range(6)})
     assert ops(check_pass(fold_computed_weights, model)).count("Mul") == 6
 
 
@@ -158,6 +158,24 @@ def test_weights_computed_in_a_control_flow_body() -> None:
     folded = check_pass(fold_computed_weights, model)
     branches = [a.g for node in folded.graph.node for a in node.attribute]
     assert [[n.op_type for n in branch.node] for branch in branches] == [["MatMul"], ["MatMul"]]
+
+
+def test_what_two_bodies_make_from_one_constant_is_folded_together() -> None:
+    """As exporters write the gates of an LSTM in both branches of an If: neither alone would free the constant."""
+    text = """g (bool p, float[3, 32] x) => (float[3, 24] y) {
+        y = If (p) <
+            then_branch = t () => (float[3, 24] a) { u = Concat <axis = 1> (w1, w2)  a = MatMul (x, u) },
+            else_branch = e () => (float[3, 24] b) { v = Concat <axis = 1> (w1, w2)  n = Neg (x)  b = MatMul (n, v) }
+        > }"""
+    model = model_of(text, w1=floats(32, 12) * 2, w2=floats(32, 12) * 3)
+    before = {p: run(model, {"p": np.array(p), "x": floats(3, 32)})["y"] for p in (True, False)}
+    graph = import_graph(model)
+    assert fold_computed_weights(graph)
+    folded = export_model(graph, model)
+    for part in (node.attribute[i].g for node in folded.graph.node for i in range(2)):
+        assert "Concat" not in [node.op_type for node in part.node]
+    for p, wanted in before.items():
+        np.testing.assert_array_equal(run(folded, {"p": np.array(p), "x": floats(3, 32)})["y"], wanted)
 
 
 def test_a_computed_weight_that_is_an_output_or_captured_stays() -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.passes.normalize.fold_weight_views import fold_weight_views
 from onnxmpq.testing import check_pass, model_of
 from onnxmpq.values.arrays import Array
@@ -103,6 +104,18 @@ def test_a_table_behind_several_views_is_held_once() -> None:
     model = model_of(text, w=floats(4, 6, 4), shape=np.array([24, 4]))
     folded = check_pass(fold_weight_views, model, decibels=np.inf)
     assert sum(t.data_type == onnx.TensorProto.FLOAT for t in folded.graph.initializer) == 1
+
+
+def test_a_lookup_reads_the_view_of_what_a_layer_computes_with() -> None:
+    """Each has not its own, whichever of the two is written first."""
+    text = """g (float[3, 40] x, int64[2] ids) => (float[3, 50] y, float[2, 40] f) {
+        t = Transpose (w)  e = Gather (t, ids)  f = MatMul (e, u)  y = MatMul (x, w) }"""
+    model = model_of(text, w=floats(40, 50), u=floats(40, 40))
+    graph = import_graph(model)
+    assert not fold_weight_views(graph)
+    turned = model_of(text.replace("(x, w)", "(x, t)"), w=floats(50, 40), u=floats(50, 40))
+    folded = check_pass(fold_weight_views, turned, decibels=np.inf)
+    assert sum(t.dims[0] * t.dims[1] for t in folded.graph.initializer) == 2 * 40 * 50
 
 
 def test_two_layers_of_equal_views_share_one_weight() -> None:

@@ -51,6 +51,15 @@ def test_another_reader_keeps_the_first_copy() -> None:
     assert held(parted) == ["w", "w_1"]
 
 
+def test_a_lookup_reads_the_copy_of_a_layer_that_computes_with_it() -> None:
+    text = """g (float[4, 40] x, int64[2] ids) => (float[4, 40] y, float[2, 4] f) {
+        e = Gather (w, ids)  f = MatMul (e, u)  h = Gemm <transB = 1> (x, w)  y = MatMul (h, w) }"""
+    model = model_of(text, w=floats(40, 40), u=floats(40, 4))
+    parted = check_pass(part_shared_weights, model, decibels=np.inf)
+    assert [node.input[0] for node in parted.graph.node if node.op_type == "Gather"] == ["w"]
+    assert held(parted) == ["u", "w", "w_1"]
+
+
 def test_a_weight_that_is_an_output_is_not_copied() -> None:
     text = "g (float[4, 4] x) => (float[4, 4] y, float[4, 4] w) { h = Gemm <transB = 1> (x, w)  y = MatMul (h, w) }"
     assert held(check_pass(part_shared_weights, model_of(text, w=floats(4, 4)))) == ["w"]
