@@ -488,7 +488,7 @@ def test_one_core_gives_the_same_bytes(digits: Path, tmp_path: Path) -> None:
         pytest.skip("needs two cores, and a system that can do without one")
     code = (
         "import os, sys; os.sched_setaffinity(0, range(int(sys.argv[1]))); import onnxmpq; "
-        "onnxmpq.compile_model(sys.argv[2], ['5bit-avg'], samples=32, bits=(4, 8), output=sys.argv[3])"
+        "onnxmpq.compile_model(sys.argv[2], ['5bit-avg'], samples=32, bits=(4, 8), activations='int8', output=sys.argv[3])"
     )
 
     def compiled(cores: int, limits: dict[str, str]) -> bytes:
@@ -741,7 +741,7 @@ def test_codes_of_integer_layers_fit_every_cpu_unless_told(small: Compile) -> No
     assert widths(report)["head"] == 8  # computes in float
     assert (report.quality.cpus, report.size.average_weight_bits < 8) == ("any", True)
     assert any("--isa vnni" in note for note in report.run.notes)
-    fast = small("8bit-avg", bits=(8,), isa="vnni")
+    fast = small("8bit-avg", bits=(8,), isa="vnni", activations="int8")
     assert set(widths(fast).values()) == {8}
     assert "16 layers with 8-bit codes saturate" in fast.quality.cpus
     assert (report.requirements.target, report.requirements.storage) == ("ort-cpu", "packed")

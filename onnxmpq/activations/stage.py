@@ -6,6 +6,7 @@ more than they gain, and those that are slower; and all of them where the file w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,7 @@ from onnxmpq.values.plan import Plan
 _SAMPLES = 32
 _NAMED = 3
 _NEGLIGIBLE = 0.1  # of the loss: activations that bring less are not looked into
+_MUCH = {"nse": 5e-3, "kl": 5e-3, "soft-kl": 2e-2}  # of the loss, in its own units: the function suffers
 _LITTLE = (
     0.9  # of the float model's time: a file that takes less gains by its integers, whatever a layer does
 )
@@ -154,7 +156,8 @@ def costly_layers(choice: Choice) -> Layers:
     def work(floats: Layers) -> float:
         return sum(count for name, count in macs.items() if name not in floats) / total
 
-    return costly(integer_inputs(choice.lowering, integer), Network(trials.loss, work))
+    much = _MUCH.get(setting.prepared.metric.name, math.inf)
+    return costly(integer_inputs(choice.lowering, integer), Network(trials.loss, work, much))
 
 
 def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:

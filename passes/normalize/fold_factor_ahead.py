@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import operator_of
+from onnxmpq.operators import is_computing, operator_of
 from onnxmpq.passes.matching import (
     holds,
     is_constant,
@@ -83,7 +83,7 @@ class _Way:
 
     def _pass(self, reader: gs.Node, tensor: gs.Tensor) -> None:
         operator = operator_of(reader)
-        if operator is not None:
+        if operator is not None and is_computing(reader.op):
             require(operator.result is not None, f"{reader.op} is no layer that a factor is folded into")
             places = [place for place, own in enumerate(reader.inputs) if own is tensor]
             require(places == [0], f"{tensor.name} is no layer's data alone")
@@ -104,9 +104,9 @@ class _Way:
     def _change(self, reader: gs.Node, index: int, factor: float) -> None:
         constant = reader.inputs[index]
         require(is_float_constant(constant), f"{constant.name} is no constant of floats")
-        is_free = operator_of(reader) is None or is_private(self.graph, constant)
+        is_free = not is_computing(reader.op) or is_private(self.graph, constant)
         require(is_free, f"the weight {constant.name} is read by others as well")
-        bias = optional_input(reader, 2) if operator_of(reader) is not None else None
+        bias = optional_input(reader, 2) if is_computing(reader.op) else None
         require(
             all(t is not constant for t in (reader.inputs[0] if index else None, bias)), "it is read twice"
         )

@@ -243,6 +243,7 @@ def test_a_budget_on_the_file_lowers_no_model_but_the_one_that_is_written(
         ["50kB"],
         output=output,
         method=method,
+        activations="int8",
         rounding="nearest",
         samples=16,
         effort="fast",
