@@ -38,7 +38,7 @@ class IntegerInput:
 class Network:
     """The network with some layers in float: its `loss`, and the `work` (0 to 1) that integer kernels still do.
 
-    From a loss of `much` on, its function suffers.
+    From a loss of `much` on, its function suffers; 0 where nobody knows.
     """
 
     loss: Callable[[Layers], float]
@@ -78,7 +78,9 @@ def _best(lost: Mapping[Layers, float], network: Network, worth: float) -> Layer
     def price(floats: Layers) -> float:
         loss = lost[floats] if math.isfinite(lost[floats]) else math.inf
         slight = _SLIGHT if floats else 0.0
-        return math.log(loss + _UNSEEN * network.much) + worth * _share(floats, network) + slight
+        return (
+            math.log(loss + _UNSEEN * network.much + math.ulp(0.0)) + worth * _share(floats, network) + slight
+        )
 
     return min(lost, key=price)
 

@@ -6,7 +6,6 @@ more than they gain, and those that are slower; and all of them where the file w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -36,6 +35,7 @@ from onnxmpq.values.plan import Plan
 _SAMPLES = 32
 _NAMED = 3
 _NEGLIGIBLE = 0.1  # of the loss: activations that bring less are not looked into
+_UNSEEN = 0.25  # of the loss from which on a network's function suffers: nobody sees that much
 _MUCH = {"nse": 5e-3, "kl": 5e-3, "soft-kl": 2e-2}  # of the loss, in its own units: the function suffers
 _LITTLE = (
     0.9  # of the float model's time: a file that takes less gains by its integers, whatever a layer does
@@ -101,15 +101,27 @@ class Choice:
 
 
 def choose_activations(choice: Choice) -> Choice:
-    """The plan with integers where they pay; said. A budget that floats would break (BOPs) leaves them in integers."""
-    for worse, reason in ((costly_layers, COSTLY), (slower_layers, SLOWER), (all_if_slower, ALL_SLOWER)):
-        names = worse(choice) if choice.integer else Layers()
-        fewer = choice.without(names, reason) if names else choice
-        fewer = fewer if fewer.is_within else fewer.reallocated()
-        if names and fewer.is_within:
-            choice.lowering.setting.stages.note(told(names, choice.integer, reason))
-            choice = fewer
+    """The plan with integers where they pay."""
+    if not choice.integer:
+        return choice
+    choice = spared(choice, costly_layers(choice), COSTLY)
+    if takes(choice, _LITTLE):
+        choice = spared(choice, slower(timed(choice), choice.integer), SLOWER)
+        if takes(choice, _FASTER):
+            choice = spared(choice, choice.integer, ALL_SLOWER)
     return choice
+
+
+def spared(choice: Choice, names: Layers, reason: str) -> Choice:
+    """The choice without these integer layers; said. They stay where a budget would break otherwise (BOPs)."""
+    if not names:
+        return choice
+    fewer = choice.without(names, reason)
+    fewer = fewer if fewer.is_within else fewer.reallocated()
+    if not fewer.is_within:
+        return choice
+    choice.lowering.setting.stages.note(told(names, choice.integer, reason))
+    return fewer
 
 
 def told(names: Layers, integer: Layers, reason: str) -> str:
@@ -145,18 +157,16 @@ def costs_in_float(costs: Sensitivity, names: Collection[str]) -> Sensitivity:
 
 def costly_layers(choice: Choice) -> Layers:
     """The layers that cost more in loss than they gain."""
-    trials, integer = _Trials(choice), choice.integer
-    whole = trials.loss(Layers())
-    if whole - trials.loss(integer) < _NEGLIGIBLE * whole:
+    trials, integer, setting = _Trials(choice), choice.integer, choice.lowering.setting
+    much, whole = _MUCH.get(setting.prepared.metric.name, 0.0), trials.loss(Layers())
+    if whole < _UNSEEN * much or whole - trials.loss(integer) < _NEGLIGIBLE * whole:
         return Layers()
-    setting = choice.lowering.setting
     macs = {layer.name: layer.macs for layer in setting.prepared.layers if layer.name in integer}
     total = max(sum(macs.values()), 1)
 
     def work(floats: Layers) -> float:
         return sum(count for name, count in macs.items() if name not in floats) / total
 
-    much = _MUCH.get(setting.prepared.metric.name, math.inf)
     return costly(integer_inputs(choice.lowering, integer), Network(trials.loss, work, much))
 
 
@@ -209,23 +219,14 @@ class _Trials:
         return self._known[floats]
 
 
-def slower_layers(choice: Choice) -> Layers:
-    """The layers whose float kernels are faster, where the file gains little by its integers."""
-    return slower(timed(choice), choice.integer) if takes(choice, _LITTLE) else Layers()
-
-
-def all_if_slower(choice: Choice) -> Layers:
-    """All integer layers of a file that takes longer than the float model."""
-    return choice.integer if takes(choice, _FASTER) else Layers()
-
-
 def takes(choice: Choice, share: float) -> bool:
     """True where the file takes more than that share of the float model's time, twice: other programs may be in the way.
 
     Never where its time is not the file's: elsewhere than on the CPU.
     """
     lowering = choice.lowering
-    return is_timed(lowering.setting) and all(lowering.slowdown(choice.plan) > share for _ in range(2))
+    looked = bool(choice.integer) and is_timed(lowering.setting)
+    return looked and all(lowering.slowdown(choice.plan) > share for _ in range(2))
 
 
 def is_timed(setting: Setting) -> bool:
