@@ -16,20 +16,17 @@ from onnxmpq.values.arrays import Array
 
 _SAMPLES = 3
 _TINY = 1e-12
-_DOUBT_NORMAL, _DOUBT_BIAS = 0.3, 1.2  # misfits that differ by less tell nothing
 
 
 def matching_levels(
     runtime: Runtime, model: onnx.ModelProto, specs: Sequence[InputSpec], seed: int
 ) -> Levels:
-    """The levels of images that fit what the network has learned, the usual ones (mean 0, variance 1) unless others fit far better.
+    """The levels of images that fit what the network has learned, the usual ones (mean 0, variance 1) where nothing tells.
 
     Where there are BatchNormalizations, their stored means and variances are compared with those of what they read:
     the divergence of normal distributions, its median over channels and nodes. Else the first convolution tells: what it
     makes of an image is about as large as its biases, which hold the means that were folded into them. On the networks
-    tried the logarithm of that ratio is between -0.9 and 0.7 on their own images, and beyond 4 on 0..255 in place of 0..1:
-    it does not tell apart what is within a factor of three, and of these the narrower images are the worse ones to have
-    (SqueezeNet on half of its images' deviation: ranges that clip, 0.4 % of the classes).
+    tried the logarithm of that ratio is between -0.9 and 0.7 on their own images, and beyond 4 on 0..255 in place of 0..1.
     """
     if not any(len(spec.shape) == 4 and spec.dtype.kind == "f" for spec in specs):
         return LEVELS[0]
@@ -42,10 +39,7 @@ def matching_levels(
         misfits = [read.misfit(_runs(session, specs, levels, seed, read.names)) for levels in LEVELS]
     except EngineError:  # inputs of which noise may only be some
         return LEVELS[0]
-    best = int(np.argmin(misfits))
-    return (
-        LEVELS[best] if np.isfinite(misfits).all() and misfits[best] + read.doubt < misfits[0] else LEVELS[0]
-    )
+    return LEVELS[int(np.argmin(misfits))] if np.isfinite(misfits).all() else LEVELS[0]
 
 
 class _Read:
@@ -66,11 +60,6 @@ class _Read:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._normal or self._bias)
-
-    @property
-    def doubt(self) -> float:
-        """How much better others must fit than the usual levels."""
-        return _DOUBT_NORMAL if self._normal else _DOUBT_BIAS
 
     def misfit(self, values: Mapping[str, Array]) -> float:
         """How far the tensors are from what was learned; 0 is none."""

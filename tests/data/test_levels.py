@@ -40,22 +40,12 @@ def test_what_batch_normalization_has_seen_tells_the_levels(levels_: int) -> Non
     assert matching_levels(RUNTIME, normalised(levels_), SPECS, 5) == LEVELS[levels_]
 
 
-def folded(larger: float) -> onnx.ModelProto:
-    """A convolution whose biases are so many times as large as what it makes of the usual images."""
-    return model_of(
-        "g (float[N, 3, 16, 16] x) => (float[N, 8, 14, 14] y) { y = Conv (x, w, b) }",
-        w=WEIGHT, b=(larger * responses(0).std(axis=1)).astype(np.float32),
-    )  # fmt: skip
-
-
 def test_biases_tell_the_scale_where_normalizations_were_folded() -> None:
-    assert matching_levels(RUNTIME, folded(64), SPECS, 0).deviation == 64
-
-
-@pytest.mark.parametrize("larger", [0.3, 0.5, 1, 2])
-def test_biases_do_not_tell_levels_apart_that_are_near(larger: float) -> None:
-    """Narrower images than the network's own give ranges that clip, wider ones only coarser codes."""
-    assert matching_levels(RUNTIME, folded(larger), SPECS, 0) == LEVELS[0]
+    folded = model_of(
+        "g (float[N, 3, 16, 16] x) => (float[N, 8, 14, 14] y) { y = Conv (x, w, b) }",
+        w=WEIGHT / 64, b=responses(0).std(axis=1),
+    )  # fmt: skip
+    assert matching_levels(RUNTIME, folded, SPECS, 0).deviation == 64
 
 
 def test_the_usual_levels_where_nothing_tells() -> None:
