@@ -172,9 +172,12 @@ class Request:
 
     def decided(self, *, synthetic: bool) -> Request:
         """The same with activations decided: as asked, else in integers where these pay and real data can calibrate them."""
-        if self.quantizers.activations not in (None, AUTO):
+        given = self.quantizers.activations
+        if given not in (None, AUTO) or (given == AUTO and not synthetic):
             return self
-        activations = "fp32" if synthetic else AUTO
+        # What float costs another consumer, nobody knows here.
+        usual = AUTO if self.target.is_onnxruntime else f"int{self.target.activations.bits[0]}"
+        activations = "fp32" if synthetic else usual
         return replace(self, quantizers=replace(self.quantizers, activations=activations))
 
 
