@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from accuracy import Judged, judge
@@ -37,12 +37,11 @@ from onnxmpq.budgets.budget import Budget
 from onnxmpq.check.stage import narrowed
 from onnxmpq.context.setting import Loaded
 from onnxmpq.context.splits import divide
-from onnxmpq.data.augmentations import NO_AUGMENTATION
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.observer import Observer, Stages
 from onnxmpq.pipeline import rounded
-from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_logit_scale
-from onnxmpq.requantize.stage import Requantized, is_requantized, rounded_again, rounded_on, standard_error
+from onnxmpq.requantize.logit_scale import best_logit_scale, with_logit_scale
+from onnxmpq.requantize.stage import is_requantized, rounded_again
 from onnxmpq.request import Request
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.search.stage import is_searched, search
@@ -54,8 +53,6 @@ from onnxmpq.values.target import Target
 
 T = TypeVar("T")
 Key = tuple[str, int, float, str, str, int]
-Ending = Literal["tried", "at once", "always"]
-
 BASE = "base"
 _SILENT = Observer().progress
 _COLUMNS = [
@@ -65,19 +62,18 @@ _COLUMNS = [
 _NOTES = """Calibration samples without labels, int8 activations. KL (nats), agreement with fp32 and top-1 are of all held-out
 images, which nothing was chosen on. Ratios and differences are to the same compile by the same code with nothing left out
 (`base`), seed by seed; means over the seeds, of ratios geometric. `no-mirrors` rounds against samples as they are only,
-`no-odd` has no odd codes of two bits; `no-trial` requantizes on all samples at once and scales logits by samples that were seen, `no-trial-half` requantizes whatever the trial says and scales
-by it, `no-factor` leaves logits as they are. At c0df4fb the whole compile saw moments within the maps before a global pool
-as well, which were removed since, and tried swaps of widths around the plan: the results without them (`no-within`, `no-swaps`) are in
-the file, not in the table."""
+`no-odd` has no odd codes of two bits, `no-factor` leaves logits as they are. At c0df4fb the whole compile saw moments within the
+maps before a global pool as well and tried swaps of widths around the plan, and up to b3d2316 it tried requantizing on half of the
+samples first. These parts are gone: the results without them (`no-within`, `no-swaps`, `no-trial`, and `no-trial-half`, which
+scaled logits by the trial) are in the file, not in the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a compile has. It is requantized as the trial says, `at once`, or `always`, with the trial's factor on its logits."""
+    """What a compile has."""
 
     mirrors: bool = True
     odd: bool = True
-    ending: Ending = "tried"
     scales: bool = True
 
     @property
@@ -90,8 +86,6 @@ VARIANTS: Mapping[str, Variant] = {
     BASE: Variant(),
     "no-mirrors": Variant(mirrors=False),
     "no-odd": Variant(odd=False),
-    "no-trial": Variant(ending="at once"),
-    "no-trial-half": Variant(ending="always"),
     "no-factor": Variant(scales=False),
 }
 
@@ -222,11 +216,8 @@ class Bench:
         draft = self.lowering(variant, budget).draft(plan)
         if not is_requantized(draft):
             raise SystemExit("nothing is requantized at that budget: most variants would be alike")
-        ended = self.requantized(variant, draft)
-        return ended.draft, {
-            "rival": found.rival, "helped": ended.helped, "before": ended.before, "behind": ended.behind,
-            "factor": ended.factor,
-        }  # fmt: skip
+        final, factor = self.requantized(variant, draft)
+        return final, {"rival": found.rival, "factor": factor}
 
     def loaded(self) -> Loaded:
         """The network and its calibration images, without their labels."""
@@ -244,17 +235,16 @@ class Bench:
         setting = replace(known.setting, request=request, splits=divide(loaded.evidence, request))
         return narrowed(replace(known, setting=setting))
 
-    def requantized(self, variant: Variant, draft: Draft) -> Requantized:
-        """The draft requantized and its logits scaled; what is alike for variants with the same plan is done once."""
-        key = variant.kind, tuple(draft.plan.options.items())
-        if variant.ending == "at once":
-            final = self.once("again", key, lambda: again(draft))
-            return self.once("factor", key, lambda: untried(draft, final))
-        found = self.once("trial", key, lambda: tried(draft))
-        ships = found.helped or variant.ending == "always"
-        final = self.once("again", key, lambda: again(draft)) if ships else draft
-        factor = found.factor if variant.scales else 1.0
-        return replace(found, draft=with_logit_scale(final, factor), factor=factor)
+    def requantized(self, variant: Variant, draft: Draft) -> tuple[Draft, float]:
+        """The draft requantized, its logits scaled, and by how much; what is alike for variants with one plan is done once."""
+        key, setting = (variant.kind, tuple(draft.plan.options.items())), draft.setting
+        final = self.once(
+            "again",
+            key,
+            lambda: rounded_again(draft, setting.splits.rounding, setting.augmentations, _SILENT),
+        )
+        factor = self.once("factor", key, lambda: best_logit_scale(final)) if variant.scales else 1.0
+        return with_logit_scale(final, factor), factor
 
 
 def asked(request: Request, variant: Variant) -> Request:
@@ -271,34 +261,6 @@ def measured_costs(lowering: Lowering) -> CostTable:
     if not isinstance(costs, CostTable) or not is_searched(lowering.setting):
         raise SystemExit("the budget leaves one plan only, or the samples are too few: nothing is searched")
     return costs
-
-
-def tried(draft: Draft) -> Requantized:
-    """What a trial of requantizing on half of the samples comes to on the others, and the factor on logits there."""
-    data = draft.setting.splits.requantizing
-    before = rounded_on(data, draft)
-    found = compared(before, rounded_again(before, data, NO_AUGMENTATION, _SILENT))
-    return replace(found, factor=best_logit_scale(found.draft if found.helped else before))
-
-
-def again(draft: Draft) -> Draft:
-    """The draft requantized on all samples in all their augmentations."""
-    return rounded_again(draft, draft.setting.splits.rounding, draft.setting.augmentations, _SILENT)
-
-
-def untried(draft: Draft, after: Draft) -> Requantized:
-    """The draft requantized unless that broke it, the factor on logits found on samples that it saw."""
-    after = replace(after, setting=draft.setting)
-    found = replace(compared(draft, after), doubt=math.inf)
-    final = after if found.helped else draft
-    factor = best_logit_scale(final)
-    return replace(found, draft=with_logit_scale(final, factor), factor=factor)
-
-
-def compared(first: Draft, trial: Draft) -> Requantized:
-    """The trial with the losses before and behind."""
-    before, behind = file_losses(first), file_losses(trial)
-    return Requantized(trial, float(before.sum()), float(behind.sum()), standard_error(behind - before))
 
 
 def rows(known: Mapping[Key, Result]) -> Iterator[list[str]]:

@@ -210,7 +210,7 @@ def cli() -> None:
     type=EFFORT,
     metavar="[fast|balanced]",
     default="balanced",
-    help="Samples and trials of the stages that take long. All but fast learn from mirror images, too, where the network "
+    help="Samples of the stages that take long. All but fast learn from mirror images, too, where the network "
     "sees the same in them.",
 )
 @click.option(

@@ -60,7 +60,7 @@ ROOMS: Mapping[str, str] = {
     "rounding.stage": "values runtime data rounding context lower",
     "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",
     "timing.stage": "errors values timing lower",
-    "requantize.stage": "observer values data metrics allocate context lower requantize rounding.stage",
+    "requantize.stage": "observer values data allocate context lower requantize",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
     "activations": "timing",
     "activations.stage": (

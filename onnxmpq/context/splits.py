@@ -14,15 +14,14 @@ from onnxmpq.request import Request
 
 SELECTION = 0.5  # of the calibration samples judge a loss budget, and measure nothing else
 LARGEST_SHARE = 0.5  # of the samples measure sensitivities; the others judge what was chosen by them
-JUDGED = 0.5  # of the samples at most say whether rounding again helped, tried on the others
+JUDGED = 0.5  # of the samples at most judge files
 
 
 @dataclass(frozen=True)
 class Splits:
     """Calibration samples by use: all but `selection` are rounded against; `held` never saw a sensitivity.
 
-    Rounding again is tried on `requantizing` and judged on `judging`: others, where there are enough, though sensitivities may
-    have seen them. `training` is for methods that train.
+    `judging` are some of those, on which files are compared with the reference. `training` is for methods that train.
     """
 
     rounding: Dataset
@@ -30,7 +29,6 @@ class Splits:
     held: Dataset | None  # None: too few samples to hold any out
     selection: Dataset
     training: Dataset
-    requantizing: Dataset
     judging: Dataset
 
 
@@ -45,11 +43,11 @@ def divide(evidence: Evidence, request: Request) -> Splits:
     check_limits(request, selection)
     training = evidence.training or rounding
     if not rounding.divides:
-        return Splits(rounding, rounding, None, selection, training, rounding, rounding)
+        return Splits(rounding, rounding, None, selection, training, rounding)
     share = min(most / rounding.count, LARGEST_SHARE)
     held, sensitivity = rounding.split(share, seed)
-    requantizing, judging = rounding.split(min(request.search.effort.judge / rounding.count, JUDGED), seed)
-    return Splits(rounding, sensitivity, held, selection, training, requantizing, judging.remembered())
+    _, judging = rounding.split(min(request.search.effort.judge / rounding.count, JUDGED), seed)
+    return Splits(rounding, sensitivity, held, selection, training, judging.remembered())
 
 
 def check_limits(request: Request, selection: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""How much a compile may cost: samples and trial of the stages that take long."""
+"""How much a compile may cost: samples of the stages that take long."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ class Effort:
     """`sensitivity`, `requantize` and `judge` are samples.
 
     Ranks among layers are known long before calibration does, so sensitivity sees a part of the samples only; of the
-    others so many judge what was chosen by it, and as many whether requantizing helps, which is tried first if the effort
-    `tries`. With `mirrors`, weights are rounded against mirror images, too, where these are the same to the network.
+    others so many judge what was chosen by it, and as many tell what is scaled behind requantizing. With `mirrors`, weights are rounded against mirror images, too, where these are the same to the network.
     """
 
     name: str
     sensitivity: int
     requantize: int
     judge: int
-    tries: bool = True
     mirrors: bool = False
 
 
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("fast", sensitivity=32, requantize=64, judge=128, tries=False),
+        Effort("fast", sensitivity=32, requantize=64, judge=128),
         Effort("balanced", sensitivity=256, requantize=512, judge=512, mirrors=True),
     )
 }
