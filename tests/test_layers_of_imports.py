@@ -56,7 +56,7 @@ ROOMS: Mapping[str, str] = {
     "place.stage": "values onnx_io place rounding context",
     "check": "",
     "check.stage": "values place allocate request context normalize lower place.stage",
-    "calibrate.stage": "errors values onnx_io data calibrate context normalize lower place.stage check.stage",
+    "calibrate.stage": "errors values onnx_io data place calibrate context normalize lower place.stage check.stage",
     "rounding.stage": "values runtime data rounding context lower",
     "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",
     "timing.stage": "errors values timing lower",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,13 @@ from onnxmpq.lower.lower_plan import fitted_to_ranges
 from onnxmpq.lower.neighbours import layers_around
 from onnxmpq.normalize.discover import readers_of
 from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.place.clamps import clamped
 from onnxmpq.place.stage import in_float, placed
 from onnxmpq.values.activation_range import ActivationRange
+
+# Noise excites a network less than what it has learned: on four classifiers the KL of int8 files that saw none of their images is
+# 0.55 of what it is with the ranges as they are (geometric mean; 0.70 at three times, docs/synthetic_table.md).
+_WIDER = 2.0
 
 
 def calibrate(loaded: Loaded, found: Placed) -> Setting:
@@ -47,10 +52,20 @@ def calibrated(loaded: Loaded, found: Placed, data: Dataset) -> tuple[Placed, di
         loaded.runtime, found.prepared.model, placement, data, loaded.request.calibrated_by,
         codes=loaded.request.codes, progress=loaded.stages.observer.progress,
     )  # fmt: skip
+    if data.synthetic:
+        ranges = widened(ranges, clamped(import_graph(found.prepared.model)))
     unseen = set(placement.tensors) - ranges.keys()
     if unseen:
         return calibrated(loaded, without(found, unseen, loaded), data)
     return spared(loaded, found, ranges, data)
+
+
+def widened(ranges: Mapping[str, ActivationRange], bounded: Collection[str]) -> dict[str, ActivationRange]:
+    """Ranges that noise gave, for what the network's own data will: all but the `bounded` ones are wider."""
+    return {
+        name: found if name in bounded else replace(found, scale=_WIDER * found.scale)
+        for name, found in ranges.items()
+    }
 
 
 def spared(

@@ -47,3 +47,8 @@ def bounds(tensor: gs.Tensor) -> tuple[float, float]:
         high = math.inf if limit is None else float(read(limit).item())
         return 0.0, min(high, bounds(maker.inputs[0])[1])
     return -math.inf, math.inf
+
+
+def clamped(graph: gs.Graph) -> frozenset[str]:
+    """The tensors that a clamp bounds from above: a kernel that takes it in saturates there, by its range."""
+    return frozenset(name for name, tensor in graph.tensors().items() if bounds(tensor)[1] < math.inf)

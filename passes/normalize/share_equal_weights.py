@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import held_places
+from onnxmpq.operators import OPERATORS, held_places, is_computing
 from onnxmpq.passes.matching import graphs, is_float_constant, read, redirect
 from onnxmpq.passes.normalize.constant_nodes import SHARED_VALUES
 from onnxmpq.values.arrays import Array
@@ -19,16 +19,35 @@ def share_equal_weights(graph: gs.Graph) -> bool:
     """Let layers (`onnxmpq.operators`) whose weights are equal read the first of them.
 
     Branches of an If that hold a copy each, and tables that are tied. Weights of the main graph and of control-flow
-    bodies stay apart, since those of a body compute in float. Preserving: the outputs are bit-equal.
+    bodies stay apart, since those of a body compute in float, and so do those that are computed with along different
+    axes: each has scales of its own (`part_shared_weights`). Preserving: the outputs are bit-equal.
     """
-    firsts: dict[_Key, gs.Constant] = {}
+    known: dict[_Key, list[gs.Constant]] = {}
     changed = False
     for weight, nested in list(_weights(graph)):
-        first = firsts.setdefault(_key(weight, nested=nested), weight)
-        if first is not weight and not _is_output(graph, weight):
+        alike = known.setdefault(_key(weight, nested=nested), [])
+        first = next((other for other in alike if other is weight or _agree(other, weight)), None)
+        if first is None:
+            alike.append(weight)
+        elif first is not weight and not _is_output(graph, weight):
             redirect(weight.outputs, weight, first)
             changed = True
     return changed
+
+
+def _agree(one: gs.Constant, other: gs.Constant) -> bool:
+    """True unless both are computed with, along different axes or in different groups."""
+    first, second = _ways(one), _ways(other)
+    return not first or not second or first == second
+
+
+def _ways(weight: gs.Constant) -> set[tuple[int, int]]:
+    """The output axes and groups of the layers that compute with a weight."""
+    uses = [
+        (n, i) for n in weight.outputs if is_computing(n.op) for i in held_places(n) if n.inputs[i] is weight
+    ]
+    layouts = [OPERATORS[node.op].layout(node, place) for node, place in uses]
+    return {(layout.axis, layout.group) for layout in layouts}
 
 
 def _weights(graph: gs.Graph) -> Iterator[tuple[gs.Constant, bool]]:

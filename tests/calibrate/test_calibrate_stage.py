@@ -12,15 +12,17 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 import onnxmpq
-from onnxmpq.calibrate.stage import without
+from onnxmpq.calibrate.stage import widened, without
 from onnxmpq.context.setting import Loaded
 from onnxmpq.errors import DataError
 from onnxmpq.normalize.discover import readers_of
 from onnxmpq.normalize.stage import prepare_model
 from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.place.clamps import clamped
 from onnxmpq.place.stage import place
 from onnxmpq.request import parse_keeps
 from onnxmpq.testing import model_of
+from onnxmpq.values.activation_range import range_of
 
 ROI = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -94,3 +96,19 @@ def test_layers_around_a_sum_that_no_sample_reaches_compute_in_float(tmp_path: P
     data = {"x": rng.standard_normal((40, 4, 6, 6)).astype(np.float32)}
     report = onnxmpq.compile_model(tmp_path / "m.onnx", ["5bit-avg"], data, activations="int8")
     assert any(note.startswith("no calibration sample reaches") for note in report.run.notes)
+
+
+def test_ranges_of_noise_are_wider_but_where_a_clamp_bounds_them() -> None:
+    """A kernel that takes in a Clip saturates by its range."""
+    found = widened({"free": range_of(-1.0, 1.0), "relu6": range_of(0.0, 6.0)}, {"relu6"})
+    assert found["free"].scale == pytest.approx(2 * range_of(-1.0, 1.0).scale)
+    assert found["free"].zero_point == range_of(-1.0, 1.0).zero_point
+    assert found["relu6"] == range_of(0.0, 6.0)
+
+
+def test_what_is_clamped_is_known() -> None:
+    model = model_of(
+        "g (float[1, 4] x) => (float[1, 4] y) { a = Relu (x) b = Clip (a, zero, six) c = Add (b, x) y = Relu (c) }",
+        zero=np.array(0, np.float32), six=np.array(6, np.float32),
+    )  # fmt: skip
+    assert clamped(import_graph(model)) == {"b"}

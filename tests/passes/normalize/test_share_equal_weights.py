@@ -21,6 +21,20 @@ def test_different_ones_and_those_of_one_value_stay() -> None:
         assert names(check_pass(share_equal_weights, model_of(TWO, w=w, v=v), decibels=np.inf)) == ["w", "v"]
 
 
+def test_equal_weights_along_different_axes_stay_apart() -> None:
+    """Each has scales of its own: `part_shared_weights` made two of one."""
+    text = "g (float[2, 16] x) => (float[2, 16] y) { a = Gemm <transB = 1> (x, w)  b = Relu (a)  y = MatMul (b, v) }"
+    assert names(check_pass(share_equal_weights, model_of(text, w=W, v=W), decibels=np.inf)) == ["w", "v"]
+
+
+def test_a_table_that_is_looked_up_joins_a_layer_of_any_axis() -> None:
+    table = np.tile(W, (128, 1))
+    text = 'g (int64[2, 3] x) => (float[2, 3, 2048] y) { a = Gather (w, x)  y = Einsum <equation = "ntc,vc->ntv"> (a, v) }'
+    feeds = {"x": np.array([[1, 2, 3], [4, 5, 6]])}
+    shared = check_pass(share_equal_weights, model_of(text, w=table, v=table), feeds, decibels=np.inf)
+    assert names(shared) == ["w"]
+
+
 def test_a_weight_of_a_body_is_not_shared_with_the_main_graph() -> None:
     text = """g (bool p, float[2, 16] x) => (float[2, 16] y) {
         a = MatMul (x, w)
