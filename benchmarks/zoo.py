@@ -4,7 +4,7 @@ python benchmarks/zoo.py --models FOLDER [--networks nudenet ...] [--budgets 8bi
                          [--effort balanced] [--peers] [--results docs/zoo_results.jsonl] [--output docs/zoo_table.md]
 
 The networks are fetched into FOLDER by ../shared/zoo/fetch.py, their data are made by its data.py, files are judged by its
-judge.py (one thread, by turns), and --peers makes files by its peers.py. Nothing but the budget is said to the compiler. What is
+judge.py (one thread, by turns), and --peers makes files by its peers.py. Nothing but the budget and the effort is said to the compiler. What is
 measured is added to the results line by line; the table is made of the last of each.
 """
 
@@ -28,6 +28,7 @@ _ZOO = SHARED / "zoo"
 _COLUMNS = [
     "network",
     "file of",
+    "samples, effort",
     "file",
     "speed, batch 1",
     "batch 8",
@@ -38,7 +39,7 @@ _COLUMNS = [
 ]
 _NOTE = (
     "File and speed are fp32 over compiled, on one thread; measures are the task's own, with the answers of fp32 as the truth, on "
-    "data that chose nothing. Default options but the budget.\n"
+    "data that chose nothing. Nothing but the budget, the data and the effort was said.\n"
 )
 _KEPT = 4  # digits of a measure
 Result = dict[str, Any]
@@ -77,6 +78,7 @@ def measured(model: Path, options: argparse.Namespace) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as folder:
         data, written = Path(folder) / "calib.npz", Path(folder) / "out.onnx"
         zoo("data.py", model.stem, data, "--n", options.samples, "--model", model)
+        told = {"samples": options.samples, "effort": options.effort, "commit": commit()}
         for budget in options.budgets:
             start = time.monotonic()
             try:
@@ -84,14 +86,10 @@ def measured(model: Path, options: argparse.Namespace) -> Iterator[Result]:
                     model, budget, data, output=written, effort=options.effort, verify=False
                 )
             except onnxmpq.OnnxmpqError as error:
-                yield {"name": model.stem, "how": budget, "refused": str(error)[:200], "commit": commit()}
+                yield {"name": model.stem, "how": budget, "refused": str(error)[:200]} | told
                 continue
-            seconds = time.monotonic() - start
-            yield judged(model, written, options.judged) | {
-                "how": budget,
-                "seconds": round(seconds),
-                "commit": commit(),
-            }
+            seconds = round(time.monotonic() - start)
+            yield judged(model, written, options.judged) | {"how": budget, "seconds": seconds} | told
         if options.peers:
             yield from peers(model, written, options)
 
@@ -128,12 +126,13 @@ def rows(known: Mapping[tuple[str, str], Result]) -> Iterator[list[str]]:
     """A row for each file, networks in alphabetical order."""
     for (name, how), result in sorted(known.items()):
         if "refused" in result:
-            yield [name, how, f"refused: {result['refused']}", *["-"] * 5, result["commit"]]
+            yield [name, how, asked(result), f"refused: {result['refused']}", *["-"] * 5, result["commit"]]
             continue
         speeds = [ratio(result["speed"].get(batch)) for batch in ("batch1", "batch8")]
         yield [
             name,
             how,
+            asked(result),
             f"{result['file_ratio']:.2f}x",
             *speeds,
             ", ".join(f"{key} {round(value, _KEPT):g}" for key, value in result["task"].items()),
@@ -141,6 +140,11 @@ def rows(known: Mapping[tuple[str, str], Result]) -> Iterator[list[str]]:
             "-" if result["seconds"] is None else f"{result['seconds']} s",
             result["commit"],
         ]
+
+
+def asked(result: Result) -> str:
+    """On how many samples, at which effort."""
+    return f"{result['samples']}, {result['effort']}" if "effort" in result else "-"
 
 
 def ratio(timed: object) -> str:

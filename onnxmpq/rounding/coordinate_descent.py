@@ -49,7 +49,10 @@ def _sweep(columns: Columns, codes: Columns, steps: Stack, nearest: Nearest, gra
             within = gram[:, j, None, start:j] @ changes[:, start:j]
             slope = slopes[:, j] - behind[:, j - start] - within[:, 0]
             # The code's own error cancels out of w - (e - slope / H): what it is now, moved by the slope.
-            best = nearest(codes[:, j] + slope / (diagonal[:, j, None] * steps))
+            curve = (
+                diagonal[:, j, None] * steps
+            )  # 0 where a row is so small that its scale vanishes: any code does
+            best = nearest(codes[:, j] + np.divide(slope, curve, out=np.zeros_like(slope), where=curve != 0))
             changes[:, j] = (best - codes[:, j]) * steps
             codes[:, j] = best
     return codes

@@ -68,3 +68,13 @@ def test_a_scale_keeps_its_sign_where_the_codes_ask_for_the_other() -> None:
     )
     np.testing.assert_array_equal(found, codes)
     np.testing.assert_array_equal(scales, steps)
+
+
+def test_a_row_whose_scale_vanished_keeps_its_codes() -> None:
+    columns, curved = setting(5, 0)
+    steps = np.abs(columns).max(axis=1) / 3
+    codes = np.clip(np.rint(columns / steps[:, None]), -3, 3)
+    steps[:, 1] = 0
+    bound = np.full(3, 3, np.float32)
+    found, _ = coordinate_descent(columns, codes, steps, nearest_codes(-bound, bound), curved, lambda v: v)
+    np.testing.assert_array_equal(found[:, :, 1], codes[:, :, 1])
