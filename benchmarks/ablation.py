@@ -237,12 +237,8 @@ class Bench:
 
     def requantized(self, variant: Variant, draft: Draft) -> tuple[Draft, float]:
         """The draft requantized, its logits scaled, and by how much; what is alike for variants with one plan is done once."""
-        key, setting = (variant.kind, tuple(draft.plan.options.items())), draft.setting
-        final = self.once(
-            "again",
-            key,
-            lambda: rounded_again(draft, setting.splits.rounding, setting.augmentations, _SILENT),
-        )
+        key = variant.kind, tuple(draft.plan.options.items())
+        final = self.once("again", key, lambda: rounded_again(draft))
         factor = self.once("factor", key, lambda: best_logit_scale(final)) if variant.scales else 1.0
         return with_logit_scale(final, factor), factor
 

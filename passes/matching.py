@@ -154,6 +154,11 @@ def is_used(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     return bool(tensor.outputs) or any(tensor is output for output in graph.outputs)
 
 
+def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """True where `tensor` is an output of the graph or of one of its subgraphs."""
+    return any(output is tensor for part in graphs(graph) for output in part.outputs)
+
+
 def require_private(graph: gs.Graph, tensor: gs.Tensor) -> None:
     """NoMatch unless `tensor` is read exactly once and is no graph output."""
     require(tensor not in graph.outputs, f"{tensor.name} is a graph output")

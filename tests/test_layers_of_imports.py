@@ -60,11 +60,11 @@ ROOMS: Mapping[str, str] = {
     "rounding.stage": "values runtime data rounding context lower",
     "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",
     "timing.stage": "errors values timing lower",
-    "requantize.stage": "observer values data allocate context lower requantize",
+    "requantize.stage": "values allocate context lower requantize",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
     "activations": "timing",
     "activations.stage": (
-        "errors values budgets data metrics sensitivity timing context lower sensitivity.stage allocate.stage allocate "
+        "errors values data metrics sensitivity timing context lower sensitivity.stage allocate.stage allocate "
         "activations"
     ),
     "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",

@@ -36,13 +36,13 @@ class IntegerInput:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The network with some layers in float: its `loss`, and the `work` (0 to 1) that integer kernels still do.
+    """The network with some layers in float: its `loss`, and their `share` (0 to 1) of the integer kernels' work.
 
     From a loss of `much` on, its function suffers; 0 where nobody knows.
     """
 
     loss: Callable[[Layers], float]
-    work: Callable[[Layers], float]
+    share: Callable[[Layers], float]
     much: float
 
 
@@ -57,7 +57,7 @@ def costly(inputs: Sequence[IntegerInput], network: Network) -> Layers:
 def _paths(inputs: Sequence[IntegerInput], network: Network) -> Iterator[Layers]:
     """No layer in float, then more and more of those at the worst tensors, by steps that grow."""
     yield Layers()
-    ordered = sorted(inputs, key=lambda some: -some.loss / max(_share(some.readers, network), _LEAST_WORK))
+    ordered = sorted(inputs, key=lambda some: -some.loss / max(network.share(some.readers), _LEAST_WORK))
     for count in _counts(len(ordered)):
         worst = ordered[:count]
         readers = Layers().union(*(some.readers for some in worst))
@@ -77,13 +77,7 @@ def _counts(most: int) -> Iterator[int]:
 def _best(lost: Mapping[Layers, float], network: Network, worth: float) -> Layers:
     def price(floats: Layers) -> float:
         loss = lost[floats] if math.isfinite(lost[floats]) else math.inf
-        slight = _SLIGHT if floats else 0.0
-        return (
-            math.log(loss + _UNSEEN * network.much + math.ulp(0.0)) + worth * _share(floats, network) + slight
-        )
+        unseen = _UNSEEN * network.much + math.ulp(0.0)
+        return math.log(loss + unseen) + worth * network.share(floats) + _SLIGHT * bool(floats)
 
     return min(lost, key=price)
-
-
-def _share(layers: Layers, network: Network) -> float:
-    return network.work(Layers()) - network.work(layers)

@@ -6,16 +6,16 @@ more than they gain, and those that are slower; and all of them where the file w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cache
 
 import onnx
 
 from onnxmpq.activations.by_loss import IntegerInput, Layers, Network, costly
 from onnxmpq.activations.by_time import slower
-from onnxmpq.allocate.choose import file_fits, rows_of, single
+from onnxmpq.allocate.choose import counts_fit, file_fits
 from onnxmpq.allocate.stage import allocate
-from onnxmpq.budgets.kind import Known
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
 from onnxmpq.errors import InfeasibleError
@@ -24,9 +24,8 @@ from onnxmpq.lower.neighbours import layers_before
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.metrics.score import mean_loss
 from onnxmpq.sensitivity.noise import activation_losses
-from onnxmpq.sensitivity.stage import probe_of
+from onnxmpq.sensitivity.stage import inputs_of, probe_of
 from onnxmpq.timing.layer_times import LayerTimes, layer_times
-from onnxmpq.values.activation_range import ActivationRange
 from onnxmpq.values.costs import CostTable, Sensitivity
 from onnxmpq.values.group import layer_of
 from onnxmpq.values.option import Option, Options
@@ -35,11 +34,10 @@ from onnxmpq.values.plan import Plan
 _SAMPLES = 32
 _NAMED = 3
 _NEGLIGIBLE = 0.1  # of the loss: activations that bring less are not looked into
-_UNSEEN = 0.25  # of the loss from which on a network's function suffers: nobody sees that much
+_HARMLESS = 0.25  # of the loss from which on a network's function suffers: less is not looked into
 _MUCH = {"nse": 5e-3, "kl": 5e-3, "soft-kl": 2e-2}  # of the loss, in its own units: the function suffers
-_LITTLE = (
-    0.9  # of the float model's time: a file that takes less gains by its integers, whatever a layer does
-)
+# Of the float model's time: a file that takes less gains by its integers, whatever a single layer does.
+_LITTLE = 0.9
 _FASTER = 0.98  # less is within what two measurements differ by
 
 COSTLY = "in integers they cost more in loss than they gain in time"
@@ -85,10 +83,9 @@ class Choice:
     @property
     def is_within(self) -> bool:
         """True where the plan meets all budgets that are counted, on its file's bytes, too."""
-        units, budgets = self.lowering.units, self.lowering.setting.request.constraints.budgets
-        rows = rows_of(budgets, units, single(self.plan), Known())
-        held = all(row.holds([0] * len(units)) for row in rows)
-        return held and file_fits(budgets, self.plan, self.lowering.file_size)
+        budgets = self.lowering.setting.request.constraints.budgets
+        counted = counts_fit(budgets, self.lowering.units, self.plan)
+        return counted and file_fits(budgets, self.plan, self.lowering.file_size)
 
     def reallocated(self) -> Choice:
         """The same with widths chosen anew, where they are chosen by costs and the budgets still leave some."""
@@ -157,17 +154,17 @@ def costs_in_float(costs: Sensitivity, names: Collection[str]) -> Sensitivity:
 
 def costly_layers(choice: Choice) -> Layers:
     """The layers that cost more in loss than they gain."""
-    trials, integer, setting = _Trials(choice), choice.integer, choice.lowering.setting
-    much, whole = _MUCH.get(setting.prepared.metric.name, 0.0), trials.loss(Layers())
-    if whole < _UNSEEN * much or whole - trials.loss(integer) < _NEGLIGIBLE * whole:
+    loss, integer, setting = losses_of(choice), choice.integer, choice.lowering.setting
+    much, whole = _MUCH.get(setting.prepared.metric.name, 0.0), loss(Layers())
+    if whole < _HARMLESS * much or whole - loss(integer) < _NEGLIGIBLE * whole:
         return Layers()
     macs = {layer.name: layer.macs for layer in setting.prepared.layers if layer.name in integer}
     total = max(sum(macs.values()), 1)
 
-    def work(floats: Layers) -> float:
-        return sum(count for name, count in macs.items() if name not in floats) / total
+    def share(floats: Layers) -> float:
+        return sum(count for name, count in macs.items() if name in floats) / total
 
-    return costly(integer_inputs(choice.lowering, integer), Network(trials.loss, work, much))
+    return costly(integer_inputs(choice.lowering, integer), Network(loss, share, much))
 
 
 def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:
@@ -186,37 +183,23 @@ def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:
     ]
 
 
-def inputs_of(setting: Setting, integer: Layers) -> dict[str, tuple[str, ActivationRange]]:
-    """What each integer layer reads: the tensor, and its range."""
-    ranges = setting.quantized.placement.shared(setting.quantized.ranges)
-    inputs: dict[str, str] = {}
-    for node in setting.prepared.model.graph.node:
-        if len(node.input) > 1:
-            inputs.setdefault(node.input[1], node.input[0])  # of a shared weight: its first use
-    read = {la.name: inputs[la.weight] for la in setting.prepared.layers if la.name in integer}
-    return {name: (tensor, ranges[tensor]) for name, tensor in read.items() if tensor in ranges}
-
-
 def samples_of(setting: Setting) -> Dataset:
     """What activations are judged on."""
     return setting.splits.sensitivity.some(_SAMPLES, setting.request.search.seed)
 
 
-class _Trials:
-    """The loss of a plan's file with more layers in float."""
+def losses_of(choice: Choice) -> Callable[[Layers], float]:
+    """The loss of the plan's file with more layers in float; each is measured once."""
+    setting = choice.lowering.setting
+    expected = Expected(setting.reference, samples_of(setting), setting.prepared.batch_size)
 
-    def __init__(self, choice: Choice) -> None:
-        setting = choice.lowering.setting
-        self._expected = Expected(setting.reference, samples_of(setting), setting.prepared.batch_size)
-        self._choice = choice
-        self._known: dict[Layers, float] = {}
+    @cache
+    def loss(floats: Layers) -> float:
+        draft = choice.lowering.draft(choice.in_float(floats))
+        session = setting.runtime.session(draft.lowered(), spin=False)
+        return mean_loss(expected, session, draft.prepared.metric)
 
-    def loss(self, floats: Layers) -> float:
-        if floats not in self._known:
-            draft = self._choice.lowering.draft(self._choice.in_float(floats))
-            session = draft.setting.runtime.session(draft.lowered(), spin=False)
-            self._known[floats] = mean_loss(self._expected, session, draft.prepared.metric)
-        return self._known[floats]
+    return loss
 
 
 def takes(choice: Choice, share: float) -> bool:

@@ -85,6 +85,12 @@ def single(plan: Plan) -> Options:
     return {name: (option,) for name, option in plan.options.items()}
 
 
+def counts_fit(budgets: Sequence[Budget], units: Sequence[Unit], plan: Plan) -> bool:
+    """True where a plan meets every budget that is a sum over its units, whatever its file."""
+    rows = rows_of(budgets, units, single(plan), Known())
+    return all(row.holds([0] * len(units)) for row in rows)
+
+
 def file_fits(budgets: Sequence[Budget], plan: Plan, file_size: FileSize) -> bool:
     """True unless the plan's file is larger than a budget on its bytes."""
     file = tightest(budgets, Needs.FILE)

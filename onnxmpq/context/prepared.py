@@ -63,5 +63,5 @@ class Activations:
         if asked == set(self.placement.integer_layers):
             return self.placement
         found = POLICIES[self.policy](import_graph(prepared.model), prepared.layers, asked)
-        known = {name: self.reasons.get(name, reason) for name, reason in found.float_layers.items()}
-        return replace(found, float_layers=known)
+        known = {**found.float_layers, **self.placement.float_layers, **self.reasons}  # the more telling last
+        return replace(found, float_layers={name: known[name] for name in found.float_layers})

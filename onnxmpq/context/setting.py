@@ -17,8 +17,6 @@ from onnxmpq.request import Request
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.values.option import Options
 
-_GROUPS = 16  # of samples
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -58,9 +56,8 @@ class Setting:
 
     @cached_property
     def expected(self) -> Expected:
-        """What the reference gives for the samples that judge requantizing, in groups that tell what is chance."""
-        data = self.splits.judging
-        return Expected(self.reference, data, min(self.prepared.batch_size, -(-data.count // _GROUPS)))
+        """What the reference gives for the samples that judge requantizing."""
+        return Expected(self.reference, self.splits.judging, self.prepared.batch_size)
 
     @property
     def choices(self) -> Options:

@@ -182,13 +182,8 @@ def loss_of_function(
 
 def mean_loss(expected: Expected, model: Session, metric: Metric) -> float:
     """The metric's loss of a model over what is expected of it, in its own units."""
-    return float(losses_by_batch(expected, model, metric).sum())
-
-
-def losses_by_batch(expected: Expected, model: Session, metric: Metric) -> Sums:
-    """What each batch has in the loss, float64 [batches]; their sum is the metric's loss of the model."""
-    distances, weight = [], np.zeros(metric.terms)
+    distance, weight = np.zeros(metric.terms), np.zeros(metric.terms)
     for batch, outputs in expected.batches():
         weight = weight + metric.weight(outputs)
-        distances.append(metric.distance(outputs, model.run(batch.feeds)))
-    return np.array([metric.loss(distance, weight) for distance in distances])
+        distance = distance + metric.distance(outputs, model.run(batch.feeds))
+    return metric.loss(distance, weight)

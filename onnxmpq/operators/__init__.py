@@ -19,7 +19,8 @@ from onnxmpq.passes.matching import is_standard
 
 __all__ = [
     "OPERATORS", "BiasSlot", "IntegerKernel", "Operator", "Shapes", "WeightUse", "deciding", "held_places",
-    "is_computing", "is_product", "operator_of", "part_name", "readers", "weight_places",
+    "is_computing", "is_product", "operator_of", "part_name", "readers", "uses_of",
+    "way_of", "weight_places",
 ]  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {
@@ -91,6 +92,19 @@ def part_name(node: gs.Node, place: int) -> str:
 def readers(graph: gs.Graph, weight: str) -> list[WeightUse]:
     """The nodes of the main graph that have a tensor of this name as a weight, and the input that each reads it at."""
     return [(n, i) for n in graph.nodes for i in weight_places(n) if n.inputs[i].name == weight]
+
+
+def uses_of(weight: gs.Tensor) -> list[WeightUse]:
+    """The nodes that hold a tensor as a weight, and the input that each reads it at."""
+    nodes = {id(node): node for node in weight.outputs}.values()
+    return [(node, place) for node in nodes for place in held_places(node) if node.inputs[place] is weight]
+
+
+def way_of(use: WeightUse) -> tuple[int, int]:
+    """How a use reads its weight: along which axis lie the output channels, and in how many groups."""
+    node, place = use
+    layout = OPERATORS[node.op].layout(node, place)
+    return layout.axis, layout.group
 
 
 def deciding(uses: Sequence[WeightUse]) -> list[WeightUse]:

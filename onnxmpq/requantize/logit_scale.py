@@ -15,7 +15,7 @@ import onnx
 
 from onnxmpq.lower.draft import Draft
 from onnxmpq.metrics.metric import Sums, classifier_output, sharpened
-from onnxmpq.metrics.score import losses_by_batch
+from onnxmpq.metrics.score import mean_loss
 from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.operators import is_product
 from onnxmpq.values.layer import Layer
@@ -60,14 +60,9 @@ def with_logit_scale(draft: Draft, factor: float) -> Draft:
 
 
 def file_loss(draft: Draft) -> float:
-    """The loss of the very file on the samples that judge requantizing."""
-    return float(file_losses(draft).sum())
-
-
-def file_losses(draft: Draft) -> Sums:
-    """What small groups of samples have in it: integer kernels add up in integers, which a simulation does not show."""
+    """The loss of the very file on the samples that judge it: integer kernels add up in integers, which a simulation does not show."""
     session = draft.setting.runtime.session(draft.lowered(), spin=False)
-    return losses_by_batch(draft.setting.expected, session, draft.prepared.metric)
+    return mean_loss(draft.setting.expected, session, draft.prepared.metric)
 
 
 def losses_by_factor(draft: Draft, output: str) -> Sums:

@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 
 from onnxmpq.allocate.choose import file_fits
 from onnxmpq.context.setting import Setting
-from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.lower.draft import Draft
 from onnxmpq.lower.lower_plan import simulate
-from onnxmpq.observer import Progress
-from onnxmpq.requantize.logit_scale import best_logit_scale, file_losses, with_logit_scale
+from onnxmpq.requantize.logit_scale import best_logit_scale, file_loss, with_logit_scale
 from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
 from onnxmpq.values.group import Group
 
@@ -83,36 +80,32 @@ def requantized_draft(draft: Draft) -> Requantized:
     Samples that rounding saw do not tell whether it helps on others, but what broke is not shipped. (A trial on half of them,
     judged on the others, made files no better for a fifth of the time: docs/accuracy.md.)
     """
-    setting = draft.setting
-    again = rounded_again(
-        draft, setting.splits.rounding, setting.augmentations, setting.stages.observer.progress
-    )
-    found = Requantized(again, float(file_losses(draft).sum()), float(file_losses(again).sum()))
+    again = rounded_again(draft)
+    found = Requantized(again, file_loss(draft), file_loss(again))
     final = draft if found.broke else again
     factor = best_logit_scale(final)
     return replace(found, draft=with_logit_scale(final, factor), factor=factor)
 
 
-def rounded_again(draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress) -> Draft:
-    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it over such data.
+def rounded_again(draft: Draft) -> Draft:
+    """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it.
 
     Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
     """
-    again = _again(draft, data, augmentations, progress)
+    again = _again(draft)
     if file_fits(draft.setting.request.constraints.budgets, again.plan, lambda _: again.file_size()):
         return again
-    return _again(draft, data, augmentations, progress, same_kind=True)
+    return _again(draft, same_kind=True)
 
 
-def _again(
-    draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress, *, same_kind: bool = False
-) -> Draft:
+def _again(draft: Draft, *, same_kind: bool = False) -> Draft:
     setting, prepared = draft.setting, draft.prepared
     requantizer = SequentialRequantizer(
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
-        prepared.traced, data, prepared.batch_size, setting.request.search.effort.requantize,
-        seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=augmentations,
+        prepared.traced, setting.splits.rounding, prepared.batch_size, setting.request.search.effort.requantize,
+        seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=setting.augmentations,
     )  # fmt: skip
+    progress = setting.stages.observer.progress
     after = requantized(
         requantizer, prepared.layers, draft.plan, draft.candidates, progress, same_kind=same_kind
     )

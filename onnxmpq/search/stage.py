@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isnan
 
-from onnxmpq.allocate.choose import file_fits, rows_of, single
+from onnxmpq.allocate.choose import counts_fit, file_fits
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.budgets.budget import needing
-from onnxmpq.budgets.kind import Known, Needs
+from onnxmpq.budgets.kind import Needs
 from onnxmpq.context.setting import Setting
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.lower_plan import simulate
@@ -115,8 +115,7 @@ def within(setting: Setting, plan: Plan) -> Meets:
     most = weight_bytes(layers, plan) if needing(budgets, Needs.FILE) else None
 
     def meets(some: Plan) -> bool:
-        rows = rows_of(budgets, layers, single(some), Known())
         fits = most is None or weight_bytes(layers, some) <= most
-        return fits and all(row.holds([0] * len(layers)) for row in rows)
+        return fits and counts_fit(budgets, layers, some)
 
     return meets

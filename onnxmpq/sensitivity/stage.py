@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,11 +102,18 @@ def whole_table(found: CostTable, options: Options) -> CostTable:
 
 def float_rivals(setting: Setting) -> dict[str, tuple[str, ActivationRange]]:
     """What each layer that may compute in integers or in float reads: the tensor, and its range as int8."""
+    layers, options = setting.prepared.layers, setting.options
+    free = {la.name for la in layers if len({o.activation_bits for o in options[la.name]}) > 1}
+    return inputs_of(setting, free)
+
+
+def inputs_of(setting: Setting, names: Collection[str]) -> dict[str, tuple[str, ActivationRange]]:
+    """What each of these layers reads, as far as it is quantized: the tensor, and its range."""
     prepared, quantized = setting.prepared, setting.quantized
     ranges = quantized.placement.shared(quantized.ranges)
     inputs: dict[str, str] = {}
     for node in prepared.model.graph.node:
         if len(node.input) > 1:
             inputs.setdefault(node.input[1], node.input[0])  # of a shared weight: its first use
-    free = [la for la in prepared.layers if len({o.activation_bits for o in setting.options[la.name]}) > 1]
-    return {layer.name: (inputs[layer.weight], ranges[inputs[layer.weight]]) for layer in free}
+    read = {layer.name: inputs[layer.weight] for layer in prepared.layers if layer.name in names}
+    return {name: (tensor, ranges[tensor]) for name, tensor in read.items() if tensor in ranges}

@@ -17,6 +17,7 @@ from onnxmpq.passes.matching import (
     is_captured,
     is_constant,
     is_float_constant,
+    is_output,
     read,
     redirect,
     remove,
@@ -94,10 +95,10 @@ def _are_same(values: Array, constant: gs.Constant) -> bool:
 
 def _is_held_twice(graph: gs.Graph, part: gs.Graph, source: gs.Constant) -> bool:
     """True where a constant, of which a layer has a view, would stay in float for what else reads it."""
-    is_output = any(output is source for inner in graphs(graph) for output in inner.outputs)
+    if not source.outputs or is_output(graph, source) or _is_weight(source):
+        return False
     is_seen = part is graph or not is_captured(part, source)
-    is_large = read(source).nbytes > _NODES_BYTES
-    return bool(source.outputs) and is_large and is_seen and not is_output and not _is_weight(source)
+    return is_seen and read(source).nbytes > _NODES_BYTES
 
 
 def _turned_back(

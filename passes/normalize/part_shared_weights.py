@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS, WeightUse, deciding, held_places
-from onnxmpq.passes.matching import graphs, is_float_constant, read, unique_name
+from onnxmpq.operators import WeightUse, deciding, held_places, uses_of, way_of
+from onnxmpq.passes.matching import graphs, is_float_constant, is_output, read, unique_name
 from onnxmpq.passes.normalize.constant_nodes import STORED_BYTES
 
 
@@ -19,7 +19,7 @@ def part_shared_weights(graph: gs.Graph) -> bool:
     changed = False
     for weight in _weights(graph):
         users = _users(weight)
-        if len(users) > 1 and _pays(weight, len(users)) and not _is_output(graph, weight):
+        if len(users) > 1 and _pays(weight, len(users)) and not is_output(graph, weight):
             for uses in users[1:]:
                 copy = gs.Constant(unique_name(graph, weight.name), read(weight))
                 for node, place in uses:
@@ -42,14 +42,7 @@ def _weights(graph: gs.Graph) -> list[gs.Constant]:
 
 def _users(weight: gs.Constant) -> list[list[WeightUse]]:
     """The layers that read a weight, those that agree on its axis and its groups together."""
-    nodes = {id(node): node for node in weight.outputs}.values()
-    uses = [(n, place) for n in nodes for place in held_places(n) if n.inputs[place] is weight]
     found: dict[tuple[int, int], list[WeightUse]] = {}
-    for node, place in deciding(uses):
-        layout = OPERATORS[node.op].layout(node, place)
-        found.setdefault((layout.axis, layout.group), []).append((node, place))
+    for use in deciding(uses_of(weight)):
+        found.setdefault(way_of(use), []).append(use)
     return list(found.values())
-
-
-def _is_output(graph: gs.Graph, weight: gs.Constant) -> bool:
-    return any(output is weight for part in graphs(graph) for output in part.outputs)

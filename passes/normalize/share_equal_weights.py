@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from onnxmpq.operators import OPERATORS, held_places, is_computing
-from onnxmpq.passes.matching import graphs, is_float_constant, read, redirect
+from onnxmpq.operators import held_places, is_computing, uses_of, way_of
+from onnxmpq.passes.matching import graphs, is_float_constant, is_output, read, redirect
 from onnxmpq.passes.normalize.constant_nodes import SHARED_VALUES
 from onnxmpq.values.arrays import Array
 
@@ -29,7 +29,7 @@ def share_equal_weights(graph: gs.Graph) -> bool:
         first = next((other for other in alike if other is weight or _agree(other, weight)), None)
         if first is None:
             alike.append(weight)
-        elif first is not weight and not _is_output(graph, weight):
+        elif first is not weight and not is_output(graph, weight):
             redirect(weight.outputs, weight, first)
             changed = True
     return changed
@@ -43,11 +43,7 @@ def _agree(one: gs.Constant, other: gs.Constant) -> bool:
 
 def _ways(weight: gs.Constant) -> set[tuple[int, int]]:
     """The output axes and groups of the layers that compute with a weight."""
-    uses = [
-        (n, i) for n in weight.outputs if is_computing(n.op) for i in held_places(n) if n.inputs[i] is weight
-    ]
-    layouts = [OPERATORS[node.op].layout(node, place) for node, place in uses]
-    return {(layout.axis, layout.group) for layout in layouts}
+    return {way_of(use) for use in uses_of(weight) if is_computing(use[0].op)}
 
 
 def _weights(graph: gs.Graph) -> Iterator[tuple[gs.Constant, bool]]:
@@ -69,7 +65,3 @@ def _key(weight: gs.Constant, *, nested: bool) -> _Key:
     values = read(weight)
     digest = hashlib.blake2b(values.tobytes()).digest()
     return nested, values.dtype.str, values.shape, digest
-
-
-def _is_output(graph: gs.Graph, weight: gs.Constant) -> bool:
-    return any(output is weight for part in graphs(graph) for output in part.outputs)

@@ -11,7 +11,10 @@ def network(
     def total(amounts: Mapping[str, float], floats: Layers) -> float:
         return sum(amount for name, amount in amounts.items() if name not in floats)
 
-    return Network(lambda floats: rest + total(losses, floats), lambda floats: total(work, floats), much)
+    def share(floats: Layers) -> float:
+        return sum(work[name] for name in floats)
+
+    return Network(lambda floats: rest + total(losses, floats), share, much)
 
 
 def inputs(losses: Mapping[str, float], makers: Mapping[str, str] | None = None) -> list[IntegerInput]:
@@ -63,8 +66,8 @@ def test_a_network_that_gives_no_numbers_is_no_choice() -> None:
     def loss(floats: Layers) -> float:
         return 0.1 if floats == {"a"} else float("nan")
 
-    work = network({}, {"a": 0.1, "b": 0.9}).work
-    assert costly(inputs({"a": 0.9, "b": 0.1}), Network(loss, work, 1.5)) == {"a"}
+    share = network({}, {"a": 0.1, "b": 0.9}).share
+    assert costly(inputs({"a": 0.9, "b": 0.1}), Network(loss, share, 1.5)) == {"a"}
 
 
 def test_the_makers_go_too_where_their_codes_are_what_costs() -> None:
@@ -73,14 +76,14 @@ def test_the_makers_go_too_where_their_codes_are_what_costs() -> None:
     def loss(floats: Layers) -> float:
         return 0.1 if {"reader", "maker"} <= floats else 1.0
 
-    work = network({}, {"reader": 0.01, "maker": 0.02, "a": 0.97}).work
-    found = costly(inputs({"reader": 0.9, "a": 0.1}, {"reader": "maker"}), Network(loss, work, 1.5))
+    share = network({}, {"reader": 0.01, "maker": 0.02, "a": 0.97}).share
+    found = costly(inputs({"reader": 0.9, "a": 0.1}, {"reader": "maker"}), Network(loss, share, 1.5))
     assert found == {"reader", "maker"}
 
 
 def test_trials_that_do_not_help_change_nothing() -> None:
-    work = network({}, {"a": 0.01, "b": 0.99}).work
-    assert not costly(inputs({"a": 0.9, "b": 0.1}), Network(lambda _: 1.0, work, 1.5))
+    share = network({}, {"a": 0.01, "b": 0.99}).share
+    assert not costly(inputs({"a": 0.9, "b": 0.1}), Network(lambda _: 1.0, share, 1.5))
 
 
 def test_layers_of_one_input_go_together() -> None:
@@ -90,7 +93,7 @@ def test_layers_of_one_input_go_together() -> None:
         return 0.1 if {"query", "key"} <= floats else 1.0
 
     read = IntegerInput(Layers(["query", "key"]), Layers(), 0.9)
-    assert costly([read], Network(loss, network({}, {"query": 0.02, "key": 0.02, "a": 0.96}).work, 1.5)) == {
+    assert costly([read], Network(loss, network({}, {"query": 0.02, "key": 0.02, "a": 0.96}).share, 1.5)) == {
         "query",
         "key",
     }

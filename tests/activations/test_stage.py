@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -42,13 +43,17 @@ def test_all_layers_start_in_integers(planned: Callable[..., Choice]) -> None:
     assert choice.integer == {layer.name for layer in choice.lowering.setting.prepared.layers}
 
 
-def test_a_costly_layer_computes_in_float_at_its_width(
-    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def changed(planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch) -> tuple[Choice, Choice, str]:
+    """A choice before and after one of its layers was found costly, and that layer."""
     before = planned()
     name = min(before.integer)
     finding(monkeypatch, name)
-    after = choose_activations(before)
+    return before, choose_activations(before), name
+
+
+def test_a_costly_layer_computes_in_float_at_its_width(changed: tuple[Choice, Choice, str]) -> None:
+    before, after, name = changed
     assert after.integer == before.integer - {name}
     assert after.plan[name].weight_bits == before.plan[name].weight_bits
     assert all(after.plan[n] == before.plan[n] for n in after.integer)
@@ -57,16 +62,29 @@ def test_a_costly_layer_computes_in_float_at_its_width(
     assert any(COSTLY in note for note in after.lowering.setting.stages.notes)
 
 
-def test_its_options_and_costs_are_those_of_float(
-    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = planned()
-    name = min(before.integer)
-    finding(monkeypatch, name)
-    after = choose_activations(before)
+def test_its_options_and_costs_are_those_of_float(changed: tuple[Choice, Choice, str]) -> None:
+    _, after, name = changed
     options = after.lowering.setting.options[name]
     assert {option.activation_bits for option in options} == {None}
     assert set(after.costs.costs[name]) == set(options)  # type: ignore[union-attr]
+
+
+def test_layers_that_were_in_float_before_keep_their_reason(planned: Callable[..., Choice]) -> None:
+    choice = planned()
+    first, second, *others = sorted(choice.integer)
+    setting = choice.lowering.setting
+    placement = replace(
+        setting.quantized.placement,
+        integer_layers=(second, *others),
+        float_layers={first: "one scale ruins it"},
+    )
+    known = replace(setting, quantized=replace(setting.quantized, placement=placement))
+    plan = choice.in_float([first])
+    fewer = Choice(replace(choice.lowering, setting=known), choice.costs, plan).without(
+        Layers([second]), COSTLY
+    )
+    found = fewer.lowering.draft(fewer.plan).placement.float_layers
+    assert found == {first: "one scale ruins it", second: COSTLY}
 
 
 def test_a_file_stays_within_its_bytes(

@@ -11,12 +11,11 @@ import pytest
 
 from onnxmpq.budgets.budget import Budget
 from onnxmpq.data import Dataset
-from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations
+from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.lower.draft import Draft, Lowering
-from onnxmpq.observer import Progress
 from onnxmpq.requantize import stage
 from onnxmpq.requantize.logit_scale import file_loss
-from onnxmpq.requantize.sequential import requantized
+from onnxmpq.requantize.sequential import SequentialRequantizer, requantized
 from onnxmpq.requantize.stage import (
     Requantized,
     is_requantized,
@@ -37,23 +36,17 @@ def draft(lower_classifier: Lower) -> Draft:
     return lowering.draft(Plan({layer.name: Option(3) for layer in lowering.units}))
 
 
-def settlings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Dataset, Augmentations]]:
-    """What each requantizing will have seen."""
-    seen, own = [], stage.rounded_again
-
-    def noted(draft: Draft, data: Dataset, augmentations: Augmentations, progress: Progress) -> Draft:
-        seen.append((data, augmentations))
-        return own(draft, data, augmentations, progress)
-
-    monkeypatch.setattr(stage, "rounded_again", noted)
-    return seen
-
-
 def test_all_samples_are_learned_from_once(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, splits = settlings(monkeypatch), draft.setting.splits
+    seen: list[tuple[Dataset, Augmentations]] = []
+
+    def noted(*args: Any, augmentations: Augmentations, **others: Any) -> SequentialRequantizer:
+        seen.extend((some, augmentations) for some in args if isinstance(some, Dataset))
+        return SequentialRequantizer(*args, augmentations=augmentations, **others)
+
+    monkeypatch.setattr(stage, "SequentialRequantizer", noted)
     requantized_draft(replace(draft, setting=replace(draft.setting, augmentations=Augmentations(-1))))
     assert [augmentations for _, augmentations in seen] == [Augmentations(-1)]
-    assert seen[0][0] is splits.rounding
+    assert seen[0][0] is draft.setting.splits.rounding
 
 
 @pytest.mark.parametrize(
@@ -89,15 +82,13 @@ def test_codes_keep_their_kind_where_the_file_would_break_a_budget(
     own = draft.setting.request
     request = replace(own, constraints=replace(own.constraints, budgets=(Budget.parse(limit),)))
     draft = replace(draft, setting=replace(draft.setting, request=request))
-    stage.rounded_again(draft, draft.setting.splits.rounding, NO_AUGMENTATION, lambda _done, _total: None)
+    stage.rounded_again(draft)
     assert asked == kept
 
 
 def test_the_losses_are_those_of_both_files(draft: Draft) -> None:
     found = requantized_draft(draft)
-    again = stage.rounded_again(
-        draft, draft.setting.splits.rounding, NO_AUGMENTATION, lambda _done, _total: None
-    )
+    again = stage.rounded_again(draft)
     assert (found.before, found.behind) == pytest.approx((file_loss(draft), file_loss(again)))
     changed = (not np.array_equal(v, found.draft.constants[n]) for n, v in draft.constants.items())
     assert any(changed)
@@ -112,8 +103,7 @@ def test_what_gives_no_numbers_is_broken(draft: Draft, before: float, behind: fl
 
 
 def test_what_broke_is_not_shipped(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = {True: np.ones(4), False: np.full(4, np.nan)}
-    monkeypatch.setattr(stage, "file_losses", lambda some: losses[some is draft])
+    monkeypatch.setattr(stage, "file_loss", lambda some: 1.0 if some is draft else np.nan)
     found = requantized_draft(draft)
     assert found.broke
     for layer in draft.prepared.layers:
