@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def rows(known: Mapping[tuple[str, str], Result]) -> Iterator[list[str]]:
             asked(result),
             f"{result['file_ratio']:.2f}x",
             *speeds,
-            ", ".join(f"{key} {round(value, _KEPT):g}" for key, value in result["task"].items()),
+            ", ".join(f"{key} {number(value)}" for key, value in result["task"].items()),
             ", ".join(f"{db:.1f}" for db in result["sqnr_db"]),
             "-" if result["seconds"] is None else f"{result['seconds']} s",
             result["commit"],
@@ -145,6 +145,11 @@ def rows(known: Mapping[tuple[str, str], Result]) -> Iterator[list[str]]:
 def asked(result: Result) -> str:
     """On how many samples, at which effort."""
     return f"{result['samples']}, {result['effort']}" if "effort" in result else "-"
+
+
+def number(value: float | Sequence[float]) -> str:
+    """A measure, or one for each output."""
+    return "/".join(map(number, value)) if isinstance(value, Sequence) else f"{round(value, _KEPT):g}"
 
 
 def ratio(timed: object) -> str:

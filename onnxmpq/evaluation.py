@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from onnxmpq.data import DataSource, open_data
+from onnxmpq.data.find_padding import find_padding
 from onnxmpq.data.input_shapes import agree, is_batchable
 from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.data.samples import dims
@@ -78,7 +79,8 @@ def evaluate_model(
     expected = judge.run(sample)
     seen = glance(judge, dataset, 1, seed)
     asked = parse_outputs(outputs)
-    chosen = choose_metric(original, seen, metric, asked=asked, labelled=dataset.has_labels)
+    padding = find_padding(session.inputs, dataset, seed)
+    chosen = choose_metric(original, seen, metric, asked=asked, labelled=dataset.has_labels, padding=padding)
     check_same_results(session.run(sample), expected, chosen)
     check_label_range(dataset, {name: expected[name].shape for name in chosen.kinds}, chosen)
     before, after = compare(judge, session, dataset, chosen, size)

@@ -52,7 +52,7 @@ ROOMS: Mapping[str, str] = {
     # the stages' entrances, in the order of the pipeline
     "load": "",
     "load.stage": "errors observer onnx_io runtime data request context normalize",
-    "normalize.stage": "errors values budgets metrics sensitivity context normalize",
+    "normalize.stage": "errors values budgets data metrics sensitivity context normalize",
     "place.stage": "values onnx_io place rounding context",
     "check": "",
     "check.stage": "values place allocate request context normalize lower place.stage",
@@ -60,7 +60,7 @@ ROOMS: Mapping[str, str] = {
     "rounding.stage": "values runtime data rounding context lower",
     "sensitivity.stage": "errors values onnx_io rounding sensitivity request context check.stage",
     "timing.stage": "errors values timing lower",
-    "requantize.stage": "values allocate context lower requantize",
+    "requantize.stage": "values allocate rounding context lower requantize",
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
     "activations": "timing",
     "activations.stage": (

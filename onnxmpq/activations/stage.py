@@ -191,7 +191,9 @@ def samples_of(setting: Setting) -> Dataset:
 def losses_of(choice: Choice) -> Callable[[Layers], float]:
     """The loss of the plan's file with more layers in float; each is measured once."""
     setting = choice.lowering.setting
-    expected = Expected(setting.reference, samples_of(setting), setting.prepared.batch_size)
+    expected = Expected(
+        setting.reference, samples_of(setting), setting.prepared.batch_size, metric=setting.prepared.metric
+    )
 
     @cache
     def loss(floats: Layers) -> float:

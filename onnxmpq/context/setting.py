@@ -57,7 +57,9 @@ class Setting:
     @cached_property
     def expected(self) -> Expected:
         """What the reference gives for the samples that judge requantizing."""
-        return Expected(self.reference, self.splits.judging, self.prepared.batch_size)
+        return Expected(
+            self.reference, self.splits.judging, self.prepared.batch_size, metric=self.prepared.metric
+        )
 
     @property
     def choices(self) -> Options:

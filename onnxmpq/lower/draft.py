@@ -10,9 +10,10 @@ from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Setting
 from onnxmpq.lower.channel_groups import joined, split
 from onnxmpq.lower.file_bytes import FileBytes
-from onnxmpq.lower.lower_plan import lower, planned_opset, prove_opset
+from onnxmpq.lower.lower_plan import known_names, lower, planned_opset, prove_opset
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
+from onnxmpq.onnx_io.short_names import shorten_names
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Sensitivity, Trajectory
@@ -65,10 +66,12 @@ class Draft:
         return loss_of_function(setting.reference, model, selection, metric, batch_size)
 
     def written(self) -> onnx.ModelProto:
-        """The same, to be shipped: raises ModelError where its opset changes what the float model computes."""
+        """The same, to be shipped: with short names where they are worth it. Raises ModelError where its opset changes what the float model computes."""
         opset = planned_opset(self.plan, self.prepared, self.setting.request.target)
         prove_opset(self.setting.runtime, self.prepared, opset)
-        return self.lowered()
+        model = self.lowered()
+        shorten_names(model, model.ByteSize(), known_names(self.prepared.layers))
+        return model
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import onnx_graphsurgeon as gs
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxmpq.context.prepared import Activations, Prepared
-from onnxmpq.lower.lower_plan import Frame, frame, gathered_tables, planned_opset, store
+from onnxmpq.lower.lower_plan import Frame, frame, gathered_tables, known_names, planned_opset, store
 from onnxmpq.onnx_io.graph import export_model
 from onnxmpq.onnx_io.late_values import LateValues, raw_bytes
 from onnxmpq.onnx_io.node_names import name_nodes
+from onnxmpq.onnx_io.short_names import shorten_names
 from onnxmpq.passes.matching import graphs, redirect
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import describe
@@ -47,7 +48,8 @@ class _Framed:
         _replace_constants(model.graph, self.constants, _constants(filled.graph))
         name_nodes(model)
         describe(model, target)
-        return full_size(model)
+        size = full_size(model)
+        return full_size(model) if shorten_names(model, size, known_names(prepared.layers)) else size
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ class FileBytes:
     def of(
         self, prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
     ) -> int:
-        """Bytes of the file of what `lower` gives for the same arguments; raises what it raises."""
+        """Bytes of the file of what `lower` gives for the same arguments, names shortened; raises what it raises."""
         asked = frozenset(name for name, o in plan.options.items() if o.activation_bits is not None)
         opset = planned_opset(plan, prepared, target)
         gathered = gathered_tables(plan, prepared, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,6 +173,11 @@ def lower(
     name_nodes(model)
     describe(model, target)
     return model
+
+
+def known_names(layers: Sequence[Layer]) -> set[str]:
+    """The names that layers are known by, which a file keeps."""
+    return {name for la in layers for name in (la.name, la.weight, la.bias) if name}
 
 
 def _biases(prepared: Prepared, plan: Plan, candidates: Candidates) -> dict[str, NDArray[Any]]:

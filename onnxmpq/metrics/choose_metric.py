@@ -13,6 +13,7 @@ from onnxmpq.metrics.output_channels import output_channels
 from onnxmpq.metrics.output_kinds import Seen, is_guessed, output_kinds
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.padding import Padding
 
 
 def choose_metric(
@@ -23,13 +24,14 @@ def choose_metric(
     asked: Mapping[str, OutputKind] | None = None,
     labelled: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    padding: Padding | None = None,
 ) -> Metric:
     """The metric for a model: softened KL if every output is one distribution a sample, else normalised squared error.
 
     Independent probabilities are compared by their KL as it is: of what is nearly sure `1 - p` tells too little to be
     softened. `seen` are outputs of some runs, `name` (one of METRICS, or `file.py:function`) overrides: with nse, what
     nothing but its shape calls classes is values, unless there are labels. `asked` is what the user says of outputs,
-    `shapes` are the shapes of the graph's tensors.
+    `shapes` are the shapes of the graph's tensors, `padding` tells which positions of outputs count.
 
     Raises OptionError when KL is demanded of outputs that are no distributions, for a name that is none, and for
     outputs that the model has not.
@@ -41,7 +43,7 @@ def choose_metric(
     channels = output_channels(model, kinds, seen, shapes or {})
     if name is not None and is_reference(name):
         return replace(_by_kinds(kinds, None), name=name, channels=channels, own=load_attribute(name))
-    return replace(_by_kinds(kinds, name), channels=channels)
+    return replace(_by_kinds(kinds, name), channels=channels, padding=padding)
 
 
 def _by_kinds(kinds: Mapping[str, OutputKind], name: str | None) -> Metric:

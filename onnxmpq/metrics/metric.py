@@ -24,6 +24,7 @@ from onnxmpq.errors import OptionError
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.channels import Channels
 from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.padding import Padding
 
 Sums = NDArray[np.float64]
 T = TypeVar("T", Sums, NDArray[np.bool_])
@@ -43,13 +44,24 @@ class Metric:
     """The loss of one model: `name` is one of METRICS, `kinds` maps its float outputs to what they hold.
 
     `channels`: of outputs whose channels differ in scale, or that may be silent, how squared errors are weighed.
-    `own` is the user's: from the outputs of both by name, of one run, to one number a row, lower is better.
+    `padding` tells which positions of outputs count. `own` is the user's: from the outputs of both by name, of one run, to one number a row, lower is better.
     """
 
     name: str
     kinds: Mapping[str, OutputKind]
     channels: Mapping[str, Channels] = field(default_factory=dict)
     own: Own | None = None
+    padding: Padding | None = None
+
+    def judged(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The outputs of a run with NaN, with which nothing is compared, at padded positions [N, positions, values...].
+
+        The user's metric gets them as they are.
+        """
+        if self.padding is None or self.own is not None:
+            return outputs
+        kept = self.padding.kept(feeds)
+        return {name: _hidden(v, kept) if name in self.kinds else v for name, v in outputs.items()}
 
     @property
     def plain(self) -> Metric:
@@ -196,6 +208,14 @@ def _log_probabilities(values: Sums, kind: OutputKind) -> Sums:
         shifted = values - values.max(axis=-1, keepdims=True)
         result = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
+
+
+def _hidden(values: Array, kept: NDArray[np.bool_]) -> Array:
+    """An output that has the mask's positions, NaN where they are padding."""
+    if values.ndim <= kept.ndim or values.shape[: kept.ndim] != kept.shape:
+        return values
+    shown = kept.reshape(kept.shape + (1,) * (values.ndim - kept.ndim))
+    return np.where(shown, values, np.asarray(np.nan, values.dtype))
 
 
 def _own_loss(name: str, own: Own, reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:

@@ -35,7 +35,7 @@ class NetworkEvaluator:
 
     def expected(self, data: Dataset) -> Expected:
         """What the float network gives for such data, to be asked for many losses."""
-        return Expected(self._reference, data, self._batch_size)
+        return Expected(self._reference, data, self._batch_size, metric=self._metric)
 
     def losses(self, constants: Mapping[str, Array], expected: Iterable[Expected]) -> list[float]:
         """The metric's loss on each, with these constants in place, by name; all others stay as they were last."""

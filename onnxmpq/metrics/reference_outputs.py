@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxmpq.data import Batch, Dataset
 from onnxmpq.data.augmentations import Feeds
+from onnxmpq.metrics.metric import Metric
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
 
@@ -22,11 +23,19 @@ Outputs = Mapping[str, Array]
 class Expected:
     """A reference's outputs over data in batches of a size; `most` bytes of them, the first ones, are held.
 
-    A source that gives other samples in another pass gets other outputs, too.
+    What a `metric` does not judge is hidden. A source that gives other samples in another pass gets other outputs, too.
     """
 
-    def __init__(self, reference: Session, data: Dataset, batch_size: int, most: int = _HELD_BYTES) -> None:
-        self._reference, self._data, self._batch_size = reference, data, batch_size
+    def __init__(
+        self,
+        reference: Session,
+        data: Dataset,
+        batch_size: int,
+        most: int = _HELD_BYTES,
+        *,
+        metric: Metric | None = None,
+    ) -> None:
+        self._reference, self._data, self._batch_size, self._metric = reference, data, batch_size, metric
         self._held: list[tuple[int, Outputs]] = []  # with what the feeds were told by
         self._room: float = most
 
@@ -37,7 +46,8 @@ class Expected:
             if number < len(self._held) and self._held[number][0] == told:
                 yield batch, self._held[number][1]
                 continue
-            outputs = self._reference.run(batch.feeds)
+            outputs: Outputs = self._reference.run(batch.feeds)
+            outputs = outputs if self._metric is None else self._metric.judged(outputs, batch.feeds)
             self._hold(number, told, outputs)
             yield batch, outputs
 

@@ -79,8 +79,8 @@ def compare(
     """Scores of the reference (against itself) and of the model, in one pass over the data."""
     tallies = _Tally(metric), _Tally(metric)
     for batch in data.batches(batch_size):
-        expected = reference.run(batch.feeds)
-        got = expected if model is reference else model.run(batch.feeds)
+        expected = metric.judged(reference.run(batch.feeds), batch.feeds)
+        got = expected if model is reference else metric.judged(model.run(batch.feeds), batch.feeds)
         tallies[0].add(expected, expected, batch.labels)
         tallies[1].add(expected, got, batch.labels)
     return tallies[0].score(data.count), tallies[1].score(data.count)

@@ -83,10 +83,13 @@ class FloatTally:
             return classes(reference)[rows], got[rows]
         if self._kind is OutputKind.POSITIONS:
             if self._class_axis is None:
-                self._class_axis = axis_of_classes(reference)
-            return reference.argmax(self._class_axis), found.argmax(self._class_axis)
+                self._class_axis = axis_of_classes(np.nan_to_num(reference))
+            known = ~np.isnan(reference).any(self._class_axis)
+            return reference.argmax(self._class_axis)[known], found.argmax(self._class_axis)[known]
         if self._logits is not None:
-            return (reference > _THRESHOLD).astype(np.int64), (found > _THRESHOLD).astype(np.int64)
+            known = ~np.isnan(reference)
+            pair = (reference[known] > _THRESHOLD, found[known] > _THRESHOLD)
+            return pair[0].astype(np.int64), pair[1].astype(np.int64)
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 

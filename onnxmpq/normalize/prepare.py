@@ -48,6 +48,7 @@ from onnxmpq.runtime.trace import trace
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.padding import Padding
 
 LOWEST_OPSET = 13  # DequantizeLinear per axis
 Pass = Callable[[gs.Graph], bool]
@@ -153,13 +154,14 @@ def prepare(
     seen: Seen | None = None,
     outputs: Mapping[str, OutputKind] | None = None,
     labelled: bool = False,
+    padding: Padding | None = None,
 ) -> Prepared:
     """Normalise a model and discover its layers.
 
     `sample` is one sample's feeds, or those of as many `samples` as the graph demands at a time; `integer` says
     that activations will be int8 (a half-precision graph is then widened, for want of integer kernels between
     half floats); `metric`, `outputs` (what the user says of them), `labelled` (whether samples have labels) and `seen`
-    (the original's outputs on some samples; None: those of `sample`) as `choose_metric` takes them. Raises ModelError
+    (the original's outputs on some samples; None: those of `sample`) and `padding` as `choose_metric` takes them. Raises ModelError
     where a pass changed the result, or nothing can be quantized.
     """
     check_float(original, integer=integer)
@@ -169,7 +171,9 @@ def prepare(
     check_layers(layers)
     known = seen or {name: [value] for name, value in runtime.session(original).run(sample).items()}
     shapes = {name: t.shape for name, t in traced.items()}
-    judged_by = choose_metric(model, known, metric, asked=outputs, labelled=labelled, shapes=shapes)
+    judged_by = choose_metric(
+        model, known, metric, asked=outputs, labelled=labelled, shapes=shapes, padding=padding
+    )
     batch_size = _batch_size(traced) if batchable else 1
     return Prepared(original, model, layers, traced, sample, judged_by, batch_size)
 

@@ -9,6 +9,7 @@ from onnxmpq.budgets.budget import Budget, tightest
 from onnxmpq.budgets.kind import Needs
 from onnxmpq.context.prepared import Prepared
 from onnxmpq.context.setting import Loaded
+from onnxmpq.data.find_padding import find_padding
 from onnxmpq.errors import OptionError
 from onnxmpq.metrics.metric import classifier_output
 from onnxmpq.metrics.output_kinds import Seen, is_guessed
@@ -29,11 +30,18 @@ def prepare_model(loaded: Loaded) -> Prepared:
     seen = glance(loaded.session, evidence.calibration, 1, request.search.seed)
     if not request.run.force:
         check_numbers(seen, evidence.calibration.description)
+    padding = find_padding(loaded.session.inputs, evidence.calibration, request.search.seed)
+    if padding is not None:
+        loaded.stages.note(
+            f"positions where {padding.mask!r} is {padding.padded} are padding: they count neither in what is learned of a layer's "
+            "inputs nor in losses"
+        )
     labelled = evidence.evaluation.has_labels or evidence.calibration.has_labels
     prepared = prepare(
         loaded.runtime, loaded.model, evidence.sample,
         integer=request.activation_bits is not None, batchable=evidence.batchable, metric=request.search.metric,
         samples=evidence.samples_a_run, seen=seen, outputs=request.search.outputs, labelled=labelled,
+        padding=padding,
     )  # fmt: skip
     check_function(loaded, prepared)
     if not labelled:

@@ -8,7 +8,7 @@ the next): where more crosses, the cache stops before, and what is asked for run
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +42,14 @@ class ActivationCache:
         batch_size: int,
         augmentations: Augmentations = NO_AUGMENTATION,
         most: int = _HELD_BYTES,
+        kept: Sequence[str] = (),
     ) -> None:
         """`traced` is of one sample, or of the batch that the graph demands; `most` bytes are held over all
-        `augmentations` of `data`.
+        `augmentations` of `data`. `kept` are inputs that stay in its states throughout.
         """
         self.data, self.augmentations = data, augmentations
         self._runtime, self._model, self._batch_size = runtime, model, batch_size
-        self._types, self._most = dict(traced), most
+        self._types, self._most, self._kept = dict(traced), most, kept
         self._inputs = [i.name for i in model.graph.input]
         self._nodes = list(model.graph.node)
         self._reads = [frozenset(names_read(node)) for node in self._nodes]
@@ -88,7 +89,7 @@ class ActivationCache:
         place = next((i for i in range(end, self._position, -1) if self._may_stop[i]), None)
         if place is None:
             return
-        names = crossing(self._nodes, place, (), self._inputs)
+        names = crossing(self._nodes, place, self._kept, self._inputs)
         held = self._crossing(self.part(ancestors(self._nodes[self._position : place], names), names), names)
         if held is None:
             self._may_stop[place] = False

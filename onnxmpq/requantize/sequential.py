@@ -50,6 +50,7 @@ from onnxmpq.rounding.moments import (
     map_windows,
     step,
 )
+from onnxmpq.rounding.padded import NO_PADDED, Padded
 from onnxmpq.rounding.rows import block_count, columns, from_rows, to_rows
 from onnxmpq.rounding.shrink import diagonals, shrinkage, shrunk
 from onnxmpq.runtime.ordered_pool import cores, map_in_threads
@@ -149,13 +150,15 @@ class SequentialRequantizer:
         seed: int,
         grids: Grids = EVERY_GRID,
         augmentations: Augmentations = NO_AUGMENTATION,
+        padded: Padded = NO_PADDED,
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
         A layer sees at most so many `samples`, drawn by `seed`, in all `augmentations`, but for one that has a window a sample, which sees all,
-        and one of large maps, which sees few as they are. `grids` are what the file may hold.
+        and one of large maps, which sees few as they are. `grids` are what the file may hold; the windows of
+        `padded` layers that are padding are not seen.
         """
-        self._float, self._traced, self._grids = model, traced, grids
+        self._float, self._traced, self._grids, self._padded = model, traced, grids, padded
         self._quantized = onnx.ModelProto()
         self._quantized.CopyFrom(quantized)
         self._constants = {i.name: i for i in self._quantized.graph.initializer}
@@ -210,8 +213,9 @@ class SequentialRequantizer:
     def _over(self, data: Dataset, augmentations: Augmentations) -> CachedPair:
         """Both networks over the same samples, in two batches at least: each half tells of the other."""
         size = min(self._batch_size, -(-data.count // _HALVES))
+        kept = [self._padded.padding.mask] if self._padded.padding else []
         exact, quantized = (
-            ActivationCache(self._runtime, model, self._traced, data, size, augmentations)
+            ActivationCache(self._runtime, model, self._traced, data, size, augmentations, kept=kept)
             for model in (self._float, self._quantized)
         )
         return CachedPair(exact, quantized)
@@ -268,11 +272,16 @@ class SequentialRequantizer:
         less = [regression.less] if regression.less else []
         reader = next(n for n in self._quantized.graph.node if layer.weight in names_read(n))
         minus = helper.make_node("Sub" if less else "Identity", [_TARGET, *less], [f"{_TARGET}/left"])
-        nodes = [*cache.behind([*reader.output, *less]), minus]
+        nodes = [*cache.behind([*reader.output, *less]), minus, *_reading(self._padded)]
         part = cache.part(nodes, [minus.output[0]], {_TARGET: self._traced[regression.tensor]})
         graph = import_graph(part.model)
         every = step(layer, cache.data.count, _enough(layer))
-        emit = EmitGram({layer.weight: every}, {layer.weight: minus.output[0]})
+        emit = EmitGram(
+            {layer.weight: every},
+            {layer.weight: minus.output[0]},
+            padding=self._padded.padding,
+            padded=self._padded.weights,
+        )
         if not emit(graph):
             return None
         graph.outputs = graph.outputs[1:]
@@ -280,6 +289,12 @@ class SequentialRequantizer:
 
     def _loaded(self, model: onnx.ModelProto) -> Session:
         return part_session(self._runtime, model, self._quantized, simulated=True)
+
+
+def _reading(padded: Padded) -> list[onnx.NodeProto]:
+    """What makes the mask an input of a part."""
+    mask = [padded.padding.mask] if padded.padding else []
+    return [helper.make_node("Identity", [name], [f"{_TARGET}/mask"]) for name in mask]
 
 
 def _fed(session: Session, values: State) -> dict[str, Array]:

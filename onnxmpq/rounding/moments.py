@@ -16,6 +16,7 @@ from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, Feeds
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
+from onnxmpq.rounding.padded import NO_PADDED, Padded
 from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, block_count, columns
 from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
@@ -100,10 +101,11 @@ def input_moments(
     batch_size: int,
     progress: Progress,
     augmentations: Augmentations = NO_AUGMENTATION,
+    padded: Padded = NO_PADDED,
 ) -> Iterator[tuple[Layer, Moments]]:
     """(layer, moments) for every layer that has them, in passes over the data whose matrices fit in memory.
 
-    Of large maps only so many windows are taken, evenly spaced, as the matrix needs.
+    Of large maps only so many windows are taken, evenly spaced, as the matrix needs; of padding none.
     """
     passes = list(runs(filter(has_moments, layers), _bytes, _BYTES_A_PASS))
     for number, some in enumerate(passes):
@@ -114,6 +116,8 @@ def input_moments(
         emit = EmitGram(
             {la.weight: step(la, data.count, enough(la)) for la in some},
             channels={la.weight: block_channels(la) for la in some},
+            padding=padded.padding,
+            padded=padded.weights,
         )
         session = _loaded(runtime, model, emit)
         sums = {} if session is None else _summed(session, data, batch_size, report, augmentations)

@@ -41,7 +41,7 @@ def losses_alone(
     total = math.ceil(probe.data.count / probe.batch_size) * len(layers)
     done = 0
     for batch in probe.data.batches(probe.batch_size):
-        reference = chain.outputs(batch.feeds)
+        reference = probe.metric.judged(chain.outputs(batch.feeds), batch.feeds)
         weight += probe.metric.weight(reference)
         for step in chain.steps(batch.feeds):
             for place, changed in enumerate(changes(step)):
@@ -89,7 +89,7 @@ class Judge:
         hits, entropy = np.zeros(len(changes)), np.zeros(len(changes))
         rows = {name: [i for i, c in enumerate(changes) if c.layer.name == name] for name in layers}
         for batch in probe.data.batches(probe.batch_size):
-            reference = self._float.run(batch.feeds)
+            reference = probe.metric.judged(self._float.run(batch.feeds), batch.feeds)
             weight += probe.metric.weight(reference)
             for step in chain.steps(batch.feeds):
                 for row in rows[step.layer.name]:

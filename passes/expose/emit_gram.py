@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmpq.operators import OPERATORS, readers
-from onnxmpq.operators.windows import reshaped
+from onnxmpq.operators.windows import FLOAT, reshaped
 from onnxmpq.passes.emitter import Emitter
 from onnxmpq.passes.matching import NoMatch, require
 from onnxmpq.passes.node_builder import builders
+from onnxmpq.values.padding import Padding
 
 _Reader = tuple[gs.Node, int]  # a node, and the place of the weight among its inputs
 
@@ -42,17 +43,22 @@ class EmitGram:
 
     `targets` names a tensor of the shape of a layer's output: `cross_name(weight)`, float32 [group, rows, D + 1],
     is then the sum of t x^T over the same windows, t being the target at each one's place (operators with
-    `targets`, of a weight that one node reads, in one block). Exposing: what the graph gave before stays bit-equal.
+    `targets`, of a weight that one node reads, in one block).
+
+    Of the weights in `padded`, whose windows are the positions of samples, what `padding` says is none counts nowhere, not
+    as a 1 either. Exposing: what the graph gave before stays bit-equal.
     """
 
     weights: Mapping[str, int]
     targets: Mapping[str, str] = field(default_factory=dict)
     channels: Mapping[str, int] = field(default_factory=dict)
+    padding: Padding | None = None
+    padded: Collection[str] = ()
 
     def __call__(self, graph: gs.Graph) -> bool:
         present = {tensor.name for tensor in graph.outputs}
         emit = Emitter(builders(graph)[0])
-        tensors = graph.tensors() if self.targets else {}
+        tensors = graph.tensors() if self.targets or self.padded else {}
         changed = False
         for weight, step in self.weights.items():
             found = [r for r in readers(graph, weight) if OPERATORS[r[0].op].windows is not None]
@@ -64,7 +70,7 @@ class EmitGram:
             blocks = _blocks(*found[0], self.channels.get(weight))
             target = tensors.get(self.targets.get(weight, ""))
             try:
-                self._expose(emit, found, blocks, step, target)
+                self._expose(emit, found, blocks, step, target, self._kept(emit, weight, tensors))
             except NoMatch as reason:
                 _LOGGER.debug("no Gram matrix for %s: %s", weight, reason)
                 continue
@@ -73,9 +79,21 @@ class EmitGram:
             graph.toposort()
         return changed
 
+    def _kept(self, e: Emitter, weight: str, tensors: Mapping[str, gs.Tensor]) -> gs.Tensor | None:
+        """1 for each window that counts, else 0, float32 [1, 1, n]; None where all do."""
+        if self.padding is None or weight not in self.padded:
+            return None
+        mask = reshaped(e, e("Cast", tensors[self.padding.mask], to=FLOAT), 1, 1, -1)
+        return e("Sub", 1.0, mask) if self.padding.padded else mask
+
     @staticmethod
     def _expose(
-        e: Emitter, nodes: Sequence[_Reader], blocks: _Blocks, step: int, target: gs.Tensor | None
+        e: Emitter,
+        nodes: Sequence[_Reader],
+        blocks: _Blocks,
+        step: int,
+        target: gs.Tensor | None,
+        kept: gs.Tensor | None,
     ) -> None:
         node, place = nodes[0]
         weight, build = node.inputs[place].name, e.builder
@@ -84,6 +102,7 @@ class EmitGram:
         targets = OPERATORS[node.op].targets
         require(target is None or targets is not None, "its outputs are sums over several windows")
         columns = [_columns(e, *reader, blocks, step) for reader in nodes]
+        columns = columns if kept is None else [e("Mul", c, kept) for c in columns]
         turned = [e("Transpose", c, perm=[0, 2, 1]) for c in columns]
         products = [e("MatMul", *pair) for pair in zip(columns, turned, strict=True)]
         output = gs.Variable(gram_name(weight), np.float32, (blocks.matrices, blocks.width, blocks.width))

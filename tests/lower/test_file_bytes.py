@@ -16,9 +16,10 @@ from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.lower import draft, file_bytes
 from onnxmpq.lower.channel_groups import joined, split
 from onnxmpq.lower.file_bytes import FileBytes
-from onnxmpq.lower.lower_plan import frame, lower
+from onnxmpq.lower.lower_plan import frame, known_names, lower
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.onnx_io.short_names import shorten_names
 from onnxmpq.place import POLICIES
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.half_scales import has_half_scales
@@ -171,6 +172,7 @@ class Lowered:
     def check(self, counted: FileBytes, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:
         arguments = (prepared, plan, candidates, self.activations, self.target)
         model = lower(*arguments)
+        shorten_names(model, model.ByteSize(), known_names(prepared.layers))
         assert counted.of(*arguments) == model.ByteSize() == len(model.SerializeToString()), plan
 
 

@@ -1,0 +1,56 @@
+import numpy as np
+import onnx
+
+from onnxmpq.onnx_io.short_names import shorten_names
+from onnxmpq.runtime.session import Runtime
+from onnxmpq.testing import model_of
+
+LONG = "a_name_that_an_exporter_made_of_a_long_path"
+TEXT = f"""g (bool p, float[2, 2] x) => (float[2, 2] z)
+<float[2, 2] {LONG}_w = {{1, 2, 3, 4}}> {{
+    {LONG}_a = Relu (x)
+    {LONG}_b = MatMul ({LONG}_a, {LONG}_w)
+    z = If (p) < then_branch = s () => (float[2, 2] {LONG}_m) {{ {LONG}_t = Neg ({LONG}_b)  {LONG}_m = MatMul ({LONG}_t, x) }},
+                 else_branch = u () => (float[2, 2] {LONG}_m) {{ {LONG}_t = Abs ({LONG}_b)  {LONG}_m = MatMul ({LONG}_t, x) }} > }}"""
+
+
+def model_with_node_names() -> onnx.ModelProto:
+    model = model_of(TEXT)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{LONG}_{number}"
+    return model
+
+
+def test_long_names_become_numbers_and_the_model_computes_the_same() -> None:
+    model, runtime = model_with_node_names(), Runtime("cpu")
+    x = np.array([[1, -2], [3, 4]], np.float32)
+    before = [runtime.session(model).run({"p": np.array(p), "x": x})["z"] for p in (True, False)]
+    size = model.ByteSize()
+    assert shorten_names(model, size, {f"{LONG}_w", f"{LONG}_1"})
+    assert model.ByteSize() < size / 2
+    for p, expected in zip((True, False), before, strict=True):
+        assert (runtime.session(model).run({"p": np.array(p), "x": x})["z"] == expected).all()
+
+
+def test_the_interface_and_what_layers_are_known_by_keep_their_names() -> None:
+    model = model_with_node_names()
+    shorten_names(model, model.ByteSize(), {f"{LONG}_w", f"{LONG}_1"})
+    assert [i.name for i in model.graph.input] == ["p", "x"]
+    assert [o.name for o in model.graph.output] == ["z"]
+    assert [i.name for i in model.graph.initializer] == [f"{LONG}_w"]
+    assert [len(n.name) for n in model.graph.node] == [1, len(f"{LONG}_1"), 1]
+
+
+def test_a_new_name_is_none_that_is_in_use() -> None:
+    model = model_of(f"g (float[2] x) => (float[2] z) {{ a = Relu (x)  {LONG} = Neg (a)  z = Abs ({LONG}) }}")
+    model.graph.node[0].output[0] = model.graph.node[1].input[0] = "0"
+    shorten_names(model, 1, ())
+    assert len({n.output[0] for n in model.graph.node}) == 3
+    assert model.graph.node[0].output[0] == "0"
+
+
+def test_names_stay_where_they_take_next_to_nothing() -> None:
+    model = model_with_node_names()
+    before = model.SerializeToString()
+    assert not shorten_names(model, 1000 * model.ByteSize(), ())
+    assert model.SerializeToString() == before
