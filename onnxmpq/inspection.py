@@ -17,6 +17,7 @@ from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
 from onnxmpq.operators import is_product, part_name, weight_places
+from onnxmpq.operators.gather import GATHER
 from onnxmpq.passes.matching import optional_input, type_name
 from onnxmpq.runtime.requirements import described
 from onnxmpq.runtime.session import Runtime
@@ -101,8 +102,8 @@ def _stored_layers(model: onnx.ModelProto, stored: dict[str, StoredWeight]) -> l
     graph, halves = import_graph(model), read_halves(model)
     left = {layer.weight: layer for layer in discover(graph, {})}
     found: dict[str, InspectedLayer] = {}
-    for node, name, _ in layer_names(graph):
-        for place in weight_places(node):
+    for node, name, _ in layer_names(graph, stored):
+        for place in weight_places(node) or GATHER.weights:
             weight, layer = node.inputs[place].name, name + part_name(node, place)
             if weight in found:
                 continue

@@ -113,3 +113,20 @@ def test_pairs_without_zero_points_say_their_type_themselves(tmp_path: Path, sai
     scales, w = np.full(2, 0.1, np.float32), np.arange(8, dtype=np.int8).reshape(4, 2)
     onnx.save(model_of(text, scales=scales, w=w), path)
     assert [layer.activation_bits for layer in inspect_model(path).layers] == [bits]
+
+
+def test_a_table_that_is_looked_up_as_codes_is_listed(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).standard_normal((4096, 64)).astype(np.float32)  # 1 MiB
+    head = np.random.default_rng(1).standard_normal((64, 8)).astype(np.float32)
+    text = """g (int64[N, 5] ids) => (float[N, 5, 8] y) { [words] rows = Gather (t, ids)  [head] y = MatMul (rows, w) }"""
+    onnx.save(model_of(text, t=table, w=head), tmp_path / "m.onnx")
+    out = tmp_path / "out.onnx"
+    ids = np.random.default_rng(2).integers(0, 4096, (16, 5))
+    onnxmpq.compile_model(tmp_path / "m.onnx", "8bit-avg", {"ids": ids}, output=out, activations="fp32")
+    assert any(
+        i.data_type == onnx.TensorProto.INT8 and i.dims[0] == 4096 for i in onnx.load(out).graph.initializer
+    )
+    assert [(la.name, la.op, la.weight_bits) for la in inspect_model(out).layers] == [
+        ("words", "Gather", 8),
+        ("head", "MatMul", 8),
+    ]

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxmpq.operators import OPERATORS, Shapes, deciding, held_places, is_computing, part_name, weight_places
+from onnxmpq.operators.gather import GATHER
 from onnxmpq.passes.matching import graphs, holds, optional_input
 from onnxmpq.passes.normalize.fold_computed_weights import why_computed
 from onnxmpq.values.layer import VECTOR, Layer, Layout
@@ -63,12 +64,14 @@ def discover(graph: gs.Graph, shapes: Shapes, samples: int = 1) -> tuple[Layer, 
     return tuple(layer for *_, layer in sorted(found, key=lambda entry: entry[:2]))
 
 
-def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
+def layer_names(graph: gs.Graph, tables: Collection[str] = ()) -> list[tuple[gs.Node, str, bool]]:
     """Every node that may hold a weight, its name, and whether it lies inside a control-flow subgraph.
 
-    A layer is named by its node, or by its output tensor where nodes have no names or equal ones.
+    A layer is named by its node, or by its output tensor where nodes have no names or equal ones. `tables` are looked up as
+    codes: these are weights as well.
     """
-    nodes = [(n, nested) for n, nested in _walk(graph, nested=False) if weight_places(n)]
+    walked = _walk(graph, nested=False)
+    nodes = [(n, nested) for n, nested in walked if weight_places(n) or is_lookup(n, tables)]
     counts = Counter(node.name for node, _ in nodes)
     outputs = Counter(node.outputs[0].name for node, _ in nodes)
     taken: Counter[str] = Counter()
@@ -79,6 +82,11 @@ def layer_names(graph: gs.Graph) -> list[tuple[gs.Node, str, bool]]:
         taken[name] += 1
         found.append((node, name if taken[name] == 1 else f"{name}#{taken[name]}", nested))
     return found
+
+
+def is_lookup(node: gs.Node, tables: Collection[str]) -> bool:
+    """True for a Gather from one of these tables."""
+    return node.op == GATHER.name and node.inputs[0].name in tables
 
 
 def readers_of(graph: gs.Graph, layers: Sequence[Layer], tensors: Collection[str]) -> set[str]:
