@@ -1,7 +1,8 @@
 """activations: which layers compute in integers, by what that costs in loss and gains in time.
 
 Weights are rounded and widths planned as if all did that can. Then the layers go back to float whose integer inputs cost
-more than they gain, and those that are slower; and all of them where the file would still take longer than the float one.
+more than they gain, and those that are slower; and all of them where the file would still take longer than the float one,
+or hardly less while its function suffers.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _FASTER = 0.98  # less is within what two measurements differ by
 COSTLY = "in integers they cost more in loss than they gain in time"
 SLOWER = "their integer kernels are slower than their float ones here"
 ALL_SLOWER = "in integers the file would take longer than the float one here"
+ALL_DEAR = "in integers the network's function suffers for less than a tenth of its time here"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def choose_activations(choice: Choice) -> Choice:
         choice = spared(choice, slower(timed(choice), choice.integer), SLOWER)
         if takes(choice, _FASTER):
             choice = spared(choice, choice.integer, ALL_SLOWER)
+        elif 0 < much(choice) < lost_by_integers(choice) and takes(choice, _LITTLE):
+            choice = spared(choice, choice.integer, ALL_DEAR)
     return choice
 
 
@@ -155,8 +159,8 @@ def costs_in_float(costs: Sensitivity, names: Collection[str]) -> Sensitivity:
 def costly_layers(choice: Choice) -> Layers:
     """The layers that cost more in loss than they gain."""
     loss, integer, setting = losses_of(choice), choice.integer, choice.lowering.setting
-    much, whole = _MUCH.get(setting.prepared.metric.name, 0.0), loss(Layers())
-    if whole < _HARMLESS * much or whole - loss(integer) < _NEGLIGIBLE * whole:
+    suffering, whole = much(choice), loss(Layers())
+    if whole < _HARMLESS * suffering or whole - loss(integer) < _NEGLIGIBLE * whole:
         return Layers()
     macs = {layer.name: layer.macs for layer in setting.prepared.layers if layer.name in integer}
     total = max(sum(macs.values()), 1)
@@ -164,7 +168,18 @@ def costly_layers(choice: Choice) -> Layers:
     def share(floats: Layers) -> float:
         return sum(count for name, count in macs.items() if name in floats) / total
 
-    return costly(integer_inputs(choice.lowering, integer), Network(loss, share, much))
+    return costly(integer_inputs(choice.lowering, integer), Network(loss, share, suffering))
+
+
+def much(choice: Choice) -> float:
+    """The loss from which on the network's function suffers; 0 where nobody knows."""
+    return _MUCH.get(choice.lowering.setting.prepared.metric.name, 0.0)
+
+
+def lost_by_integers(choice: Choice) -> float:
+    """What the integer inputs of all layers together add to the loss of the plan's file."""
+    loss = losses_of(choice)
+    return loss(Layers()) - loss(choice.integer) if choice.integer else 0.0
 
 
 def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:

@@ -117,10 +117,30 @@ def test_slow_layers_are_looked_for_where_the_file_gains_little(
 ) -> None:
     choice = planned()
     finding(monkeypatch)
+    monkeypatch.setattr(stage, "lost_by_integers", lambda _choice: 0.0)
     monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
     monkeypatch.setattr(stage, "timed", lambda _choice: None)
     name = min(choice.integer)
     monkeypatch.setattr(stage, "slower", lambda _times, _integer: Layers([name]))
     for slowdown, left in ((0.5, choice.integer), (0.95, choice.integer - {name}), (1.2, Layers())):
         monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown: found)
+        assert choose_activations(choice).integer == left
+
+
+def test_a_file_that_gains_little_does_not_lose_its_function(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = planned()
+    finding(monkeypatch)
+    monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
+    monkeypatch.setattr(stage, "timed", lambda _choice: None)
+    monkeypatch.setattr(stage, "slower", lambda _times, _integer: Layers())
+    unknown = stage.much(choice) + 1
+    for slowdown, lost, left in (
+        (0.95, unknown, Layers()),
+        (0.95, 0.0, choice.integer),
+        (0.5, unknown, choice.integer),
+    ):
+        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown: found)
+        monkeypatch.setattr(stage, "lost_by_integers", lambda _choice, found=lost: found)
         assert choose_activations(choice).integer == left
