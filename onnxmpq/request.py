@@ -25,7 +25,15 @@ from onnxmpq.values.target import Target, find_target
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 AUTO = "auto"  # each layer's activations in integers of the target's first width, or in float
-ACTIVATIONS: Mapping[str, int | None] = {AUTO: None, "int8": 8, "int16": 16, "int4": 4, "fp32": None}
+DYNAMIC = "dynamic"  # int8 of the range that each run has, before matrices
+ACTIVATIONS: Mapping[str, int | None] = {
+    AUTO: None,
+    "int8": 8,
+    DYNAMIC: 8,
+    "int16": 16,
+    "int4": 4,
+    "fp32": None,
+}
 BUILT_IN_CALIBRATORS, BUILT_IN_METHODS = tuple(CALIBRATORS), tuple(METHODS)
 
 
@@ -218,6 +226,8 @@ def parse_keeps(keeps: Sequence[Keep | str]) -> tuple[Keep, ...]:
 def parse_target(name: str, storage: str | None, isa: str, activations: str | None = None) -> Target:
     """The target that stores weights so, on such CPUs, with such activations. Raises OptionError where there is none."""
     target = find_target(name).storing(storage).on(isa)
+    if activations == DYNAMIC:
+        return target.dynamic()
     bits = ACTIVATIONS.get(activations or "fp32")
     return target if bits is None else target.computing(bits)
 

@@ -24,6 +24,9 @@ from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.neighbours import layers_before
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.metrics.score import mean_loss
+from onnxmpq.normalize.discover import readers_of
+from onnxmpq.onnx_io.graph import import_graph
+from onnxmpq.place.dynamic import place_dynamic
 from onnxmpq.sensitivity.noise import activation_losses
 from onnxmpq.sensitivity.stage import inputs_of, probe_of
 from onnxmpq.timing.layer_times import LayerTimes, layer_times
@@ -40,6 +43,8 @@ _MUCH = {"nse": 5e-3, "kl": 5e-3, "soft-kl": 2e-2}  # of the loss, in its own un
 # Of the float model's time: a file that takes less gains by its integers, whatever a single layer does.
 _LITTLE = 0.9
 _FASTER = 0.98  # less is within what two measurements differ by
+_AS_FAST = 1.03
+_CLEARLY = 0.8  # of the loss
 
 COSTLY = "in integers they cost more in loss than they gain in time"
 SLOWER = "their integer kernels are slower than their float ones here"
@@ -67,6 +72,12 @@ class Choice:
         moved = {unit.name for unit in self.lowering.units if layer_of(unit).name in names}
         options = self.plan.options.items()
         return Plan({name: float_option(o) if name in moved else o for name, o in options})
+
+    def dynamic(self, names: Layers) -> Choice:
+        """The same with the ranges of what these layers read found when the file runs."""
+        setting = self.lowering.setting
+        quantized = replace(setting.quantized, dynamic=names)
+        return replace(self, lowering=replace(self.lowering, setting=replace(setting, quantized=quantized)))
 
     def without(self, names: Layers, reason: str) -> Choice:
         """The same with these layers in float for that reason, and nothing else to choose."""
@@ -103,6 +114,7 @@ def choose_activations(choice: Choice) -> Choice:
     """The plan with integers where they pay."""
     if not choice.integer:
         return choice
+    choice = with_dynamic_ranges(choice)
     choice = spared(choice, costly_layers(choice), COSTLY)
     if takes(choice, _LITTLE):
         choice = spared(choice, slower(timed(choice), choice.integer), SLOWER)
@@ -171,6 +183,40 @@ def costly_layers(choice: Choice) -> Layers:
     return costly(integer_inputs(choice.lowering, integer), Network(loss, share, suffering))
 
 
+def with_dynamic_ranges(choice: Choice) -> Choice:
+    """The choice with the ranges of matrices' inputs found when the file runs, where the network loses clearly less; said."""
+    layers = dynamic_layers(choice)
+    if not layers or not is_timed(choice.lowering.setting):
+        return choice
+    found = choice.dynamic(layers)
+    before, after = losses_of(choice)(Layers()), losses_of(found)(Layers())
+    if before < _HARMLESS * much(choice) or after > _CLEARLY * before or is_slower(found, choice):
+        return choice
+    choice.lowering.setting.stages.note(
+        f"the ranges of what {len(layers)} layers read are found when the file runs: their matrices lose less by them"
+    )
+    return found
+
+
+def dynamic_layers(choice: Choice) -> Layers:
+    """The integer layers that may find the range of their input when they run, since no other kernel makes or reads its codes."""
+    setting, integer = choice.lowering.setting, choice.integer
+    prepared, static = setting.prepared, setting.quantized.placement
+    free = place_dynamic(import_graph(prepared.model), prepared.layers, integer)
+    alone = {
+        name
+        for name, readers in free.dynamic.items()
+        if static.float_sources.get(name, frozenset()) == readers
+    }
+    blocked = readers_of(import_graph(prepared.model), prepared.layers, free.dynamic.keys() - alone)
+    return Layers(free.integer_layers) - blocked
+
+
+def is_slower(choice: Choice, other: Choice) -> bool:
+    """True where one file takes clearly longer than the other."""
+    return choice.lowering.slowdown(choice.plan) > _AS_FAST * other.lowering.slowdown(other.plan)
+
+
 def much(choice: Choice) -> float:
     """The loss from which on the network's function suffers; 0 where nobody knows."""
     return _MUCH.get(choice.lowering.setting.prepared.metric.name, 0.0)
@@ -185,7 +231,7 @@ def lost_by_integers(choice: Choice) -> float:
 def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:
     """The quantized tensors that integer layers read, each with what its rounding alone costs."""
     setting = lowering.setting
-    read = inputs_of(setting, integer)
+    read = inputs_of(setting, integer - setting.quantized.dynamic)
     probe = replace(probe_of(setting, lowering.candidates), data=samples_of(setting))
     losses = activation_losses(probe, read)
     tensors: dict[str, set[str]] = {}

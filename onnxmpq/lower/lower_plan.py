@@ -20,6 +20,7 @@ from onnxmpq.onnx_io.node_names import name_nodes
 from onnxmpq.passes.lower.clip_pools import clip_pools
 from onnxmpq.passes.lower.gather_codes import GatherCodes, scales_name
 from onnxmpq.passes.lower.halve_constants import halve_constants
+from onnxmpq.passes.lower.insert_dynamic_qdq import InsertDynamicQdq
 from onnxmpq.passes.lower.insert_qdq import InsertQdq
 from onnxmpq.passes.lower.pack_weights import Form, HalfWeight, PackedLayer, PackWeights, required_opset
 from onnxmpq.passes.lower.pad_codes import pad_codes
@@ -137,6 +138,7 @@ def _with_pairs(prepared: Prepared, plan: Plan, activations: Activations, opset:
     raise_graph(graph, opset)
     placement = activations.of(plan, prepared)
     InsertQdq(placement.shared(activations.ranges), placement.float_sources)(graph)
+    InsertDynamicQdq(placement.dynamic)(graph)
     return Frame(graph, placement)
 
 

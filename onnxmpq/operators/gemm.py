@@ -49,6 +49,6 @@ GEMM = Operator(
     bias=BiasSlot(2, is_vector=False),
     windows=_windows,
     targets=_targets,
-    integer=IntegerKernel(refusal=_refusal, leaves_bias=_leaves_bias, wants_zero_points=True),
+    integer=IntegerKernel(refusal=_refusal, leaves_bias=_leaves_bias, wants_zero_points=True, dynamic=True),
     profiled=frozenset({"FusedGemm", "Gemm", "QGemm"}),
 )

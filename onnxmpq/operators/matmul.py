@@ -53,6 +53,15 @@ MATMUL = Operator(
     result=_result,
     windows=_windows,
     targets=_targets,
-    integer=IntegerKernel(refusal=_refusal, takes_in_sum=True, wants_zero_points=True),
-    profiled=frozenset({"FusedMatMul", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul"}),
+    integer=IntegerKernel(refusal=_refusal, takes_in_sum=True, wants_zero_points=True, dynamic=True),
+    profiled=frozenset(
+        {
+            "DynamicQuantizeMatMul",
+            "FusedMatMul",
+            "MatMul",
+            "MatMulInteger",
+            "MatMulIntegerToFloat",
+            "QLinearMatMul",
+        }
+    ),
 )

@@ -36,7 +36,8 @@ class IntegerKernel:
     `refusal` says in words why a node has no such kernel, None where it has. `gives_codes`: its output must be quantized
     as well. `takes_in_sum`: a vector that is added behind becomes part of the kernel, whose output must be quantized
     then. `leaves_bias` tells whether a kernel is found only without the node's bias, given whether its output is
-    quantized. `wants_zero_points`: it is found only where the weight's zero points are written out.
+    quantized. `wants_zero_points`: it is found only where the weight's zero points are written out. `dynamic`: the range of
+    its input may be found when it runs.
     """
 
     refusal: Callable[[gs.Node], str | None] = lambda _node: None
@@ -44,6 +45,7 @@ class IntegerKernel:
     takes_in_sum: bool = False
     leaves_bias: Callable[[gs.Node, bool], bool] = lambda _node, _quantized: False
     wants_zero_points: bool = False
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
+from onnxmpq.place.dynamic import place_dynamic
 from onnxmpq.place.inputs import place_inputs
 from onnxmpq.place.kernels import place_activations
 from onnxmpq.values.layer import Layer
@@ -14,4 +15,8 @@ from onnxmpq.values.target import Policy
 
 Place = Callable[[gs.Graph, Sequence[Layer], Collection[str]], Placement]
 
-POLICIES: Mapping[Policy, Place] = {"kernels": place_activations, "inputs": place_inputs}
+POLICIES: Mapping[Policy, Place] = {
+    "kernels": place_activations,
+    "inputs": place_inputs,
+    "dynamic": place_dynamic,
+}

@@ -245,12 +245,19 @@ def _size_only(report: Report) -> str:
     return f"{gained} here ({speeds}): {_why_no_faster(report)}"
 
 
+def _is_of_matrices(report: Report) -> bool:
+    """True for a network most of whose weights are matrices, the inputs of which may find their ranges themselves."""
+    matrices = sum(layer.params for layer in report.layers if layer.op in ("Gemm", "MatMul"))
+    return matrices > sum(layer.params for layer in report.layers) / 2
+
+
 def _why_no_faster(report: Report) -> str:
     integer = sum(layer.kernel is not None for layer in report.layers)
     every_run = f"{report.requirements.storage} weights are dequantized at every run"
     if all(layer.activation_bits is None for layer in report.layers):
         as_before = every_run if report.speed.dequantizes else "layers compute as before"
-        return f"activations stay in fp32, so {as_before}; --activations int8 has them run in integers, whatever that costs"
+        others = ", dynamic the matrices, without calibration" if _is_of_matrices(report) else ""
+        return f"activations stay in fp32, so {as_before}; --activations int8 has them run in integers, whatever that costs{others}"
     bits = next(filter(None, (layer.activation_bits for layer in report.layers)))  # a file has one width
     if bits != 8:
         return f"ONNX Runtime has no integer kernels for {bits}-bit activations, and computes in float between them"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnxmpq.values.activation_range import ActivationRange
 
@@ -21,6 +21,7 @@ class Placement:
     `float_ops` says, by first output, why an operator beside a quantized tensor stays in float.
     `integer_layers` are expected to run as integer kernels; `float_layers` says why the others do not. `spare` are
     tensors that a placement for fewer integer layers may quantize where this one does not: they need ranges as well.
+    `dynamic` are tensors, by the nodes that read them quantized, whose ranges are found when the file runs.
     """
 
     tensors: tuple[str, ...]
@@ -31,6 +32,12 @@ class Placement:
     integer_layers: tuple[str, ...]
     float_layers: Mapping[str, str]
     spare: tuple[str, ...] = ()
+    dynamic: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def quantizes(self) -> bool:
+        """True where it quantizes anything."""
+        return bool(self.tensors or self.dynamic)
 
     def shared(self, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
         """The range of every tensor, given each tensor's own: that of the first of its group."""

@@ -13,7 +13,7 @@ from onnxmpq.values.option import ACTIVATION_BITS, NARROW_OPSETS, OTHER_CODES_OP
 from onnxmpq.values.quantized_weight import Grids
 
 Storage = Literal["packed", "native", "int8"]
-Policy = Literal["kernels", "inputs"]
+Policy = Literal["kernels", "inputs", "dynamic"]
 Provider = Literal["cpu", "cuda"]
 
 STORAGES: tuple[Storage, ...] = get_args(Storage)
@@ -94,7 +94,7 @@ class ActivationRules:
 
     `bits` are the widths that it has kernels for, its default first. `signed` asks for symmetric INT8 (zero point 0)
     instead of asymmetric UINT8. `placement` of Q/DQ pairs: "kernels" puts them on both sides of every integer kernel
-    of ONNX Runtime, "inputs" before the layers and on residual sums only.
+    of ONNX Runtime, "inputs" before the layers and on residual sums only, "dynamic" before matrices, by the range of each run.
 
     Raises OptionError for widths that there are not.
     """
@@ -202,6 +202,17 @@ class Target:
             )
         weights = self.weights if bits == _LONGEST_CODE else self.weights.summing(_LONGEST_CODE)
         return replace(self, weights=weights, activations=replace(self.activations, bits=(bits,)))
+
+    def dynamic(self) -> Target:
+        """The same consumer with ranges of activations that are found when a file runs. Raises OptionError where it finds none."""
+        if self.provider != "cpu":
+            raise OptionError(
+                f"target {self.name} has no kernels for activations whose range is found when the file runs; choose int8 or "
+                "fp32, or --target ort-cpu"
+            )
+        return replace(
+            self.computing(_LONGEST_CODE), activations=ActivationRules((_LONGEST_CODE,), placement="dynamic")
+        )
 
     def legalize(self, option: Option, *, beside_integers: bool = False) -> Option:
         """The option as a file for this target really holds it: how wide its codes, and the tensor of them.

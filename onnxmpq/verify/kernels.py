@@ -10,7 +10,8 @@ from onnxmpq.values.layer import Layer
 
 # The input that holds the weight's codes, by integer operator (ONNX and com.microsoft).
 _CODES_INPUT = {
-    "ConvInteger": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "QLinearConv": 3, "QLinearMatMul": 3,
+    "ConvInteger": 1, "DynamicQuantizeMatMul": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "QLinearConv": 3,
+    "QLinearMatMul": 3,
 }  # fmt: skip
 
 

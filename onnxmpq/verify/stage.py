@@ -267,7 +267,7 @@ def cost_alone(found: Sensitivity, layer: Layer, option: Option) -> float | None
 
 def _why_float(layer: Layer, compiled: Compiled, kernels: Mapping[str, str] | None) -> str | None:
     """Why a layer that was to compute in integers does not, as far as it was looked at; None where it does."""
-    if not compiled.placement.tensors or layer.name in (kernels or {}):
+    if not compiled.placement.quantizes or layer.name in (kernels or {}):
         return None
     offered = compiled.costs.costs.get(layer.name, {}) if isinstance(compiled.costs, CostTable) else {}
     bits = compiled.plan[layer.name].activation_bits
