@@ -36,7 +36,7 @@ from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.requirements import describe
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.values.layer import Layer
-from onnxmpq.values.option import HALF_BITS, OTHER_CODES_OPSET
+from onnxmpq.values.option import DIRECT_BITS, HALF_BITS, OTHER_CODES_OPSET
 from onnxmpq.values.placement import Placement
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.target import Target
@@ -199,4 +199,6 @@ def _stored(
         return HalfWeight()
     form: Form = "integer" if layer.name in placement.integer_layers else "codes" if gathers else "float"
     weight = candidates.quantized(layer, option.weight_bits)
+    if layer.direct and option.stored_bits == DIRECT_BITS and not weight.is_odd:
+        form = "plain"
     return PackedLayer(weight, "plain" if target.is_plain else form, option.container_bits)

@@ -11,11 +11,12 @@ from onnxmpq.context.prepared import Placed, Prepared
 from onnxmpq.context.setting import Loaded
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place import POLICIES
+from onnxmpq.place.few_rows import few_rows
 from onnxmpq.place.half_precision import LARGEST_HALF, largest_of
 from onnxmpq.place.legalize import legalize
 from onnxmpq.rounding.half_scales import has_half_scales
 from onnxmpq.values.keep import options_of
-from onnxmpq.values.option import HALF_BITS, Option, Options
+from onnxmpq.values.option import DIRECT_BITS, HALF_BITS, Option, Options
 from onnxmpq.values.target import Target
 
 _MANY_SCALES = 256  # what fewer save, the nodes that read them take
@@ -60,7 +61,31 @@ def placed(
     held, changes = legalize(computed, target, beside_integers=target.is_plain and bool(placement.tensors))
     for change in changes:
         note(change)
-    return Placed(with_scales(prepared) if target.halves else prepared, placement, held)
+    prepared = with_direct(with_scales(prepared) if target.halves else prepared, target, note)
+    direct = {la.name: direct_options(held[la.name]) for la in prepared.layers if la.direct}
+    return Placed(prepared, placement, held | direct)
+
+
+def with_direct(prepared: Prepared, target: Target, note: Callable[[str], None]) -> Prepared:
+    """The model with the layers marked whose codes the target may multiply as they are; said."""
+    most = target.weights.direct_rows
+    if not most or target.stored_as != "packed":
+        return prepared
+    shapes = {name: traced.shape for name, traced in prepared.traced.items()}
+    names = few_rows(prepared.model, prepared.layers, shapes, most)
+    if names:
+        note(
+            f"{len(names)} matrices see {most} rows of a sample or fewer: their codes of up to {DIRECT_BITS} bits are multiplied as "
+            "they are (MatMulNBits); with many rows that is slower than in float"
+        )
+    return replace(prepared, layers=tuple(replace(la, direct=la.name in names) for la in prepared.layers))
+
+
+def direct_options(choices: Iterable[Option]) -> tuple[Option, ...]:
+    """The same in float, with codes in tensors of 4 bits at least."""
+    narrow = [o.is_quantized and o.weight_bits < DIRECT_BITS for o in in_float(choices)]
+    found = zip(in_float(choices), narrow, strict=True)
+    return tuple(replace(o, container_bits=DIRECT_BITS) if few else o for o, few in found)
 
 
 def with_scales(prepared: Prepared) -> Prepared:

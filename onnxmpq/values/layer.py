@@ -65,6 +65,7 @@ class Layer:
     float_bits: int = FLOAT_BITS
     bias: str | None = None  # a constant [channels] that this layer alone adds
     scale_bytes: int = 4  # of a channel's scale in the file; 2 in half precision, then its bias may be too
+    direct: bool = False  # its codes of 4 bits are multiplied as they are
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
 

@@ -13,6 +13,7 @@ HALF_BITS = 16
 QUANTIZED_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 ACTIVATION_BITS = (4, 8, 16)
 OTHER_CODES_OPSET = 21  # of QuantizeLinear to 4 and 16 bits
+DIRECT_BITS = 4  # of codes that are multiplied as they are
 NARROW_OPSETS = {4: 21, 2: 25}  # of tensors of that many bits
 FLOATS = {"fp16": HALF_BITS, "fp32": FLOAT_BITS}  # widths by the names that people give them
 

@@ -23,6 +23,7 @@ _LEAST_HIGHEST = 13  # DequantizeLinear along an axis
 _MASKS_OPSET = 18  # BitwiseAnd
 _PACKED_OPSET = 14  # Sub of INT8
 _LONGEST_CODE = 8
+_FEW_ROWS = 4  # with more, float is as fast
 _TENSOR_BITS = (8, 4, 2)
 
 
@@ -49,7 +50,8 @@ class WeightRules:
     but plain DequantizeLinear makes sense; `wide` that it does so for arithmetic of 32 bits only.
     `negative_scales` says that it takes weights whose scales are below zero, `zero_points` that it must be given those
     of every weight, which are 0. `gathers` says that it looks large tables up as codes and scales what it picked, instead
-    of unpacking them when the file is loaded.
+    of unpacking them when the file is loaded; `direct_rows` up to how many rows of a sample it multiplies matrices with codes
+    of 4 bits as they are.
 
     Raises OptionError where the fields contradict each other.
     """
@@ -63,6 +65,7 @@ class WeightRules:
     negative_scales: bool = False
     zero_points: bool = False
     gathers: bool = False
+    direct_rows: int = 0
 
     def __post_init__(self) -> None:
         storages, tensors, direct = {*self.storages}, {*self.tensor_bits}, {*self.direct_bits}
@@ -240,6 +243,11 @@ TARGETS = {
         Target(
             "ort-cpu", "ONNX Runtime's CPU execution provider",
             WeightRules(code_bits=_ANY_CPU, negative_scales=True, gathers=True), onnxruntime="1.15",
+            provider="cpu",
+        ),
+        Target(
+            "ort-cpu-tokens", "ONNX Runtime's CPU execution provider, fed one token at a time",
+            WeightRules(code_bits=_ANY_CPU, negative_scales=True, gathers=True, direct_rows=_FEW_ROWS), onnxruntime="1.26",
             provider="cpu",
         ),
         Target(

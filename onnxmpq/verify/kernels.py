@@ -10,9 +10,12 @@ from onnxmpq.values.layer import Layer
 
 # The input that holds the weight's codes, by integer operator (ONNX and com.microsoft).
 _CODES_INPUT = {
-    "ConvInteger": 1, "DynamicQuantizeMatMul": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "QLinearConv": 3,
+    "ConvInteger": 1, "DynamicQuantizeMatMul": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "MatMulNBits": 1, "QGemm": 3, "QLinearConv": 3,
     "QLinearMatMul": 3,
 }  # fmt: skip
+
+
+_TURNED = "_T"  # what MatMulNBits reads: the runtime turns the codes
 
 
 def integer_kernels(
@@ -41,5 +44,8 @@ def _readers_of_codes(model: onnx.ModelProto) -> dict[str, set[str]]:
     for node in model.graph.node:
         index = 0 if node.op_type == "DequantizeLinear" else _CODES_INPUT.get(node.op_type)
         if index is not None:
-            readers.setdefault(node.input[index], set()).add(node.op_type)
+            name = node.input[index]
+            readers.setdefault(
+                name.removesuffix(_TURNED) if node.op_type == "MatMulNBits" else name, set()
+            ).add(node.op_type)
     return readers
