@@ -34,7 +34,7 @@ PORTABLE = find_target("portable")
     [
         ({"budgets": ()}, "no budget was given"),
         ({"rounding": "up"}, "choose compensated or nearest"),
-        ({"activations": "int2"}, "choose auto, int8, int16, int4, fp32"),
+        ({"activations": "int2"}, "choose auto, int8, dynamic, int16, int4, fp32"),
         (
             {"keeps": parse_keeps(["stem=8/16"])},
             "--keep 'stem=8/16' beside activations of 8 bits.*write /8 or /fp32",
