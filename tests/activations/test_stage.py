@@ -124,3 +124,17 @@ def test_slow_layers_are_looked_for_where_the_file_gains_little(
     for slowdown, left in ((0.5, choice.integer), (0.95, choice.integer - {name}), (1.2, Layers())):
         monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown: found)
         assert choose_activations(choice).integer == left
+
+
+@pytest.mark.parametrize(
+    ("measured", "is_slower"),
+    [([1.2, 1.1], True), ([0.8, 0.9], False), ([0.8, 1.2, 1.1], True), ([1.2, 0.8, 0.9], False)],
+)
+def test_where_two_measurements_of_time_differ_a_third_decides(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch, measured: list[float], is_slower: bool
+) -> None:
+    choice, times = planned(), iter(measured)
+    monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
+    monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan: next(times))
+    assert stage.takes(choice, 1.0) is is_slower
+    assert not list(times)
