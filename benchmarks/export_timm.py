@@ -36,6 +36,7 @@ _SEED, _NOISE, _FORWARDS = (
 )  # of the weights; images in each of the forwards that set running statistics
 
 _NOTHING = 1e-3
+_COARSE, _FINE = 8, 0.3  # pixels a side, which are enlarged; the deviation of what is added to each pixel
 
 
 def main() -> None:
@@ -74,7 +75,10 @@ def open_branches(network: torch.nn.Module) -> None:
 
 
 def set_statistics(network: torch.nn.Module, image: torch.Tensor) -> None:
-    """Running means and variances become those of noise: without, random weights let activations vanish or explode."""
+    """Running means and variances become those of smooth noise, as `benchmarks/exports.py` feeds it.
+
+    Without, random weights let activations vanish or explode.
+    """
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
@@ -82,7 +86,10 @@ def set_statistics(network: torch.nn.Module, image: torch.Tensor) -> None:
     network.train()
     with torch.no_grad():
         for _ in range(_FORWARDS):
-            network(torch.randn(_NOISE, *image.shape[1:]))
+            coarse = torch.nn.functional.interpolate(
+                torch.randn(_NOISE, 3, _COARSE, _COARSE), image.shape[2:]
+            )
+            network(coarse + _FINE * torch.randn(_NOISE, *image.shape[1:]))
     network.eval()
 
 
