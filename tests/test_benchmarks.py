@@ -365,7 +365,7 @@ def test_a_row_of_the_exports_tells_what_was_measured_or_refused(load: Any, tmp_
     exports = load("exports")
     line = {
         "name": "vit-legacy-17", "budget": "8bit-avg", "file_ratio": 3.9, "quantized": 0.9912, "integer": 12, "layers": 50,
-        "speed": 1.31, "sqnr_db": [31.04, 24.26], "seconds": 12, "commit": "abc",
+        "speed": 1.31, "sqnr_db": [31.04, 24.26], "noise_db": [50.0, 40.0], "seconds": 12, "commit": "abc",
     }  # fmt: skip
     refused = {"name": "vit-dynamo-20", "budget": "8bit-avg", "refused": "no kernel", "commit": "abc"}
     results = tmp_path / "results.jsonl"
@@ -373,7 +373,7 @@ def test_a_row_of_the_exports_tells_what_was_measured_or_refused(load: Any, tmp_
     first, second = exports.table_rows(exports.read(results))
     assert first[:5] == ["vit", "dynamo", "20", "8bit-avg", "refused: no kernel"]
     assert second == [
-        "vit", "legacy", "17", "8bit-avg", "3.90x", "99.1%", "12 of 50", "1.31x", "24.3 dB", "12 s", "abc",
+        "vit", "legacy", "17", "8bit-avg", "3.90x", "99.1%", "12 of 50", "1.31x", "24.3 dB", "40.0 dB", "12 s", "abc",
     ]  # fmt: skip
 
 
