@@ -359,3 +359,31 @@ def test_a_row_of_the_zoo_tells_what_was_judged_or_refused(load: Any, tmp_path: 
         "ocr", "4bit-avg", "64, fast", "6.90x", "1.31x", "-", "texts 0.8123", "21.0, 30.0", "12 s", "abc",
     ]  # fmt: skip
     assert second[:4] == ["ocr", "onnxruntime", "-", "refused: no kernel"]
+
+
+def test_a_row_of_the_exports_tells_what_was_measured_or_refused(load: Any, tmp_path: Path) -> None:
+    exports = load("exports")
+    line = {
+        "name": "vit-legacy-17", "budget": "8bit-avg", "file_ratio": 3.9, "quantized": 0.9912, "integer": 12, "layers": 50,
+        "speed": 1.31, "sqnr_db": [31.04, 24.26], "noise_db": [50.0, 40.0], "seconds": 12, "commit": "abc",
+    }  # fmt: skip
+    refused = {"name": "vit-dynamo-20", "budget": "8bit-avg", "refused": "no kernel", "commit": "abc"}
+    results = tmp_path / "results.jsonl"
+    results.write_text("\n".join(map(json.dumps, [{**line, "speed": 0.5}, line, refused])), encoding="utf-8")
+    first, second = exports.table_rows(exports.read(results))
+    assert first[:5] == ["vit", "dynamo", "20", "8bit-avg", "refused: no kernel"]
+    assert second == [
+        "vit", "legacy", "17", "8bit-avg", "3.90x", "99.1%", "12 of 50", "1.31x", "24.3 dB", "40.0 dB", "12 s", "abc",
+    ]  # fmt: skip
+
+
+def test_weight_bytes_are_those_of_floats_that_are_not_small(load: Any, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1, 8] x) => (float[1, 8] y) { y = Identity(x) }'
+    )
+    arrays = {"large": np.zeros(2000, np.float32), "small": np.zeros(1000, np.float32)}
+    arrays |= {"codes": np.zeros(5000, np.int8), "half": np.zeros(3000, np.float16)}
+    for name, array in arrays.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert load("exports").float_bytes(tmp_path / "model.onnx") == 2000 * 4 + 3000 * 2

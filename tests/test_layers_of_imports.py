@@ -64,9 +64,8 @@ ROOMS: Mapping[str, str] = {
     "allocate.stage": "observer values budgets allocate lower requantize.stage",
     "activations": "timing",
     "activations.stage": (
-        "errors values data metrics sensitivity timing context lower sensitivity.stage allocate.stage allocate normalize "
-        "onnx_io place "
-        "activations"
+        "errors values data metrics sensitivity timing context lower rounding.stage sensitivity.stage allocate.stage "
+        "allocate normalize onnx_io place activations"
     ),
     "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context normalize verify",

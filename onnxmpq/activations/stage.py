@@ -3,6 +3,7 @@
 Weights are rounded and widths planned as if all did that can. Then the layers go back to float whose integer inputs cost
 more than they gain, and those that are slower; and all of them where the file would still take longer than the float one,
 or hardly less while its function suffers.
+What went to float has the longest codes again that were asked for, where the budget leaves one plan.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from onnxmpq.metrics.score import mean_loss
 from onnxmpq.normalize.discover import readers_of
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.place.dynamic import place_dynamic
+from onnxmpq.rounding.stage import rounded_at
 from onnxmpq.sensitivity.noise import activation_losses
 from onnxmpq.sensitivity.stage import inputs_of, probe_of
 from onnxmpq.timing.layer_times import LayerTimes, layer_times
 from onnxmpq.values.costs import CostTable, Sensitivity
 from onnxmpq.values.group import layer_of
+from onnxmpq.values.keep import options_of
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
 
@@ -122,7 +125,43 @@ def choose_activations(choice: Choice) -> Choice:
             choice = spared(choice, choice.integer, ALL_SLOWER)
         elif 0 < much(choice) < lost_by_integers(choice) and takes(choice, _LITTLE):
             choice = spared(choice, choice.integer, ALL_DEAR)
-    return choice
+    return widened(choice)
+
+
+def widened(choice: Choice) -> Choice:
+    """The choice with the longest codes for what computes in float: those of integer kernels are kept shorter for some CPUs.
+
+    Only of the one sensible plan, within the budgets: where widths were chosen, the longest mattered to few layers.
+    """
+    lowering, costs = choice.lowering, choice.costs
+    found = longer_in_float(choice)
+    if not found or not isinstance(costs, CostTable):
+        return choice
+    plan = Plan({**choice.plan.options, **found})
+    options = {name: (option,) for name, option in plan.options.items()}
+    setting = replace(lowering.setting, options=options, forced=options)
+    lowering = rounded_at(replace(lowering, setting=setting), {name: options[name] for name in found})
+    free = {name: {option: 0.0} for name, option in plan.options.items()}
+    wide = Choice(lowering, replace(costs, costs=free), plan)
+    return wide if wide.is_within else choice
+
+
+def longer_in_float(choice: Choice) -> dict[str, Option]:
+    """The options of longer codes of layers that compute in float, where the budget left one sensible plan."""
+    setting = choice.lowering.setting
+    if setting.forced is None:
+        return {}
+    asked, target = setting.request.constraints, setting.request.target
+    beside = target.is_plain and bool(choice.integer)
+    widest = {
+        name: target.legalize(some[-1], beside_integers=beside)
+        for name, some in options_of(setting.prepared.layers, asked.widths, None, asked.keeps).items()
+    }
+    return {
+        name: widest[name]
+        for name, own in choice.plan.options.items()
+        if own.is_quantized and own.activation_bits is None and own.weight_bits < widest[name].weight_bits
+    }
 
 
 def spared(choice: Choice, names: Layers, reason: str) -> Choice:
@@ -266,13 +305,15 @@ def losses_of(choice: Choice) -> Callable[[Layers], float]:
 
 
 def takes(choice: Choice, share: float) -> bool:
-    """True where the file takes more than that share of the float model's time, twice: other programs may be in the way.
+    """True where the file takes more than that share of the float model's time; never where it cannot be timed here.
 
-    Never where its time is not the file's: elsewhere than on the CPU.
+    Other programs may be in the way, of either file: where two measurements differ, a third decides.
     """
     lowering = choice.lowering
-    looked = bool(choice.integer) and is_timed(lowering.setting)
-    return looked and all(lowering.slowdown(choice.plan) > share for _ in range(2))
+    if not choice.integer or not is_timed(lowering.setting):
+        return False
+    first, second = (lowering.slowdown(choice.plan) > share for _ in range(2))
+    return first if first == second else lowering.slowdown(choice.plan) > share
 
 
 def is_timed(setting: Setting) -> bool:

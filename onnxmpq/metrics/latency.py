@@ -12,7 +12,7 @@ from onnxmpq.values.latency import Latency
 
 _FEWEST, _ROUNDS = 5, 30
 _SECONDS = 1.0  # at most, beyond the fewest rounds
-_CAREFUL = 1.0  # seconds at least, where a choice hangs on the figure
+_CAREFUL = 2.0  # seconds at least, where a choice hangs on the figure: ratios of 5 rounds spread by 5 % beside other programs
 # Measured on two cores and two threads: after 50 ms the threads of the session before no longer spin (after 10 ms they do at
 # times), woken threads are slow for some milliseconds, and a session's first run behind another's is slower still.
 _PAUSE, _WARM, _TURN = 0.05, 0.01, 0.02

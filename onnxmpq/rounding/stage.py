@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
@@ -13,6 +14,7 @@ from onnxmpq.rounding.padded import padded_weights
 from onnxmpq.rounding.rows import MOST_COLUMNS, block_columns, block_count, columns
 from onnxmpq.runtime.ordered_pool import cores, map_in_processes
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Options
 
 _MOST_PROCESSES = 8  # each holds a layer's moments
 _NAMED = 5  # layers in a note
@@ -30,17 +32,25 @@ def rounded_weights(setting: Setting, data: Dataset) -> Candidates:
     request = setting.request
     candidates = Candidates(setting.prepared.model, request.quantizers.rounding, request.target.grids)
     if request.quantizers.rounding != "nearest":
-        _fit(candidates, setting, data)
+        _tell(setting, _fit(candidates, setting, data), data)
     return candidates
 
 
-def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> None:
-    """Round each layer at the widths that are left to choose from."""
-    prepared, stages = setting.prepared, setting.stages
-    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
+def rounded_at(lowering: Lowering, options: Options) -> Lowering:
+    """The same with these layers rounded at the widths of these options as well."""
+    setting, candidates = lowering.setting, lowering.candidates.copy()
+    if setting.request.quantizers.rounding != "nearest":
+        others = dict.fromkeys((layer.name for layer in setting.prepared.layers), ())
+        _fit(candidates, replace(setting, forced={**others, **options}), setting.splits.rounding)
+    return replace(lowering, candidates=candidates)
+
+
+def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> set[str]:
+    """Round each layer at the widths that are left to choose from; the names of those whose inputs' moments are known."""
+    prepared, widths = setting.prepared, _widths(setting)
     layers = [layer for layer in prepared.layers if widths[layer.name]]
     all_moments = input_moments(
-        setting.runtime, prepared.model, layers, data, prepared.batch_size, stages.observer.progress,
+        setting.runtime, prepared.model, layers, data, prepared.batch_size, setting.stages.observer.progress,
         setting.augmentations, padded_weights(prepared.metric.padding, layers, prepared.model, prepared.traced),
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in all_moments)
@@ -50,10 +60,22 @@ def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> None:
         for rounded, shift in found:
             candidates.replace(layer, rounded, shift)
         known.add(layer.name)
-    note = stages.note
+    return known
+
+
+def _widths(setting: Setting) -> dict[str, list[int]]:
+    """The widths of codes that each layer is left to choose from."""
+    return {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
+
+
+def _tell(setting: Setting, known: Collection[str], data: Dataset) -> None:
+    """Say which layers were rounded in blocks, and which without moments."""
+    note, widths = setting.stages.note, _widths(setting)
+    layers = [layer for layer in setting.prepared.layers if widths[layer.name]]
     _tell_blocks([layer for layer in layers if layer.name in known], note)
     if not data.synthetic:
-        _tell_unknown("too few windows to learn from", [la for la in fitting if la.name not in known], note)
+        unknown = [la for la in layers if has_moments(la) and la.name not in known]
+        _tell_unknown("too few windows to learn from", unknown, note)
     blind = [la for la in layers if la.layout.blind and la.layout.columns and not la.weights_only]
     for why in dict.fromkeys(la.layout.blind or "" for la in blind):
         _tell_unknown(why, [la for la in blind if la.layout.blind == why], note)

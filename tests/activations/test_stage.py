@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from onnxmpq.activations import stage
 from onnxmpq.activations.by_loss import Layers
 from onnxmpq.activations.stage import COSTLY, Choice, choose_activations
 from onnxmpq.allocate.stage import allocate
+from onnxmpq.check.stage import narrowed
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.request import parse_budgets
+from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.sensitivity.stage import measure
 
@@ -144,3 +147,69 @@ def test_a_file_that_gains_little_does_not_lose_its_function(
         monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown: found)
         monkeypatch.setattr(stage, "lost_by_integers", lambda _choice, found=lost: found)
         assert choose_activations(choice).integer == left
+
+
+@pytest.mark.parametrize(
+    ("measured", "is_slower"),
+    [([1.2, 1.1], True), ([0.8, 0.9], False), ([0.8, 1.2, 1.1], True), ([1.2, 0.8, 0.9], False)],
+)
+def test_where_two_measurements_of_time_differ_a_third_decides(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch, measured: list[float], is_slower: bool
+) -> None:
+    choice, times = planned(), iter(measured)
+    monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
+    monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan: next(times))
+    assert stage.takes(choice, 1.0) is is_slower
+    assert not list(times)
+
+
+@pytest.fixture
+def of_one_plan(lower_classifier: Lower) -> Choice:
+    """The only sensible plan of 8 bits: in integers of 7, which every CPU adds up exactly."""
+    budgets = parse_budgets(["8bit-avg"])
+    lowering = lower_classifier(activations="auto", rounding="compensated", budgets=budgets, widths=(4, 8))
+    lowering = narrowed(lowering)
+    costs = measure(lowering.setting, lowering.candidates)
+    return Choice(lowering, costs, allocate(lowering, costs, None))
+
+
+def test_what_goes_to_float_has_the_longest_codes_that_were_asked_for(
+    of_one_plan: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = min(of_one_plan.integer)
+    finding(monkeypatch, name)
+    after = choose_activations(of_one_plan)
+    assert of_one_plan.plan[name].weight_bits == 7
+    assert str(after.plan[name]) == "8"
+    assert all(str(after.plan[other]) == "7/8" for other in after.integer)
+
+
+def test_longer_codes_are_those_of_a_compile_in_float(
+    of_one_plan: Choice, lower_classifier: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = min(of_one_plan.integer)
+    finding(monkeypatch, name)
+    after = choose_activations(of_one_plan).lowering
+    plain = lower_classifier(activations="fp32", rounding="compensated", widths=(8,))
+    layer = next(layer for layer in after.setting.prepared.layers if layer.name == name)
+    wanted = plain.candidates.quantized(layer, 8)
+    found = after.candidates.quantized(layer, 8)
+    np.testing.assert_array_equal(found.codes, wanted.codes)
+    np.testing.assert_array_equal(found.scale, wanted.scale)
+    assert not np.array_equal(
+        found.codes, quantize(after.candidates.constants(layer, 32)[layer.weight], layer.axis, 8).codes
+    )
+
+
+def test_longer_codes_stay_within_a_files_bytes(of_one_plan: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network as small as this one codes of 8 bits take less than what unpacks 7: bytes here are bits."""
+    monkeypatch.setattr(
+        Lowering, "file_size", lambda _self, plan: sum(o.weight_bits for o in plan.options.values())
+    )
+    name, lowering = min(of_one_plan.integer), of_one_plan.lowering
+    limit = lowering.file_size(of_one_plan.plan)
+    constraints = replace(lowering.setting.request.constraints, budgets=parse_budgets([f"{limit}B"]))
+    request = replace(lowering.setting.request, constraints=constraints)
+    finding(monkeypatch, name)
+    tight = replace(lowering, setting=replace(lowering.setting, request=request))
+    assert str(choose_activations(replace(of_one_plan, lowering=tight)).plan[name]) == "7"

@@ -112,6 +112,7 @@ def test_choices_that_a_target_has_not() -> None:
         "packed",
         "packed",
         "packed",
+        "packed",
         "native",
         "native",
     ]
@@ -140,7 +141,7 @@ def test_a_third_partys_target(tmp_path: Path) -> None:
         find_target(f"{path}:NUMBER")
     with pytest.raises(MissingFileError):
         find_target(f"{tmp_path / 'other.py'}:DSP")
-    with pytest.raises(OptionError, match="ort-cpu, ort-cuda, openvino, tensorrt, portable"):
+    with pytest.raises(OptionError, match="ort-cpu, ort-cpu-tokens, ort-cuda, openvino, tensorrt, portable"):
         find_target("ort")
 
 
