@@ -38,7 +38,7 @@ from onnxmpq.values.keep import options_of
 from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
 
-_SAMPLES = 32
+_SAMPLES, _FEWEST = 32, 12  # fewer of large networks, whose maps have more to compare
 _NAMED = 3
 _NEGLIGIBLE = 0.1  # of the loss: activations that bring less are not looked into
 _HARMLESS = 0.25  # of the loss from which on a network's function suffers: less is not looked into
@@ -285,7 +285,8 @@ def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:
 
 def samples_of(setting: Setting) -> Dataset:
     """What activations are judged on."""
-    return setting.splits.sensitivity.some(_SAMPLES, setting.request.search.seed)
+    count = min(max(setting.prepared.batch_size, _FEWEST), _SAMPLES)
+    return setting.splits.sensitivity.some(count, setting.request.search.seed)
 
 
 def losses_of(choice: Choice) -> Callable[[Layers], float]:
