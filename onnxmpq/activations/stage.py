@@ -306,15 +306,14 @@ def losses_of(choice: Choice) -> Callable[[Layers], float]:
 
 
 def takes(choice: Choice, share: float) -> bool:
-    """True where the file takes more than that share of the float model's time; never where it cannot be timed here.
+    """True where the file takes more than that share of the float model's time, on all cores or on one thread.
 
-    Other programs may be in the way, of either file: where two measurements differ, a third decides.
+    Never where it cannot be timed here. Nobody knows on how many threads it will run.
     """
     lowering = choice.lowering
     if not choice.integer or not is_timed(lowering.setting):
         return False
-    first, second = (lowering.slowdown(choice.plan) > share for _ in range(2))
-    return first if first == second else lowering.slowdown(choice.plan) > share
+    return any(lowering.slowdown(choice.plan, on_one_thread=alone) > share for alone in (True, False))
 
 
 def is_timed(setting: Setting) -> bool:

@@ -110,7 +110,11 @@ class Lowering:
         """Bytes of the plan's file."""
         return self.draft(plan).file_size()
 
-    def slowdown(self, plan: Plan) -> float:
-        """How many times as long as the given model the plan's file takes."""
-        model = self.setting.runtime.session(self.draft(plan).lowered())
-        return slowdown(self.setting.reference, model, self.setting.prepared.sample)
+    def slowdown(self, plan: Plan, *, on_one_thread: bool = False) -> float:
+        """How many times as long as the given model the plan's file takes, on all cores or on one thread."""
+        setting, model = self.setting, self.draft(plan).lowered()
+        runtime, reference = setting.runtime, setting.reference
+        if on_one_thread:
+            runtime = runtime.on_one_thread()
+            reference = runtime.session(setting.prepared.original)
+        return slowdown(reference, runtime.session(model), setting.prepared.sample)

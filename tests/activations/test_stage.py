@@ -18,6 +18,7 @@ from onnxmpq.request import parse_budgets
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.sensitivity.stage import measure
+from onnxmpq.values.plan import Plan
 
 Lower = Callable[..., Lowering]
 
@@ -126,7 +127,7 @@ def test_slow_layers_are_looked_for_where_the_file_gains_little(
     name = min(choice.integer)
     monkeypatch.setattr(stage, "slower", lambda _times, _integer: Layers([name]))
     for slowdown, left in ((0.5, choice.integer), (0.95, choice.integer - {name}), (1.2, Layers())):
-        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown: found)
+        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown, **_: found)
         assert choose_activations(choice).integer == left
 
 
@@ -144,23 +145,29 @@ def test_a_file_that_gains_little_does_not_lose_its_function(
         (0.95, 0.0, choice.integer),
         (0.5, unknown, choice.integer),
     ):
-        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown: found)
+        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown, **_: found)
         monkeypatch.setattr(stage, "lost_by_integers", lambda _choice, found=lost: found)
         assert choose_activations(choice).integer == left
 
 
 @pytest.mark.parametrize(
-    ("measured", "is_slower"),
-    [([1.2, 1.1], True), ([0.8, 0.9], False), ([0.8, 1.2, 1.1], True), ([1.2, 0.8, 0.9], False)],
+    ("on_one_thread", "on_all_cores", "is_slower"),
+    [(1.2, 1.1, True), (0.8, 0.9, False), (0.8, 1.1, True), (1.2, 0.8, True)],
 )
-def test_where_two_measurements_of_time_differ_a_third_decides(
-    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch, measured: list[float], is_slower: bool
+def test_a_file_is_slower_that_is_so_on_one_thread_or_on_all_cores(
+    planned: Callable[..., Choice],
+    monkeypatch: pytest.MonkeyPatch,
+    on_one_thread: float,
+    on_all_cores: float,
+    is_slower: bool,
 ) -> None:
-    choice, times = planned(), iter(measured)
+    def slowdown(_self: Lowering, _plan: Plan, on_one_thread: bool = False) -> float:
+        return alone if on_one_thread else on_all_cores
+
+    alone = on_one_thread
     monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
-    monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan: next(times))
-    assert stage.takes(choice, 1.0) is is_slower
-    assert not list(times)
+    monkeypatch.setattr(Lowering, "slowdown", slowdown)
+    assert stage.takes(planned(), 1.0) is is_slower
 
 
 @pytest.fixture
