@@ -47,7 +47,7 @@ _MUCH = {"nse": 5e-3, "kl": 5e-3, "soft-kl": 2e-2}  # of the loss, in its own un
 _LITTLE = 0.9
 _FASTER = 0.98  # less is within what two measurements differ by
 _AS_FAST = 1.03
-_CLEARLY = 0.8  # of the loss
+_CLEARLY = 0.8  # of what calibrated ranges lose
 
 COSTLY = "in integers they cost more in loss than they gain in time"
 SLOWER = "their integer kernels are slower than their float ones here"
@@ -223,13 +223,16 @@ def costly_layers(choice: Choice) -> Layers:
 
 
 def with_dynamic_ranges(choice: Choice) -> Choice:
-    """The choice with the ranges of matrices' inputs found when the file runs, where the network loses clearly less; said."""
+    """The choice with the ranges of matrices' inputs found when the file runs, where these lose clearly less by it; said."""
     layers = dynamic_layers(choice)
     if not layers or not is_timed(choice.lowering.setting):
         return choice
-    found = choice.dynamic(layers)
-    before, after = losses_of(choice)(Layers()), losses_of(found)(Layers())
-    if before < _HARMLESS * much(choice) or after > _CLEARLY * before or is_slower(found, choice):
+    found, others = choice.dynamic(layers), choice.integer - layers
+    static, dynamic = losses_of(choice), losses_of(found)
+    whole, exact = static(Layers()), static(choice.integer)
+    added, less = static(others) - exact, dynamic(others) - exact
+    matters = whole > _HARMLESS * much(choice) and added > _NEGLIGIBLE * whole
+    if not matters or less > _CLEARLY * added or is_slower(found, choice):
         return choice
     choice.lowering.setting.stages.note(
         f"the ranges of what {len(layers)} layers read are found when the file runs: their matrices lose less by them"

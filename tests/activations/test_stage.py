@@ -220,3 +220,25 @@ def test_longer_codes_stay_within_a_files_bytes(of_one_plan: Choice, monkeypatch
     finding(monkeypatch, name)
     tight = replace(lowering, setting=replace(lowering.setting, request=request))
     assert str(choose_activations(replace(of_one_plan, lowering=tight)).plan[name]) == "7"
+
+
+def test_ranges_are_found_at_run_time_where_that_loses_less_and_takes_no_longer(
+    planned: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = planned()
+    name = min(choice.integer)
+    monkeypatch.setattr(stage, "dynamic_layers", lambda _choice: Layers([name]))
+    monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
+    for lost, slower, dynamic in ((0.1, False, {name}), (0.1, True, set()), (0.9, False, set())):
+
+        def losses_of(some: Choice, lost: float = lost) -> Callable[[Layers], float]:
+            own = lost if some.lowering.setting.quantized.dynamic else 1.0
+            return lambda floats: 0.0 if name in floats else own
+
+        monkeypatch.setattr(stage, "losses_of", losses_of)
+        monkeypatch.setattr(stage, "is_slower", lambda _found, _choice, found=slower: found)
+        assert stage.with_dynamic_ranges(choice).lowering.setting.quantized.dynamic == dynamic
+
+
+def test_codes_that_other_kernels_make_keep_their_ranges(planned: Callable[..., Choice]) -> None:
+    assert stage.dynamic_layers(planned()) == Layers()
