@@ -23,6 +23,7 @@ from typing import Any
 from machine import ROOT, SHARED, commit, header, table
 
 import onnxmpq
+from onnxmpq.verify.machine import processor
 
 _ZOO = SHARED / "zoo"
 _COLUMNS = [
@@ -35,6 +36,7 @@ _COLUMNS = [
     "measures",
     "SQNR, dB",
     "compile",
+    "processor",
     "commit",
 ]
 _NOTE = (
@@ -78,7 +80,12 @@ def measured(model: Path, options: argparse.Namespace) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as folder:
         data, written = Path(folder) / "calib.npz", Path(folder) / "out.onnx"
         zoo("data.py", model.stem, data, "--n", options.samples, "--model", model)
-        told = {"samples": options.samples, "effort": options.effort, "commit": commit()}
+        told = {
+            "samples": options.samples,
+            "effort": options.effort,
+            "commit": commit(),
+            "processor": processor(),
+        }
         for budget in options.budgets:
             start = time.monotonic()
             try:
@@ -96,13 +103,14 @@ def measured(model: Path, options: argparse.Namespace) -> Iterator[Result]:
 
 def peers(model: Path, written: Path, options: argparse.Namespace) -> Iterator[Result]:
     """What onnxruntime's own quantizer makes of it, where it makes anything."""
+    told = {"commit": "-", "processor": processor()}
     try:
         zoo("peers.py", model.stem, written, "--models", model.parent, "--n", options.samples)
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["failed"])[-1]
-        yield {"name": model.stem, "how": "onnxruntime", "refused": last[:200], "commit": "-"}
+        yield {"name": model.stem, "how": "onnxruntime", "refused": last[:200], **told}
     else:
-        yield judged(model, written, options.judged) | {"how": "onnxruntime", "seconds": None, "commit": "-"}
+        yield judged(model, written, options.judged) | {"how": "onnxruntime", "seconds": None, **told}
 
 
 def judged(model: Path, written: Path, count: int) -> Result:
@@ -116,17 +124,26 @@ def zoo(script: str, *arguments: object) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ZOO).stdout
 
 
-def read(path: Path) -> dict[tuple[str, str], Result]:
-    """The last result of each network and file."""
+def read(path: Path) -> dict[tuple[str, str, str], Result]:
+    """The last result of each network and file on each processor."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {(result["name"], result["how"]): result for result in map(json.loads, lines)}
+    results = map(json.loads, lines)
+    return {(result["name"], result["how"], result["processor"]): result for result in results}
 
 
-def rows(known: Mapping[tuple[str, str], Result]) -> Iterator[list[str]]:
+def rows(known: Mapping[tuple[str, str, str], Result]) -> Iterator[list[str]]:
     """A row for each file, networks in alphabetical order."""
-    for (name, how), result in sorted(known.items()):
+    for (name, how, machine), result in sorted(known.items()):
         if "refused" in result:
-            yield [name, how, asked(result), f"refused: {result['refused']}", *["-"] * 5, result["commit"]]
+            yield [
+                name,
+                how,
+                asked(result),
+                f"refused: {result['refused']}",
+                *["-"] * 5,
+                machine,
+                result["commit"],
+            ]
             continue
         speeds = [ratio(result["speed"].get(batch)) for batch in ("batch1", "batch8")]
         yield [
@@ -138,6 +155,7 @@ def rows(known: Mapping[tuple[str, str], Result]) -> Iterator[list[str]]:
             ", ".join(f"{key} {number(value)}" for key, value in result["task"].items()),
             ", ".join(f"{db:.1f}" for db in result["sqnr_db"]),
             "-" if result["seconds"] is None else f"{result['seconds']} s",
+            machine,
             result["commit"],
         ]
 

@@ -347,16 +347,22 @@ def test_a_row_of_the_zoo_tells_what_was_judged_or_refused(load: Any, tmp_path: 
     zoo = load("zoo")
     line = {
         "name": "ocr", "how": "4bit-avg", "file_ratio": 6.9, "sqnr_db": [21.04, 30.0], "task": {"texts": 0.81234567},
-        "speed": {"batch1": {"ratio": 1.31}, "batch8": "the batch is fixed"}, "seconds": 12, "commit": "abc", "samples": 64,
+        "speed": {"batch1": {"ratio": 1.31}, "batch8": "the batch is fixed"}, "seconds": 12, "processor": "a CPU", "commit": "abc", "samples": 64,
         "effort": "fast",
     }  # fmt: skip
     older = {**line, "file_ratio": 1.0}
-    refused = {"name": "ocr", "how": "onnxruntime", "refused": "no kernel", "commit": "-"}
+    refused = {
+        "name": "ocr",
+        "how": "onnxruntime",
+        "refused": "no kernel",
+        "processor": "a CPU",
+        "commit": "-",
+    }
     results = tmp_path / "results.jsonl"
     results.write_text("\n".join(map(json.dumps, [older, line, refused])), encoding="utf-8")
     first, second = zoo.rows(zoo.read(results))
     assert first == [
-        "ocr", "4bit-avg", "64, fast", "6.90x", "1.31x", "-", "texts 0.8123", "21.0, 30.0", "12 s", "abc",
+        "ocr", "4bit-avg", "64, fast", "6.90x", "1.31x", "-", "texts 0.8123", "21.0, 30.0", "12 s", "a CPU", "abc",
     ]  # fmt: skip
     assert second[:4] == ["ocr", "onnxruntime", "-", "refused: no kernel"]
 
