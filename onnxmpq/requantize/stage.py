@@ -18,10 +18,11 @@ _REQUANTIZED_BELOW = 7  # bits
 
 
 def is_requantized(draft: Draft) -> bool:
-    """True where rounding looks at real inputs, a narrow layer leaves something to make up for, and some layer can.
+    """True where rounding looks at real inputs, narrow weights or integer inputs leave something to make up for, and some layer can.
 
-    Seven bits and more lose next to nothing, what is fitted to noise has learned noise, and groups of channels keep their
-    codes.
+    Seven bits and more lose next to nothing, but what integer inputs lose, layers behind can make up for (at 8 bits that takes
+    12, 11 and 38 % of the KL of SqueezeNet, ResNet-20 and MobileNetV2 away; the closed form of ERQ, Zhong et al. 2024, arXiv
+    2407.06794). What is fitted to noise has learned noise, and groups of channels keep their codes.
     """
     setting = draft.setting
     if setting.request.quantizers.rounding == "nearest" or setting.splits.rounding.synthetic:
@@ -30,7 +31,8 @@ def is_requantized(draft: Draft) -> bool:
         return False
     bits = {layer: draft.plan[layer.name].weight_bits for layer in draft.prepared.layers}
     fitted = any(is_fitted(layer, own) for layer, own in bits.items())
-    return fitted and min(bits.values()) < _REQUANTIZED_BELOW
+    integer = any(draft.plan[layer.name].activation_bits is not None for layer in bits)
+    return fitted and (integer or min(bits.values()) < _REQUANTIZED_BELOW)
 
 
 def requantize(draft: Draft) -> Draft:

@@ -68,6 +68,14 @@ def test_it_pays_where_some_layer_loses_and_some_layer_can_make_up_for_it(
     assert is_requantized(replace(draft, plan=plan)) is requantizes
 
 
+def test_wide_weights_make_up_for_what_integer_inputs_lose(lower_classifier: Lower) -> None:
+    lowering = lower_classifier(rounding="compensated", activations="int8", widths=(8,))
+    before = lowering.draft(Plan({layer.name: Option(7, 8) for layer in lowering.units}))
+    assert is_requantized(before)
+    found = requantized_draft(before)
+    assert found.behind < found.before
+
+
 @pytest.mark.parametrize(("limit", "kept"), [("1MB", [False]), ("100B", [False, True])])
 def test_codes_keep_their_kind_where_the_file_would_break_a_budget(
     draft: Draft, monkeypatch: pytest.MonkeyPatch, limit: str, kept: list[bool]
