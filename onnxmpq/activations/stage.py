@@ -154,13 +154,16 @@ def longer_in_float(choice: Choice) -> dict[str, Option]:
     asked, target = setting.request.constraints, setting.request.target
     beside = target.is_plain and bool(choice.integer)
     widest = {
-        name: target.legalize(some[-1], beside_integers=beside)
+        name: target.legalize(codes[-1], beside_integers=beside)
         for name, some in options_of(setting.prepared.layers, asked.widths, None, asked.keeps).items()
+        if (codes := [option for option in some if option.is_quantized])
     }
     return {
         name: widest[name]
         for name, own in choice.plan.options.items()
-        if own.is_quantized and own.activation_bits is None and own.weight_bits < widest[name].weight_bits
+        if own.is_quantized
+        and own.activation_bits is None
+        and own.weight_bits < widest.get(name, own).weight_bits
     }
 
 
@@ -311,12 +314,15 @@ def losses_of(choice: Choice) -> Callable[[Layers], float]:
 def takes(choice: Choice, share: float) -> bool:
     """True where the file takes more than that share of the float model's time, on all cores or on one thread.
 
-    Never where it cannot be timed here. Nobody knows on how many threads it will run.
+    Twice: other programs may be in the way. Never where it cannot be timed here. Nobody knows on how many threads it will run.
     """
     lowering = choice.lowering
     if not choice.integer or not is_timed(lowering.setting):
         return False
-    return any(lowering.slowdown(choice.plan, on_one_thread=alone) > share for alone in (True, False))
+    return any(
+        all(lowering.slowdown(choice.plan, on_one_thread=alone) > share for _ in range(2))
+        for alone in (True, False)
+    )
 
 
 def is_timed(setting: Setting) -> bool:

@@ -70,7 +70,7 @@ class Draft:
         opset = planned_opset(self.plan, self.prepared, self.setting.request.target)
         prove_opset(self.setting.runtime, self.prepared, opset)
         model = self.lowered()
-        shorten_names(model, model.ByteSize(), known_names(self.prepared.layers))
+        shorten_names(model, known_names(self.prepared.layers))
         return model
 
 

@@ -48,8 +48,8 @@ class _Framed:
         _replace_constants(model.graph, self.constants, _constants(filled.graph))
         name_nodes(model)
         describe(model, target)
-        size = full_size(model)
-        return full_size(model) if shorten_names(model, size, known_names(prepared.layers)) else size
+        shorten_names(model, known_names(prepared.layers))
+        return full_size(model)
 
 
 @dataclass(slots=True)

@@ -42,7 +42,8 @@ def choose_metric(
         kinds = {n: OutputKind.VALUES if n in guessed else kind for n, kind in kinds.items()}
     channels = output_channels(model, kinds, seen, shapes or {})
     if name is not None and is_reference(name):
-        return replace(_by_kinds(kinds, None), name=name, channels=channels, own=load_attribute(name))
+        known = _by_kinds(kinds, None)
+        return replace(known, name=name, channels=channels, own=load_attribute(name), padding=padding)
     return replace(_by_kinds(kinds, name), channels=channels, padding=padding)
 
 

@@ -56,12 +56,13 @@ class Metric:
     def judged(self, outputs: Mapping[str, Array], feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs of a run with NaN, with which nothing is compared, at padded positions [N, positions, values...].
 
-        The user's metric gets them as they are.
+        The user's metric gets them as they are; distributions are one a sample, whatever is padded.
         """
         if self.padding is None or self.own is not None:
             return outputs
         kept = self.padding.kept(feeds)
-        return {name: _hidden(v, kept) if name in self.kinds else v for name, v in outputs.items()}
+        values = {name for name, kind in self.kinds.items() if not kind.is_distribution}
+        return {name: _hidden(v, kept) if name in values else v for name, v in outputs.items()}
 
     @property
     def plain(self) -> Metric:

@@ -9,13 +9,14 @@ from itertools import count, product
 import onnx
 
 from onnxmpq.onnx_io.contents import graphs
+from onnxmpq.onnx_io.late_values import raw_bytes
 
 _WORTH = 0.01  # of the model's bytes: for less, names stay as people know them
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def shorten_names(model: onnx.ModelProto, size: int, kept: Collection[str]) -> bool:
-    """Give nodes and inner tensors the shortest names, in place, where that saves a hundredth of the model's `size` bytes.
+def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:
+    """Give nodes and inner tensors the shortest names, in place, where that saves a hundredth of the model's bytes.
 
     The graph's inputs and outputs keep theirs, and what is called as one of `kept`. One name stands for one other everywhere,
     in control-flow bodies too, so what shadowed another tensor still does. True where names changed.
@@ -25,11 +26,17 @@ def shorten_names(model: onnx.ModelProto, size: int, kept: Collection[str]) -> b
     new_tensors, new_nodes = shorter(tensors, fixed), shorter(nodes, fixed)
     saved = sum(tensors[old] * (len(old) - len(new)) for old, new in new_tensors.items())
     saved += sum(nodes[old] * (len(old) - len(new)) for old, new in new_nodes.items())
-    if saved < _WORTH * size:
+    if saved < _WORTH * _size(model):
         return False
     for graph in graphs(model.graph):
         _rename(graph, new_tensors, new_nodes)
     return True
+
+
+def _size(model: onnx.ModelProto) -> int:
+    """About how many bytes a model takes, whether its tensors hold theirs or not; one of any size is not serialized."""
+    held = sum(raw_bytes(tensor) for tensor in model.graph.initializer)
+    return held + sum(int(node.ByteSize()) for node in model.graph.node)
 
 
 def shorter(names: Mapping[str, int], fixed: Collection[str]) -> dict[str, str]:
@@ -74,3 +81,5 @@ def _rename(graph: onnx.GraphProto, tensors: Mapping[str, str], nodes: Mapping[s
         sparse.values.name = tensors.get(sparse.values.name, sparse.values.name)
     for annotation in graph.quantization_annotation:
         annotation.tensor_name = tensors.get(annotation.tensor_name, annotation.tensor_name)
+        for entry in annotation.quant_parameter_tensor_names:
+            entry.value = tensors.get(entry.value, entry.value)

@@ -62,15 +62,13 @@ def placed(
     for change in changes:
         note(change)
     prepared = with_direct(with_scales(prepared) if target.halves else prepared, target, note)
-    direct = {la.name: direct_options(held[la.name]) for la in prepared.layers if la.direct}
+    direct = {la.name: in_float(held[la.name]) for la in prepared.layers if la.direct}
     return Placed(prepared, placement, held | direct)
 
 
 def with_direct(prepared: Prepared, target: Target, note: Callable[[str], None]) -> Prepared:
     """The model with the layers marked whose codes the target may multiply as they are; said."""
-    most = target.weights.direct_rows
-    if not most or target.stored_as != "packed":
-        return prepared
+    most = target.weights.direct_rows if target.stored_as == "packed" else 0
     shapes = {name: traced.shape for name, traced in prepared.traced.items()}
     names = few_rows(prepared.model, prepared.layers, shapes, most)
     if names:
@@ -79,13 +77,6 @@ def with_direct(prepared: Prepared, target: Target, note: Callable[[str], None])
             "they are (MatMulNBits); with many rows that is slower than in float"
         )
     return replace(prepared, layers=tuple(replace(la, direct=la.name in names) for la in prepared.layers))
-
-
-def direct_options(choices: Iterable[Option]) -> tuple[Option, ...]:
-    """The same in float, with codes in tensors of 4 bits at least."""
-    narrow = [o.is_quantized and o.weight_bits < DIRECT_BITS for o in in_float(choices)]
-    found = zip(in_float(choices), narrow, strict=True)
-    return tuple(replace(o, container_bits=DIRECT_BITS) if few else o for o, few in found)
 
 
 def with_scales(prepared: Prepared) -> Prepared:

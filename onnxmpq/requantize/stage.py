@@ -11,7 +11,7 @@ from onnxmpq.lower.draft import Draft
 from onnxmpq.lower.lower_plan import simulate
 from onnxmpq.requantize.logit_scale import best_logit_scale, file_loss, with_logit_scale
 from onnxmpq.requantize.sequential import SequentialRequantizer, is_fitted, requantized
-from onnxmpq.rounding.padded import padded_weights
+from onnxmpq.rounding.padded import find_padded
 from onnxmpq.values.group import Group
 
 _REQUANTIZED_BELOW = 7  # bits
@@ -107,7 +107,10 @@ def _again(draft: Draft, *, same_kind: bool = False) -> Draft:
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
         prepared.traced, setting.splits.rounding, prepared.batch_size, setting.request.search.effort.requantize,
         seed=setting.request.search.seed, grids=setting.request.target.grids, augmentations=setting.augmentations,
-        padded=padded_weights(prepared.metric.padding, prepared.layers, prepared.model, prepared.traced),
+        padded=find_padded(
+            setting.runtime, prepared.model, prepared.layers, prepared.metric.padding, setting.splits.rounding,
+            prepared.batch_size,
+        ),
     )  # fmt: skip
     progress = setting.stages.observer.progress
     after = requantized(

@@ -10,7 +10,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.lower.draft import Lowering
 from onnxmpq.rounding.candidates import Candidates, fitted
 from onnxmpq.rounding.moments import has_moments, input_moments
-from onnxmpq.rounding.padded import padded_weights
+from onnxmpq.rounding.padded import find_padded
 from onnxmpq.rounding.rows import MOST_COLUMNS, block_columns, block_count, columns
 from onnxmpq.runtime.ordered_pool import cores, map_in_processes
 from onnxmpq.values.layer import Layer
@@ -51,7 +51,7 @@ def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> set[str]:
     layers = [layer for layer in prepared.layers if widths[layer.name]]
     all_moments = input_moments(
         setting.runtime, prepared.model, layers, data, prepared.batch_size, setting.stages.observer.progress,
-        setting.augmentations, padded_weights(prepared.metric.padding, layers, prepared.model, prepared.traced),
+        setting.augmentations, find_padded(setting.runtime, prepared.model, layers, prepared.metric.padding, data, prepared.batch_size),
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in all_moments)
     known = set()

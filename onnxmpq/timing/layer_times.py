@@ -3,7 +3,7 @@
 The network runs as three files: with all layers in integers, and with every other layer in float, the even ones
 and then the odd ones. So a layer's float kernel is timed where the plan would put it, among integer layers, and
 the Q/DQ pairs at its borders are timed with it. Everything between layers (sums, pools, pairs, reordering) counts
-for the layer before it; a DequantizeLinear, and what comes before the first layer, for the layer that reads it.
+for the layer before it; a DequantizeLinear, a DynamicQuantizeLinear, and what comes before the first layer, for the layer that reads it.
 
 A stored width costs nothing at all here: weights are unpacked when the session is made.
 """
@@ -121,7 +121,7 @@ def attribute(times: Sequence[KernelTime], model: onnx.ModelProto, layers: Seque
 
 
 def _dequantizes(time: KernelTime) -> bool:
-    return time.op == "DequantizeLinear"
+    return time.op in ("DequantizeLinear", "DynamicQuantizeLinear")
 
 
 def layer_kernels(

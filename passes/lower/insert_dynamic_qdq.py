@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmpq.passes.matching import NoMatch, position, redirect, require
+from onnxmpq.passes.matching import NoMatch, position, require
 from onnxmpq.passes.node_builder import builders
 
 _LOGGER = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ _LOGGER = logging.getLogger(__name__)
 class InsertDynamicQdq:
     """Put DynamicQuantizeLinear-11 (UINT8, one scale a tensor and run) and DequantizeLinear before the readers of tensors.
 
-    `readers` names, for each tensor, the nodes that read the quantized value, by their first outputs; all others go on in
-    float. ONNX Runtime makes DynamicQuantizeMatMul, or QGemm without a bias, of these and a weight's DequantizeLinear.
+    `readers` names, for each tensor, the nodes that read the quantized value at their first input, by their first outputs; all
+    others go on in float. ONNX Runtime makes DynamicQuantizeMatMul, or QGemm without a bias, of these and a weight's DequantizeLinear.
     Lowering: differs by the rounding.
     """
 
@@ -43,14 +43,15 @@ def _quantize(graph: gs.Graph, tensor: gs.Tensor | None, wanted: Collection[str]
     if tensor is None:
         raise NoMatch("the graph has no such tensor")
     require(tensor.dtype in {None, np.dtype(np.float32)}, f"it is {tensor.dtype}, not float32")
-    readers = [node for node in tensor.outputs if node.outputs[0].name in wanted]
+    readers = [n for n in tensor.outputs if n.outputs[0].name in wanted and n.inputs[0] is tensor]
     require(bool(readers), "none of these nodes reads it")
     names = builders(graph)[0]
     codes = gs.Variable(names.name("codes"), np.uint8, tensor.shape)
     scale = gs.Variable(names.name("scale"), np.float32, ())
     zero_point = gs.Variable(names.name("zero_point"), np.uint8, ())
     result = gs.Variable(names.name("dequantized"), tensor.dtype, tensor.shape)
-    redirect(readers, tensor, result)
+    for node in readers:
+        node.inputs[0] = result
     place = position(graph.nodes, tensor.inputs[0]) + 1 if tensor.inputs else 0
     graph.nodes[place:place] = [
         gs.Node("DynamicQuantizeLinear", inputs=[tensor], outputs=[codes, scale, zero_point]),

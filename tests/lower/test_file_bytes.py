@@ -172,7 +172,7 @@ class Lowered:
     def check(self, counted: FileBytes, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:
         arguments = (prepared, plan, candidates, self.activations, self.target)
         model = lower(*arguments)
-        shorten_names(model, model.ByteSize(), known_names(prepared.layers))
+        shorten_names(model, known_names(prepared.layers))
         assert counted.of(*arguments) == model.ByteSize() == len(model.SerializeToString()), plan
 
 

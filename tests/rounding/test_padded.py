@@ -14,7 +14,7 @@ from onnxmpq.data.find_padding import find_padding
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.rounding.moments import input_moments
-from onnxmpq.rounding.padded import has_positions, padded_weights
+from onnxmpq.rounding.padded import find_padded, has_positions
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 from onnxmpq.values.padding import Padding
@@ -59,7 +59,7 @@ def test_moments_are_those_of_what_is_no_padding(body: str, padded: int) -> None
     data = open_data(fed, session.inputs, samples=None)
     traced = trace(CPU, model, next(iter(data.batches(1))).feeds)
     layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()})
-    known = padded_weights(Padding("attention_mask", padded), layers, model, traced)
+    known = find_padded(CPU, model, layers, Padding("attention_mask", padded), data, 5)
     assert known.weights == {"w1", "w2"}
     found = {
         la.weight: moments
@@ -91,22 +91,59 @@ def test_what_stands_in_padding_changes_no_file(body: str, tmp_path: Path) -> No
     assert report.quality is not None
 
 
-def test_a_mask_is_called_so_and_holds_ones_and_zeros() -> None:
-    def found(name: str, values: NDArray[np.generic]) -> Padding | None:
-        session = CPU.session(network(BODIES["3-d"], name))
-        data = open_data({"x": samples(0)["x"], name: values}, session.inputs, samples=None)
-        return find_padding(session.inputs, data, 0)
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Rows of another order, as torch's attention has them; and of no sample at all.
+        "t = Transpose <perm = [1, 0, 2]> (x)  f = Reshape (t, flat)  a = Gemm (f, w1)  b = Gemm (a, w2)  s = Shape (x)  y = Reshape (b, s)",
+        "p = Slice (table, zero, one, zero)  a = MatMul (p, w1)  b = MatMul (a, w2)  y = Add (x, b)",
+    ],
+)
+def test_rows_that_are_no_positions_in_order_all_count(body: str) -> None:
+    model, fed = network(body), samples(1)
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.ones((1, TOKENS, WIDTH), np.float32), "table"),
+            numpy_helper.from_array(np.array([0]), "zero"),
+            numpy_helper.from_array(np.array([1]), "one"),
+        ]
+    )
+    session = CPU.session(model)
+    data = open_data(fed, session.inputs, samples=None)
+    layers = discover(import_graph(model), {})
+    assert find_padded(CPU, model, layers, Padding("attention_mask"), data, 8).weights == frozenset()
 
-    assert found("attention_mask", MASK) == Padding("attention_mask")
-    assert found("src_key_padding_mask", 1 - MASK) == Padding("src_key_padding_mask", 1)
-    assert found("token_type_ids", MASK) is None
-    assert found("attention_mask", np.ones_like(MASK)) is None
-    assert found("attention_mask", 2 * MASK) is None
+
+def found_padding(name: str, values: NDArray[np.generic]) -> Padding | None:
+    session = CPU.session(network(BODIES["3-d"], name))
+    data = open_data({"x": samples(0)["x"], name: values}, session.inputs, samples=None)
+    return find_padding(session.inputs, data, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "padding"),
+    [
+        ("attention_mask", MASK, Padding("attention_mask")),
+        ("attention_mask", MASK[:, ::-1], Padding("attention_mask")),
+        ("src_key_padding_mask", 1 - MASK, Padding("src_key_padding_mask", 1)),
+        ("padding_mask", MASK, Padding("padding_mask")),  # ones for what is none, as some have it
+        ("token_type_ids", MASK, None),
+        ("global_attention_mask", MASK, None),
+        ("attention_mask", np.ones_like(MASK), None),
+        ("attention_mask", 2 * MASK, None),
+        ("attention_mask", 1 - MASK, None),
+        ("mask", np.random.default_rng(0).integers(0, 2, MASK.shape), None),  # of pixels
+    ],
+)
+def test_a_mask_is_called_so_and_holds_ones_at_one_end(
+    name: str, values: NDArray[np.generic], padding: Padding | None
+) -> None:
+    assert found_padding(name, np.ascontiguousarray(values)) == padding
 
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((2, 6, 8), True), ((12, 8), True), ((2, 8), False), ((6, 2, 8), False), ((2, 4, 6, 8), False)],
+    [((2, 6, 8), True), ((2, 6, 1, 8), True), ((12, 8), False), ((1, 6, 8), False), ((2, 4, 6, 8), False)],
 )
 def test_rows_that_are_positions(shape: tuple[int, ...], expected: bool) -> None:
     assert has_positions(shape, (2, 6)) is expected
