@@ -69,8 +69,8 @@ def compile_model(
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
 
     `data`, `evaluation` and `training` are what `open_data` takes; the last is for methods that train, by default
-    those of `data` that weights are rounded against. `activations` is "int8", "int16", "int4" or "fp32" (default with real data: the target's first, int8 of
-    ours; fp32 without), `calibrator` chooses their ranges: a name of `CALIBRATORS` or
+    those of `data` that weights are rounded against. `activations` is "auto", "int8", "dynamic", "int16", "int4" or "fp32" (default with real data: auto for ONNX Runtime,
+    else the target's first, int8 of ours; fp32 without), `calibrator` chooses their ranges: a name of `CALIBRATORS` or
     `file.py:function`. The file is written to `output`, by default `MODEL.mpq.onnx` beside the model. What the
     method finds is saved to `save_sensitivity` as soon as it is known; `method` takes that file's name, ending in .json.
 

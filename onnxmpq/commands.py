@@ -164,7 +164,7 @@ def cli() -> None:
 @click.option(
     "--activations",
     type=click.Choice([*ACTIVATIONS]),
-    help="auto: int8 where it pays, layer by layer; int16, int4: for targets that have them.  [default: auto with real data, else fp32]",
+    help="auto: int8 where it pays, layer by layer; dynamic: int8 before matrices, no calibration; int16, int4: for targets that have them.  [default: auto with real data, else fp32]",
 )
 @click.option(
     "--calibrator",
