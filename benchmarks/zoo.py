@@ -106,11 +106,12 @@ def peers(model: Path, written: Path, options: argparse.Namespace) -> Iterator[R
     told = {"commit": "-", "processor": processor()}
     try:
         zoo("peers.py", model.stem, written, "--models", model.parent, "--n", options.samples)
-    except subprocess.CalledProcessError as error:
+        found = judged(model, written, options.judged)
+    except subprocess.CalledProcessError as error:  # no file, or one that does not run
         last = (error.stderr.strip().splitlines() or ["failed"])[-1]
         yield {"name": model.stem, "how": "onnxruntime", "refused": last[:200], **told}
     else:
-        yield judged(model, written, options.judged) | {"how": "onnxruntime", "seconds": None, **told}
+        yield found | {"how": "onnxruntime", "seconds": None, **told}
 
 
 def judged(model: Path, written: Path, count: int) -> Result:
