@@ -47,6 +47,7 @@ _MUCH = {"nse": 5e-3, "kl": 5e-3, "soft-kl": 2e-2}  # of the loss, in its own un
 _LITTLE = 0.9
 _FASTER = 0.98  # less is within what two measurements differ by
 _AS_FAST = 1.03
+_BATCH = 8  # samples, where the graph takes several
 _CLEARLY = 0.8  # of what calibrated ranges lose
 
 COSTLY = "in integers they cost more in loss than they gain in time"
@@ -312,16 +313,18 @@ def losses_of(choice: Choice) -> Callable[[Layers], float]:
 
 
 def takes(choice: Choice, share: float) -> bool:
-    """True where the file takes more than that share of the float model's time, on all cores or on one thread.
+    """True where the file takes more than that share of the float model's time, on all cores, on one thread or in a batch.
 
-    Twice: other programs may be in the way. Never where it cannot be timed here. Nobody knows on how many threads it will run.
+    Twice: other programs may be in the way. Never where it cannot be timed here. Nobody knows how it will be run.
     """
     lowering = choice.lowering
     if not choice.integer or not is_timed(lowering.setting):
         return False
+    batch = min(lowering.setting.prepared.batch_size, _BATCH)
+    ways = [(True, None), (False, None), *([(False, batch)] if batch > 1 else [])]
     return any(
-        all(lowering.slowdown(choice.plan, on_one_thread=alone) > share for _ in range(2))
-        for alone in (True, False)
+        all(lowering.slowdown(choice.plan, on_one_thread=alone, batch=size) > share for _ in range(2))
+        for alone, size in ways
     )
 
 

@@ -110,11 +110,17 @@ class Lowering:
         """Bytes of the plan's file."""
         return self.draft(plan).file_size()
 
-    def slowdown(self, plan: Plan, *, on_one_thread: bool = False) -> float:
-        """How many times as long as the given model the plan's file takes, on all cores or on one thread."""
+    def slowdown(self, plan: Plan, *, on_one_thread: bool = False, batch: int | None = None) -> float:
+        """How many times as long as the given model the plan's file takes, on all cores or on one thread.
+
+        On one sample (what the graph demands at a time), or on a batch of so many.
+        """
         setting, model = self.setting, self.draft(plan).lowered()
         runtime, reference = setting.runtime, setting.reference
         if on_one_thread:
             runtime = runtime.on_one_thread()
             reference = runtime.session(setting.prepared.original)
-        return slowdown(reference, runtime.session(model), setting.prepared.sample)
+        feeds = setting.prepared.sample
+        if batch is not None:
+            feeds = next(iter(setting.splits.rounding.batches(batch))).feeds
+        return slowdown(reference, runtime.session(model), feeds)

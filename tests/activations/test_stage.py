@@ -151,20 +151,24 @@ def test_a_file_that_gains_little_does_not_lose_its_function(
 
 
 @pytest.mark.parametrize(
-    ("on_one_thread", "on_all_cores", "is_slower"),
-    [(1.2, 1.1, True), (0.8, 0.9, False), (0.8, 1.1, True), (1.2, 0.8, True)],
+    ("on_one_thread", "on_all_cores", "in_a_batch", "is_slower"),
+    [(1.2, 0.9, 0.9, True), (0.8, 0.9, 0.7, False), (0.8, 1.1, 0.9, True), (0.8, 0.8, 1.2, True)],
 )
-def test_a_file_is_slower_that_is_so_on_one_thread_or_on_all_cores(
+def test_a_file_is_slower_that_is_so_on_one_thread_on_all_cores_or_in_a_batch(
     planned: Callable[..., Choice],
     monkeypatch: pytest.MonkeyPatch,
     on_one_thread: float,
     on_all_cores: float,
+    in_a_batch: float,
     is_slower: bool,
 ) -> None:
-    def slowdown(_self: Lowering, _plan: Plan, on_one_thread: bool = False) -> float:
-        return alone if on_one_thread else on_all_cores
-
     alone = on_one_thread
+
+    def slowdown(
+        _self: Lowering, _plan: Plan, on_one_thread: bool = False, batch: int | None = None
+    ) -> float:
+        return alone if on_one_thread else on_all_cores if batch is None else in_a_batch
+
     monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
     monkeypatch.setattr(Lowering, "slowdown", slowdown)
     assert stage.takes(planned(), 1.0) is is_slower

@@ -45,3 +45,10 @@ def test_plans_over_groups_are_drafted_over_groups(lower_classifier: Lower) -> N
     assert [layer.params for layer in draft.prepared.layers] == [unit.params for unit in over.units]
     assert over.draft(plan_of(over, 8)) == lowering.draft(plan_of(lowering, 8))
     assert over.over(CostTable({}, "kl", "m", 1)) == lowering
+
+
+def test_a_file_is_timed_on_a_sample_or_a_batch_on_all_cores_or_one_thread(lower_classifier: Lower) -> None:
+    lowering = lower_classifier()
+    plan = plan_of(lowering, 4)
+    ways = [(False, None), (True, None), (False, 4)]
+    assert all(lowering.slowdown(plan, on_one_thread=alone, batch=batch) > 0 for alone, batch in ways)
