@@ -29,12 +29,8 @@ OPSETS: dict[str, tuple[int | None, int | None]] = {
     "inception_v3": (17, None),
     "swin_tiny_patch4_window7_224": (None, 18),
 }
-_SEED, _NOISE, _FORWARDS = (
-    0,
-    8,
-    2,
-)  # of the weights; images in each of the forwards that set running statistics
-
+_SEED = 0  # of the weights
+_NOISE, _FORWARDS = 8, 2  # images in each of the forwards that set running statistics
 _NOTHING = 1e-3
 _COARSE, _FINE = 8, 0.3  # pixels a side, which are enlarged; the deviation of what is added to each pixel
 

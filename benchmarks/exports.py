@@ -26,7 +26,7 @@ from machine import ROOT, commit, header, table
 from onnx import numpy_helper
 
 import onnxmpq
-from onnxmpq.onnx_io.contents import graphs
+from onnxmpq.onnx_io.contents import constants
 from onnxmpq.values.arrays import Array
 
 _COLUMNS = [
@@ -201,14 +201,7 @@ def turn(model: ort.InferenceSession, feeds: Mapping[str, Array]) -> float:
 
 def float_bytes(path: Path) -> int:
     """Of all constants of floats that are not small."""
-    model = onnx.load(path)
-    found: dict[str, onnx.TensorProto] = {}
-    for graph in graphs(model.graph):
-        found |= {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                found[node.output[0]] = node.attribute[0].t
-    arrays = [numpy_helper.to_array(t) for t in found.values() if t.data_type in _FLOATS]
+    arrays = [numpy_helper.to_array(t) for t in constants(onnx.load(path)).values() if t.data_type in _FLOATS]
     return sum(array.nbytes for array in arrays if array.size > _SMALL)
 
 

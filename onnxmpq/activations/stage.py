@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import onnx
 
@@ -70,6 +70,11 @@ class Choice:
         options = self.plan.options
         units = (unit for unit in self.lowering.units if options[unit.name].activation_bits is not None)
         return Layers(layer_of(unit).name for unit in units)
+
+    @cached_property
+    def loss(self) -> Callable[[Layers], float]:
+        """The loss of the plan's file with more layers in float."""
+        return losses_of(self)
 
     def in_float(self, names: Collection[str]) -> Plan:
         """The plan with these layers in float, at the same widths."""
@@ -213,7 +218,7 @@ def costs_in_float(costs: Sensitivity, names: Collection[str]) -> Sensitivity:
 
 def costly_layers(choice: Choice) -> Layers:
     """The layers that cost more in loss than they gain."""
-    loss, integer, setting = losses_of(choice), choice.integer, choice.lowering.setting
+    loss, integer, setting = choice.loss, choice.integer, choice.lowering.setting
     suffering, whole = much(choice), loss(Layers())
     if whole < _HARMLESS * suffering or whole - loss(integer) < _NEGLIGIBLE * whole:
         return Layers()
@@ -232,9 +237,8 @@ def with_dynamic_ranges(choice: Choice) -> Choice:
     if not layers or not is_timed(choice.lowering.setting):
         return choice
     found, others = choice.dynamic(layers), choice.integer - layers
-    static, dynamic = losses_of(choice), losses_of(found)
-    whole, exact = static(Layers()), static(choice.integer)
-    added, less = static(others) - exact, dynamic(others) - exact
+    whole, exact = choice.loss(Layers()), choice.loss(choice.integer)
+    added, less = choice.loss(others) - exact, found.loss(others) - exact
     matters = whole > _HARMLESS * much(choice) and added > _NEGLIGIBLE * whole
     if not matters or less > _CLEARLY * added or is_slower(found, choice):
         return choice
@@ -248,13 +252,14 @@ def dynamic_layers(choice: Choice) -> Layers:
     """The integer layers that may find the range of their input when they run, since no other kernel makes or reads its codes."""
     setting, integer = choice.lowering.setting, choice.integer
     prepared, static = setting.prepared, setting.quantized.placement
-    free = place_dynamic(import_graph(prepared.model), prepared.layers, integer)
+    graph = import_graph(prepared.model)
+    free = place_dynamic(graph, prepared.layers, integer)
     alone = {
         name
         for name, readers in free.dynamic.items()
         if static.float_sources.get(name, frozenset()) == readers
     }
-    blocked = readers_of(import_graph(prepared.model), prepared.layers, free.dynamic.keys() - alone)
+    blocked = readers_of(graph, prepared.layers, free.dynamic.keys() - alone)
     return Layers(free.integer_layers) - blocked
 
 
@@ -270,8 +275,7 @@ def much(choice: Choice) -> float:
 
 def lost_by_integers(choice: Choice) -> float:
     """What the integer inputs of all layers together add to the loss of the plan's file."""
-    loss = losses_of(choice)
-    return loss(Layers()) - loss(choice.integer) if choice.integer else 0.0
+    return choice.loss(Layers()) - choice.loss(choice.integer) if choice.integer else 0.0
 
 
 def integer_inputs(lowering: Lowering, integer: Layers) -> list[IntegerInput]:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 from onnx import numpy_helper
 
-from onnxmpq.onnx_io.contents import graphs
+from onnxmpq.onnx_io.contents import constants, graphs
 from onnxmpq.operators import OPERATORS, is_computing
 from onnxmpq.values.other_weight import OtherWeight
 
@@ -29,20 +29,10 @@ def other_weights(model: onnx.ModelProto, known: Collection[str]) -> tuple[Other
     readers = _readers(model)
     found = [
         _other(tensor, name, readers.get(name, []))
-        for name, tensor in _constants(model).items()
+        for name, tensor in constants(model).items()
         if name not in known and tensor.data_type in _FLOATS and _size(tensor) > least
     ]
     return tuple(sorted(found, key=lambda weight: -weight.stored_bytes))
-
-
-def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    found: dict[str, onnx.TensorProto] = {}
-    for graph in graphs(model.graph):
-        found |= {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                found[node.output[0]] = node.attribute[0].t
-    return found
 
 
 def _readers(model: onnx.ModelProto) -> dict[str, list[str]]:

@@ -59,3 +59,14 @@ def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
             if attribute.type == AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
+
+
+def constants(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """The constants of the main graph and of control-flow bodies by name: initializers, and tensors of Constant nodes."""
+    found: dict[str, TensorProto] = {}
+    for graph in graphs(model.graph):
+        found |= {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                found[node.output[0]] = node.attribute[0].t
+    return found

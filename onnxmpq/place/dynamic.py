@@ -22,20 +22,21 @@ def place_dynamic(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[
     """Quantize what the matrices named in `integer` read, for them alone. `graph` is normalised and topologically sorted."""
     left = float_layers(graph, layers, integer)
     free = {layer.weight: layer.name for layer in layers if layer.name not in left}
-    products = [node for node in graph.nodes if dynamic_kernel(node, free)]
-    named = {free[node.inputs[1].name] for node in products}
+    found = [(node, dynamic_kernel(node, free)) for node in graph.nodes]
+    products = [(node, kernel) for node, kernel in found if kernel is not None]
+    named = {free[node.inputs[1].name] for node, _ in products}
     readers: dict[str, set[str]] = {}
-    for node in products:
+    for node, _ in products:
         readers.setdefault(node.inputs[0].name, set()).add(node.outputs[0].name)
     return Placement(
         tensors=(),
         same_scale=(),
         float_sources={},
-        split_biases=frozenset(n.inputs[1].name for n in products if n.op == "Gemm" and len(n.inputs) > 2),
+        split_biases=frozenset(n.inputs[1].name for n, kernel in products if kernel.leaves_bias(n, False)),
         float_ops={},
         integer_layers=tuple(layer.name for layer in layers if layer.name in named),
         float_layers=left | {name: NO_DYNAMIC for name in free.values() if name not in named},
-        dynamic={name: frozenset(found) for name, found in readers.items()},
+        dynamic={name: frozenset(some) for name, some in readers.items()},
     )
 
 

@@ -66,10 +66,10 @@ def integer_kernel(node: gs.Node, weights: Collection[str]) -> IntegerKernel | N
     return operator.integer if operator is not None and is_layer else None
 
 
-def dynamic_kernel(node: gs.Node, weights: Collection[str]) -> bool:
-    """True for a node whose integer kernel, with one of these weights, finds the range of its input when it runs."""
+def dynamic_kernel(node: gs.Node, weights: Collection[str]) -> IntegerKernel | None:
+    """The integer kernel of such a node if it finds the range of its input when it runs."""
     kernel = integer_kernel(node, weights)
-    return kernel is not None and kernel.dynamic
+    return kernel if kernel is not None and kernel.dynamic else None
 
 
 def _no_kernel(op: str) -> str:

@@ -73,7 +73,7 @@ def with_direct(prepared: Prepared, target: Target, note: Callable[[str], None])
     names = few_rows(prepared.model, prepared.layers, shapes, most)
     if names:
         note(
-            f"{len(names)} matrices see {most} rows of a sample or fewer: their codes of up to {DIRECT_BITS} bits are multiplied as "
+            f"{len(names)} matrices see {most} rows of a sample or fewer: their codes of {DIRECT_BITS} bits are multiplied as "
             "they are (MatMulNBits); with many rows that is slower than in float"
         )
     return replace(prepared, layers=tuple(replace(la, direct=la.name in names) for la in prepared.layers))
