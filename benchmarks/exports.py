@@ -10,19 +10,18 @@ the budget, the data and the effort is said to the compiler. Results are added l
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from machine import ROOT, commit, header, table
+from compiling import Result, command_line, record, recorded
+from machine import commit, header, table
 from onnx import numpy_helper
 
 import onnxmpq
@@ -56,30 +55,14 @@ _ROUNDS, _TURN = 21, 0.05  # turns of each file, and the seconds of one
 _SLOWER = 0.98  # what is below is measured again: other programs may have been in the way
 _COARSE = 8  # the images are noise of so many pixels a side, enlarged, with a little finer noise on top
 _NOISE = 1e-3  # -60 dB
-Result = dict[str, Any]
 Key = tuple[str, str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--networks", nargs="*", default=[])
-    parser.add_argument("--budgets", nargs="*", default=["8bit-avg", "4bit-avg"])
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--judged", type=int, default=8)
-    parser.add_argument("--effort", default="fast")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "exports_results.jsonl")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "exports_table.md")
+    parser = command_line(__doc__, "exports", 16, 8, "fast")
     options = parser.parse_args()
     models = sorted(options.models.glob("*.onnx"), key=lambda model: model.stat().st_size)
-    for model in models:
-        if not options.networks or model.stem in options.networks:
-            for result in measured(model, options):
-                print(json.dumps(result), flush=True)
-                with options.results.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(result) + "\n")
+    record(models, options, measured)
     note = _NOTE.format(samples=options.samples, effort=options.effort)
     rows = list(table_rows(read(options.results)))
     options.output.write_text(
@@ -207,8 +190,7 @@ def float_bytes(path: Path) -> int:
 
 def read(path: Path) -> dict[Key, Result]:
     """The last result of each network and budget."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {(result["name"], result["budget"]): result for result in map(json.loads, lines)}
+    return {(result["name"], result["budget"]): result for result in recorded(path)}
 
 
 def table_rows(known: Mapping[Key, Result]) -> Iterator[list[str]]:

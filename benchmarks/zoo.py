@@ -18,9 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from machine import ROOT, SHARED, commit, header, table
+from compiling import Result, command_line, record, recorded
+from machine import SHARED, commit, header, table
 
 import onnxmpq
 from onnxmpq.verify.machine import processor
@@ -44,31 +44,15 @@ _NOTE = (
     "data that chose nothing. Nothing but the budget, the data and the effort was said.\n"
 )
 _KEPT = 4  # digits of a measure
-Result = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--networks", nargs="*", default=[])
-    parser.add_argument("--budgets", nargs="*", default=["8bit-avg", "4bit-avg"])
-    parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--judged", type=int, default=128)
-    parser.add_argument("--effort", default="balanced")
+    parser = command_line(__doc__, "zoo", 128, 128, "balanced")
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "zoo_results.jsonl")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "zoo_table.md")
     options = parser.parse_args()
     if not _ZOO.is_dir():
         raise SystemExit(f"{_ZOO} is not there: nothing to fetch networks with")
-    for model in sorted(options.models.glob("*.onnx")):
-        if not options.networks or model.stem in options.networks:
-            for result in measured(model, options):
-                print(json.dumps(result), flush=True)
-                with options.results.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(result) + "\n")
+    record(sorted(options.models.glob("*.onnx")), options, measured)
     text = (
         f"# Deployed networks\n\n{_NOTE}\n{header()}\n\n{table(_COLUMNS, list(rows(read(options.results))))}"
     )
@@ -127,9 +111,7 @@ def zoo(script: str, *arguments: object) -> str:
 
 def read(path: Path) -> dict[tuple[str, str, str], Result]:
     """The last result of each network and file on each processor."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    results = map(json.loads, lines)
-    return {(result["name"], result["how"], result["processor"]): result for result in results}
+    return {(result["name"], result["how"], result["processor"]): result for result in recorded(path)}
 
 
 def rows(known: Mapping[tuple[str, str, str], Result]) -> Iterator[list[str]]:
