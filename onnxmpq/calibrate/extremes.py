@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.data import Dataset
+from onnxmpq.data import Batch, Dataset
 from onnxmpq.errors import DataError
 from onnxmpq.passes.expose.tap_tensors import tap_name
+from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Doubles
 
@@ -21,7 +22,7 @@ def measure_extremes(
 ) -> Doubles:
     """Lower and upper extremes over all samples, their means over samples and their deviations, [6, tensors].
 
-    `session` taps the tensors by `REDUCTIONS`; `progress` hears how many samples are done. A tensor that is empty in all
+    `session`, of one thread, taps the tensors by `REDUCTIONS`; `progress` hears how many samples are done. A tensor that is empty in all
     of them has inf and -inf. Means and variances run along (Welford), samples without values left out.
     Raises DataError where a tensor is not finite.
     """
@@ -44,12 +45,15 @@ def _sample_by_sample(
     """The smallest and the largest value of each tensor, [2, tensors], sample by sample; inf and -inf where empty."""
     taps = [tap_name(tensor, reduction) for reduction in REDUCTIONS for tensor in tensors]
     done = 0
-    for batch in dataset.batches(1):
+
+    def seen(batch: Batch) -> tuple[int, Doubles]:
         outputs = session.run(batch.feeds, taps)
-        values = np.array([outputs[tap] for tap in taps], np.float64).reshape(2, -1)
+        return batch.count, np.array([outputs[tap] for tap in taps], np.float64).reshape(2, -1)
+
+    for count, values in map_in_threads(seen, dataset.batches(1), cores()):
         _require_finite(values, tensors)
         yield values
-        done += batch.count
+        done += count
         progress(done)
 
 

@@ -71,7 +71,10 @@ def gather_statistics(
     passes = dataset.count * (2 if bins else 1)
     model = tapped(model, TapTensors(tuple(tensors), REDUCTIONS))
     extremes = measure_extremes(
-        runtime.session(model, spin=False), tensors, dataset, lambda done: progress(done, passes)
+        runtime.on_one_thread().session(model, spin=False),
+        tensors,
+        dataset,
+        lambda done: progress(done, passes),
     )
     known = {
         name: some for name, some in zip(tensors, extremes.T.tolist(), strict=True) if some[0] <= some[1]

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from onnxmpq.data.npz import open_zip
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import Labels, Positions, Sample, Source, batch_step, check_fit
+from onnxmpq.data.samples import REMEMBERED_BYTES, Labels, Positions, Sample, Source, batch_step, check_fit
 from onnxmpq.data.text import decoded
 from onnxmpq.errors import DataError
 from onnxmpq.runtime.session import InputSpec
@@ -31,6 +32,7 @@ _SHOWN = 8  # suffixes of files that are no images
 _SEPARATORS = {"labels.txt": None, "labels.csv": ","}  # None: white space
 
 Read = Callable[[str], bytes]
+Pixels = NDArray[np.uint8]  # [H, W, C]
 
 
 def open_images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | None) -> Source:
@@ -46,12 +48,18 @@ def open_images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess 
     spec, prepared = _check_request(path, inputs, preprocess)
     with _reader(path) as read:
         labels = _read_labels(read, files, images, path)
-        first = _decode(read, images[0], spec, prepared, path)
+        first = _sample(_decode(read, images[0], prepared, path), images[0], spec, prepared, path)
+    kept: dict[int, Pixels] = {}  # decoding takes as long as a small network does
 
     def samples(positions: Positions) -> Iterator[Sample]:
         with _reader(path) as read:
-            for position in positions:
-                yield {spec.name: _decode(read, images[position], spec, prepared, path)}
+            for position in positions.tolist():
+                pixels = kept.get(position)
+                if pixels is None:
+                    pixels = _decode(read, images[position], prepared, path)
+                    if (len(kept) + 1) * pixels.nbytes <= REMEMBERED_BYTES:
+                        kept[position] = pixels
+                yield {spec.name: _sample(pixels, images[position], spec, prepared, path)}
 
     step = batch_step(inputs, {spec.name: first.ndim}, str(path))
     return Source(
@@ -139,15 +147,23 @@ def _is_hidden(part: str) -> bool:
     return part.startswith(".") or part == "__MACOSX"
 
 
-def _decode(read: Read, name: str, spec: InputSpec, preprocess: Preprocess, path: Path) -> Array:
-    what = f"image {name} of {path}"
+def _decode(read: Read, name: str, preprocess: Preprocess, path: Path) -> Pixels:
     try:
         with Image.open(io.BytesIO(read(name))) as image:
-            sample = preprocess.apply(image)
+            return preprocess.pixels(image)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        raise DataError(f"{what} cannot be used: {error}") from error
-    check_fit(spec, sample.dtype, sample.shape, what, f"change --preprocess (it is {preprocess})")
+        raise DataError(f"{_named(name, path)} cannot be used: {error}") from error
+
+
+def _sample(pixels: Pixels, name: str, spec: InputSpec, preprocess: Preprocess, path: Path) -> Array:
+    sample: Array = preprocess.normalised(pixels)
+    remedy = f"change --preprocess (it is {preprocess})"
+    check_fit(spec, sample.dtype, sample.shape, _named(name, path), remedy)
     return sample
+
+
+def _named(image: str, path: Path) -> str:
+    return f"image {image} of {path}"
 
 
 def _read_labels(read: Read, files: Sequence[str], images: Sequence[str], path: Path) -> Labels | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 from onnx import numpy_helper
@@ -37,9 +37,9 @@ class NetworkEvaluator:
         """What the float network gives for such data, to be asked for many losses."""
         return Expected(self._reference, data, self._batch_size, metric=self._metric)
 
-    def losses(self, constants: Mapping[str, Array], expected: Iterable[Expected]) -> list[float]:
-        """The metric's loss on each, with these constants in place, by name; all others stay as they were last."""
+    def losses(self, constants: Mapping[str, Array], expected: Iterable[Expected]) -> Iterator[float]:
+        """The metric's loss on each, measured when it is asked for, with these constants in place, by name; all others stay as they were last."""
         for name, value in constants.items():
             self._constants[name].CopyFrom(numpy_helper.from_array(value, name))
         session = self._runtime.session(self._network, spin=False, simulated=True)
-        return [mean_loss(some, session, self._metric) for some in expected]
+        return (mean_loss(some, session, self._metric) for some in expected)

@@ -25,6 +25,7 @@ from onnxmpq.values.score import OutputScore, Score
 _LOOKED_AT = 500  # samples at most, where all would tell no more
 _GLANCED_AT = 16
 _GLANCED_BYTES = 64 << 20
+_BEYOND, _FAR_BEYOND = 3, 9  # standard deviations: no more samples need to be looked at
 _ENOUGH_LABELS = 20  # fewer say nothing about chance
 
 
@@ -145,12 +146,20 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
         values = reference.run(batch.feeds, [name])[name]
         outcomes = values.reshape(len(values), -1).shape[1]
         hits, total = hits + int((classes(values) == batch.labels).sum()), total + batch.count
+        if is_beyond_chance(hits, total, outcomes, _FAR_BEYOND):
+            return
     chance = 1 / outcomes
-    if hits / total <= chance + 3 * math.sqrt(chance * (1 - chance) / total):
+    if not is_beyond_chance(hits, total, outcomes, _BEYOND):
         raise DataError(
             f"the fp32 model's top-1 is {hits / total:.1%} on {data.description}, no better than chance "
             f"({chance:.1%}): preprocessing or label order is wrong, not the model. Check them, or go on with --force"
         )
+
+
+def is_beyond_chance(hits: int, total: int, outcomes: int, deviations: float) -> bool:
+    """True where more of the classes are right than guessing gives, by so many standard deviations."""
+    chance = 1 / outcomes
+    return hits / total > chance + deviations * math.sqrt(chance * (1 - chance) / total)
 
 
 def sureness(reference: Session, data: Dataset, metric: Metric, batch_size: int, seed: int) -> float:

@@ -40,15 +40,17 @@ from onnxmpq.requantize.regression_target import RegressionTarget, find_regressi
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.compensate import compensate
 from onnxmpq.rounding.moments import (
+    SAMPLES_OF_LARGE_MAPS,
     Moments,
     add_to,
     centred,
     channel_major,
     enough,
     has_moments,
+    has_to_spare,
     is_known,
     map_windows,
-    step,
+    taken,
 )
 from onnxmpq.rounding.padded import NO_PADDED, Padded
 from onnxmpq.rounding.rows import block_count, columns, from_rows, to_rows
@@ -62,10 +64,9 @@ from onnxmpq.values.option import QUANTIZED_BITS
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
-_MOST_WINDOWS_A_COLUMN = 128  # neighbouring ones are much alike
+_MOST_WINDOWS_A_COLUMN = 32  # neighbouring ones are much alike
 # Windows x columns that cost little: few columns (a depthwise kernel's) see more windows.
 _CHEAP_PRODUCTS = 1 << 20
-_SAMPLES_OF_LARGE_MAPS, _TO_SPARE = 128, 2  # where these hold so many times the windows that a layer needs
 _FEWEST_A_COLUMN = 16  # windows: with fewer the first rounding, which saw more samples, does better on others
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
@@ -167,7 +168,7 @@ class SequentialRequantizer:
         }
         self._runtime, self._batch_size = runtime.on_one_thread(), batch_size
         some = data.some(samples, seed).remembered()
-        few = some.some(_SAMPLES_OF_LARGE_MAPS, seed)
+        few = some.some(SAMPLES_OF_LARGE_MAPS, seed)
         self._some = self._over(some, augmentations)
         alike = few is some and augmentations == NO_AUGMENTATION
         self._few = self._some if alike else self._over(few, NO_AUGMENTATION)
@@ -262,7 +263,7 @@ class SequentialRequantizer:
         """The networks over the samples that the layer sees."""
         if math.prod(layer.positions) == 1:
             return self._all
-        spare = map_windows(layer, self._few.quantized.data.count) >= _TO_SPARE * _enough(layer)
+        spare = has_to_spare(layer, self._few.quantized.data.count, _enough(layer))
         return self._few if spare else self._some
 
     def _tapped(
@@ -275,9 +276,8 @@ class SequentialRequantizer:
         nodes = [*cache.behind([*reader.output, *less]), minus, *_reading(self._padded)]
         part = cache.part(nodes, [minus.output[0]], {_TARGET: self._traced[regression.tensor]})
         graph = import_graph(part.model)
-        every = step(layer, cache.data.count, _enough(layer))
         emit = EmitGram(
-            {layer.weight: every},
+            {layer.weight: taken(layer, cache.data.count, _enough(layer))},
             {layer.weight: minus.output[0]},
             padding=self._padded.padding,
             padded=self._padded.weights,

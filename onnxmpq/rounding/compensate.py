@@ -22,9 +22,9 @@ from onnxmpq.values.arrays import Doubles, Floats
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight, code_range
 
-# Of the scale of least squared error, which few codes want wider than that: 0.5 to 1.6. 1 comes first, so that it wins
-# where nothing tells them apart.
-_TRIALS = np.concatenate([[1], np.arange(10, 20) / 20, np.arange(21, 33) / 20]).astype(np.float32)
+# Of the scale of least squared error, which few codes want wider than that. 1 comes first, so that it wins where
+# nothing tells them apart. Thrice as many would take 1 % off the error.
+_TRIALS = np.array([1, 0.8, 0.9, 0.95, 1.05, 1.1, 1.2, 1.4], np.float32)
 _STACK_BYTES = 16 << 20  # of rows that are rounded at once
 
 
@@ -100,10 +100,10 @@ def _rounded(
     group, size, count = columns.shape
     widths = scales.shape[1]
 
-    def stacked(versions: int) -> tuple[Columns, Nearest]:
-        """The columns once for every version, and what gives each of them its codes."""
-        low, high = bounds.repeat(versions // widths * count, axis=0).T
-        return np.tile(columns, versions), nearest_codes(low, high, odd=odd)
+    def nearest_of(versions: int) -> Nearest:
+        """What gives the columns, once for every version, their codes."""
+        low, high = np.ascontiguousarray(bounds.repeat(versions // widths * count, axis=0).T)
+        return nearest_codes(low, high, odd=odd)
 
     def pool(values: Stack) -> Stack:
         weighted = values.reshape(group, -1, count) * curved.energy[:, None, None]
@@ -111,13 +111,12 @@ def _rounded(
 
     by_trial = (widths, len(_TRIALS), count)
     tried = scales[:, :, None, :] * _TRIALS[:, None]
-    many, nearest = stacked(widths * len(_TRIALS))
-    codes, cost = gptq(many, tried.reshape(group, -1), nearest, curved)
+    versions = widths * len(_TRIALS)
+    codes, cost = gptq(np.tile(columns, versions), tried.reshape(group, -1), nearest_of(versions), curved)
     best = pool(cost).reshape(group, *by_trial).argmin(axis=2, keepdims=True)
     chosen = np.take_along_axis(codes.reshape(group, size, *by_trial), best[:, None], 3)
     steps = np.take_along_axis(tried, best, 2)
-    few, nearest = stacked(widths)
     codes, steps = coordinate_descent(
-        few, chosen.reshape(few.shape), steps.reshape(group, -1), nearest, curved, pool
+        columns, chosen.reshape(group, size, -1), steps.reshape(group, -1), nearest_of(widths), curved, pool
     )
     return codes.reshape(group, size, widths, count), steps.reshape(group, widths, count)

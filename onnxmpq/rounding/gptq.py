@@ -22,7 +22,8 @@ from onnxmpq.values.arrays import Doubles, Floats
 
 _DAMPING = (0.01, 0.1, 1.0)  # of the mean diagonal of H: the first that leaves it positive definite
 _LEAST_ENERGY = 1e-6  # of the largest: where no group sees anything, the weights decide
-_BLOCK = 32  # columns that the errors of those before reach at once
+_SMALL = 64  # columns of a triangular matrix that are inverted at once
+_FEW = 8  # columns that the errors of those before reach one by one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,18 +77,34 @@ def curvature(gram: Doubles) -> Curvature:
 
 
 def _factor(gram: Doubles) -> tuple[Doubles, Doubles]:
-    """The damped matrix and the upper Cholesky factor of its inverse; the identity where there is none."""
+    """The damped matrix and the upper Cholesky factor of its inverse; the identity where there is none.
+
+    The factor of the inverse is the inverse of the factor R of the matrix itself, R R^T with R upper.
+    """
     identity = np.eye(gram.shape[1])
     for damping in _DAMPING:
         damped: Doubles = gram + damping * identity
         try:
-            inverse = np.linalg.inv(damped)
-            factor = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
+            lower = np.linalg.cholesky(damped[:, ::-1, ::-1])
         except np.linalg.LinAlgError:
             continue
-        return damped, factor.transpose(0, 2, 1).astype(np.float64)
+        return damped, _inverse_of_upper(np.ascontiguousarray(lower[:, ::-1, ::-1]))
     plain = np.broadcast_to(identity, gram.shape)
     return plain, plain
+
+
+def _inverse_of_upper(factor: Doubles) -> Doubles:
+    """The inverse of upper triangular matrices [group, D, D], by halves: large products do most of it."""
+    size = factor.shape[1]
+    if size <= _SMALL:
+        inverse: Doubles = np.triu(np.linalg.inv(factor))
+        return inverse
+    first, second = slice(0, size // 2), slice(size // 2, size)
+    found = np.zeros_like(factor)
+    found[:, first, first] = _inverse_of_upper(factor[:, first, first])
+    found[:, second, second] = _inverse_of_upper(factor[:, second, second])
+    found[:, first, second] = -found[:, first, first] @ factor[:, first, second] @ found[:, second, second]
+    return found
 
 
 def gptq(columns: Columns, steps: Stack, nearest: Nearest, curved: Curvature) -> tuple[Columns, Stack]:
@@ -95,15 +112,46 @@ def gptq(columns: Columns, steps: Stack, nearest: Nearest, curved: Curvature) ->
 
     `steps` [group, n] are the scales, `nearest` gives a column in steps [group, n] its codes.
     """
-    factor, size = curved.factor, columns.shape[1]
-    diagonal = np.einsum("gii->gi", factor)
-    codes, errors = np.empty_like(columns), np.empty_like(columns)
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
-        behind: Columns = factor[:, :start, start:stop].transpose(0, 2, 1) @ errors[:, :start]
-        for j in range(start, stop):
-            within: Columns = factor[:, None, start:j, j] @ errors[:, start:j]
-            column = columns[:, j] - behind[:, j - start] - within[:, 0]
-            codes[:, j] = nearest(column / steps)
-            errors[:, j] = (column - codes[:, j] * steps) / diagonal[:, j, None]
-    return codes, np.einsum("gdn,gdn->gn", errors, errors)
+    diagonal = np.einsum("gii->gi", curved.factor)
+    ahead = curved.factor / diagonal[:, :, None]
+    left, codes = in_steps(columns, steps), np.empty_like(columns)
+    _round(left, codes, ahead, nearest, 0, columns.shape[1])
+    cost = np.einsum("gdn,gdn,gd->gn", left, left, 1 / np.square(diagonal), optimize=True)
+    return codes, np.einsum("gn,gn,gn->gn", cost, steps, steps)  # which may be beyond what float32 holds
+
+
+def in_steps(columns: Columns, steps: Stack, otherwise: float | Columns = 0.0) -> Columns:
+    """The columns as multiples of their scales; `otherwise` where the scale vanished."""
+    usable = has_scale(steps)[:, None]
+    scales: Columns = np.where(usable, steps[:, None], np.float32(1))
+    ratio: Columns = columns / scales
+    return ratio if usable.all() else np.where(usable, ratio, np.float32(otherwise))
+
+
+def has_scale(steps: Stack) -> NDArray[np.bool_]:
+    """False where a row is so small that its scale vanished: one over it is no float32."""
+    return np.abs(steps) >= np.finfo(np.float32).tiny
+
+
+def _round(left: Columns, codes: Columns, ahead: Stack, nearest: Nearest, start: int, stop: int) -> None:
+    """Round the columns from `start` to `stop` of what is left of the rows in steps; what is left becomes each column's error.
+
+    By halves: one large product brings the errors of the first to the second.
+    """
+    if stop - start > _FEW:
+        middle = start + halved(stop - start, _FEW)
+        _round(left, codes, ahead, nearest, start, middle)
+        left[:, middle:stop] -= ahead[:, start:middle, middle:stop].transpose(0, 2, 1) @ left[:, start:middle]
+        _round(left, codes, ahead, nearest, middle, stop)
+        return
+    for j in range(start, stop):
+        column = left[:, j]
+        if j > start:
+            column -= (ahead[:, None, start:j, j] @ left[:, start:j])[:, 0]
+        codes[:, j] = nearest(column)
+        column -= codes[:, j]
+
+
+def halved(size: int, few: int) -> int:
+    """About half of a size, in whole runs of so few."""
+    return -(-size // few) // 2 * few

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnxmpq.data import Dataset
 from onnxmpq.data.augmentations import NO_AUGMENTATION, Augmentations, Feeds
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.graph import export_model, import_graph
-from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
+from onnxmpq.passes.expose.emit_gram import EmitGram, Taken, gram_name
 from onnxmpq.rounding.padded import NO_PADDED, Padded
 from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, block_count, columns
 from onnxmpq.runtime.ordered_pool import cores, map_in_threads
@@ -25,8 +25,16 @@ from onnxmpq.values.layer import Layer
 from onnxmpq.values.runs import runs
 
 _BYTES_A_PASS = 512 << 20
-_WINDOWS_A_COLUMN = 32  # enough to know a matrix of D columns by; a map may hold a thousand times as many
-_PRODUCTS = 1 << 22  # windows x columns that cost nothing worth saving: a small matrix sees more windows
+_WINDOWS_A_COLUMN = 16  # enough to know a matrix of D columns by; a map may hold a thousand times as many
+_PRODUCTS = (
+    1 << 20
+)  # groups x windows x columns that cost nothing worth saving: a small matrix sees more windows
+_FEWEST_WINDOWS = 4096  # neighbouring ones are much alike, and those of a sample
+SAMPLES_OF_LARGE_MAPS, _TO_SPARE, _SEED = (
+    128,
+    2,
+    0,
+)  # where these hold so many times the windows that a layer needs
 _SHARE_A_COLUMN = 1 / 16  # of a window: fewer tell less than that errors should cancel
 _FEWEST_SAMPLES = 4  # the windows of one sample are much alike
 _NOISE = 1e-6  # of a column's energy: what float32 sums leave of a constant one
@@ -73,8 +81,8 @@ def map_windows(layer: Layer, samples: int) -> int:
 
 
 def enough(layer: Layer, products: int = _PRODUCTS, a_column: int = _WINDOWS_A_COLUMN) -> int:
-    """How many windows a layer's matrix needs to be known by: so many a column, more where these products allow it."""
-    return max(products // columns(layer), a_column * block_columns(layer))
+    """How many windows a layer's matrices need to be known by: so many a column, more where these products allow it."""
+    return max(products // (layer.group * columns(layer)), a_column * block_columns(layer), _FEWEST_WINDOWS)
 
 
 def is_known(layer: Layer, count: float, data: Dataset) -> bool:
@@ -87,10 +95,15 @@ def is_known(layer: Layer, count: float, data: Dataset) -> bool:
     return count >= max(2, block_columns(layer) * (1 if few else _SHARE_A_COLUMN))
 
 
-def step(layer: Layer, samples: int, wanted: int) -> int:
-    """The stride along each axis at which windows are sampled, so that about as many as wanted remain."""
+def taken(layer: Layer, samples: int, wanted: int) -> Taken:
+    """Which windows are sampled, so that about as many as wanted remain: along each axis first, and then of all.
+
+    Of all an odd number is left out between two, so that they do not stay in the same columns of an even map.
+    """
     surplus = map_windows(layer, samples) / wanted
-    return max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
+    step = max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
+    left = surplus / step ** len(layer.positions)
+    return Taken(step, max(1, 2 * math.floor((left - 0.5) / 2) + 1))
 
 
 def input_moments(
@@ -105,28 +118,62 @@ def input_moments(
 ) -> Iterator[tuple[Layer, Moments]]:
     """(layer, moments) for every layer that has them, in passes over the data whose matrices fit in memory.
 
-    Of large maps only so many windows are taken, evenly spaced, as the matrix needs; of padding none.
+    Of large maps only so many windows of few samples are taken, evenly spaced, as the matrix needs; of padding none.
     """
-    passes = list(runs(filter(has_moments, layers), _bytes, _BYTES_A_PASS))
-    for number, some in enumerate(passes):
+    passes = _passes(filter(has_moments, layers), data)
+    total, done = sum(seen.count for _, seen in passes), 0
+    for some, seen in passes:
 
-        def report(done: int, number: int = number) -> None:
-            progress(number * data.count + done, len(passes) * data.count)
+        def report(now: int, before: int = done) -> None:
+            progress(before + now, total)
 
-        emit = EmitGram(
-            {la.weight: step(la, data.count, enough(la)) for la in some},
-            channels={la.weight: block_channels(la) for la in some},
-            padding=padded.padding,
-            padded=padded.weights,
-        )
-        session = _loaded(runtime, model, emit)
-        sums = {} if session is None else _summed(session, data, batch_size, report, augmentations)
+        sums = _sums(runtime, model, some, seen, batch_size, report, augmentations, padded)
+        done += seen.count
         for layer in some:
-            total = sums.pop(gram_name(layer.weight), None)
+            gram = sums.pop(gram_name(layer.weight), None)
             # No windows, or an overflow, tell nothing.
-            if total is not None and is_known(layer, total[0, -1, -1], data) and np.isfinite(total).all():
+            if gram is not None and is_known(layer, gram[0, -1, -1], seen) and np.isfinite(gram).all():
                 order = channel_major(layer)
-                yield layer, _moments(total[:, order][:, :, order])
+                yield layer, _moments(gram[:, order][:, :, order])
+
+
+def has_to_spare(layer: Layer, samples: int, wanted: int) -> bool:
+    """True where the maps of so many samples hold so many windows that they need not be dense."""
+    return map_windows(layer, samples) >= _TO_SPARE * wanted
+
+
+def _passes(layers: Iterable[Layer], data: Dataset) -> list[tuple[list[Layer], Dataset]]:
+    """The layers whose matrices fit in memory together, and the samples that these see: few where their maps are large."""
+    few = data.some(SAMPLES_OF_LARGE_MAPS, _SEED)
+    spare: dict[bool, list[Layer]] = {True: [], False: []}
+    for layer in layers:
+        spare[few is not data and has_to_spare(layer, few.count, enough(layer))].append(layer)
+    return [
+        (some, few if is_spare else data)
+        for is_spare, own in spare.items()
+        for some in runs(own, _bytes, _BYTES_A_PASS)
+    ]
+
+
+def _sums(
+    runtime: Runtime,
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    data: Dataset,
+    batch_size: int,
+    progress: Callable[[int], None],
+    augmentations: Augmentations,
+    padded: Padded,
+) -> dict[str, Doubles]:
+    """The layers' matrices summed over the data, by the names of the outputs that give them."""
+    emit = EmitGram(
+        {la.weight: taken(la, data.count, enough(la)) for la in layers},
+        channels={la.weight: block_channels(la) for la in layers},
+        padding=padded.padding,
+        padded=padded.weights,
+    )
+    session = _loaded(runtime, model, emit)
+    return {} if session is None else _summed(session, data, batch_size, progress, augmentations)
 
 
 def _loaded(runtime: Runtime, model: onnx.ModelProto, emit: EmitGram) -> Session | None:

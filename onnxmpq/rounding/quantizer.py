@@ -23,8 +23,8 @@ from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight, 
 Nearest = Callable[[Floats], Floats]
 
 _SMALLEST_CLIP = 0.2  # of the channel's largest weight
-_COARSE = -np.linspace(0.0, 0.8, 25, dtype=np.float32)[1:]
-_FINE = np.linspace(-0.03, 0.03, 9, dtype=np.float32)
+_COARSE, _FINE = 8, 4  # clips that are tried, and around the best of them
+_NARROWER = 3  # bits of a code that halve the distance between clips
 _NEXT_TO_NOTHING = 2.0**-16  # of the layer's largest scale
 _LEAST_SCALE = float(np.finfo(np.float32).tiny)  # its reciprocal is a float32
 _BLOCK = 1 << 15  # weights searched at once
@@ -32,10 +32,15 @@ _BLOCK = 1 << 15  # weights searched at once
 
 def nearest_codes(low: float | Floats, high: float | Floats, *, odd: bool = False) -> Nearest:
     """Gives weights in steps their nearest codes in a range: ties to even, as QuantizeLinear; odd ones up."""
-    # minimum and maximum: np.clip takes three times as long on the short columns that this is called for.
-    if odd:
-        return lambda ratio: np.minimum(np.maximum(2 * np.floor(ratio / 2) + 1, low), high)
-    return lambda ratio: np.minimum(np.maximum(np.rint(ratio), low), high)
+
+    def nearest(ratio: Floats) -> Floats:
+        codes: Floats = 2 * np.floor(ratio / 2) + 1 if odd else np.rint(ratio)
+        # minimum and maximum: np.clip takes three times as long on the short columns that this is called for.
+        np.maximum(codes, low, out=codes)
+        np.minimum(codes, high, out=codes)
+        return codes
+
+    return nearest
 
 
 def round_to_codes(weight: Floats, scale: Floats, axis: int, bits: int, *, odd: bool = False) -> Codes:
@@ -74,24 +79,38 @@ def _one_bit_scale(rows: Floats) -> Floats:
 
 def _search(rows: Floats, low: int, high: int, nearest: Nearest, signs: Sequence[int]) -> Floats:
     """Best scale of each row among those of these signs."""
-    found = []
+    found, clips = [], _clips(high - low)
     for sign in signs:
         # The full range must reach the largest weight on either side of an asymmetric code range.
         turned = sign * rows
         full = _usable(np.maximum(turned.max(axis=1) / high, turned.min(axis=1) / low))
-        found.append(_clipped(rows, np.float32(sign) * full, nearest))
+        found.append(_clipped(rows, np.float32(sign) * full, nearest, clips))
     scales, errors = map(np.stack, zip(*found, strict=True))
     best: Floats = np.take_along_axis(scales, errors.argmin(axis=0)[None], 0)[0]
     return best
 
 
-def _clipped(rows: Floats, full: Floats, nearest: Nearest) -> tuple[Floats, Floats]:
-    """Best share of each row's full scale, and its error: a coarse grid of clips, then a fine one around the best."""
+def _clips(levels: int) -> tuple[Floats, Floats]:
+    """What is taken off a row's full scale: a coarse grid of clips, and a fine one around the best of them.
+
+    The more levels, the nearer the best clip is to none; two of the coarse ones are far off, for rows of heavy tails.
+    """
+    reach = (1 - _SMALLEST_CLIP) * (3 / levels) ** (1 / _NARROWER)
+    near, between = np.linspace(0, reach, _COARSE + 1)[1:], np.arange(1, _FINE // 2 + 1) / (_FINE // 2 + 1)
+    far = np.linspace(reach, 1 - _SMALLEST_CLIP, 3)[1:]
+    fine = reach / _COARSE * np.concatenate([-between, between])
+    return np.concatenate([near, far]).astype(np.float32), fine.astype(np.float32)
+
+
+def _clipped(
+    rows: Floats, full: Floats, nearest: Nearest, clips: tuple[Floats, Floats]
+) -> tuple[Floats, Floats]:
+    """Best share of each row's full scale, and its error."""
     shrink, error = np.ones_like(full), _squared_error(rows, full, nearest)
-    for offsets in (_COARSE, _FINE):
+    for less in clips:
         centre = shrink
-        for offset in offsets:
-            trial = np.clip(centre + offset, _SMALLEST_CLIP, 1.0).astype(np.float32)
+        for clip in less:
+            trial = np.clip(centre - clip, _SMALLEST_CLIP, 1.0)
             trial_error = _squared_error(rows, full * trial, nearest)
             better = trial_error < error
             shrink, error = np.where(better, trial, shrink), np.where(better, trial_error, error)

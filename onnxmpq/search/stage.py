@@ -7,7 +7,7 @@ is not their noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 
 from onnxmpq.allocate.choose import counts_fit, file_fits
@@ -29,7 +29,7 @@ from onnxmpq.values.report import SearchReport
 _SAME = 0.95  # of a plan's bits: a smaller plan leaves some of the budget unused, and is no rival
 
 Meets = Callable[[Plan], bool]
-Losses = Callable[[Plan], tuple[float, float]]  # of the network as a whole on each half of the samples
+Losses = Callable[[Plan], Iterator[float]]  # of the network as a whole on each half of the samples
 
 
 def is_searched(setting: Setting) -> bool:
@@ -45,21 +45,25 @@ def search(lowering: Lowering, plan: Plan) -> tuple[Plan, SearchReport]:
     layers, budgets = setting.prepared.layers, setting.request.constraints.budgets
     meets, least = within(setting, plan), _SAME * average_bits(layers, plan)
     best, rival = plan, None
-    before = after = losses(plan)
+    before = after = list(losses(plan))
     for name, other in rivals(lowering, plan, meets).items():
         if other != plan and meets(other) and average_bits(layers, other) >= least:
-            found = losses(other)
-            if betters(found, after) and file_fits(budgets, other, lowering.file_size):
+            found = bettered(losses(other), after)
+            if found is not None and file_fits(budgets, other, lowering.file_size):
                 best, rival, after = other, name, found
     if rival is not None:
         setting.stages.note(f"{rival} did better on samples held out than widths by the measured costs")
     return best, SearchReport(sum(before) / 2, sum(after) / 2, rival)
 
 
-def betters(found: tuple[float, float], known: tuple[float, float]) -> bool:
-    """True where losses are lower on each half of the samples; any number betters none."""
-    pairs = zip(found, known, strict=True)
-    return all(new < old or (isnan(old) and not isnan(new)) for new, old in pairs)
+def bettered(found: Iterator[float], known: Sequence[float]) -> list[float] | None:
+    """The losses where each is lower than that known, measured no further than that; any number betters none."""
+    lower = []
+    for old, new in zip(known, found, strict=False):
+        if not (new < old or (isnan(old) and not isnan(new))):
+            return None
+        lower.append(new)
+    return lower
 
 
 def rivals(lowering: Lowering, plan: Plan, meets: Meets) -> dict[str, Plan]:
@@ -102,9 +106,8 @@ def judge(lowering: Lowering, plan: Plan) -> Losses:
         evaluator.expected(half) for half in (held.split(0.5, asked.seed) if held.divides else (held, held))
     ]
 
-    def losses(some: Plan) -> tuple[float, float]:
-        first, second = evaluator.losses(lowering.candidates.under(prepared.layers, some), halves)
-        return first, second
+    def losses(some: Plan) -> Iterator[float]:
+        return evaluator.losses(lowering.candidates.under(prepared.layers, some), halves)
 
     return losses
 

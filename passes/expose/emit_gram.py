@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -27,12 +28,21 @@ _Reader = tuple[gs.Node, int]  # a node, and the place of the weight among its i
 _LOGGER = logging.getLogger(__name__)
 
 
+class Taken(NamedTuple):
+    """Which windows are taken: every `step`-th one along each spatial axis, and of these `every` so many-th one."""
+
+    step: int = 1
+    every: int = 1
+
+
+EVERY_WINDOW = Taken()
+
+
 @dataclass(frozen=True, slots=True)
 class EmitGram:
     """Add `gram_name(weight)`, float32 [group, D + 1, D + 1], for each layer of the main graph with a named weight.
 
-    `weights` maps each weight to the step at which windows are taken along every spatial axis: 1 takes all of
-    them, 3 every third one in each direction.
+    `weights` maps each weight to which of its windows are taken.
 
     D counts a window tap by tap: tap t of channel c of the group is number t * channels + c. A weight that
     several nodes read gets the sum of theirs.
@@ -49,7 +59,7 @@ class EmitGram:
     as a 1 either. Exposing: what the graph gave before stays bit-equal.
     """
 
-    weights: Mapping[str, int]
+    weights: Mapping[str, Taken]
     targets: Mapping[str, str] = field(default_factory=dict)
     channels: Mapping[str, int] = field(default_factory=dict)
     padding: Padding | None = None
@@ -60,7 +70,7 @@ class EmitGram:
         emit = Emitter(builders(graph)[0])
         tensors = graph.tensors() if self.targets or self.padded else {}
         changed = False
-        for weight, step in self.weights.items():
+        for weight, taken in self.weights.items():
             found = [r for r in readers(graph, weight) if OPERATORS[r[0].op].windows is not None]
             if gram_name(weight) in present or not found:
                 continue
@@ -70,7 +80,7 @@ class EmitGram:
             blocks = _blocks(*found[0], self.channels.get(weight))
             target = tensors.get(self.targets.get(weight, ""))
             try:
-                self._expose(emit, found, blocks, step, target, self._kept(emit, weight, tensors))
+                self._expose(emit, found, blocks, taken, target, self._kept(emit, weight, tensors))
             except NoMatch as reason:
                 _LOGGER.debug("no Gram matrix for %s: %s", weight, reason)
                 continue
@@ -91,7 +101,7 @@ class EmitGram:
         e: Emitter,
         nodes: Sequence[_Reader],
         blocks: _Blocks,
-        step: int,
+        taken: Taken,
         target: gs.Tensor | None,
         kept: gs.Tensor | None,
     ) -> None:
@@ -101,15 +111,16 @@ class EmitGram:
         require(target is None or blocks.count == 1, "a target is for a weight in one block")
         targets = OPERATORS[node.op].targets
         require(target is None or targets is not None, "its outputs are sums over several windows")
-        columns = [_columns(e, *reader, blocks, step) for reader in nodes]
+        columns = [_columns(e, *reader, blocks, taken.step) for reader in nodes]
         columns = columns if kept is None else [e("Mul", c, kept) for c in columns]
+        columns = [_thinned(e, some, taken) for some in columns]
         turned = [e("Transpose", c, perm=[0, 2, 1]) for c in columns]
         products = [e("MatMul", *pair) for pair in zip(columns, turned, strict=True)]
         output = gs.Variable(gram_name(weight), np.float32, (blocks.matrices, blocks.width, blocks.width))
         build.into(output, "Sum", products)
         build.graph.outputs.append(output)
         if target is not None and targets is not None:
-            places = targets(e, node, place, target, step)
+            places = _thinned(e, targets(e, node, place, target, taken.step), taken)
             cross = gs.Variable(cross_name(weight), np.float32, (blocks.matrices, None, blocks.width))
             build.into(cross, "MatMul", [places, turned[0]])
             build.graph.outputs.append(cross)
@@ -169,6 +180,14 @@ def _columns(e: Emitter, node: gs.Node, place: int, blocks: _Blocks, step: int) 
         raise NoMatch(layout.blind or "it has no windows")
     split = [_split(e, tap, blocks) for tap in windows(e, node, place, step)]
     return e("Concat", *split, _ones(e, split[0]), axis=1)
+
+
+def _thinned(e: Emitter, windows: gs.Variable, taken: Taken) -> gs.Variable:
+    """Of windows [..., n] those that are taken."""
+    if taken.every == 1:
+        return windows
+    last, end = e.ints([2]), e.ints([np.iinfo(np.int64).max])
+    return e("Slice", windows, e.ints([0]), end, last, e.ints([taken.every]))
 
 
 def _split(e: Emitter, tap: gs.Tensor, blocks: _Blocks) -> gs.Tensor:

@@ -55,6 +55,6 @@ def test_constants_are_put_in_place_and_stay() -> None:
     data = open_data({"x": x}, [InputSpec("x", np.dtype(np.float32), (None, 8, 6, 6))], samples=None)
     evaluator = NetworkEvaluator(CPU, model, model, Metric("nse", {"y": OutputKind.VALUES}), 4)
     wanted = evaluator.expected(data)
-    assert evaluator.losses({}, [wanted]) == [0]
-    assert evaluator.losses({"w": np.zeros((8, 1, 3, 3), np.float32)}, [wanted, wanted]) == [1, 1]
-    assert evaluator.losses({}, [wanted]) == [1]
+    assert list(evaluator.losses({}, [wanted])) == [0]
+    assert list(evaluator.losses({"w": np.zeros((8, 1, 3, 3), np.float32)}, [wanted, wanted])) == [1, 1]
+    assert list(evaluator.losses({}, [wanted])) == [1]

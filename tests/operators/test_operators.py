@@ -10,7 +10,7 @@ import pytest
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.operators import OPERATORS, held_places, operator_of
-from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
+from onnxmpq.passes.expose.emit_gram import EVERY_WINDOW, EmitGram, cross_name, gram_name
 from onnxmpq.rounding.moments import channel_major, has_moments
 from onnxmpq.rounding.rows import channel_scales, columns, from_rows, row_scales, to_rows
 from onnxmpq.testing import model_of, run
@@ -49,7 +49,7 @@ def emitted(name: str, *, target: bool = False) -> tuple[Layer, dict[str, Array]
     feeds, layer, data = network(name)
     model = onnx.load_from_string(data)
     graph = import_graph(model)
-    assert EmitGram({"w": 1}, {"w": "t"} if target else {})(graph)
+    assert EmitGram({"w": EVERY_WINDOW}, {"w": "t"} if target else {})(graph)
     outputs = run(export_model(graph, model), feeds)
     return layer, {**feeds, **outputs, "w": onnx.numpy_helper.to_array(model.graph.initializer[0])}
 

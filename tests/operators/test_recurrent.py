@@ -7,7 +7,7 @@ import pytest
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.operators import OPERATORS
-from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
+from onnxmpq.passes.expose.emit_gram import EVERY_WINDOW, EmitGram, gram_name
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.moments import has_moments
 from onnxmpq.testing import model_of, run
@@ -74,7 +74,7 @@ def test_what_w_sees_is_known_and_what_r_sees_is_not() -> None:
     assert has_moments(of_inputs)
     assert not has_moments(of_states)
     graph = import_graph(model)
-    EmitGram({"w": 1, "r": 1})(graph)
+    EmitGram({"w": EVERY_WINDOW, "r": EVERY_WINDOW})(graph)
     feeds = {"x": floats(STEPS, BATCH, INPUTS)}
     outputs = run(export_model(graph, model), feeds)
     rows = feeds["x"].reshape(-1, INPUTS)

@@ -16,7 +16,7 @@ from onnxmpq.normalize.discover import discover
 from onnxmpq.normalize.prepare import prepare, runnable
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.model_file import load_model
-from onnxmpq.passes.expose.emit_gram import EmitGram, gram_name
+from onnxmpq.passes.expose.emit_gram import EVERY_WINDOW, EmitGram, Taken, gram_name
 from onnxmpq.rounding.moments import (
     Moments,
     centred,
@@ -24,7 +24,7 @@ from onnxmpq.rounding.moments import (
     has_moments,
     input_moments,
     is_known,
-    step,
+    taken,
 )
 from onnxmpq.rounding.rows import block_columns, block_count, columns
 from onnxmpq.runtime.session import Runtime
@@ -174,7 +174,7 @@ def test_every_layer_of_an_export_with_implicit_pads_has_moments(name: str) -> N
     prepared = prepare(CPU, original, evidence.sample, integer=False, batchable=False)
     wanted = [layer for layer in prepared.layers if has_moments(layer)]
     graph = import_graph(prepared.model)
-    EmitGram({layer.weight: 1 for layer in wanted})(graph)
+    EmitGram({layer.weight: EVERY_WINDOW for layer in wanted})(graph)
     emitted = {output.name for output in graph.outputs}
     assert {layer.name for layer in wanted if gram_name(layer.weight) not in emitted} == set()
 
@@ -211,18 +211,20 @@ def test_the_covariance_is_the_gram_of_what_the_mean_leaves() -> None:
 
 def test_emitting_changes_nothing_else() -> None:
     model = convolution((4, 3, 3, 3), "pads=[1, 1, 1, 1]", (6, 6), 3)
-    tapped = check_pass(EmitGram({"w": 1}), model, kind="exposing")
+    tapped = check_pass(EmitGram({"w": EVERY_WINDOW}), model, kind="exposing")
     assert gram_name("w") in {o.name for o in tapped.graph.output}
-    assert not EmitGram({"w": 1})(gs.import_onnx(tapped))
-    assert not EmitGram({"other": 1})(gs.import_onnx(model))
+    assert not EmitGram({"w": EVERY_WINDOW})(gs.import_onnx(tapped))
+    assert not EmitGram({"other": EVERY_WINDOW})(gs.import_onnx(model))
 
 
 def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
     small = example_layer("a", "Conv", ("a",), "w", (8, 3, 3, 3), 0, positions=(8, 8))
     large = example_layer("b", "Conv", ("b",), "w", (8, 3, 3, 3), 0, positions=(512, 512))
-    assert step(small, 64, enough(small)) == 1
-    assert step(large, 16, enough(large)) > 3
-    assert 16 * (512 // step(large, 16, enough(large))) ** 2 >= 32 * columns(large)
+    assert taken(small, 64, enough(small)) == EVERY_WINDOW
+    step, every = taken(large, 16, enough(large))
+    assert step > 3
+    assert every % 2 == 1
+    assert 16 * (512 // step) ** 2 / every >= enough(large) / 2
 
 
 def test_what_no_matrix_is_made_for() -> None:
@@ -231,8 +233,17 @@ def test_what_no_matrix_is_made_for() -> None:
     assert not has_moments(example_layer("a", "Conv", ("a",), "w", (0,), 0, reason="computed"))
 
 
-@pytest.mark.parametrize(("group", "pads", "stride", "taken"), [(1, 1, 1, 1), (3, 0, 2, 1), (1, 1, 1, 2)])
-def test_products_of_a_target_and_the_windows(group: int, pads: int, stride: int, taken: int) -> None:
+@pytest.mark.parametrize(
+    ("group", "pads", "stride", "taken"),
+    [
+        (1, 1, 1, Taken()),
+        (3, 0, 2, Taken()),
+        (1, 1, 1, Taken(2)),
+        (1, 1, 1, Taken(2, 3)),
+        (3, 0, 1, Taken(1, 5)),
+    ],
+)
+def test_products_of_a_target_and_the_windows(group: int, pads: int, stride: int, taken: Taken) -> None:
     model = convolution(
         (6, 3 // group, 3, 3), f"group = {group}, pads = [{pads},{pads},{pads},{pads}], strides = [{stride},{stride}]", (7, 9), 3
     )  # fmt: skip
@@ -241,10 +252,14 @@ def test_products_of_a_target_and_the_windows(group: int, pads: int, stride: int
     x = np.random.default_rng(4).standard_normal((2, 3, 7, 9)).astype(np.float32)
     found = CPU.session(gs.export_onnx(graph)).run({"x": x})
     layer = example_layer("c", "Conv", ("c",), "w", (6, 3 // group, 3, 3), 0, group)
-    seen = windows(x, layer, pads, stride * taken, 1)
+    seen = windows(x, layer, pads, stride * taken.step, 1)[:, :, :: taken.every]
     order = np.arange(9 * (3 // group)).reshape(3 // group, 9).T.ravel()  # tap by tap, as the pass counts
-    target = found["y"][:, :, ::taken, ::taken]
-    target = target.reshape(2, group, 6 // group, -1).transpose(1, 2, 0, 3).reshape(group, 6 // group, -1)
+    target = found["y"][:, :, :: taken.step, :: taken.step]
+    target = (
+        target.reshape(2, group, 6 // group, -1)
+        .transpose(1, 2, 0, 3)
+        .reshape(group, 6 // group, -1)[:, :, :: taken.every]
+    )
     assert np.allclose(
         found["w/cross"][:, :, :-1], target @ seen.transpose(0, 2, 1)[:, :, order], rtol=1e-3, atol=1e-3
     )
