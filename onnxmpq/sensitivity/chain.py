@@ -1,14 +1,13 @@
 """A model cut at its layers into a chain of parts, so that a changed weight runs only what comes behind it.
 
 A tail goes from a layer to the end of its part and takes the layer's weight and bias as inputs; from there the
-rest of the network runs in one session, or part by part where the weights are too many to hold several times.
+rest of the network runs in one session, or in several where it is deep, or its weights too many to hold several times.
 A batch runs through the chain once, and only the tensors that cross the current cut are held: memory does not depend
 on the number of samples.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from onnxmpq.values.layer import Layer
 
 # More layers a part hold every weight more often; fewer cut the graph where it would rather be fused.
 _LAYERS_A_PART = 6
+_CUTS_A_SESSION = 16  # whose sessions to the end hold one another's nodes
 _REST_BYTES = 128 << 20  # of weights that may be held besides
 
 State = dict[str, Array]
@@ -81,7 +81,7 @@ class Chain:
         layers_a_part: int = _LAYERS_A_PART,
         rest_bytes: int = _REST_BYTES,
     ) -> None:
-        """Cut every `layers_a_part` layers; what follows a cut is one session where all of these hold `rest_bytes` at most."""
+        """Cut every `layers_a_part` layers; what follows some cuts is one session, as far as these hold `rest_bytes` at most."""
         self._runtime, self._model, self._layers = runtime, model, layers
         self._nodes = list(model.graph.node)
         own = {i.name: Traced(i.data_type, tuple(i.dims)) for i in model.graph.initializer}
@@ -120,15 +120,19 @@ class Chain:
         return {name: state[name] if name in state else self._constants[name] for name in self._outputs}
 
     def _rests(self, rest_bytes: int) -> list[tuple[_Link, ...]]:
-        """From each cut to the end."""
-        cuts, nodes = self._cuts, self._nodes
-        # One session from a cut to the end has no cut to reorder tensors at, but holds all the weights behind it.
-        if self._model.ByteSize() * len(cuts) / 2 <= rest_bytes:
-            return [(self._load(nodes[cut:], self._outputs),) for cut in cuts[:-1]]
-        links = [
-            self._load(nodes[start:stop], self._crossings[stop]) for start, stop in itertools.pairwise(cuts)
-        ]
-        return [tuple(links[index:]) for index in range(len(links))]
+        """From each cut to the end, in a few sessions: what is held grows with the nodes, not with their square.
+
+        A session from a cut on has no cut to reorder tensors at, but holds the weights up to where it ends once more.
+        """
+        cuts, count = self._cuts, len(self._cuts) - 1
+        held = 2 * rest_bytes // max(self._model.ByteSize(), 1)
+        together = max(1, min(_CUTS_A_SESSION, held - 1))
+        rests: list[tuple[_Link, ...]] = [()] * (count + 1)
+        for index in reversed(range(count)):
+            stop = min(index // together * together + together, count)
+            wanted = self._outputs if stop == count else self._crossings[cuts[stop]]
+            rests[index] = (self._load(self._nodes[cuts[index] : cuts[stop]], wanted), *rests[stop])
+        return rests[:count]
 
     def _segment(self, index: int, rest: tuple[_Link, ...]) -> _Segment:
         start, stop = self._cuts[index : index + 2]

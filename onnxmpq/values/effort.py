@@ -26,7 +26,7 @@ EFFORTS = {
     effort.name: effort
     for effort in (
         Effort("fast", sensitivity=32, requantize=64, judge=128),
-        Effort("balanced", sensitivity=256, requantize=512, judge=512, mirrors=True),
+        Effort("balanced", sensitivity=64, requantize=512, judge=512, mirrors=True),
     )
 }
 

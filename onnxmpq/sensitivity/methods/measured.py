@@ -6,8 +6,8 @@ The weight is the one that would ship at that width, before it is requantized be
 runs only, no labels.
 
 A small error's loss grows with its square. Widths above four bits disturb the network so little that the loss is read off
-the weight's squared error, from that of the widest width that is measured. Noise must not make a narrower width look better
-than a wider one.
+the weight's squared error, from that of the widest width that is measured; a width between two that are measured lies on
+the power of the error that joins them. Noise must not make a narrower width look better than a wider one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from statistics import fmean
 from typing import ClassVar
 
@@ -30,6 +30,8 @@ from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, Option
 
+_MOST_CHANGED, _FEWEST = 128, 4  # changes that all samples are run for; samples of many more
+
 Costs = Mapping[Option, float]
 Losses = dict[tuple[str, int], float]  # by layer and width
 
@@ -38,25 +40,28 @@ Losses = dict[tuple[str, int], float]  # by layer and width
 class Measured:
     """The loss of each layer that has a choice at its widths up to the first of `widest` bits or more; the rest is read off.
 
-    Costs, in the metric's own units, take about half a forward of the samples for each layer and width, since a
-    changed layer cannot change what comes before it.
+    Of these each `every` so many-th one, and the narrowest. Costs, in the metric's own units, take about half a forward of
+    the samples for each layer and width, since a changed layer cannot change what comes before it.
     """
 
     widest: int = 4
+    every: int = 2
 
     adds_up: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_count("measured", "widest", self.widest, 1)
+        require_count("measured", "every", self.every, 1)
 
     def __call__(self, probe: Probe) -> CostTable:
         """Measure the table."""
         asked = widths_of(probe)
         narrow = {name: self.narrow(bits) for name, bits in asked.items()}
+        probe = _with_fewer_samples(probe, sum(map(len, narrow.values())))
         losses = _losses(probe, narrow)
         finite = _without_nan(losses)
         for layer in probe.chosen:
-            finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name][-1], finite)
+            finite |= _read_off(probe, layer, asked[layer.name], narrow[layer.name], finite)
         costs = {name: {o: finite[name, o.weight_bits] for o in probe.options[name]} for name in asked}
         return tidy(
             CostTable(costs, probe.metric.name, titled("measured", self), probe.data.count, len(losses))
@@ -65,11 +70,19 @@ class Measured:
     def narrow(self, widths: Sequence[int]) -> list[int]:
         """Those of a layer's widths, in order, whose loss is measured."""
         last = next((bits for bits in widths if bits >= self.widest), widths[-1])
-        return [bits for bits in widths if bits <= last]
+        return [
+            bits for bits in widths if bits == widths[0] or (bits <= last and (last - bits) % self.every == 0)
+        ]
 
 
 measured = Measured()
-at_every_width = Measured(widest=FLOAT_BITS)
+at_every_width = Measured(widest=FLOAT_BITS, every=1)
+
+
+def _with_fewer_samples(probe: Probe, changes: int) -> Probe:
+    """The probe with fewer samples for many changes: time would grow with the square of a network's depth otherwise."""
+    most = max(_FEWEST, _MOST_CHANGED * probe.data.count // max(changes, 1))
+    return replace(probe, data=probe.data.some(most, probe.seed))
 
 
 def _losses(probe: Probe, widths: Mapping[str, Sequence[int]]) -> Losses:
@@ -91,15 +104,33 @@ def _without_nan(losses: Losses) -> Losses:
     return {key: loss if math.isfinite(loss) else never for key, loss in losses.items()}
 
 
-def _read_off(probe: Probe, layer: Layer, widths: Sequence[int], last: int, losses: Losses) -> Losses:
-    """The losses at a layer's widths beyond the last one measured."""
-    wider = [bits for bits in widths if bits > last]
-    known, *errors = [
-        float(np.square(change[layer.weight], dtype=np.float64).sum())
-        for change in changes_of(probe, layer, [last, *wider])
-    ]
-    share = losses[layer.name, last] / known if known > 0 else 0.0
-    return {(layer.name, bits): share * error for bits, error in zip(wider, errors, strict=True)}
+def _read_off(
+    probe: Probe, layer: Layer, widths: Sequence[int], known: Sequence[int], losses: Losses
+) -> Losses:
+    """The losses at a layer's widths that were not measured."""
+    errors = {}
+    for bits in widths:  # one by one: each takes the memory of a weight
+        (change,) = changes_of(probe, layer, [bits])
+        errors[bits] = float(np.square(change[layer.weight], dtype=np.float64).sum())
+    measured = [(errors[bits], losses[layer.name, bits]) for bits in known]
+    return {(layer.name, bits): _loss_of(errors[bits], measured) for bits in widths if bits not in known}
+
+
+def _loss_of(error: float, known: Sequence[tuple[float, float]]) -> float:
+    """The loss of a squared error, by those known (squared error, loss), of falling errors.
+
+    Between two of them it is the power of the error that joins them, below the last one in proportion.
+    """
+    least, loss = known[-1]
+    if error <= least or len(known) == 1:
+        return loss * error / least if least > 0 else 0.0
+    (more, above), (less, below) = next(
+        (pair for pair in pairwise(known) if pair[1][0] <= error), tuple(known[-2:])
+    )
+    if min(above, below, less) <= 0 or more <= less:
+        return max(above, below)
+    power = math.log(above / below) / math.log(more / less)
+    return below * math.exp(power * math.log(error / less))
 
 
 def tidy(table: CostTable) -> CostTable:

@@ -49,6 +49,16 @@ def test_up_to_four_bits_is_measured_and_the_rest_near_what_it_would_be(probe: P
     assert 0.5 < np.median(ratios) < 2
 
 
+def test_a_width_between_two_that_are_measured_lies_between_their_losses(probe: Probe) -> None:
+    each = {name: tuple(map(Option, (2, 3, 4))) for name in probe.options}
+    asked = replace(probe, options=each)
+    some, every = measured(asked), at_every_width(asked)
+    assert some.evaluations == 2 * len(each)
+    for name, costs in some.costs.items():
+        assert costs[Option(4)] < costs[Option(3)] < costs[Option(2)]
+        assert 0.5 < costs[Option(3)] / every.costs[name][Option(3)] < 2
+
+
 def test_a_layer_that_may_only_be_wide_is_measured_at_its_narrowest(probe: Probe) -> None:
     name = probe.layers[0].name
     only = replace(probe, options={name: (Option(6), Option(8))})
