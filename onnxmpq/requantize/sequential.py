@@ -11,7 +11,7 @@ give the other half's targets. With t = W x that is GPTAQ (Li et al. 2025, arXiv
 only goes into a sum with a shortcut, t also makes up for what the shortcut lost. A row of zeros stays one.
 
 Both networks run along with the layers (`onnxmpq.requantize.activation_cache`): a layer costs what lies between it and the last, but
-one that sees a single window a sample needs all samples, from the start.
+one that sees a single window a sample needs more of them, from the start.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 _MOST_WINDOWS_A_COLUMN = 32  # neighbouring ones are much alike
 # Windows x columns that cost little: few columns (a depthwise kernel's) see more windows.
 _CHEAP_PRODUCTS = 1 << 20
+_TIMES_FOR_ONE_WINDOW = 4
 _FEWEST_A_COLUMN = 16  # windows: with fewer the first rounding, which saw more samples, does better on others
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
@@ -155,8 +156,8 @@ class SequentialRequantizer:
     ) -> None:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
-        A layer sees at most so many `samples`, drawn by `seed`, in all `augmentations`, but for one that has a window a sample, which sees all,
-        and one of large maps, which sees few as they are. `grids` are what the file may hold; the windows of
+        A layer sees at most so many `samples`, drawn by `seed`, in all `augmentations`, but for one that has a window a sample, which sees
+        four times as many, and one of large maps, which sees few as they are. `grids` are what the file may hold; the windows of
         `padded` layers that are padding are not seen.
         """
         self._float, self._traced, self._grids, self._padded = model, traced, grids, padded
@@ -172,7 +173,8 @@ class SequentialRequantizer:
         self._some = self._over(some, augmentations)
         alike = few is some and augmentations == NO_AUGMENTATION
         self._few = self._some if alike else self._over(few, NO_AUGMENTATION)
-        self._all = self._some if samples >= data.count else self._over(data, augmentations)
+        many = data.some(samples * _TIMES_FOR_ONE_WINDOW, seed)
+        self._all = self._some if samples >= data.count else self._over(many, augmentations)
 
     def requantize(
         self, layer: Layer, bits: int, odd: bool | None = None
