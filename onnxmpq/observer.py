@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,6 +21,9 @@ class Observer:
 
     def progress(self, done: int, total: int) -> None:
         """So much of the current stage is done."""
+
+    def expect(self, work: Mapping[str, float], sooner: str) -> None:
+        """How much work the long stages are beside each other, the one that has just ended among them, and what would end `sooner`."""
 
 
 class Attempts(Observer):
@@ -53,6 +56,9 @@ class Stages:
         start = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+    def expect(self, work: Mapping[str, float], sooner: str) -> None:
+        self.observer.expect(work, sooner)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -13,6 +13,7 @@ from onnxmpq.allocate.stage import allocate
 from onnxmpq.calibrate.stage import calibrate
 from onnxmpq.check.stage import check, narrowed
 from onnxmpq.context.setting import Loaded
+from onnxmpq.forecast.stage import expected_work, sooner
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Draft, Lowering
 from onnxmpq.normalize.stage import prepare_model, within_kernels
@@ -63,6 +64,7 @@ def rounded(loaded: Loaded) -> Lowering:
         check(loaded, placed)
     with stages("calibrate"):
         setting = calibrate(loaded, placed)
+    stages.expect(expected_work(setting), sooner(loaded.request))
     with stages("round"):
         return round_weights(setting)
 

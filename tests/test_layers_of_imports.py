@@ -68,10 +68,12 @@ ROOMS: Mapping[str, str] = {
         "allocate normalize onnx_io place activations"
     ),
     "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
+    "forecast": "",
+    "forecast.stage": "values request context rounding rounding.stage search.stage sensitivity",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context normalize verify",
     # what users call
     "pipeline": (
-        "observer values onnx_io request context lower load.stage normalize.stage place.stage check.stage "
+        "observer values onnx_io request context lower forecast.stage load.stage normalize.stage place.stage check.stage "
         "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage activations.stage "
         "search.stage "
         "verify.stage"

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Self
 
 from rich import box
 from rich.console import Console, JustifyMethod
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from onnxmpq.budgets.kind import Kind
 from onnxmpq.budgets.table import KINDS
 from onnxmpq.observer import Observer
+from onnxmpq.present.pace import Pace
 from onnxmpq.values.option import HALF_BITS, width_name
 from onnxmpq.values.output_kind import OutputKind
 
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     from onnxmpq.values.score import OutputScore, Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
-_PACE, _LONG = 1.0, 20.0  # seconds that tell a pace, and of a stage that is worth a word
+_LONG, _VERY_LONG = (
+    20.0,
+    300.0,
+)  # seconds that are worth a word, and for which one might want to know of a shorter way
 _FEW = 20  # samples: one is five points and more
 _NAMED = 3  # of what could be a long list
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
@@ -47,7 +51,7 @@ Row = tuple[str, str]  # of the verdict: what it is, and what it is like
 
 
 class ConsoleObserver(Observer):
-    """Tells of stages on stderr: bars with the time left on a terminal, else a line a stage; notes in between."""
+    """Tells of a compile on stderr: one bar with the time left on a terminal, else a line a stage and now and then one; notes in between."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = _console(stderr=True, quiet=quiet)
@@ -56,15 +60,14 @@ class ConsoleObserver(Observer):
             BarColumn(30),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._pace, self._sooner = Pace(), ""
         self._stage = ""
-        self._start = 0.0
-        self._told = False  # of this stage how long it will take
+        self._start = self._spoke = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -83,32 +86,45 @@ class ConsoleObserver(Observer):
 
     def stage(self, name: str) -> None:
         self._finish()
-        self._stage, self._start, self._told = name, time.perf_counter(), False
-        self._task = self._progress.add_task(name, total=1)
+        self._stage, self._start = name, time.perf_counter()
+        self._pace.begin(name, self._start)
+        if self._task is None:
+            self._task = self._progress.add_task(name, total=None, left="")
+        self._show(self._start)
+
+    def expect(self, work: Mapping[str, float], sooner: str) -> None:
+        now = time.perf_counter()
+        self._pace.work, self._sooner = work, sooner
+        left = self._pace.left(now)
+        if left is not None and left > _LONG:
+            hint = f"; {sooner} would be sooner" if left > _VERY_LONG else ""
+            _line(self._console, f"about {_spent(left)} left{hint}")
+        self._spoke = now
 
     def progress(self, done: int, total: int) -> None:
-        if self._task is None:
-            return
-        self._progress.update(self._task, completed=done, total=total)
-        if not self._console.is_terminal and not self._told:
-            self._tell(done, total, time.perf_counter() - self._start)
+        self._pace.progress(done, total)
+        self._show(time.perf_counter())
 
-    def _tell(self, done: int, total: int, seconds: float) -> None:
-        """Once a stage that takes long, where no bar shows it: the time left, by the pace so far."""
-        if seconds < _PACE or done < total / 10:
+    def _show(self, now: float) -> None:
+        """The bar, or a line where none is seen and none was written for a while."""
+        if self._task is None or not self._pace.work:
             return
-        ahead = seconds * (total / done - 1)
-        self._told = True
-        if ahead > _LONG:
-            _line(self._console, f"{self._stage:<12} about {_spent(ahead)} ahead")
+        done, left = self._pace.done(), self._pace.left(now)
+        words = "" if left is None else f"about {_spent(left)} left"
+        self._progress.update(self._task, description=self._stage, completed=done, total=1.0, left=words)
+        if not self._console.is_terminal and words and now - self._spoke > _LONG:
+            self._spoke = now
+            _line(self._console, f"{self._stage:<12} {done:.0%} of all done, {words}")
 
     def _finish(self) -> None:
-        if self._task is None:
+        if not self._stage:
             return
-        total = self._progress.tasks[-1].total
-        self._progress.update(self._task, completed=total)
+        now = time.perf_counter()
+        self._pace.end(now)
         if not self._console.is_terminal:
-            _line(self._console, f"{self._stage:<12} {time.perf_counter() - self._start:.1f} s")
+            self._spoke = now
+            _line(self._console, f"{self._stage:<12} {now - self._start:.1f} s")
+        self._stage = ""
 
 
 def show_report(report: Report, kinds: Sequence[Kind] = KINDS) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from onnxmpq.allocate.choose import file_fits
@@ -15,6 +16,7 @@ from onnxmpq.rounding.padded import find_padded
 from onnxmpq.values.group import Group
 
 _REQUANTIZED_BELOW = 7  # bits
+_JUDGINGS, _SHARE = 3, 10  # each takes about as long as a tenth of the layers
 
 
 def is_requantized(draft: Draft) -> bool:
@@ -83,25 +85,28 @@ def requantized_draft(draft: Draft) -> Requantized:
     Samples that rounding saw do not tell whether it helps on others, but what broke is not shipped. (A trial on half of them,
     judged on the others, made files no better for a fifth of the time: docs/accuracy.md.)
     """
-    again = rounded_again(draft)
+    progress, layers = draft.setting.stages.observer.progress, len(draft.prepared.layers)
+    whole = layers + _JUDGINGS * -(-layers // _SHARE)
+    again = rounded_again(draft, lambda done: progress(done, whole))
     found = Requantized(again, file_loss(draft), file_loss(again))
+    progress(whole - layers // _SHARE, whole)
     final = draft if found.broke else again
     factor = best_logit_scale(final)
     return replace(found, draft=with_logit_scale(final, factor), factor=factor)
 
 
-def rounded_again(draft: Draft) -> Draft:
+def rounded_again(draft: Draft, told: Callable[[int], None] = lambda _: None) -> Draft:
     """Every layer against what the network, with the plan's Q/DQ pairs on activations, feeds it.
 
     Codes of two bits may become odd ones, or others, unless the file then breaks a budget.
     """
-    again = _again(draft)
+    again = _again(draft, told)
     if file_fits(draft.setting.request.constraints.budgets, again.plan, lambda _: again.file_size()):
         return again
-    return _again(draft, same_kind=True)
+    return _again(draft, told, same_kind=True)
 
 
-def _again(draft: Draft, *, same_kind: bool = False) -> Draft:
+def _again(draft: Draft, told: Callable[[int], None], *, same_kind: bool = False) -> Draft:
     setting, prepared = draft.setting, draft.prepared
     requantizer = SequentialRequantizer(
         setting.runtime, prepared.model, simulate(prepared, draft.plan, setting.quantized), prepared.layers,
@@ -112,8 +117,12 @@ def _again(draft: Draft, *, same_kind: bool = False) -> Draft:
             prepared.batch_size,
         ),
     )  # fmt: skip
-    progress = setting.stages.observer.progress
     after = requantized(
-        requantizer, prepared.layers, draft.plan, draft.candidates, progress, same_kind=same_kind
+        requantizer,
+        prepared.layers,
+        draft.plan,
+        draft.candidates,
+        lambda done, _: told(done),
+        same_kind=same_kind,
     )
     return replace(draft, candidates=after)

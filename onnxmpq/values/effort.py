@@ -22,11 +22,12 @@ class Effort:
     mirrors: bool = False
 
 
+FASTEST = "fast"
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("fast", sensitivity=32, requantize=64, judge=128),
-        Effort("balanced", sensitivity=64, requantize=512, judge=512, mirrors=True),
+        Effort(FASTEST, sensitivity=32, requantize=64, judge=128),
+        Effort("balanced", sensitivity=64, requantize=256, judge=256, mirrors=True),
     )
 }
 

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -332,19 +332,48 @@ def test_progress_goes_to_stderr_line_by_line_where_nobody_watches(capsys: Captu
     assert [line.split()[0] for line in lines] == ["[/note]", "load", "verify"]
 
 
-def test_a_long_stage_says_once_how_long_it_will_take(
+def said(capsys: Capture, monkeypatch: pytest.MonkeyPatch, seconds: Sequence[float]) -> list[str]:
+    """The lines of a compile whose clock gives these seconds: a stage of 100 units, and one of 900 with progress."""
+    now = iter(seconds)
+    monkeypatch.setattr(
+        "onnxmpq.present.console.time", SimpleNamespace(perf_counter=lambda: next(now, seconds[-1]))
+    )
+    with ConsoleObserver() as observer:
+        observer.stage("calibrate")
+        observer.progress(1, 1)
+        observer.expect({"calibrate": 100, "round": 900}, "--effort fast")
+        observer.stage("round")
+        for _ in seconds[5:]:
+            observer.progress(1, 2)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_compile_says_how_long_it_will_take_as_soon_as_it_knows_a_pace(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = iter([0.0, 0.5, 4.0, 8.0, 40.0, 40.0])
-    clock = SimpleNamespace(perf_counter=lambda: next(now))
-    monkeypatch.setattr("onnxmpq.present.console.time", clock)
-    with ConsoleObserver() as observer:
-        observer.stage("sensitivity")
-        observer.progress(20, 100)  # too early to tell a pace
-        observer.progress(10, 100)
-        observer.progress(20, 100)
-    said = [line for line in capsys.readouterr().err.splitlines() if "ahead" in line]
-    assert said == ["sensitivity  about 36 s ahead"]
+    # begins, progress, expected, ended, the next one begins, half of it, soon after, later
+    lines = said(capsys, monkeypatch, [0.0, 10.0, 10.0, 10.0, 10.0, 60.0, 61.0, 100.0])
+    assert lines == [
+        "about 90 s left",
+        "calibrate    10.0 s",
+        "round        55% of all done, about 50 s left",
+        "round        55% of all done, about 90 s left",
+        "round        90.0 s",
+    ]
+
+
+def test_a_very_long_compile_says_what_would_be_shorter(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = said(capsys, monkeypatch, [0.0, 100.0, 100.0, 100.0, 100.0])
+    assert first == "about 15 min left; --effort fast would be sooner"
+
+
+def test_a_short_compile_says_nothing_of_it(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said(capsys, monkeypatch, [0.0, 1.0, 1.0, 1.0, 1.0, 5.0]) == [
+        "calibrate    1.0 s",
+        "round        4.0 s",
+    ]
 
 
 def test_an_error_ends_the_progress_without_claiming_the_stage(capsys: Capture) -> None:

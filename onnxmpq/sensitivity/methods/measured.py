@@ -57,7 +57,8 @@ class Measured:
         """Measure the table."""
         asked = widths_of(probe)
         narrow = {name: self.narrow(bits) for name, bits in asked.items()}
-        probe = _with_fewer_samples(probe, sum(map(len, narrow.values())))
+        most = changed_samples(probe.data.count, sum(map(len, narrow.values())))
+        probe = replace(probe, data=probe.data.some(most, probe.seed))
         losses = _losses(probe, narrow)
         finite = _without_nan(losses)
         for layer in probe.chosen:
@@ -79,10 +80,9 @@ measured = Measured()
 at_every_width = Measured(widest=FLOAT_BITS, every=1)
 
 
-def _with_fewer_samples(probe: Probe, changes: int) -> Probe:
-    """The probe with fewer samples for many changes: time would grow with the square of a network's depth otherwise."""
-    most = max(_FEWEST, _MOST_CHANGED * probe.data.count // max(changes, 1))
-    return replace(probe, data=probe.data.some(most, probe.seed))
+def changed_samples(samples: int, changes: int) -> int:
+    """How many of the samples the network is run for with each change: time would grow with the square of its depth otherwise."""
+    return min(samples, max(_FEWEST, _MOST_CHANGED * samples // max(changes, 1)))
 
 
 def _losses(probe: Probe, widths: Mapping[str, Sequence[int]]) -> Losses:

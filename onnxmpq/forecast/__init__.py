@@ -1,0 +1,1 @@
+"""How much work lies ahead of a compile."""
