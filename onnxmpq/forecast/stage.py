@@ -22,6 +22,7 @@ _BOTH, _PLANS = 2, 3  # networks side by side; the plan and its rivals
 _PAIRS = 2  # times a forward run: a network with Q/DQ pairs, which is simulated in float
 _GRADIENTS = 3  # forward runs in a forward and a backward one
 _TIMED = 350  # samples of the runs by which files are timed, alone and in batches
+_TRIED = 1000  # samples of the runs by which integers and float are compared
 _JUDGED = 4  # files whose losses are measured behind requantizing
 
 
@@ -34,6 +35,8 @@ def expected_work(setting: Setting) -> dict[str, float]:
     found["round"] = _rounding(setting) if fits else 0.0
     if setting.forced is None:
         found["sensitivity"] = _sensitivity(setting)
+    if request.chooses_activations:
+        found["activations"] = float(_TRIED)
     if is_searched(setting):
         found["search"] = float(_PLANS * _PAIRS * min(request.search.effort.judge, samples))
     if fits:

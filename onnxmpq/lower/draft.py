@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import onnx
 
@@ -15,6 +16,7 @@ from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
 from onnxmpq.onnx_io.short_names import shorten_names
 from onnxmpq.rounding.candidates import Candidates
+from onnxmpq.runtime.session import Session
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import Sensitivity, Trajectory
 from onnxmpq.values.group import Group, Groups, Unit, divided
@@ -110,17 +112,38 @@ class Lowering:
         """Bytes of the plan's file."""
         return self.draft(plan).file_size()
 
-    def slowdown(self, plan: Plan, *, on_one_thread: bool = False, batch: int | None = None) -> float:
-        """How many times as long as the given model the plan's file takes, on all cores or on one thread.
+    def timer(self, plan: Plan) -> Timer:
+        """What times the plan's file."""
+        return Timer(self.setting, self.draft(plan).lowered())
+
+    def slowdown(self, plan: Plan) -> float:
+        """How many times as long as the given model the plan's file takes, on all cores."""
+        return self.timer(plan).slowdown()
+
+
+@dataclass(frozen=True)
+class Timer:
+    """Times a file, made once, beside the given model."""
+
+    setting: Setting
+    model: onnx.ModelProto
+
+    def slowdown(self, *, on_one_thread: bool = False, batch: int | None = None) -> float:
+        """How many times as long as the given model the file takes, on all cores or on one thread.
 
         On one sample (what the graph demands at a time), or on a batch of so many.
         """
-        setting, model = self.setting, self.draft(plan).lowered()
-        runtime, reference = setting.runtime, setting.reference
-        if on_one_thread:
-            runtime = runtime.on_one_thread()
-            reference = runtime.session(setting.prepared.original)
-        feeds = setting.prepared.sample
+        reference, model = self._alone if on_one_thread else self._together
+        feeds = self.setting.prepared.sample
         if batch is not None:
-            feeds = next(iter(setting.splits.rounding.batches(batch))).feeds
-        return slowdown(reference, runtime.session(model), feeds)
+            feeds = next(iter(self.setting.splits.rounding.batches(batch))).feeds
+        return slowdown(reference, model, feeds)
+
+    @cached_property
+    def _together(self) -> tuple[Session, Session]:
+        return self.setting.reference, self.setting.runtime.session(self.model)
+
+    @cached_property
+    def _alone(self) -> tuple[Session, Session]:
+        runtime = self.setting.runtime.on_one_thread()
+        return runtime.session(self.setting.prepared.original), runtime.session(self.model)

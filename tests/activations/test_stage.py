@@ -13,7 +13,7 @@ from onnxmpq.activations.by_loss import Layers
 from onnxmpq.activations.stage import COSTLY, Choice, choose_activations
 from onnxmpq.allocate.stage import allocate
 from onnxmpq.check.stage import narrowed
-from onnxmpq.lower.draft import Lowering
+from onnxmpq.lower.draft import Lowering, Timer
 from onnxmpq.request import parse_budgets
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.sensitivity.methods import METHODS
@@ -127,7 +127,7 @@ def test_slow_layers_are_looked_for_where_the_file_gains_little(
     name = min(choice.integer)
     monkeypatch.setattr(stage, "slower", lambda _times, _integer: Layers([name]))
     for slowdown, left in ((0.5, choice.integer), (0.95, choice.integer - {name}), (1.2, Layers())):
-        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown, **_: found)
+        monkeypatch.setattr(Timer, "slowdown", lambda _self, found=slowdown, **_: found)
         assert choose_activations(choice).integer == left
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_gains_little_does_not_lose_its_function(
         (0.95, 0.0, choice.integer),
         (0.5, unknown, choice.integer),
     ):
-        monkeypatch.setattr(Lowering, "slowdown", lambda _self, _plan, found=slowdown, **_: found)
+        monkeypatch.setattr(Timer, "slowdown", lambda _self, found=slowdown, **_: found)
         monkeypatch.setattr(stage, "lost_by_integers", lambda _choice, found=lost: found)
         assert choose_activations(choice).integer == left
 
@@ -164,13 +164,11 @@ def test_a_file_is_slower_that_is_so_on_one_thread_on_all_cores_or_in_a_batch(
 ) -> None:
     alone = on_one_thread
 
-    def slowdown(
-        _self: Lowering, _plan: Plan, on_one_thread: bool = False, batch: int | None = None
-    ) -> float:
+    def slowdown(_self: Timer, on_one_thread: bool = False, batch: int | None = None) -> float:
         return alone if on_one_thread else on_all_cores if batch is None else in_a_batch
 
     monkeypatch.setattr(stage, "is_timed", lambda _setting: True)
-    monkeypatch.setattr(Lowering, "slowdown", slowdown)
+    monkeypatch.setattr(Timer, "slowdown", slowdown)
     assert stage.takes(planned(), 1.0) is is_slower
 
 

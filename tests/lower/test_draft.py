@@ -49,6 +49,6 @@ def test_plans_over_groups_are_drafted_over_groups(lower_classifier: Lower) -> N
 
 def test_a_file_is_timed_on_a_sample_or_a_batch_on_all_cores_or_one_thread(lower_classifier: Lower) -> None:
     lowering = lower_classifier()
-    plan = plan_of(lowering, 4)
+    timer = lowering.timer(plan_of(lowering, 4))
     ways = [(False, None), (True, None), (False, 4)]
-    assert all(lowering.slowdown(plan, on_one_thread=alone, batch=batch) > 0 for alone, batch in ways)
+    assert all(timer.slowdown(on_one_thread=alone, batch=batch) > 0 for alone, batch in ways)
