@@ -18,7 +18,6 @@ from onnxmpq.request import parse_budgets
 from onnxmpq.rounding.quantizer import quantize
 from onnxmpq.sensitivity.methods import METHODS
 from onnxmpq.sensitivity.stage import measure
-from onnxmpq.values.plan import Plan
 
 Lower = Callable[..., Lowering]
 
