@@ -2,6 +2,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from threading import Event, Thread
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.allocate.knapsack import allocate, check_feasible, forced_choice
+from onnxmpq.allocate import knapsack
+from onnxmpq.allocate.knapsack import Table, allocate, check_feasible, forced_choice
 from onnxmpq.budgets.row import Row
 from onnxmpq.errors import InfeasibleError
 
@@ -196,3 +198,50 @@ def test_what_other_threads_print_meanwhile_is_not_lost(capfd: pytest.CaptureFix
     solved.set()
     thread.join()
     assert capfd.readouterr().out == "".join(lines)
+
+
+def many(groups: int, seed: int) -> tuple[Table, list[Row]]:
+    """Costs and two budgets of so many layers with a dozen options each."""
+    rng = np.random.default_rng(seed)
+    bits, wide = np.array([2, 3, 4, 5, 6, 8] * 2), np.array([8] * 6 + [32] * 6)
+    params = rng.lognormal(9, 1.5, (groups, 1))
+    macs = params * rng.lognormal(4, 1.5, (groups, 1))
+    costs = (
+        rng.lognormal(0, 2, (groups, 1)) * 4.0**-bits * rng.lognormal(0, 0.2, (groups, 12)) * (1 + 2.4 / wide)
+    )
+    rows = [
+        Row("bits", tuple(map(tuple, (params * bits).tolist())), float(4 * params.sum())),
+        Row("work", tuple(map(tuple, (macs * bits * wide).tolist())), float(56 * macs.sum())),
+    ]
+    return tuple(map(tuple, costs.tolist())), rows
+
+
+def spent(costs: Table, chosen: Sequence[int]) -> float:
+    return sum(options[index] for options, index in zip(costs, chosen, strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_many_options_the_core_is_searched_and_its_best_is_next_to_the_best_of_all(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    costs, rows = many(60, seed)
+    found = allocate(costs, rows)
+    assert all(row.holds(found) for row in rows)
+    monkeypatch.setattr(knapsack, "_FEW_OPTIONS", 10_000)  # private: all are searched
+    assert spent(costs, found) <= spent(costs, allocate(costs, rows)) * 1.001
+
+
+def test_a_thousand_layers_are_allocated() -> None:
+    costs, rows = many(1000, 0)
+    found = allocate(costs, rows)
+    assert all(row.holds(found) for row in rows)
+    assert len(set(found)) > 6
+
+
+def test_no_choice_is_found_among_many_options_where_there_is_none() -> None:
+    costs, (first, _) = many(100, 0)
+    most = max(map(max, first.use))
+    other = Row("what is left", tuple(tuple(most - use for use in own) for own in first.use), 1.0)
+    tight = [replace(row, limit=row.least() * 1.001) for row in (first, other)]
+    with pytest.raises(InfeasibleError, match="cannot be met together"):
+        allocate(costs, tight)
