@@ -50,15 +50,22 @@ def open_images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess 
         labels = _read_labels(read, files, images, path)
         first = _sample(_decode(read, images[0], prepared, path), images[0], spec, prepared, path)
     kept: dict[int, Pixels] = {}  # decoding takes as long as a small network does
+    room = REMEMBERED_BYTES
+
+    def pixels_of(read: Read, position: int) -> Pixels:
+        nonlocal room
+        if position in kept:
+            return kept[position]
+        pixels = _decode(read, images[position], prepared, path)
+        if pixels.nbytes <= room:
+            kept[position] = pixels.copy()  # what is cropped is a view of more
+            room -= pixels.nbytes
+        return pixels
 
     def samples(positions: Positions) -> Iterator[Sample]:
         with _reader(path) as read:
             for position in positions.tolist():
-                pixels = kept.get(position)
-                if pixels is None:
-                    pixels = _decode(read, images[position], prepared, path)
-                    if (len(kept) + 1) * pixels.nbytes <= REMEMBERED_BYTES:
-                        kept[position] = pixels
+                pixels = pixels_of(read, position)
                 yield {spec.name: _sample(pixels, images[position], spec, prepared, path)}
 
     step = batch_step(inputs, {spec.name: first.ndim}, str(path))

@@ -146,7 +146,7 @@ def check_labels(reference: Session, data: Dataset, metric: Metric, batch_size: 
         values = reference.run(batch.feeds, [name])[name]
         outcomes = values.reshape(len(values), -1).shape[1]
         hits, total = hits + int((classes(values) == batch.labels).sum()), total + batch.count
-        if is_beyond_chance(hits, total, outcomes, _FAR_BEYOND):
+        if total >= _ENOUGH_LABELS and is_beyond_chance(hits, total, outcomes, _FAR_BEYOND):
             return
     chance = 1 / outcomes
     if not is_beyond_chance(hits, total, outcomes, _BEYOND):

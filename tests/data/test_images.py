@@ -142,6 +142,22 @@ def test_an_image_removed_meanwhile_is_named(tmp_path: Path) -> None:
         reds(data)
 
 
+def test_images_are_decoded_once_as_far_as_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{i}.png": picture(i) for i in range(5)}
+    monkeypatch.setattr(images, "REMEMBERED_BYTES", 3 * 6 * 6 * 3)
+    folder = build(tmp_path, files)
+    data = load(folder)
+    assert reds(data) == [0, 1, 2, 3, 4]
+    for name in ("0.png", "1.png", "2.png"):
+        (folder / name).unlink()
+    assert reds(data.take([0, 1, 2])) == [0, 1, 2]
+    (folder / "3.png").unlink()
+    with pytest.raises(DataError, match=r"3\.png"):
+        reds(data)
+
+
 def test_a_bad_checksum_in_a_zip_is_named(tmp_path: Path) -> None:
     path = build(tmp_path, {"a.png": picture(1)}, zipped=True)
     content = bytearray(path.read_bytes())

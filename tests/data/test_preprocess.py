@@ -95,6 +95,18 @@ def test_values_are_scaled_then_normalised_per_channel() -> None:
     np.testing.assert_allclose(found, ((pixels / 255 - mean) / std).transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text", ["imagenet", "tf,layout=nhwc", "scale=1/255,mean=0.4,std=0.3,order=gray", "mean=1,2,3,order=bgr"]
+)
+def test_levels_that_are_looked_up_are_the_sums_pixel_by_pixel(text: str) -> None:
+    preprocess = Preprocess.parse(text)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, preprocess.channels), np.uint8)
+    values = pixels.astype(np.float32) * np.float32(preprocess.scale)
+    each = (values - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
+    axis = -1 if preprocess.layout == "nhwc" else 0
+    np.testing.assert_array_equal(preprocess.normalised(pixels), np.moveaxis(each, -1, axis))
+
+
 def test_tf_spans_minus_one_to_one() -> None:
     image = Image.fromarray(np.array([[[0, 255, 51]]], np.uint8))
     np.testing.assert_allclose(Preprocess.parse("tf").apply(image).ravel(), [-1, 1, -0.6], atol=1e-6)

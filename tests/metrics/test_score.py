@@ -1,5 +1,6 @@
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -160,6 +161,18 @@ def test_labels_that_match_by_chance_only() -> None:
     better = np.where(np.arange(100) < 27, right, (right + 1) % 4)
     with pytest.raises(DataError, match=r"27\.0% .* no better than chance"):  # within three standard errors
         check_labels(SAME, data(labels=better), LOGITS, 32, 0)
+
+
+def test_labels_are_looked_at_no_further_than_they_need_be() -> None:
+    runs = []
+
+    class Counted:
+        def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> Mapping[str, Array]:
+            runs.append(len(feeds["x"]))
+            return SAME.run(feeds, names)
+
+    check_labels(cast("Session", Counted()), data(labels=X.argmax(axis=1)), LOGITS, 16, 0)
+    assert runs == [16, 16]  # of sixteen nobody can tell
 
 
 def seen(some: Session, x: Array) -> Seen:
