@@ -96,7 +96,13 @@ def test_values_are_scaled_then_normalised_per_channel() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["imagenet", "tf,layout=nhwc", "scale=1/255,mean=0.4,std=0.3,order=gray", "mean=1:2:3,std=2:3:4,order=bgr"]
+    "text",
+    [
+        "imagenet",
+        "tf,layout=nhwc",
+        "scale=1/255,mean=0.4,std=0.3,order=gray",
+        "mean=1:2:3,std=2:3:4,order=bgr",
+    ],
 )
 def test_levels_that_are_looked_up_are_the_sums_pixel_by_pixel(text: str) -> None:
     preprocess = Preprocess.parse(text)

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.traced import Traced
+from onnxmpq.runtime.parts import part_session
 from onnxmpq.runtime.session import Runtime, Session
 from onnxmpq.runtime.trace import trace
 from onnxmpq.sensitivity.chain import Chain
@@ -84,6 +85,46 @@ def test_every_layer_gives_what_the_whole_model_gives(layers_a_part: int, rest_b
             np.testing.assert_allclose(values, whole[name], rtol=1e-3, atol=1e-3)
         seen.append(step.layer.name)
     assert seen == [layer.name for layer in layers]
+
+
+def deep(layers: int) -> onnx.ModelProto:
+    """So many matrices and rectifiers, one behind the other."""
+    body, names = "", [f"w{i}" for i in range(layers)]
+    for i, name in enumerate(names):
+        body += f"a{i} = MatMul (r{i}, {name}) r{i + 1} = Relu (a{i}) "
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 13]> g (float[n, 4] r0) => (float[n, 4] r{layers}) {{ {body} }}'
+    )
+    rng = np.random.default_rng(0)
+    values = [numpy_helper.from_array(rng.standard_normal((4, 4)).astype(np.float32), name) for name in names]
+    model.graph.initializer.extend(values)
+    return model
+
+
+@pytest.mark.parametrize("rest_bytes", [0, 1 << 30])
+def test_what_is_held_grows_with_the_depth_and_not_with_its_square(
+    monkeypatch: pytest.MonkeyPatch, rest_bytes: int
+) -> None:
+    nodes: list[int] = []
+
+    def counted(runtime: Runtime, model: onnx.ModelProto, whole: onnx.ModelProto) -> Session:
+        nodes.append(len(model.graph.node))
+        return part_session(runtime, model, whole)
+
+    monkeypatch.setattr("onnxmpq.sensitivity.chain.part_session", counted)
+    held = []
+    for depth in (200, 400):
+        nodes.clear()
+        model, feeds = deep(depth), {"r0": np.ones((1, 4), np.float32)}
+        layers, traced = load(model, feeds)
+        chain = Chain(CPU, model, layers, traced, rest_bytes=rest_bytes)
+        held.append((len(nodes), sum(nodes)))
+        np.testing.assert_allclose(
+            chain.outputs(feeds)[f"r{depth}"], CPU.session(model).run(feeds)[f"r{depth}"]
+        )
+    (sessions, all_nodes), (more_sessions, more_nodes) = held
+    assert more_sessions < 2.1 * sessions
+    assert more_nodes < 2.1 * all_nodes
 
 
 def test_only_what_comes_behind_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
