@@ -393,3 +393,11 @@ def test_weight_bytes_are_those_of_floats_that_are_not_small(load: Any, tmp_path
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     onnx.save(model, tmp_path / "model.onnx")
     assert load("exports").float_bytes(tmp_path / "model.onnx") == 2000 * 4 + 3000 * 2
+
+
+def test_chains_of_any_depth_run_and_widths_of_any_number_of_layers_are_chosen(load: Any) -> None:
+    depth = load("depth")
+    model = depth.chain(5)
+    onnx.checker.check_model(model, full_check=True)
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 5
+    assert depth.allocated(60) > 0
