@@ -21,7 +21,7 @@ from onnxmpq.allocate.stage import allocate
 from onnxmpq.context.setting import Setting
 from onnxmpq.data import Dataset
 from onnxmpq.errors import InfeasibleError
-from onnxmpq.lower.draft import Lowering, Timer
+from onnxmpq.lower.draft import Lowering
 from onnxmpq.lower.neighbours import layers_before
 from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.metrics.score import mean_loss
@@ -76,11 +76,6 @@ class Choice:
         """The loss of the plan's file with more layers in float."""
         return losses_of(self)
 
-    @cached_property
-    def timer(self) -> Timer:
-        """What times the plan's file."""
-        return self.lowering.timer(self.plan)
-
     def in_float(self, names: Collection[str]) -> Plan:
         """The plan with these layers in float, at the same widths."""
         moved = {unit.name for unit in self.lowering.units if layer_of(unit).name in names}
@@ -128,15 +123,16 @@ def choose_activations(choice: Choice) -> Choice:
     """The plan with integers where they pay. Time is asked first: what is slower need not be judged."""
     if not choice.integer:
         return choice
-    choice = no_slower(choice)
+    timed_one = choice = no_slower(choice)
     if not choice.integer:
-        return replace(widened(choice))
+        return widened(choice)
     choice = with_dynamic_ranges(choice)
-    fewer = spared(choice, costly_layers(choice), COSTLY)
-    choice = fewer if fewer is choice else no_slower(fewer)
+    choice = spared(choice, costly_layers(choice), COSTLY)
+    if choice is not timed_one:
+        choice = no_slower(choice)
     if 0 < much(choice) < lost_by_integers(choice) and takes(choice, _LITTLE):
         choice = spared(choice, choice.integer, ALL_DEAR)
-    return replace(widened(choice))  # without the sessions that timed it
+    return widened(choice)
 
 
 def no_slower(choice: Choice) -> Choice:
@@ -279,7 +275,7 @@ def dynamic_layers(choice: Choice) -> Layers:
 
 def is_slower(choice: Choice, other: Choice) -> bool:
     """True where one file takes clearly longer than the other."""
-    return choice.timer.slowdown() > _AS_FAST * other.timer.slowdown()
+    return choice.lowering.slowdown(choice.plan) > _AS_FAST * other.lowering.slowdown(other.plan)
 
 
 def much(choice: Choice) -> float:
@@ -338,11 +334,11 @@ def takes(choice: Choice, share: float) -> bool:
     lowering = choice.lowering
     if not choice.integer or not is_timed(lowering.setting):
         return False
+    timer = lowering.timer(choice.plan)
     batch = min(lowering.setting.prepared.batch_size, _BATCH)
     ways = [(True, None), (False, None), *([(False, batch)] if batch > 1 else [])]
     return any(
-        all(choice.timer.slowdown(on_one_thread=alone, batch=size) > share for _ in range(2))
-        for alone, size in ways
+        all(timer.slowdown(on_one_thread=alone, batch=size) > share for _ in range(2)) for alone, size in ways
     )
 
 

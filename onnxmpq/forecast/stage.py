@@ -2,7 +2,7 @@
 
 All of it is runs of the network, second moments and rounding, which are products of matrices; so it is counted in forward
 runs of one sample, a product being a share of the network's own. How long one takes, the stages that have run tell
-(`onnxmpq.observer.Pace`): only what they are to each other counts here.
+(`onnxmpq.present.pace`): only what they are to each other counts here.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ def expected_work(setting: Setting) -> dict[str, float]:
     found["round"] = _rounding(setting) if fits else 0.0
     if setting.forced is None:
         found["sensitivity"] = _sensitivity(setting)
-    if request.chooses_activations:
+    if request.chooses_activations and not request.is_timed:
         found["activations"] = float(_TRIED)
     if is_searched(setting):
         found["search"] = float(_PLANS * _PAIRS * min(request.search.effort.judge, samples))
     if fits:
         found["requantize"] = _requantizing(setting) + _JUDGED * judged
-    found["verify"] = float(_BOTH * (judged + _TIMED))
+    if request.run.verify:
+        found["verify"] = float(_BOTH * (judged + _TIMED))
     return {name: much for name, much in found.items() if much > 0}
 
 

@@ -89,7 +89,7 @@ class ConsoleObserver(Observer):
         self._stage, self._start = name, time.perf_counter()
         self._pace.begin(name, self._start)
         if self._task is None:
-            self._task = self._progress.add_task(name, total=None, left="")
+            self._task, self._spoke = self._progress.add_task(name, total=None, left=""), self._start
         self._show(self._start)
 
     def expect(self, work: Mapping[str, float], sooner: str) -> None:
@@ -106,15 +106,17 @@ class ConsoleObserver(Observer):
         self._show(time.perf_counter())
 
     def _show(self, now: float) -> None:
-        """The bar, or a line where none is seen and none was written for a while."""
-        if self._task is None or not self._pace.work:
+        """The bar, or a line where none is seen and none was written for a while; of the stage alone before all is known."""
+        if self._task is None:
             return
-        done, left = self._pace.done(), self._pace.left(now)
-        words = "" if left is None else f"about {_spent(left)} left"
+        whole = bool(self._pace.work)
+        done = self._pace.done() if whole else self._pace.share
+        left = self._pace.left(now) if whole else self._pace.left_of_stage(now)
+        words = "" if left is None or left < _SHORT else f"about {_spent(left)} left"
         self._progress.update(self._task, description=self._stage, completed=done, total=1.0, left=words)
         if not self._console.is_terminal and words and now - self._spoke > _LONG:
             self._spoke = now
-            _line(self._console, f"{self._stage:<12} {done:.0%} of all done, {words}")
+            _line(self._console, f"{self._stage:<12} {done:.0%} of {'all' if whole else 'it'} done, {words}")
 
     def _finish(self) -> None:
         if not self._stage:

@@ -8,7 +8,7 @@ _TELLING = 0.05  # of a stage: it goes at its own pace from then on
 
 
 class Pace:
-    """The stages of a compile with the seconds that they took, and what work they were expected to be.
+    """The stages of a compile, `share` of the current one done, with the seconds that they took, and what work they were expected to be.
 
     Stages go in their order: what was not expected takes no time, what was passed over does not come any more.
     """
@@ -16,12 +16,12 @@ class Pace:
     def __init__(self) -> None:
         self.work: Mapping[str, float] = {}
         self._seconds: dict[str, float] = {}
-        self._stage, self._start, self._share = "", 0.0, 0.0
+        self._stage, self._start, self.share = "", 0.0, 0.0
 
     def begin(self, stage: str, now: float) -> None:
         """A stage begins, and the one before it has ended."""
         self.end(now)
-        self._stage, self._start, self._share = stage, now, 0.0
+        self._stage, self._start, self.share = stage, now, 0.0
 
     def end(self, now: float) -> None:
         """The current stage has ended."""
@@ -31,26 +31,31 @@ class Pace:
 
     def progress(self, done: int, total: int) -> None:
         """So much of the current stage is done."""
-        self._share = min(done / total, 1.0) if total > 0 else 0.0
+        self.share = min(done / total, 1.0) if total > 0 else 0.0
 
     def done(self) -> float:
         """The share of all work that is done, in [0, 1]; 0 before any is expected."""
         total = sum(self.work.values())
-        ahead = sum(self.work[name] for name in self._ahead()) + (1 - self._share) * self._own
+        ahead = sum(self.work[name] for name in self._ahead()) + (1 - self.share) * self._own
         return 1 - ahead / total if total > 0 else 0.0
 
     def left(self, now: float) -> float | None:
         """Seconds to the end of the last stage; None before any pace is known."""
         spent = now - self._start if self._stage else 0.0
-        tells = self._own > 0 and self._share >= _TELLING
+        tells = self._own > 0 and self.share >= _TELLING
         ended = [name for name in self._seconds if name in self.work]
         seconds = sum(self._seconds[name] for name in ended) + tells * spent
-        work = sum(self.work[name] for name in ended) + tells * self._share * self._own
+        work = sum(self.work[name] for name in ended) + tells * self.share * self._own
         if seconds <= 0 or work <= 0:
             return None
         pace = seconds / work
-        here = spent * (1 / self._share - 1) if tells else max(self._own * pace - spent, 0.0)
+        own = self.left_of_stage(now)
+        here = own if own is not None and self._own > 0 else max(self._own * pace - spent, 0.0)
         return here + pace * sum(self.work[name] for name in self._ahead())
+
+    def left_of_stage(self, now: float) -> float | None:
+        """Seconds to the end of the current stage, by its own pace; None before that tells."""
+        return (now - self._start) * (1 / self.share - 1) if self.share >= _TELLING else None
 
     @property
     def _own(self) -> float:

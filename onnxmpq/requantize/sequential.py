@@ -65,7 +65,7 @@ from onnxmpq.values.plan import Plan
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
 _MOST_WINDOWS_A_COLUMN = 32  # neighbouring ones are much alike
-# Windows x columns that cost little: few columns (a depthwise kernel's) see more windows.
+# Groups x windows x columns that cost little: a small matrix sees more windows.
 _CHEAP_PRODUCTS = 1 << 20
 _TIMES_FOR_ONE_WINDOW = 4
 _FEWEST_A_COLUMN = 16  # windows: with fewer the first rounding, which saw more samples, does better on others

@@ -89,7 +89,7 @@ def requantized_draft(draft: Draft) -> Requantized:
     whole = layers + _JUDGINGS * -(-layers // _SHARE)
     again = rounded_again(draft, lambda done: progress(done, whole))
     found = Requantized(again, file_loss(draft), file_loss(again))
-    progress(whole - layers // _SHARE, whole)
+    progress(whole - -(-layers // _SHARE), whole)
     final = draft if found.broke else again
     factor = best_logit_scale(final)
     return replace(found, draft=with_logit_scale(final, factor), factor=factor)

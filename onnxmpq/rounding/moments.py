@@ -98,12 +98,15 @@ def is_known(layer: Layer, count: float, data: Dataset) -> bool:
 def taken(layer: Layer, samples: int, wanted: int) -> Taken:
     """Which windows are sampled, so that about as many as wanted remain: along each axis first, and then of all.
 
-    Of all an odd number is left out between two, so that they do not stay in the same columns of an even map.
+    How many of all shares no factor with the rows of the map, or windows would stay in the same columns.
     """
     surplus = map_windows(layer, samples) / wanted
     step = max(1, math.floor(surplus ** (1 / len(layer.positions)))) if layer.positions else 1
     left = surplus / step ** len(layer.positions)
-    return Taken(step, max(1, 2 * math.floor((left - 0.5) / 2) + 1))
+    every, places = max(1, round(left)), math.prod(math.ceil(size / step) for size in layer.positions)
+    while math.gcd(every, places) > 1:
+        every -= 1
+    return Taken(step, every)
 
 
 def input_moments(

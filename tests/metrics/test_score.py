@@ -163,6 +163,17 @@ def test_labels_that_match_by_chance_only() -> None:
         check_labels(SAME, data(labels=better), LOGITS, 32, 0)
 
 
+def test_a_model_that_always_gives_one_class_is_no_better_than_chance_where_files_are_sorted_by_class() -> (
+    None
+):
+    """Its first samples are all of that class."""
+    first = np.tile(np.eye(4, dtype=np.float32)[:1], (1000, 1))
+    arrays: dict[str, Array] = {"x": first, "labels": np.arange(4).repeat(250)}
+    some = open_data(arrays, SPECS, samples=None)
+    with pytest.raises(DataError, match="no better than chance"):
+        check_labels(SAME, some, LOGITS, 32, 0)
+
+
 def test_labels_are_looked_at_no_further_than_they_need_be() -> None:
     runs = []
 

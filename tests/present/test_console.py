@@ -362,6 +362,19 @@ def test_a_compile_says_how_long_it_will_take_as_soon_as_it_knows_a_pace(
     ]
 
 
+def test_a_long_stage_before_that_tells_of_itself(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 10.0, 30.0])
+    monkeypatch.setattr("onnxmpq.present.console.time", SimpleNamespace(perf_counter=lambda: next(now, 30.0)))
+    with ConsoleObserver() as observer:
+        observer.stage("calibrate")
+        observer.progress(1, 4)
+        observer.progress(3, 4)
+    assert capsys.readouterr().err.splitlines() == [
+        "calibrate    75% of it done, about 10 s left",
+        "calibrate    30.0 s",
+    ]
+
+
 def test_a_very_long_compile_says_what_would_be_shorter(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,15 @@
 """Emitted second moments against NumPy, window by window."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper
 from shared import shared
 
@@ -223,8 +226,17 @@ def test_large_maps_are_thinned_to_what_a_matrix_needs() -> None:
     assert taken(small, 64, enough(small)) == EVERY_WINDOW
     step, every = taken(large, 16, enough(large))
     assert step > 3
-    assert every % 2 == 1
+    assert math.gcd(every, math.ceil(512 / step)) == 1
     assert 16 * (512 // step) ** 2 / every >= enough(large) / 2
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5000))
+def test_windows_are_not_taken_of_the_same_columns_only(height: int, width: int, samples: int) -> None:
+    layer = example_layer("a", "Conv", ("a",), "w", (8, 1, 3, 3), 0, 8, positions=(height, width))
+    step, every = taken(layer, samples, 4096)
+    columns = math.ceil(width / step)
+    seen = {i % columns for i in range(0, columns * math.ceil(height / step) * every, every)}
+    assert seen == set(range(columns))
 
 
 def test_what_no_matrix_is_made_for() -> None:

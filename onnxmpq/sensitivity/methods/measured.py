@@ -108,18 +108,20 @@ def _read_off(
     probe: Probe, layer: Layer, widths: Sequence[int], known: Sequence[int], losses: Losses
 ) -> Losses:
     """The losses at a layer's widths that were not measured."""
+    if len(known) == len(widths):
+        return {}
     errors = {}
     for bits in widths:  # one by one: each takes the memory of a weight
         (change,) = changes_of(probe, layer, [bits])
         errors[bits] = float(np.square(change[layer.weight], dtype=np.float64).sum())
     measured = [(errors[bits], losses[layer.name, bits]) for bits in known]
-    return {(layer.name, bits): _loss_of(errors[bits], measured) for bits in widths if bits not in known}
+    return {(layer.name, bits): loss_of(errors[bits], measured) for bits in widths if bits not in known}
 
 
-def _loss_of(error: float, known: Sequence[tuple[float, float]]) -> float:
-    """The loss of a squared error, by those known (squared error, loss), of falling errors.
+def loss_of(error: float, known: Sequence[tuple[float, float]]) -> float:
+    """The loss of a squared error, by those known (squared error, loss) in the order of their widths.
 
-    Between two of them it is the power of the error that joins them, below the last one in proportion.
+    Between two of them it is the power of the error that joins them, below the last one in proportion; it is none above the first.
     """
     least, loss = known[-1]
     if error <= least or len(known) == 1:
@@ -129,8 +131,8 @@ def _loss_of(error: float, known: Sequence[tuple[float, float]]) -> float:
     )
     if min(above, below, less) <= 0 or more <= less:
         return max(above, below)
-    power = math.log(above / below) / math.log(more / less)
-    return below * math.exp(power * math.log(error / less))
+    share = math.log(error / less) / math.log(more / less)
+    return float(below * (above / below) ** min(max(share, 0.0), 1.0))
 
 
 def tidy(table: CostTable) -> CostTable:

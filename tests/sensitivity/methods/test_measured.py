@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxmpq.sensitivity.methods.measured import at_every_width, measured
+from onnxmpq.sensitivity.methods.measured import at_every_width, loss_of, measured
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.testing import check_method, classifier, labelled, probe_of
 from onnxmpq.values.layer import Layer
@@ -19,7 +19,7 @@ def probe() -> Probe:
     return probe_of(classifier(), labelled(classifier()))
 
 
-def test_a_cost_is_the_loss_of_the_network_with_that_layer_changed(probe: Probe) -> None:
+def test_a_cost_is_theloss_of_the_network_with_that_layer_changed(probe: Probe) -> None:
     layer = probe.layers[0]
     model = classifier()
     changed = {i.name: i for i in model.graph.initializer}
@@ -57,6 +57,24 @@ def test_a_width_between_two_that_are_measured_lies_between_their_losses(probe: 
     for name, costs in some.costs.items():
         assert costs[Option(4)] < costs[Option(3)] < costs[Option(2)]
         assert 0.5 < costs[Option(3)] / every.costs[name][Option(3)] < 2
+
+
+@pytest.mark.parametrize(
+    ("error", "loss"),
+    [
+        (4.0, 8.0),
+        (2.0, 2.0),
+        (1.0, 0.5),
+        (0.5, 0.25),
+        (9.0, 8.0),
+    ],  # at, between, at, below and above what is known
+)
+def test_a_loss_is_read_off_its_error_and_never_beyond_what_is_known(error: float, loss: float) -> None:
+    assert loss_of(error, [(4.0, 8.0), (1.0, 0.5)]) == pytest.approx(loss)
+
+
+def test_errors_that_are_next_to_the_same_give_numbers() -> None:
+    assert 0 <= loss_of(1.5, [(1.0001, 1.0), (1.0, 1e-4)]) <= 1
 
 
 def test_a_layer_that_may_only_be_wide_is_measured_at_its_narrowest(probe: Probe) -> None:
