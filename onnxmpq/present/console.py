@@ -39,10 +39,8 @@ if TYPE_CHECKING:
     from onnxmpq.values.score import OutputScore, Score
 
 _PIPED_WIDTH = 160  # of a table that no terminal limits
-_LONG, _VERY_LONG = (
-    20.0,
-    300.0,
-)  # seconds that are worth a word, and for which one might want to know of a shorter way
+# Seconds that need no word, that are worth one, and for which one might want to know of a shorter way.
+_SHORT, _LONG, _VERY_LONG = 1.0, 20.0, 300.0
 _FEW = 20  # samples: one is five points and more
 _NAMED = 3  # of what could be a long list
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
