@@ -20,6 +20,7 @@ from onnxmpq.values.layer import Layer
 _ROUNDING = 6  # products a weight and column, of GPTQ at a few scales and of coordinate descent
 _BOTH, _PLANS = 2, 3  # networks side by side; the plan and its rivals
 _PAIRS = 2  # times a forward run: a network with Q/DQ pairs, which is simulated in float
+_PIECEWISE = 2  # times as long as in one go, since the networks run layer by layer
 _GRADIENTS = 3  # forward runs in a forward and a backward one
 _TIMED = 350  # samples of the runs by which files are timed, alone and in batches
 _TRIED = 1000  # samples of the runs by which integers and float are compared
@@ -64,7 +65,7 @@ def _requantizing(setting: Setting) -> float:
     rows = sum(layer.params * enough(layer) for layer in layers)
     each = dict.fromkeys((layer.name for layer in layers), (1,))
     products = _moments(layers, seen) + rows + _ROUNDING * work(layers, each)
-    return _runs(setting, (1 + _PAIRS) * seen) + _share(setting, products)
+    return _PIECEWISE * (_runs(setting, (1 + _PAIRS) * seen) + _share(setting, products))
 
 
 def _sensitivity(setting: Setting) -> float:
