@@ -140,6 +140,13 @@ class CachedPair:
         self.quantized.advance(changing)
 
 
+def held_samples(data: Dataset, model: onnx.ModelProto, traced: Mapping[str, Traced]) -> int:
+    """Of how many samples all is held that crosses any place of the network, so that it never goes back further."""
+    sizes = crossing_sizes(list(model.graph.node), _sizes(model, traced))
+    largest = int(sizes[sizes < _UNKNOWN].max(initial=1))
+    return _HELD_BYTES * (data.source.step or 1) // largest
+
+
 def _sizes(model: onnx.ModelProto, traced: Mapping[str, Traced]) -> dict[str, int]:
     """Bytes of what is made and of inputs; the trace of a float network does not know what stands at its Q/DQ pairs."""
     sizes = {

@@ -35,7 +35,7 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.subgraph import names_read
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.passes.expose.emit_gram import EmitGram, cross_name, gram_name
-from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair, State
+from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair, State, held_samples
 from onnxmpq.requantize.regression_target import RegressionTarget, find_regression_target
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.rounding.compensate import compensate
@@ -68,6 +68,7 @@ _MOST_WINDOWS_A_COLUMN = 32  # neighbouring ones are much alike
 # Groups x windows x columns that cost little: a small matrix sees more windows.
 _CHEAP_PRODUCTS = 1 << 20
 _TIMES_FOR_ONE_WINDOW = 4
+_FEWEST_OF_LARGE_MAPS = 16  # samples
 _FEWEST_A_COLUMN = 16  # windows: with fewer the first rounding, which saw more samples, does better on others
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)  # of the mean diagonal
 _ROWS_ASKED = 256  # for the damping
@@ -157,7 +158,7 @@ class SequentialRequantizer:
         """`quantized` is `model` with Q/DQ pairs on its activations and its weights still in float.
 
         A layer sees at most so many `samples`, drawn by `seed`, in all `augmentations`, but for one that has a window a sample, which sees
-        four times as many, and one of large maps, which sees few as they are. `grids` are what the file may hold; the windows of
+        four times as many, and one of large maps, which sees few as they are, of which all that crosses the network is held. `grids` are what the file may hold; the windows of
         `padded` layers that are padding are not seen.
         """
         self._float, self._traced, self._grids, self._padded = model, traced, grids, padded
@@ -169,7 +170,8 @@ class SequentialRequantizer:
         }
         self._runtime, self._batch_size = runtime.on_one_thread(), batch_size
         some = data.some(samples, seed).remembered()
-        few = some.some(SAMPLES_OF_LARGE_MAPS, seed)
+        held = max(held_samples(data, model, traced), _FEWEST_OF_LARGE_MAPS)
+        few = some.some(min(SAMPLES_OF_LARGE_MAPS, held), seed)
         self._some = self._over(some, augmentations)
         alike = few is some and augmentations == NO_AUGMENTATION
         self._few = self._some if alike else self._over(few, NO_AUGMENTATION)

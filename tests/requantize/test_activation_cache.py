@@ -10,7 +10,8 @@ from onnx import numpy_helper
 from onnxmpq.data import Dataset, InputSpec, open_data
 from onnxmpq.data.augmentations import Augmentations
 from onnxmpq.onnx_io.traced import Traced
-from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair
+from onnxmpq.requantize import activation_cache
+from onnxmpq.requantize.activation_cache import ActivationCache, CachedPair, held_samples
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.runtime.trace import trace
 from onnxmpq.testing import model_of
@@ -112,6 +113,19 @@ def test_what_crosses_counts_in_every_view(model: onnx.ModelProto, data: Dataset
     cache = ActivationCache(CPU, model, traced, data, 8, Augmentations(-1), most=2 * 20 * 6 * 4 * 2 - 1)
     cache.advance({"w2"})
     assert {name for state in cache.states() for name in state} == {"a"}
+
+
+def test_as_many_samples_as_are_told_never_make_it_go_back(
+    model: onnx.ModelProto, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activation_cache, "_HELD_BYTES", 300)  # private: no map of a test is large
+    traced = trace(CPU, model, next(iter(data.batches(1))).feeds)
+    count = held_samples(data, model, traced)
+    assert 1 < count < data.count
+    cache = ActivationCache(CPU, model, traced, data.some(count, 0), 8, most=300)
+    for changing in ({"w2", "w3"}, {"w3"}):
+        cache.advance(changing)
+        assert not any(node.output[0] == "a" for node in cache.behind(["y"]))
 
 
 def test_it_stays_where_a_trace_was_wrong(model: onnx.ModelProto, data: Dataset) -> None:
