@@ -96,7 +96,7 @@ class ConsoleObserver(Observer):
         left = self._pace.left(now)
         if left is not None and left > _LONG:
             hint = f"; {sooner} would be sooner" if left > _VERY_LONG else ""
-            _line(self._console, f"about {_spent(left)} left{hint}")
+            _line(self._console, f"about {_spent(left)} ahead{hint}")
         self._spoke = now
 
     def progress(self, done: int, total: int) -> None:
@@ -110,7 +110,7 @@ class ConsoleObserver(Observer):
         whole = bool(self._pace.work)
         done = self._pace.done() if whole else self._pace.share
         left = self._pace.left(now) if whole else self._pace.left_of_stage(now)
-        words = "" if left is None or left < _SHORT else f"about {_spent(left)} left"
+        words = "" if left is None or left < _SHORT else f"about {_spent(left)} ahead"
         self._progress.update(self._task, description=self._stage, completed=done, total=1.0, left=words)
         if not self._console.is_terminal and words and now - self._spoke > _LONG:
             self._spoke = now

@@ -354,10 +354,10 @@ def test_a_compile_says_how_long_it_will_take_as_soon_as_it_knows_a_pace(
     # begins, progress, expected, ended, the next one begins, half of it, soon after, later
     lines = said(capsys, monkeypatch, [0.0, 10.0, 10.0, 10.0, 10.0, 60.0, 61.0, 100.0])
     assert lines == [
-        "about 90 s left",
+        "about 90 s ahead",
         "calibrate    10.0 s",
-        "round        55% of all done, about 50 s left",
-        "round        55% of all done, about 90 s left",
+        "round        55% of all done, about 50 s ahead",
+        "round        55% of all done, about 90 s ahead",
         "round        90.0 s",
     ]
 
@@ -370,7 +370,7 @@ def test_a_long_stage_before_that_tells_of_itself(capsys: Capture, monkeypatch: 
         observer.progress(1, 4)
         observer.progress(3, 4)
     assert capsys.readouterr().err.splitlines() == [
-        "calibrate    75% of it done, about 10 s left",
+        "calibrate    75% of it done, about 10 s ahead",
         "calibrate    30.0 s",
     ]
 
@@ -379,7 +379,7 @@ def test_a_very_long_compile_says_what_would_be_shorter(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *_ = said(capsys, monkeypatch, [0.0, 100.0, 100.0, 100.0, 100.0])
-    assert first == "about 15 min left; --effort fast would be sooner"
+    assert first == "about 15 min ahead; --effort fast would be sooner"
 
 
 def test_a_short_compile_says_nothing_of_it(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
