@@ -69,7 +69,7 @@ ROOMS: Mapping[str, str] = {
     ),
     "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
     "forecast": "",
-    "forecast.stage": "values request context rounding rounding.stage search.stage sensitivity",
+    "forecast.stage": "values request context rounding rounding.stage search.stage sensitivity sensitivity.stage",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context normalize verify",
     # what users call
     "pipeline": (

@@ -24,10 +24,8 @@ from onnxmpq.values.arrays import Doubles
 
 _EXACT = 1e-10  # the solver's own tolerance of rows, the least it takes
 _FEW_OPTIONS = 600  # of which all are searched
-_CORE, _WIDER = (
-    200,
-    4.0,
-)  # options besides one a group that are searched first; how much further where that is not enough
+_CORE = 200  # options besides one a group that are searched first
+_WIDER = 4.0  # how much further where these are not enough
 _NEAR = 1e-4  # of the least cost
 _FAR = 100.0  # times what a known plan costs twice over: beyond it a cost among many sets too coarse a scale
 _TOLERANCE = 1e-7  # of the solver, in units of the largest cost
@@ -184,7 +182,8 @@ def _chosen(problem: _Knapsack, kept: NDArray[np.bool_]) -> NDArray[np.bool_] | 
         return None
     choice = cp.Variable(int(kept.sum()), boolean=True)
     near = 0.0 if len(kept) <= _FEW_OPTIONS else _NEAR
-    if not _is_solved(problem.among(kept), choice, mip_rel_gap=near, mip_abs_gap=0.0):
+    some = problem.among(kept)
+    if not _is_solved(some, choice, _constraints(some, choice), mip_rel_gap=near, mip_abs_gap=0.0):
         return None
     chosen = np.zeros(len(kept), bool)
     chosen[_of_each_group(problem.group[kept], np.flatnonzero(kept), choice.value)] = True
@@ -223,12 +222,12 @@ def _constraints(problem: _Knapsack, choice: Any) -> list[Any]:
     return [groups @ choice == 1, *(use @ choice <= 1 + SLACK / 2 for use in problem.uses)]
 
 
-def _is_solved(problem: _Knapsack, choice: Any, constraints: list[Any] | None = None, **gaps: float) -> bool:
+def _is_solved(problem: _Knapsack, choice: Any, constraints: list[Any], **gaps: float) -> bool:
     """Solve for the choice; False where there is none."""
     import cvxpy as cp
 
     scaled = problem.cost / (problem.cost.max() or 1.0)
-    found = cp.Problem(cp.Minimize(scaled @ choice), constraints or _constraints(problem, choice))
+    found = cp.Problem(cp.Minimize(scaled @ choice), constraints)
     _prepare_highs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cvxpy's advice on solver choice

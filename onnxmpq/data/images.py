@@ -11,6 +11,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +20,16 @@ from PIL import Image
 
 from onnxmpq.data.npz import open_zip
 from onnxmpq.data.preprocess import Preprocess
-from onnxmpq.data.samples import REMEMBERED_BYTES, Labels, Positions, Sample, Source, batch_step, check_fit
+from onnxmpq.data.samples import (
+    REMEMBERED_BYTES,
+    Labels,
+    Positions,
+    Sample,
+    Source,
+    batch_step,
+    check_fit,
+    remembered,
+)
 from onnxmpq.data.text import decoded
 from onnxmpq.errors import DataError
 from onnxmpq.runtime.session import InputSpec
@@ -49,30 +59,23 @@ def open_images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess 
     with _reader(path) as read:
         labels = _read_labels(read, files, images, path)
         first = _sample(_decode(read, images[0], prepared, path), images[0], spec, prepared, path)
-    kept: dict[int, Pixels] = {}  # decoding takes as long as a small network does
-    room = REMEMBERED_BYTES
 
-    def pixels_of(read: Read, position: int) -> Pixels:
-        nonlocal room
-        if position in kept:
-            return kept[position]
-        pixels = _decode(read, images[position], prepared, path)
-        if pixels.nbytes <= room:
-            kept[position] = pixels.copy()  # what is cropped is a view of more
-            room -= pixels.nbytes
-        return pixels
+    def decoded_images(positions: Positions) -> Iterator[Sample]:
+        with _reader(path) as read:
+            for position in positions:
+                yield {spec.name: _decode(read, images[position], prepared, path)}
 
     def samples(positions: Positions) -> Iterator[Sample]:
-        with _reader(path) as read:
-            for position in positions.tolist():
-                pixels = pixels_of(read, position)
-                yield {spec.name: _sample(pixels, images[position], spec, prepared, path)}
+        for position, image in zip(positions, pixels.read(positions), strict=True):
+            yield {spec.name: _sample(image[spec.name], images[position], spec, prepared, path)}
 
     step = batch_step(inputs, {spec.name: first.ndim}, str(path))
-    return Source(
-        str(path), (spec,), len(images), step, labels, samples,
+    source = Source(
+        str(path), (spec,), len(images), step, labels, decoded_images,
         notes=tuple(_unread_folders(images, labels, path)),
     )  # fmt: skip
+    pixels = remembered(source, REMEMBERED_BYTES)  # as bytes: a quarter of what samples of floats take
+    return replace(source, read=samples)
 
 
 def _check_request(

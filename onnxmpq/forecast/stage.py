@@ -11,9 +11,10 @@ from onnxmpq.context.setting import Setting
 from onnxmpq.request import Request
 from onnxmpq.rounding.moments import enough, has_moments, map_windows
 from onnxmpq.rounding.rows import block_columns, block_count, columns
-from onnxmpq.rounding.stage import work
+from onnxmpq.rounding.stage import code_widths, work
 from onnxmpq.search.stage import is_searched
 from onnxmpq.sensitivity.methods.measured import Measured, changed_samples
+from onnxmpq.sensitivity.stage import asked_options
 from onnxmpq.values.effort import FASTEST
 from onnxmpq.values.layer import Layer
 
@@ -53,7 +54,7 @@ def sooner(request: Request) -> str:
 
 
 def _rounding(setting: Setting) -> float:
-    widths = {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
+    widths = code_widths(setting)
     layers = [layer for layer in _fitted(setting) if widths[layer.name]]
     seen = setting.splits.rounding.count
     return _runs(setting, seen) + _share(setting, _moments(layers, seen) + _ROUNDING * work(layers, widths))
@@ -72,13 +73,8 @@ def _sensitivity(setting: Setting) -> float:
     samples, method = setting.splits.sensitivity.count, setting.request.search.method
     if not isinstance(method, Measured):
         return float(_GRADIENTS * samples)
-    own = {layer.name: layer.float_bits for layer in setting.prepared.layers}
-    widths = {
-        name: sorted({o.weight_bits for o in some if o.weight_bits < own[name]})
-        for name, some in setting.options.items()
-        if len(some) > 1
-    }
-    changes = sum(len(method.narrow(some)) for some in widths.values() if some)
+    widths = [sorted({o.weight_bits for o in some}) for some in asked_options(setting).values()]
+    changes = sum(len(method.narrow(some)) for some in widths if some)
     return changes * changed_samples(samples, changes) / 2
 
 

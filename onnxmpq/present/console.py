@@ -63,9 +63,8 @@ class ConsoleObserver(Observer):
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._pace, self._sooner = Pace(), ""
-        self._stage = ""
-        self._start = self._spoke = 0.0
+        self._pace = Pace()
+        self._spoke = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -84,15 +83,15 @@ class ConsoleObserver(Observer):
 
     def stage(self, name: str) -> None:
         self._finish()
-        self._stage, self._start = name, time.perf_counter()
-        self._pace.begin(name, self._start)
+        now = time.perf_counter()
+        self._pace.begin(name, now)
         if self._task is None:
-            self._task, self._spoke = self._progress.add_task(name, total=None, left=""), self._start
-        self._show(self._start)
+            self._task, self._spoke = self._progress.add_task(name, total=None, left=""), now
+        self._show(now)
 
     def expect(self, work: Mapping[str, float], sooner: str) -> None:
         now = time.perf_counter()
-        self._pace.work, self._sooner = work, sooner
+        self._pace.work = work
         left = self._pace.left(now)
         if left is not None and left > _LONG:
             hint = f"; {sooner} would be sooner" if left > _VERY_LONG else ""
@@ -111,20 +110,23 @@ class ConsoleObserver(Observer):
         done = self._pace.done() if whole else self._pace.share
         left = self._pace.left(now) if whole else self._pace.left_of_stage(now)
         words = "" if left is None or left < _SHORT else f"about {_spent(left)} ahead"
-        self._progress.update(self._task, description=self._stage, completed=done, total=1.0, left=words)
+        self._progress.update(self._task, description=self._pace.stage, completed=done, total=1.0, left=words)
         if not self._console.is_terminal and words and now - self._spoke > _LONG:
             self._spoke = now
-            _line(self._console, f"{self._stage:<12} {done:.0%} of {'all' if whole else 'it'} done, {words}")
+            _line(
+                self._console,
+                f"{self._pace.stage:<12} {done:.0%} of {'all' if whole else 'it'} done, {words}",
+            )
 
     def _finish(self) -> None:
-        if not self._stage:
+        ended = self._pace.stage
+        if not ended:
             return
         now = time.perf_counter()
-        self._pace.end(now)
+        seconds = self._pace.end(now)
         if not self._console.is_terminal:
             self._spoke = now
-            _line(self._console, f"{self._stage:<12} {now - self._start:.1f} s")
-        self._stage = ""
+            _line(self._console, f"{ended:<12} {seconds:.1f} s")
 
 
 def show_report(report: Report, kinds: Sequence[Kind] = KINDS) -> None:

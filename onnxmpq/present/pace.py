@@ -8,26 +8,29 @@ _TELLING = 0.05  # of a stage: it goes at its own pace from then on
 
 
 class Pace:
-    """The stages of a compile, `share` of the current one done, with the seconds that they took, and what work they were expected to be.
+    """The stages of a compile, `share` of the current `stage` done, with the seconds that they took, and what work they were expected to be.
 
     Stages go in their order: what was not expected takes no time, what was passed over does not come any more.
     """
 
     def __init__(self) -> None:
         self.work: Mapping[str, float] = {}
+        self.stage, self.share = "", 0.0
         self._seconds: dict[str, float] = {}
-        self._stage, self._start, self.share = "", 0.0, 0.0
+        self._start = 0.0
 
     def begin(self, stage: str, now: float) -> None:
         """A stage begins, and the one before it has ended."""
         self.end(now)
-        self._stage, self._start, self.share = stage, now, 0.0
+        self.stage, self._start, self.share = stage, now, 0.0
 
-    def end(self, now: float) -> None:
-        """The current stage has ended."""
-        if self._stage:
-            self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._start
-        self._stage = ""
+    def end(self, now: float) -> float:
+        """The current stage has ended; the seconds that it took."""
+        seconds = self._spent(now)
+        if self.stage:
+            self._seconds[self.stage] = self._seconds.get(self.stage, 0.0) + seconds
+        self.stage = ""
+        return seconds
 
     def progress(self, done: int, total: int) -> None:
         """So much of the current stage is done."""
@@ -41,7 +44,7 @@ class Pace:
 
     def left(self, now: float) -> float | None:
         """Seconds to the end of the last stage; None before any pace is known."""
-        spent = now - self._start if self._stage else 0.0
+        spent = self._spent(now)
         tells = self._own > 0 and self.share >= _TELLING
         ended = [name for name in self._seconds if name in self.work]
         seconds = sum(self._seconds[name] for name in ended) + tells * spent
@@ -49,21 +52,25 @@ class Pace:
         if seconds <= 0 or work <= 0:
             return None
         pace = seconds / work
-        own = self.left_of_stage(now)
-        here = own if own is not None and self._own > 0 else max(self._own * pace - spent, 0.0)
+        own = self.left_of_stage(now) if tells else None
+        here = max(self._own * pace - spent, 0.0) if own is None else own
         return here + pace * sum(self.work[name] for name in self._ahead())
 
     def left_of_stage(self, now: float) -> float | None:
         """Seconds to the end of the current stage, by its own pace; None before that tells."""
-        return (now - self._start) * (1 / self.share - 1) if self.share >= _TELLING else None
+        return self._spent(now) * (1 / self.share - 1) if self.share >= _TELLING else None
+
+    def _spent(self, now: float) -> float:
+        """Seconds of the current stage so far."""
+        return now - self._start if self.stage else 0.0
 
     @property
     def _own(self) -> float:
         """The work of the current stage."""
-        return self.work.get(self._stage, 0.0)
+        return self.work.get(self.stage, 0.0)
 
     def _ahead(self) -> list[str]:
         """The expected stages behind the current one, or behind the last that ended."""
         names = list(self.work)
-        passed = [names.index(name) for name in (*self._seconds, self._stage) if name in self.work]
+        passed = [names.index(name) for name in (*self._seconds, self.stage) if name in self.work]
         return names[max(passed, default=-1) + 1 :]

@@ -37,10 +37,12 @@ def coordinate_descent(
     pull, columns = np.tile(gram @ columns, versions), np.tile(columns, versions)
     codes, changes = codes.copy(), np.empty_like(codes)
     slopes = gram @ (in_steps(columns, steps, codes) - codes)
+    inverse = _inverse(steps)
     for _ in range(_TURNS):
         _sweep(slopes, codes, changes, gram, nearest, 0, columns.shape[1])
-        before, steps = steps, _refit(columns, codes, steps, pull * _inverse(steps) - slopes, diagonal, pool)
-        slopes += pull * (_inverse(steps) - _inverse(before))
+        steps = _refit(columns, codes, steps, pull * inverse - slopes, diagonal, pool)
+        before, inverse = inverse, _inverse(steps)
+        slopes += pull * (inverse - before)
     return codes, steps
 
 

@@ -47,7 +47,7 @@ def rounded_at(lowering: Lowering, options: Options) -> Lowering:
 
 def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> set[str]:
     """Round each layer at the widths that are left to choose from; the names of those whose inputs' moments are known."""
-    prepared, widths = setting.prepared, _widths(setting)
+    prepared, widths = setting.prepared, code_widths(setting)
     layers = [layer for layer in prepared.layers if widths[layer.name]]
     all_moments = input_moments(
         setting.runtime, prepared.model, layers, data, prepared.batch_size, setting.stages.observer.progress,
@@ -63,14 +63,14 @@ def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> set[str]:
     return known
 
 
-def _widths(setting: Setting) -> dict[str, list[int]]:
+def code_widths(setting: Setting) -> dict[str, list[int]]:
     """The widths of codes that each layer is left to choose from."""
     return {name: [o.weight_bits for o in some if o.is_quantized] for name, some in setting.choices.items()}
 
 
 def _tell(setting: Setting, known: Collection[str], data: Dataset) -> None:
     """Say which layers were rounded in blocks, and which without moments."""
-    note, widths = setting.stages.note, _widths(setting)
+    note, widths = setting.stages.note, code_widths(setting)
     layers = [layer for layer in setting.prepared.layers if widths[layer.name]]
     _tell_blocks([layer for layer in layers if layer.name in known], note)
     if not data.synthetic:

@@ -20,7 +20,7 @@ from onnxmpq.sensitivity.saved import saved_text
 from onnxmpq.values.activation_range import ActivationRange
 from onnxmpq.values.costs import CostTable, Sensitivity, Trajectory
 from onnxmpq.values.group import part_name
-from onnxmpq.values.option import Options
+from onnxmpq.values.option import Option, Options
 from onnxmpq.values.plan import Plan
 
 
@@ -55,15 +55,20 @@ def measure(setting: Setting, candidates: Candidates, save: Path | None = None) 
 def probe_of(setting: Setting, candidates: Candidates) -> Probe:
     """What the method may look at."""
     prepared, splits = setting.prepared, setting.splits
-    own = {layer.name: layer.float_bits for layer in prepared.layers}
-    chosen = {name: choices for name, choices in setting.options.items() if len(choices) > 1}
-    options = {name: tuple(o for o in some if o.weight_bits < own[name]) for name, some in chosen.items()}
-    untouched = {name: o for name, some in chosen.items() for o in some if o.weight_bits == own[name]}
+    options = asked_options(setting)
+    untouched = {name: o for name, some in options.items() for o in setting.options[name] if o not in some}
     return Probe(
         prepared.model, prepared.layers, options, candidates.constants, splits.sensitivity, prepared.metric,
         setting.runtime, prepared.traced, prepared.batch_size, setting.request.search.seed, splits.training,
         setting.stages.observer.progress, setting.stages.note, untouched,
     )  # fmt: skip
+
+
+def asked_options(setting: Setting) -> dict[str, tuple[Option, ...]]:
+    """The options whose costs a method is asked for: of layers with a choice, all that change the weight."""
+    own = {layer.name: layer.float_bits for layer in setting.prepared.layers}
+    chosen = ((name, choices) for name, choices in setting.options.items() if len(choices) > 1)
+    return {name: tuple(o for o in some if o.weight_bits < own[name]) for name, some in chosen}
 
 
 def asked(method: Method, probe: Probe) -> Sensitivity:
