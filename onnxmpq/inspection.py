@@ -16,6 +16,7 @@ from onnxmpq.normalize.prepare import LOWEST_OPSET, normalise, raise_graph
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.onnx_io.model_file import load_model
+from onnxmpq.onnx_io.short_names import shorten_long_names
 from onnxmpq.operators import is_product, part_name, weight_places
 from onnxmpq.operators.gather import GATHER
 from onnxmpq.passes.matching import optional_input, type_name
@@ -83,7 +84,9 @@ def _normalised(model: onnx.ModelProto) -> gs.Graph:
     graph = import_graph(model)
     raise_graph(graph, LOWEST_OPSET)
     normalise(graph, integer=False)
-    return graph
+    clean = export_model(graph, model)
+    shorten_long_names(clean)
+    return import_graph(clean)
 
 
 def _others(model: onnx.ModelProto) -> tuple[OtherWeight, ...]:

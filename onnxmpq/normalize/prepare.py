@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -17,6 +18,7 @@ from onnxmpq.normalize.proof import FOLDED_DB, RAISED_DB, prove
 from onnxmpq.normalize.quantizing_ops import OF_WEIGHTS, quantizing_ops
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.onnx_io.graph import export_model, free_large_constants, import_graph
+from onnxmpq.onnx_io.short_names import shorten_long_names
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.operators import OPERATORS
 from onnxmpq.passes.normalize.clamp_hard_sigmoid import clamp_hard_sigmoid
@@ -166,9 +168,11 @@ def prepare(
     """
     check_float(original, integer=integer)
     model = normalised(runtime, original, sample, integer=integer)
+    former = shorten_long_names(model)
     traced = trace(runtime, model, sample)
-    layers = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
-    check_layers(layers)
+    found = discover(import_graph(model), {name: t.shape for name, t in traced.items()}, samples)
+    check_layers(found)
+    layers = tuple(replace(layer, former=_former(layer, former)) for layer in found)
     known = seen or {name: [value] for name, value in runtime.session(original).run(sample).items()}
     shapes = {name: t.shape for name, t in traced.items()}
     judged_by = choose_metric(
@@ -176,6 +180,11 @@ def prepare(
     )
     batch_size = _batch_size(traced) if batchable else 1
     return Prepared(original, model, layers, traced, sample, judged_by, batch_size)
+
+
+def _former(layer: Layer, names: Mapping[str, str]) -> tuple[str, ...]:
+    """What the layer and its nodes are called in the given model, of those whose names were shortened."""
+    return tuple(names[name] for name in dict.fromkeys((layer.name, *layer.nodes)) if name in names)
 
 
 def normalised(

@@ -1,7 +1,8 @@
-"""Names that only take bytes become numbers: in small networks they are up to a third of the file."""
+"""Names that only take bytes become numbers, and long ones short: in small networks they are up to a third of the file."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from itertools import count, product
@@ -13,6 +14,31 @@ from onnxmpq.onnx_io.late_values import raw_bytes
 
 _WORTH = 0.01  # of the model's bytes: for less, names stay as people know them
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+LONGEST = 64  # characters of a name that people still read; some exporters join those of all that they fused, by semicolons
+_JOINED = ";"
+
+
+def short_name(name: str) -> str:
+    """A name as it is, up to 64 characters; of a longer one the first of those that it joins, and a mark of its own."""
+    if len(name) <= LONGEST:
+        return name
+    first = name.split(_JOINED, maxsplit=1)[0]
+    told = first if len(first) <= LONGEST - 8 else f"{first[:20]}..{first[-26:]}"
+    return f"{told}~{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def shorten_long_names(model: onnx.ModelProto) -> dict[str, str]:
+    """Give nodes and inner tensors their `short_name`, in place, control-flow bodies too; the former names by the new ones.
+
+    The graph's inputs and outputs keep theirs.
+    """
+    fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
+    found = {name: short_name(name) for name in {*_tensor_names(model), *_node_names(model)} - fixed}
+    new = {old: short for old, short in found.items() if short != old}
+    if new:
+        for graph in graphs(model.graph):
+            _rename(graph, new, new)
+    return {short: old for old, short in new.items()}
 
 
 def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:

@@ -48,7 +48,9 @@ class Keep:
     def matches(self, layer: Layer) -> bool:
         if self.pattern.startswith("op:"):
             return fnmatch.fnmatchcase(layer.op, self.pattern[3:])
-        return any(fnmatch.fnmatchcase(name, self.pattern) for name in (layer.name, *layer.nodes))
+        return any(
+            fnmatch.fnmatchcase(name, self.pattern) for name in (layer.name, *layer.nodes, *layer.former)
+        )
 
 
 def options_of(

@@ -68,6 +68,7 @@ class Layer:
     direct: bool = False  # its codes of 4 bits are multiplied as they are
     weights_only: bool = False  # its activations stay in floating point whatever is asked
     reason: str | None = None
+    former: tuple[str, ...] = ()  # longer names in the given model, of itself and its nodes
 
     @property
     def axis(self) -> int:

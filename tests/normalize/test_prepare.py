@@ -13,9 +13,11 @@ from onnxmpq.errors import EngineError, ModelError
 from onnxmpq.normalize import prepare as prepare_module
 from onnxmpq.normalize.prepare import highest_opset, normalised, prepare, runnable
 from onnxmpq.normalize.proof import prove
+from onnxmpq.onnx_io.short_names import short_name
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
 from onnxmpq.values.arrays import Array
+from onnxmpq.values.keep import Keep
 
 CPU = Runtime("cpu", threads=1)
 
@@ -302,3 +304,16 @@ def test_an_input_without_a_shape_gets_one_where_that_is_clear(body: str, rank: 
     found, session = runnable(CPU, model)
     assert found.graph.input[0].type.tensor_type.HasField("shape") == (rank is not None)
     assert len(session.inputs[0].shape) == (rank or 0)
+
+
+def test_long_names_are_short_in_what_is_prepared_and_patterns_match_the_given_ones_too() -> None:
+    long = f"net/relu/Relu;{'net/conv/BiasAdd;' * 6}net/conv"
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2, 3, 8, 8] x) => (float[2, 4, 8, 8] y) { c = Conv (x, w)  y = Relu (c) }'
+    model = filled(text, w=(4, 3, 1, 1))
+    model.graph.node[0].name = long
+    (layer,) = prepare(
+        CPU, model, {"x": np.ones((2, 3, 8, 8), np.float32)}, integer=True, batchable=False
+    ).layers
+    assert layer.name == short_name(long)
+    assert layer.former == (long,)
+    assert all(Keep.parse(f"{name}=8").matches(layer) for name in (long, "*conv/BiasAdd*", layer.name))

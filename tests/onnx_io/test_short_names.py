@@ -1,7 +1,10 @@
 import numpy as np
 import onnx
+from hypothesis import given
+from hypothesis import strategies as st
 
-from onnxmpq.onnx_io.short_names import shorten_names
+from onnxmpq.onnx_io.contents import graphs
+from onnxmpq.onnx_io.short_names import LONGEST, short_name, shorten_long_names, shorten_names
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
 
@@ -55,3 +58,31 @@ def test_names_stay_where_they_take_next_to_nothing() -> None:
     before = model.SerializeToString()
     assert not shorten_names(model, ())
     assert model.SerializeToString() == before
+
+
+def test_a_name_that_joins_many_is_called_by_its_first_and_told_from_others_of_that() -> None:
+    joined = [
+        f"net/relu_1/Relu;net/relu_1/Relu;net/conv_{i}/BiasAdd/ReadVariableOp;net/conv_{i}" for i in (1, 2)
+    ]
+    short = [short_name(name) for name in joined]
+    assert all(name.startswith("net/relu_1/Relu~") for name in short)
+    assert len(set(short)) == 2
+
+
+@given(st.text(max_size=200))
+def test_a_short_name_is_short_and_stays_as_it_is(name: str) -> None:
+    short = short_name(name)
+    assert len(short) <= LONGEST
+    assert short_name(short) == short
+
+
+def test_long_names_are_shortened_inside_bodies_too_and_the_former_ones_told() -> None:
+    model = model_of(TEXT.replace(LONG, "x" * LONGEST + LONG))
+    model.graph.node[0].name = "y" * 100
+    former = shorten_long_names(model)
+    assert model.graph.node[0].name == short_name("y" * 100)
+    assert former[model.graph.node[0].name] == "y" * 100
+    onnx.checker.check_model(model)
+    names = [node.output[0] for graph in graphs(model.graph) for node in graph.node]
+    assert max(map(len, names)) <= LONGEST
+    assert [i.name for i in model.graph.input] == ["p", "x"]
