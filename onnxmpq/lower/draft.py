@@ -14,6 +14,7 @@ from onnxmpq.lower.file_bytes import FileBytes
 from onnxmpq.lower.lower_plan import known_names, lower, planned_opset, prove_opset
 from onnxmpq.metrics.latency import slowdown
 from onnxmpq.metrics.score import loss_of_function
+from onnxmpq.onnx_io.default_attributes import drop_defaults
 from onnxmpq.onnx_io.short_names import shorten_names
 from onnxmpq.rounding.candidates import Candidates
 from onnxmpq.runtime.session import Session
@@ -68,10 +69,10 @@ class Draft:
         return loss_of_function(setting.reference, model, selection, metric, batch_size)
 
     def written(self) -> onnx.ModelProto:
-        """The same, to be shipped: with short names where they are worth it. Raises ModelError where its opset changes what the float model computes."""
+        """The same, to be shipped: without attributes that say nothing, with short names where they are worth it. Raises ModelError where its opset changes what the float model computes."""
         opset = planned_opset(self.plan, self.prepared, self.setting.request.target)
         prove_opset(self.setting.runtime, self.prepared, opset)
-        model = self.lowered()
+        model = drop_defaults(self.lowered())
         shorten_names(model, known_names(self.prepared.layers))
         return model
 

@@ -15,6 +15,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxmpq.context.prepared import Activations, Prepared
 from onnxmpq.lower.lower_plan import Frame, frame, gathered_tables, known_names, planned_opset, store
+from onnxmpq.onnx_io.contents import opset_version
+from onnxmpq.onnx_io.default_attributes import drop_defaults, without_defaults
 from onnxmpq.onnx_io.graph import export_model
 from onnxmpq.onnx_io.late_values import LateValues, raw_bytes
 from onnxmpq.onnx_io.node_names import name_nodes
@@ -44,7 +46,8 @@ class _Framed:
         model = onnx.ModelProto()
         model.CopyFrom(self.bare)
         new = filled.graph.nodes[: len(filled.graph.nodes) - len(whole.nodes)]
-        model.graph.node.extend(map(_node, new))
+        opset = opset_version(self.bare)
+        model.graph.node.extend(without_defaults(_node(node), opset) for node in new)
         _replace_constants(model.graph, self.constants, _constants(filled.graph))
         name_nodes(model)
         describe(model, target)
@@ -61,7 +64,7 @@ class FileBytes:
     def of(
         self, prepared: Prepared, plan: Plan, candidates: Candidates, activations: Activations, target: Target
     ) -> int:
-        """Bytes of the file of what `lower` gives for the same arguments, names shortened; raises what it raises."""
+        """Bytes of the file of what `lower` gives for the same arguments, as it is written; raises what it raises."""
         asked = frozenset(name for name, o in plan.options.items() if o.activation_bits is not None)
         opset = planned_opset(plan, prepared, target)
         gathered = gathered_tables(plan, prepared, target)
@@ -70,7 +73,7 @@ class FileBytes:
             if len(self._framed) == _MOST_FRAMES:
                 del self._framed[next(iter(self._framed))]
             found = frame(prepared, plan, activations, target)
-            bare = without_bytes(export_model(found.graph, prepared.original))
+            bare = drop_defaults(without_bytes(export_model(found.graph, prepared.original)))
             self._framed[key] = _Framed(found, _constants(found.graph), bare, (prepared, activations))
         return self._framed[key].size(prepared, plan, candidates, target)
 

@@ -18,6 +18,7 @@ from onnxmpq.lower.channel_groups import joined, split
 from onnxmpq.lower.file_bytes import FileBytes
 from onnxmpq.lower.lower_plan import frame, known_names, lower
 from onnxmpq.normalize.prepare import prepare
+from onnxmpq.onnx_io.default_attributes import drop_defaults
 from onnxmpq.onnx_io.graph import import_graph
 from onnxmpq.onnx_io.short_names import shorten_names
 from onnxmpq.place import POLICIES
@@ -171,7 +172,7 @@ class Lowered:
 
     def check(self, counted: FileBytes, prepared: Prepared, plan: Plan, candidates: Candidates) -> None:
         arguments = (prepared, plan, candidates, self.activations, self.target)
-        model = lower(*arguments)
+        model = drop_defaults(lower(*arguments))
         shorten_names(model, known_names(prepared.layers))
         assert counted.of(*arguments) == model.ByteSize() == len(model.SerializeToString()), plan
 
