@@ -63,6 +63,8 @@ def compile_model(
     seed: int = 0,
     verify: bool = True,
     force: bool = False,
+    workers: int | str | None = None,
+    cluster: str | None = None,
     save_sensitivity: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
 ) -> Report:
@@ -78,6 +80,9 @@ def compile_model(
     number, lower is better; `outputs` says what some hold: NAME=classes, probabilities, embedding, values, heatmap or
     positions.
 
+    `workers` (a number, or "auto") are processes on this machine, and `cluster` is the address of a running Dask scheduler, that
+    round and measure in place of this process; the file is the same.
+
     Raises a subclass of OnnxmpqError; no model is written then.
     """
     asked, method = parse_budgets(budgets), os.fspath(method)
@@ -92,7 +97,7 @@ def compile_model(
             method=find_method(method), effort=find_effort(effort), metric=metric, outputs=parse_outputs(outputs),
             seed=seed,
         ),
-        run=Run(provider, verify, force),
+        run=Run(provider, verify, force, workers, cluster),
     )  # fmt: skip
     sources = Sources(
         model=Path(model), output=default_output(Path(model)) if output is None else Path(output), data=data,

@@ -117,7 +117,7 @@ _COMPILE_GROUPS = {
         "seed",
         "save_sensitivity",
     ),
-    "The compile itself": ("provider", "report", "no_verify", "--help"),
+    "The compile itself": ("provider", "workers", "cluster", "report", "no_verify", "--help"),
 }
 _COMPILE_EXAMPLES = """\b
 Examples:
@@ -234,6 +234,16 @@ def cli() -> None:
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     help="Where the compile itself runs.",
+)
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    help="Round and measure in so many processes; auto: one a GPU, or a core.",
+)
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Round and measure on the workers of this Dask scheduler.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0)
 @click.option(

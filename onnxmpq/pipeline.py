@@ -23,6 +23,7 @@ from onnxmpq.place.stage import place
 from onnxmpq.requantize.stage import is_requantized, requantize
 from onnxmpq.request import Request, Sources
 from onnxmpq.rounding.stage import round_weights
+from onnxmpq.runtime.workers import Workers, open_workers
 from onnxmpq.search.stage import is_searched, search
 from onnxmpq.sensitivity.stage import measure
 from onnxmpq.timing.stage import time_layers
@@ -32,9 +33,15 @@ from onnxmpq.verify.stage import Compiled, report_on
 
 
 def compiled(sources: Sources, request: Request, stages: Stages) -> Report:
+    """The line itself, with those who work for it."""
+    with open_workers(request.run.workers, request.run.cluster, request.run.provider) as workers:
+        return compiled_by(workers, sources, request, stages)
+
+
+def compiled_by(workers: Workers, sources: Sources, request: Request, stages: Stages) -> Report:
     """The line itself."""
     with stages("load"):
-        loaded = load(sources, request, stages)
+        loaded = load(sources, request, stages, workers)
     lowering = rounded(loaded)
     with stages("sensitivity"):
         lowering = narrowed(lowering)

@@ -112,12 +112,15 @@ class Search:
 class Run:
     """How the compile itself runs: where, whether the file is checked, scored and timed, and what it goes on in spite of.
 
-    `force` goes on where the data do not fit the model's classes.
+    `force` goes on where the data do not fit the model's classes. `workers` (a number, or "auto") or `cluster` (the address
+    of a scheduler) do what is measured independently (`onnxmpq.runtime.workers`); this process where neither is given.
     """
 
     provider: str = "auto"
     verify: bool = True
     force: bool = False
+    workers: int | str | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ ROOMS: Mapping[str, str] = {
     "verify.stage": "errors observer values budgets runtime data metrics rounding context normalize verify",
     # what users call
     "pipeline": (
-        "observer values onnx_io request context lower forecast.stage load.stage normalize.stage place.stage check.stage "
+        "observer values onnx_io runtime request context lower forecast.stage load.stage normalize.stage place.stage check.stage "
         "calibrate.stage rounding.stage sensitivity.stage timing.stage requantize.stage allocate.stage activations.stage "
         "search.stage "
         "verify.stage"
@@ -96,6 +96,8 @@ DOORS = {
     "cvxpy": {"onnxmpq.allocate.knapsack"},
     "rich": {"onnxmpq.present.console"},
     "click": {"onnxmpq.commands"},
+    "loky": {"onnxmpq.runtime.ordered_pool", "onnxmpq.runtime.local_workers"},
+    "distributed": {"onnxmpq.runtime.cluster"},
     "PIL": {"onnxmpq.data.images", "onnxmpq.data.preprocess"},
 }
 NUMBERS_ONLY = ("onnxmpq.budgets", "onnxmpq.allocate.knapsack", "onnxmpq.values.plan", "onnxmpq.values.costs")

@@ -38,7 +38,7 @@ def calibrate(loaded: Loaded, found: Placed) -> Setting:
     setting = Setting(
         loaded.request, loaded.stages, loaded.runtime, loaded.session, splits,
         fitted_to_ranges(found.prepared, quantized), found.options, quantized,
-        augmentations=augmentations_of(splits.rounding, found.prepared, loaded),
+        augmentations=augmentations_of(splits.rounding, found.prepared, loaded), workers=loaded.workers,
     )  # fmt: skip
     return forced_by(setting)
 

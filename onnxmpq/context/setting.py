@@ -15,6 +15,7 @@ from onnxmpq.metrics.reference_outputs import Expected
 from onnxmpq.observer import Stages
 from onnxmpq.request import Request
 from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.runtime.workers import HERE, Workers
 from onnxmpq.values.option import Options
 
 
@@ -33,6 +34,7 @@ class Loaded:
     session: Session
     evidence: Evidence
     file_bytes: int
+    workers: Workers = HERE
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Setting:
     quantized: Activations
     forced: Options | None = None
     augmentations: Augmentations = NO_AUGMENTATION
+    workers: Workers = HERE
 
     @cached_property
     def expected(self) -> Expected:

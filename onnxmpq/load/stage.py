@@ -16,11 +16,12 @@ from onnxmpq.onnx_io.output_file import require_apart, require_writable
 from onnxmpq.request import Request, Sources
 from onnxmpq.runtime.requirements import suited
 from onnxmpq.runtime.session import Runtime, resolve_runtime
+from onnxmpq.runtime.workers import HERE, Workers
 
 _KERNEL_BITS = 8  # of activations at least: narrower pairs become kernels that ONNX Runtime then refuses
 
 
-def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
+def load(sources: Sources, request: Request, stages: Stages, workers: Workers = HERE) -> Loaded:
     """Raises a subclass of OnnxmpqError where something cannot be read or run, or the output not be written."""
     runtime = resolve_runtime(request.run.provider)
     stages.note(f"running on ONNX Runtime's {runtime.provider.upper()} execution provider")
@@ -42,7 +43,7 @@ def load(sources: Sources, request: Request, stages: Stages) -> Loaded:
         data.check()
     decided = request.decided(synthetic=evidence.calibration.synthetic)
     runtime = computing(runtime, decided, stages)
-    return Loaded(decided, stages, runtime, model, session, evidence, given.ByteSize())
+    return Loaded(decided, stages, runtime, model, session, evidence, given.ByteSize(), workers)
 
 
 def computing(runtime: Runtime, request: Request, stages: Stages) -> Runtime:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,6 +72,13 @@ class Candidates:
 
     def __post_init__(self) -> None:
         self._initializers: Mapping[str, onnx.TensorProto] = {i.name: i for i in self.model.graph.initializer}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()
 
     def copy(self) -> Candidates:
         """The same roundings, to change without losing these."""

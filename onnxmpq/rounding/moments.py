@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -18,8 +18,8 @@ from onnxmpq.onnx_io.graph import export_model, import_graph
 from onnxmpq.passes.expose.emit_gram import EmitGram, Taken, gram_name
 from onnxmpq.rounding.padded import NO_PADDED, Padded
 from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, block_count, columns
-from onnxmpq.runtime.ordered_pool import cores, map_in_threads
 from onnxmpq.runtime.session import Runtime, Session
+from onnxmpq.runtime.workers import HERE, Opened, Workers
 from onnxmpq.values.arrays import Array, Doubles
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.runs import runs
@@ -118,6 +118,7 @@ def input_moments(
     progress: Progress,
     augmentations: Augmentations = NO_AUGMENTATION,
     padded: Padded = NO_PADDED,
+    workers: Workers = HERE,
 ) -> Iterator[tuple[Layer, Moments]]:
     """(layer, moments) for every layer that has them, in passes over the data whose matrices fit in memory.
 
@@ -130,7 +131,7 @@ def input_moments(
         def report(now: int, before: int = done) -> None:
             progress(before + now, total)
 
-        sums = _sums(runtime, model, some, seen, batch_size, report, augmentations, padded)
+        sums = _sums(runtime, model, some, seen, batch_size, report, augmentations, padded, workers)
         done += seen.count
         for layer in some:
             gram = sums.pop(gram_name(layer.weight), None)
@@ -167,6 +168,7 @@ def _sums(
     progress: Callable[[int], None],
     augmentations: Augmentations,
     padded: Padded,
+    workers: Workers,
 ) -> dict[str, Doubles]:
     """The layers' matrices summed over the data, by the names of the outputs that give them."""
     emit = EmitGram(
@@ -175,38 +177,54 @@ def _sums(
         padding=padded.padding,
         padded=padded.weights,
     )
-    session = _loaded(runtime, model, emit)
-    return {} if session is None else _summed(session, data, batch_size, progress, augmentations)
+    emitted = _emitted(model, emit)
+    return (
+        {}
+        if emitted is None
+        else _summed(Grams(runtime, emitted), workers, data, batch_size, progress, augmentations)
+    )
 
 
-def _loaded(runtime: Runtime, model: onnx.ModelProto, emit: EmitGram) -> Session | None:
+def _emitted(model: onnx.ModelProto, emit: EmitGram) -> onnx.ModelProto | None:
     """The model with what is emitted as its only outputs; None where nothing is."""
     graph = import_graph(model)
     emit(graph)
     names = {gram_name(weight) for weight in emit.weights}
     graph.outputs = [output for output in graph.outputs if output.name in names]
-    if not graph.outputs:
-        return None
-    return runtime.on_one_thread().session(export_model(graph, model), spin=False)
+    return export_model(graph, model) if graph.outputs else None
+
+
+@dataclass(frozen=True)
+class Grams(Opened):
+    """A batch's matrices by the names of the outputs that give them."""
+
+    runtime: Runtime
+    model: onnx.ModelProto
+
+    @cached_property
+    def session(self) -> Session:
+        return self.runtime.on_one_thread().session(self.model, spin=False)
+
+    def __call__(self, fed: tuple[int, Feeds]) -> tuple[int, dict[str, Array]]:
+        return fed[0], self.session.run(fed[1])
 
 
 def _summed(
-    session: Session,
+    work: Grams,
+    workers: Workers,
     data: Dataset,
     batch_size: int,
     progress: Callable[[int], None],
     augmentations: Augmentations,
 ) -> dict[str, Doubles]:
-    """The session's outputs summed over the data, in double precision, the mean over their augmentations."""
-
-    def run(fed: tuple[int, Feeds]) -> tuple[int, dict[str, Any]]:
-        return fed[0], session.run(fed[1])
-
-    order = list(session.outputs)
+    """The matrices summed over the data, in double precision, the mean over their augmentations."""
+    order = [output.name for output in work.model.graph.output]
     sums: list[Doubles] = []
     done = 0
     fed = ((b.count, feeds) for b in data.batches(batch_size) for feeds in augmentations.of(b.feeds))
-    for count, outputs in map_in_threads(run, fed, cores()):
+    for count, outputs in workers.map(
+        work, fed, name=lambda fed: f"a batch of {fed[0]} samples, whose moments are summed"
+    ):
         add_to(sums, [outputs[name] for name in order])
         done += count
         progress(done // augmentations.count)

@@ -12,7 +12,7 @@ from onnxmpq.rounding.candidates import Candidates, fitted
 from onnxmpq.rounding.moments import has_moments, input_moments
 from onnxmpq.rounding.padded import find_padded
 from onnxmpq.rounding.rows import MOST_COLUMNS, block_columns, block_count, columns
-from onnxmpq.runtime.ordered_pool import cores, map_in_processes
+from onnxmpq.runtime.ordered_pool import cores
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Options
 
@@ -52,11 +52,15 @@ def _fit(candidates: Candidates, setting: Setting, data: Dataset) -> set[str]:
     all_moments = input_moments(
         setting.runtime, prepared.model, layers, data, prepared.batch_size, setting.stages.observer.progress,
         setting.augmentations, find_padded(setting.runtime, prepared.model, layers, prepared.metric.padding, data, prepared.batch_size),
+        setting.workers,
     )  # fmt: skip
     tasks = (candidates.task(layer, moments, widths[layer.name]) for layer, moments in all_moments)
     known = set()
     fitting = [layer for layer in layers if has_moments(layer)]
-    for layer, found in map_in_processes(fitted, tasks, workers(work(fitting, widths) + factoring(fitting))):
+    count = processes(work(fitting, widths) + factoring(fitting))
+    for layer, found in setting.workers.map(
+        fitted, tasks, processes=count, name=lambda task: f"layer {task.layer.name}"
+    ):
         for rounded, shift in found:
             candidates.replace(layer, rounded, shift)
         known.add(layer.name)
@@ -81,7 +85,7 @@ def _tell(setting: Setting, known: Collection[str], data: Dataset) -> None:
         _tell_unknown(why, [la for la in blind if la.layout.blind == why], note)
 
 
-def workers(products: int) -> int:
+def processes(products: int) -> int:
     """Processes that so many products are divided among."""
     return min(cores(), _MOST_PROCESSES) if products > _WORTH_PROCESSES else 1
 

@@ -21,6 +21,7 @@ from onnxmpq.errors import EngineError, OptionError
 from onnxmpq.runtime.ordered_pool import cores, is_confined
 from onnxmpq.values.arrays import Array
 
+VERSION = ort.__version__
 Model = onnx.ModelProto | bytes | Path
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -42,7 +43,7 @@ _SILENT = 4  # fatal only: what matters is raised, and the runtime's warnings ar
 # Go on where pairs are to be kept, and fail over 4 bits.
 _FUSE_PAIRS = ["ClipQuantRewrite", "ReluQuantRewrite"]
 # Before 1.31 it loses a tensor that gradients of networks with free sizes read.
-_BROKEN = ["ReshapeFusion"] if tuple(map(int, ort.__version__.split(".")[:2])) < (1, 31) else []
+_BROKEN = ["ReshapeFusion"] if tuple(map(int, VERSION.split(".")[:2])) < (1, 31) else []
 _DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
     "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16", "tensor(uint16)": "uint16",

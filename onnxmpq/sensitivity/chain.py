@@ -8,7 +8,7 @@ on the number of samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -100,12 +100,15 @@ class Chain:
         """The graph's outputs with every weight as it is."""
         return self._finish(0, feeds)
 
-    def steps(self, feeds: State) -> Iterator[Step]:
-        """Every layer in execution order, on one batch."""
-        state = feeds
-        for segment in self._segments:
+    def steps(self, feeds: State, names: Collection[str] | None = None) -> Iterator[Step]:
+        """Every layer in execution order, on one batch; of the named ones alone, as far as there are such."""
+        state, segments = feeds, self._segments
+        if names is not None:
+            reached = [i for i, s in enumerate(segments) if any(t.layer.name in names for t in s.tails)]
+            segments = segments[: reached[-1] + 1] if reached else []
+        for segment in segments:
             clean = state | segment.tapped.run(state)
-            for tail in segment.tails:
+            for tail in (t for t in segment.tails if names is None or t.layer.name in names):
                 inputs = {name: clean[name] for name in tail.link.part.inputs if name in clean}
                 yield Step(tail.layer, inputs, partial(self._changed, tail, clean))
             state = {name: clean[name] for name in segment.kept}

@@ -1,15 +1,12 @@
-"""Changes judged, each alone in the float network or in one that carries other changes already.
+"""Changes judged, each alone in a network that carries other changes already.
 
-Alone, they take one forward up to a layer, and from there one a change. A sensitivity that is updated is measured with
-everything decided so far in place. The decisions are baked into the chain's sessions (made anew after each decision,
+A sensitivity that is updated is measured with everything decided so far in place. The decisions are baked into the chain's sessions (made anew after each decision,
 at a few per cent of the cost of what is then measured); a change runs only what comes behind it.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,37 +16,12 @@ from onnx import numpy_helper
 from onnxmpq.data import Dataset
 from onnxmpq.errors import DataError, OptionError
 from onnxmpq.metrics.metric import Metric, Sums, classes, classifier_output, surprise
-from onnxmpq.sensitivity.chain import Chain, State, Step
+from onnxmpq.sensitivity.chain import Chain
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 
 Constants = Mapping[str, Array]
-
-
-def losses_alone(
-    probe: Probe, layers: Sequence[Layer], changes: Callable[[Step], Iterable[State]]
-) -> dict[tuple[str, int], float]:
-    """The loss, in the metric's own units, of each layer's changes, by layer and place among them.
-
-    `changes` are what a layer's constants, and its inputs, are changed to, on one batch: as many on each.
-    """
-    chain = Chain(probe.runtime, probe.model, layers, probe.traced)
-    terms = probe.metric.terms
-    distance: defaultdict[tuple[str, int], Sums] = defaultdict(lambda: np.zeros(terms))
-    weight: Sums = np.zeros(terms)
-    total = math.ceil(probe.data.count / probe.batch_size) * len(layers)
-    done = 0
-    for batch in probe.data.batches(probe.batch_size):
-        reference = probe.metric.judged(chain.outputs(batch.feeds), batch.feeds)
-        weight += probe.metric.weight(reference)
-        for step in chain.steps(batch.feeds):
-            for place, changed in enumerate(changes(step)):
-                outputs = step.outputs(changed)
-                distance[step.layer.name, place] += probe.metric.distance(reference, outputs)
-            done += 1
-            probe.progress(done, total)
-    return {key: probe.metric.loss(sums, weight) for key, sums in distance.items()}
 
 
 @dataclass(frozen=True, slots=True)

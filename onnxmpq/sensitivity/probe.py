@@ -13,6 +13,7 @@ from onnxmpq.metrics.metric import Metric
 from onnxmpq.observer import Progress
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.session import Runtime
+from onnxmpq.runtime.workers import HERE, Workers
 from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import Option
@@ -44,6 +45,7 @@ class Probe:
     progress: Progress = lambda _done, _total: None
     note: Note = lambda _words: None  # what the report says of the method's work
     untouched: Mapping[str, Option] = field(default_factory=dict)
+    workers: Workers = HERE  # who measures what does not depend on one another
 
     @property
     def chosen(self) -> list[Layer]:

@@ -60,7 +60,7 @@ def probe_of(setting: Setting, candidates: Candidates) -> Probe:
     return Probe(
         prepared.model, prepared.layers, options, candidates.constants, splits.sensitivity, prepared.metric,
         setting.runtime, prepared.traced, prepared.batch_size, setting.request.search.seed, splits.training,
-        setting.stages.observer.progress, setting.stages.note, untouched,
+        setting.stages.observer.progress, setting.stages.note, untouched, setting.workers,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ the power of the error that joins them. Noise must not make a narrower width loo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from statistics import fmean
@@ -23,9 +23,10 @@ import numpy as np
 
 from onnxmpq.sensitivity.chain import State, Step
 from onnxmpq.sensitivity.directional import changes_of, widths_of
-from onnxmpq.sensitivity.judge import losses_alone
+from onnxmpq.sensitivity.losses_alone import losses_alone
 from onnxmpq.sensitivity.probe import Probe
 from onnxmpq.sensitivity.variant import require_count, titled
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.costs import CostTable
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.option import FLOAT_BITS, Option
@@ -34,6 +35,17 @@ _MOST_CHANGED, _FEWEST = 128, 4  # changes that all samples are run for; samples
 
 Costs = Mapping[Option, float]
 Losses = dict[tuple[str, int], float]  # by layer and width
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateWeights:
+    """A layer's constants at each of its widths."""
+
+    candidate: Callable[[Layer, int], Mapping[str, Array]]
+    widths: Mapping[str, Sequence[int]]
+
+    def __call__(self, step: Step) -> Iterator[State]:
+        return (dict(self.candidate(step.layer, bits)) for bits in self.widths[step.layer.name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +99,7 @@ def changed_samples(samples: int, changes: int) -> int:
 
 def _losses(probe: Probe, widths: Mapping[str, Sequence[int]]) -> Losses:
     """Those of every width, measured."""
-
-    def candidates(step: Step) -> Iterator[State]:
-        return (dict(probe.candidate(step.layer, bits)) for bits in widths[step.layer.name])
-
-    found = losses_alone(probe, probe.chosen, candidates)
+    found = losses_alone(probe, probe.chosen, CandidateWeights(probe.candidate, widths))
     return {(name, widths[name][place]): loss for (name, place), loss in found.items()}
 
 
