@@ -58,7 +58,8 @@ def asked() -> Callable[..., Request]:
     plain = {
         "budgets": (Budget.parse("6bit-avg"),), "keeps": (), "target": find_target("ort-cpu"), "widths": (4, 8),
         "activations": "fp32", "calibrator": CALIBRATORS["mean_minmax_3sigma"], "rounding": "nearest", "method": METHODS["size"],
-        "effort": EFFORTS["fast"], "metric": None, "outputs": {}, "provider": "cpu", "seed": 0, "verify": False, "force": False,
+        "effort": EFFORTS["fast"], "metric": None, "outputs": {}, "provider": "cpu", "seed": 0, "verify": False, "force": False, "workers": None,
+        "cluster": None,
     }  # fmt: skip
 
     def ask(**changes: Any) -> Request:

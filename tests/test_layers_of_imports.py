@@ -68,7 +68,7 @@ ROOMS: Mapping[str, str] = {
         "allocate normalize onnx_io place activations"
     ),
     "search.stage": "values budgets metrics sensitivity allocate context lower sensitivity.stage allocate.stage",
-    "forecast": "",
+    "forecast": "values rounding",
     "forecast.stage": "values request context rounding rounding.stage search.stage sensitivity sensitivity.stage",
     "verify.stage": "errors observer values budgets runtime data metrics rounding context normalize verify",
     # what users call
