@@ -27,18 +27,20 @@ from onnxmpq.request import (
     parse_saved,
     parse_target,
     parse_widths,
+    planned_activations,
 )
 from onnxmpq.rounding.candidates import ROUNDINGS
 from onnxmpq.sensitivity.methods import find_method
 from onnxmpq.values.arrays import Shape
 from onnxmpq.values.effort import find_effort
 from onnxmpq.values.keep import Keep
+from onnxmpq.values.plan_file import PlanFile
 from onnxmpq.values.report import Report
 
 
 def compile_model(
     model: str | os.PathLike[str],
-    budgets: Sequence[Budget | str] | Budget | str,
+    budgets: Sequence[Budget | str] | Budget | str = (),
     data: DataSource | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
@@ -66,6 +68,8 @@ def compile_model(
     workers: int | str | None = None,
     cluster: str | None = None,
     save_sensitivity: str | os.PathLike[str] | None = None,
+    plan: str | os.PathLike[str] | None = None,
+    save_plan: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Compile a model file into a mixed-precision file that meets every budget, and say what became of it.
@@ -83,11 +87,15 @@ def compile_model(
     `workers` (a number, or "auto") are processes on this machine, and `cluster` is the address of a running Dask scheduler, that
     round and measure in place of this process; the file is the same.
 
+    What every layer was given is written to `save_plan`, as JSON; `plan` takes such a file, maybe edited, in place of budgets.
+
     Raises a subclass of OnnxmpqError; no model is written then.
     """
     asked, method = parse_budgets(budgets), os.fspath(method)
+    planned = None if plan is None else PlanFile.read(Path(plan))
+    activations = planned_activations(planned, activations)
     request = Request(
-        constraints=Constraints(budgets=asked, widths=parse_widths(bits, asked), keeps=parse_keeps(keep)),
+        constraints=Constraints(budgets=asked, widths=parse_widths(bits, asked), keeps=parse_keeps(keep), plan=planned),
         quantizers=Quantizers(
             rounding=rounding, activations=activations,
             calibrator=None if calibrator is None else find_calibrator(calibrator),
@@ -103,5 +111,6 @@ def compile_model(
         model=Path(model), output=default_output(Path(model)) if output is None else Path(output), data=data,
         evaluation=evaluation, training=training, preprocess=preprocess, shapes=shapes or {}, samples=samples,
         method=method, sensitivity=None if save_sensitivity is None else parse_saved(Path(save_sensitivity)),
+        plan=None if save_plan is None else Path(save_plan),
     )  # fmt: skip
     return compiled(sources, request, Stages(observer or Observer()))

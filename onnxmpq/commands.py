@@ -116,6 +116,8 @@ _COMPILE_GROUPS = {
         "calibrator",
         "seed",
         "save_sensitivity",
+        "save_plan",
+        "plan",
     ),
     "The compile itself": ("provider", "workers", "cluster", "report", "no_verify", "--help"),
 }
@@ -142,7 +144,6 @@ def cli() -> None:
     "budgets",
     type=BUDGET,
     multiple=True,
-    required=True,
     help=f"{', '.join(EXAMPLES[:-1])} or {EXAMPLES[-1]}; several hold at once.",
 )
 @click.option(
@@ -183,6 +184,8 @@ def cli() -> None:
     help=f"Sensitivity: {', '.join(BUILT_IN_METHODS)}, file.py:function, or a .json that was saved.",
 )
 @click.option("--save-sensitivity", type=OUTPUT, help="Save what --method finds, as JSON for --method.")
+@click.option("--save-plan", type=OUTPUT, help="Save what every layer was given, as JSON to read and edit.")
+@click.option("--plan", type=FILE, help="Give every layer what such a file says; no --budget is needed.")
 @click.option(
     "--metric",
     help=f"Loss of function: {', '.join(METRICS)} or file.py:function.  [default: by the outputs]",
@@ -267,7 +270,9 @@ def compile_command(
 
     if report == STDOUT:
         report, as_json = None, True
-    inputs = protected(model, *(options[name] for name in ("data", "evaluation", "training", "method")))
+    inputs = protected(
+        model, *(options[name] for name in ("data", "evaluation", "training", "method", "plan"))
+    )
     if report is not None:
         require_writable(report, inputs)
         require_apart(

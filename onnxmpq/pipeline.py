@@ -16,6 +16,7 @@ from onnxmpq.context.setting import Loaded
 from onnxmpq.forecast.stage import expected_work, sooner
 from onnxmpq.load.stage import load
 from onnxmpq.lower.draft import Draft, Lowering
+from onnxmpq.lower.save_plan import save_plan
 from onnxmpq.normalize.stage import prepare_model, within_kernels
 from onnxmpq.observer import Stages
 from onnxmpq.onnx_io.model_file import written_model
@@ -50,6 +51,8 @@ def compiled_by(workers: Workers, sources: Sources, request: Request, stages: St
     draft, found = drafted(choice)
     with stages("write"):
         written = draft.written()
+        if sources.plan is not None:
+            save_plan(draft, sources.plan)
     with written_model(written, sources.output, protect=sources.protected) as file, stages("verify"):
         outcome = Compiled(
             sources.model, sources.output, draft.prepared, draft.units, draft.placement, draft.plan, draft.setting.request.target, choice.costs,

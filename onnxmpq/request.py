@@ -21,6 +21,7 @@ from onnxmpq.values.effort import Effort
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.option import FLOAT_BITS, HALF_BITS, QUANTIZED_BITS
 from onnxmpq.values.output_kind import OutputKind
+from onnxmpq.values.plan_file import PlanFile
 from onnxmpq.values.target import Target, find_target
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
@@ -51,6 +52,7 @@ class Sources:
     samples: int  # of calibration, at most
     method: str = "measured"  # as named: it may be a file
     sensitivity: Path | None = None  # where what the method finds is saved
+    plan: Path | None = None  # where the plan is saved
 
     @property
     def protected(self) -> list[Path]:
@@ -62,16 +64,26 @@ class Sources:
 class Constraints:
     """What the file may be: within every budget, of these widths, the layers that are kept as they are said to be.
 
-    `widths` are in order, 16 and 32 for layers that may stay in float.
+    `widths` are in order, 16 and 32 for layers that may stay in float. A `plan` says what every layer is; then there need be no budget.
+
+    Raises OptionError for neither of them, or for a plan and layers that are kept besides.
     """
 
     budgets: tuple[Budget, ...]
     widths: tuple[int, ...]
     keeps: tuple[Keep, ...] = ()
+    plan: PlanFile | None = None
 
     def __post_init__(self) -> None:
-        if not self.budgets:
+        if self.plan is not None and self.keeps:
+            raise OptionError("--plan says what every layer is; change it there, in place of --keep")
+        if not self.budgets and self.plan is None:
             raise OptionError("no budget was given; write for example --budget 4bit-avg")
+
+    @property
+    def kept(self) -> tuple[Keep, ...]:
+        """The layers whose widths are decided."""
+        return self.keeps if self.plan is None else self.plan.keeps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +266,15 @@ def parse_saved(path: Path) -> Path:
     if path.suffix.lower() != ".json":
         raise OptionError(f"--save-sensitivity {path} must end in .json, by which --method knows such a file")
     return path
+
+
+def planned_activations(plan: PlanFile | None, given: str | None) -> str | None:
+    """The activations of a plan, where one is given. Raises OptionError where others are asked for."""
+    if plan is None:
+        return given
+    if given not in (None, plan.activations):
+        raise OptionError(f"the plan is for --activations {plan.activations}, and {given} was asked for")
+    return plan.activations
 
 
 def protected(model: Path, *data: DataSource | None) -> list[Path]:

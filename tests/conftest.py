@@ -58,15 +58,14 @@ def asked() -> Callable[..., Request]:
     plain = {
         "budgets": (Budget.parse("6bit-avg"),), "keeps": (), "target": find_target("ort-cpu"), "widths": (4, 8),
         "activations": "fp32", "calibrator": CALIBRATORS["mean_minmax_3sigma"], "rounding": "nearest", "method": METHODS["size"],
-        "effort": EFFORTS["fast"], "metric": None, "outputs": {}, "provider": "cpu", "seed": 0, "verify": False, "force": False, "workers": None,
-        "cluster": None,
+        "effort": EFFORTS["fast"], "metric": None, "outputs": {}, "provider": "cpu", "seed": 0, "verify": False, "force": False,
     }  # fmt: skip
 
     def ask(**changes: Any) -> Request:
         answers = {**plain, **changes}
 
         def of(kind: Any) -> Any:
-            return kind(**{field.name: answers.pop(field.name) for field in fields(kind)})
+            return kind(**{f.name: answers.pop(f.name) for f in fields(kind) if f.name in answers})
 
         groups = {
             "constraints": of(Constraints),

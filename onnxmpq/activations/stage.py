@@ -171,7 +171,7 @@ def longer_in_float(choice: Choice) -> dict[str, Option]:
     beside = target.is_plain and bool(choice.integer)
     widest = {
         name: target.legalize(codes[-1], beside_integers=beside)
-        for name, some in options_of(setting.prepared.layers, asked.widths, None, asked.keeps).items()
+        for name, some in options_of(setting.prepared.layers, asked.widths, None, asked.kept).items()
         if (codes := [option for option in some if option.is_quantized])
     }
     return {

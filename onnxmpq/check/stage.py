@@ -37,7 +37,7 @@ def remarks(request: Request, found: Placed) -> Iterator[str]:
         kind.remark(prepared.layers) for kind in dict.fromkeys(b.kind for b in request.constraints.budgets)
     )
     yield from filter(None, said)
-    for keep in overridden(prepared.layers, request.constraints.keeps):
+    for keep in overridden(prepared.layers, request.constraints.kept):
         yield f"--keep '{keep}' changes nothing: later patterns match all that it does"
     options = found.options
     halves = [la for la in prepared.layers if options[la.name][0].weight_bits == HALF_BITS < la.float_bits]
@@ -72,7 +72,7 @@ def _left_alone(prepared: Prepared, *, of_file: bool) -> str:
 def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What layers could be given if less were fixed, as the target holds it, each with the change in words."""
     asked = request.constraints
-    looser = looser_options(prepared.layers, asked.widths, request.activation_bits, asked.keeps)
+    looser = looser_options(prepared.layers, asked.widths, request.activation_bits, asked.kept)
     for change, options in looser:
         yield change, placed(prepared, options, request.target).options
 
@@ -80,7 +80,7 @@ def loosened(request: Request, prepared: Prepared) -> Iterator[tuple[str, Option
 def stored_otherwise(request: Request, prepared: Prepared) -> Iterator[tuple[str, Options]]:
     """What the same request comes to in each of the target's storages."""
     asked = request.constraints
-    options = options_of(prepared.layers, asked.widths, request.activation_bits, asked.keeps)
+    options = options_of(prepared.layers, asked.widths, request.activation_bits, asked.kept)
     for storage in request.target.weights.storages:
         yield f"with --storage {storage}", placed(prepared, options, request.target.storing(storage)).options
 

@@ -64,7 +64,7 @@ def read_model(sources: Sources, runtime: Runtime, stages: Stages) -> onnx.Model
         raise ModelError(
             f"{sources.model} was compiled by onnxmpq already; compile the model it was made from"
         )
-    written = [path for path in (sources.output, sources.sensitivity) if path is not None]
+    written = [path for path in (sources.output, sources.sensitivity, sources.plan) if path is not None]
     require_apart(*written)
     for path in written:
         require_writable(path, sources.protected)  # rather now than after the work

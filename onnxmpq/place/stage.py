@@ -25,8 +25,10 @@ _MANY_SCALES = 256  # what fewer save, the nodes that read them take
 def place(loaded: Loaded, prepared: Prepared) -> Placed:
     """What was asked of every layer, as half precision, the target and its integer kernels allow it."""
     request = loaded.request
+    if request.constraints.plan is not None:
+        request.constraints.plan.check(prepared.layers)
     asked = options_of(
-        prepared.layers, request.constraints.widths, request.activation_bits, request.constraints.keeps
+        prepared.layers, request.constraints.widths, request.activation_bits, request.constraints.kept
     )
     return placed(prepared, asked, request.target, loaded.stages.note)
 
