@@ -19,7 +19,13 @@ from onnxmpq.errors import OnnxmpqError, OptionError
 from onnxmpq.metrics.metric import METRICS
 from onnxmpq.metrics.output_kinds import WORDS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
-from onnxmpq.present.console import ConsoleObserver, show_evaluation, show_inspection, show_report
+from onnxmpq.present.console import (
+    ConsoleObserver,
+    show_evaluation,
+    show_findings,
+    show_inspection,
+    show_report,
+)
 from onnxmpq.request import ACTIVATIONS, BUILT_IN_CALIBRATORS, BUILT_IN_METHODS, default_output, protected
 from onnxmpq.values.effort import EFFORTS, find_effort
 from onnxmpq.values.keep import Keep
@@ -321,6 +327,19 @@ def eval_command(model: Path, as_json: bool, **options: Any) -> None:
     from onnxmpq.evaluation import evaluate_model
 
     _tell(evaluate_model(model, **options), show_evaluation, as_json=as_json)
+
+
+@cli.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def doctor_command(as_json: bool) -> None:
+    """Tell what this machine and installation can do, and what to do where that is less than it could be."""
+    from onnxmpq.doctor import examine
+
+    findings = examine()
+    if as_json:
+        click.echo(to_json([asdict(finding) for finding in findings]))
+    else:
+        show_findings(findings)
 
 
 def _tell(found: Any, show: Callable[[Any], None], *, as_json: bool) -> None:

@@ -80,13 +80,14 @@ ROOMS: Mapping[str, str] = {
     ),
     "api": "observer values budgets data metrics calibrate rounding sensitivity request pipeline",
     "evaluation": "errors values onnx_io runtime data metrics normalize",
+    "doctor": "runtime verify",
     "inspection": "values passes operators onnx_io runtime normalize verify",
     "": "",
     "testing": (
         "values operators onnx_io runtime data metrics place calibrate rounding sensitivity context normalize lower verify"
     ),
     "present": "observer values budgets",
-    "commands": "errors values budgets onnx_io data metrics request api evaluation inspection present",
+    "commands": "errors values budgets onnx_io data metrics request api doctor evaluation inspection present",
     "endings": "onnx_io commands",
     "cli": "endings",
     "__main__": "cli",

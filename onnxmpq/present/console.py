@@ -23,6 +23,7 @@ from onnxmpq.values.option import HALF_BITS, width_name
 from onnxmpq.values.output_kind import OutputKind
 
 if TYPE_CHECKING:
+    from onnxmpq.doctor import Finding
     from onnxmpq.evaluation import Evaluation
     from onnxmpq.inspection import Inspection
     from onnxmpq.values.latency import Latency
@@ -175,6 +176,15 @@ def show_inspection(found: Inspection) -> None:
     for other in found.others:
         _line(console, f"stays as it is: {other.name}: {other.stored_bytes:,} bytes: {other.reason}")
     _line(console, _summary(found))
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """What `doctor` found, and what to do."""
+    console = _console()
+    _show_rows(console, [(finding.name, finding.found) for finding in findings])
+    for finding in findings:
+        if finding.remedy is not None:
+            _line(console, f"{finding.name}: {finding.remedy}", "bold")
 
 
 def show_evaluation(result: Evaluation) -> None:

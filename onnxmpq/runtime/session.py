@@ -211,6 +211,11 @@ def resolve_runtime(provider: str = "auto") -> Runtime:
     return Runtime("cuda")
 
 
+def provider_names() -> tuple[str, ...]:
+    """The execution providers that this ONNX Runtime was built with; whether a session gets one, it does not tell."""
+    return tuple(ort.get_available_providers())
+
+
 def _loadable(file: Path) -> str | bytes:
     """A path as ONNX Runtime takes it; the content of a file whose path is no text, such as one in another encoding."""
     try:
@@ -226,7 +231,7 @@ def _cuda_works() -> bool:
     A process of its own tries, where there is a driver: where CUDA's libraries are missing the runtime says so at
     length, on both streams, and those of this process are also other threads'.
     """
-    if _PROVIDERS["cuda"] not in ort.get_available_providers() or not _has_driver():
+    if _PROVIDERS["cuda"] not in ort.get_available_providers() or not has_driver():
         return False
     command = [sys.executable, "-c", _CUDA_TRIAL, _PROVIDERS["cuda"]]
     if subprocess.run(command, capture_output=True, check=False).returncode:
@@ -235,7 +240,8 @@ def _cuda_works() -> bool:
     return True
 
 
-def _has_driver() -> bool:
+def has_driver() -> bool:
+    """True where NVIDIA's driver is installed."""
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
