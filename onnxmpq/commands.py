@@ -21,6 +21,7 @@ from onnxmpq.metrics.output_kinds import WORDS
 from onnxmpq.onnx_io.output_file import require_apart, require_writable, write_file
 from onnxmpq.present.console import (
     ConsoleObserver,
+    show_comparison,
     show_evaluation,
     show_findings,
     show_inspection,
@@ -327,6 +328,28 @@ def eval_command(model: Path, as_json: bool, **options: Any) -> None:
     from onnxmpq.evaluation import evaluate_model
 
     _tell(evaluate_model(model, **options), show_evaluation, as_json=as_json)
+
+
+@cli.command("compare")
+@click.argument("reference", type=FILE)
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@click.option("--data", type=SOURCE, required=True, help="Data as for compile.")
+@click.option("--preprocess", type=PREPROCESS, help="For images, as for compile.")
+@click.option("--samples", type=click.IntRange(min=1), help="Use so many samples.  [default: all]")
+@click.option("--metric", help="As for compile.")
+@click.option("--outputs", multiple=True, help="As for compile.")
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--seed", type=click.IntRange(min=0), default=0)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def compare_command(reference: Path, models: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Put MODELS, of any tool, beside the REFERENCE that they were made of: bytes, quality, speed."""
+    from onnxmpq.evaluation import compare_models
+
+    found = compare_models(reference, models, **options)
+    if as_json:
+        click.echo(to_json([asdict(result) for result in found]))
+    else:
+        show_comparison(found)
 
 
 @cli.command("doctor")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -94,6 +95,16 @@ def evaluate_model(
         reference_bytes,
         measure_latency(judge, session, sample, 1),
     )
+
+
+def compare_models(
+    reference: str | os.PathLike[str],
+    models: Sequence[str | os.PathLike[str]],
+    data: DataSource,
+    **asked: Any,
+) -> list[Evaluation]:
+    """Each model against the same reference, on the same samples; `asked` as for `evaluate_model`. Raises what that raises."""
+    return [evaluate_model(model, data, reference=reference, **asked) for model in models]
 
 
 def check_same_interface(session: Session, reference: Session, model: Path, other: Path) -> None:

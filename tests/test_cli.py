@@ -181,6 +181,18 @@ def test_inspect_and_eval(run: Command, model: Path, tmp_path: Path) -> None:
     assert alone["score"]["sqnr"] is None  # equal outputs: infinite, which JSON cannot say
 
 
+def test_files_side_by_side(run: Command, model: Path, tmp_path: Path) -> None:
+    data = npz(tmp_path, image=images(), labels=np.zeros(40, np.int64))
+    for bits in (4, 8):
+        run("compile", model, "--budget", f"{bits}bit-avg", "-o", tmp_path / f"{bits}.onnx")
+    asked = ("compare", model, tmp_path / "4.onnx", tmp_path / "8.onnx", "--data", data)
+    lines = run(*asked).out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["m.onnx", "4.onnx", "8.onnx"]
+    assert "top-1" in lines[1]
+    four, eight = json.loads(run(*asked, "--json").out)
+    assert four["file_bytes"] < eight["file_bytes"] < four["reference_bytes"]
+
+
 def test_help_lists_every_option_once_in_groups_and_gives_examples(run: Command) -> None:
     shown = [
         word

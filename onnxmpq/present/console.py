@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -45,6 +46,8 @@ _SHORT, _LONG, _VERY_LONG = 1.0, 20.0, 300.0
 _FEW = 20  # samples: one is five points and more
 _NAMED = 3  # of what could be a long list
 _NUMBERS = frozenset({"weights", "bits", "acts", "bytes"})  # columns flush right
+
+_TOP1 = "top-1"
 
 Row = tuple[str, str]  # of the verdict: what it is, and what it is like
 
@@ -192,6 +195,48 @@ def show_evaluation(result: Evaluation) -> None:
     console = _console()
     _line(console, f"{result.model} on {result.data}")
     _show_rows(console, _scored(result))
+
+
+def show_comparison(results: Sequence[Evaluation]) -> None:
+    """Files side by side, a row each, the one that all are compared with first."""
+    first, cells = results[0], [dict(_cells(result.score)) for result in results]
+    columns = list(dict.fromkeys(name for row in cells for name in row))
+    names = _short_paths([first.reference or "", *(result.model for result in results)])
+    table = _table("file", "bytes", "size", *columns, "speed", numbers={"bytes", "size", "speed", *columns})
+    top1 = first.reference_score.top1
+    own = {} if top1 is None else {_TOP1: f"{top1:.2%}"}
+    table.add_row(names[0], f"{first.reference_bytes:,}", "", *(own.get(name, "") for name in columns), "")
+    for name, result, row in zip(names[1:], results, cells, strict=True):
+        size = f"1/{first.reference_bytes / result.file_bytes:.2f}"
+        values = (row.get(column, "-") for column in columns)
+        table.add_row(name, f"{result.file_bytes:,}", size, *values, f"{result.latency.speedup:.2f}x")
+    console = _console()
+    _line(console, f"on {first.data}; speed at batch 1, by turns with the first")
+    console.print(table)
+
+
+def _cells(score: Score) -> Iterator[Row]:
+    """Each measure of each output in a few characters."""
+    if score.top1 is not None:
+        yield _TOP1, f"{score.top1:.2%}"
+    if score.own is not None:
+        yield "your metric", f"{score.own:.4g}"
+    for name, output in score.outputs.items():
+        of = f" {name}" if len(score.outputs) > 1 else ""
+        if output.agreement is not None:
+            yield f"same{of}", f"{output.agreement:.2%}"
+        if output.kl is not None:
+            yield f"KL{of}", f"{output.kl:.3g}"
+        if output.cosine is not None:
+            yield f"cosine{of}", f"{output.cosine:.4f}"
+        if output.sqnr is not None:
+            yield f"SQNR{of}", _decibels(output.sqnr)
+
+
+def _short_paths(paths: Sequence[str]) -> list[str]:
+    """The files' names, and their folders where names are equal."""
+    names = [Path(path).name for path in paths]
+    return names if len({*names}) == len(names) else list(paths)
 
 
 def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
