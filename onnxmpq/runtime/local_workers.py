@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from loky import ProcessPoolExecutor
 
 from onnxmpq.errors import EngineError, OptionError
-from onnxmpq.runtime.ordered_pool import cores
+from onnxmpq.runtime.ordered_pool import cores, end_with_parent
 from onnxmpq.runtime.sent_work import SentWork, done
 
 T = TypeVar("T")
@@ -151,6 +151,7 @@ def _has_result(future: Future[Any]) -> bool:
 
 def _join(ranks: Path, count: int, on_gpus: bool) -> None:
     """In a new worker: take the first rank that is free, and the GPU of that number."""
+    end_with_parent()
     for rank in range(count * _MOST_LOSSES):
         try:
             (ranks / str(rank)).touch(exist_ok=False)

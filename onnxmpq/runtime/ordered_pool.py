@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from loky import ProcessPoolExecutor
+
+_ORPHANED = 1.0  # seconds between two looks at whether the parent is there
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,7 +51,7 @@ def map_in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -
     if workers == 1 or multiprocessing.current_process().daemon:
         yield from map(work, items)
         return
-    pool = ProcessPoolExecutor(workers)
+    pool = ProcessPoolExecutor(workers, initializer=end_with_parent)
     done = False
     try:
         for _ in range(workers):
@@ -56,6 +60,17 @@ def map_in_processes(work: Callable[[T], R], items: Iterable[T], workers: int) -
         done = True
     finally:
         pool.shutdown(wait=True, kill_workers=not done)
+
+
+def end_with_parent() -> None:
+    """In a new process: end when the one that started it has ended, even killed; its work is nobody's then."""
+    threading.Thread(target=_wait_for_end, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_end(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_ORPHANED)
+    os._exit(1)
 
 
 def _ordered(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

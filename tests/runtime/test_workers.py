@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +87,22 @@ def test_an_interrupt_ends_the_workers() -> None:
     deadline = time.monotonic() + 10
     while any(map(is_running, found)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert not any(map(is_running, found))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, pathlib\nfrom sendable import pid\nfrom onnxmpq.runtime.local_workers import LocalWorkers\n"
+        f"found = list(LocalWorkers(2).map(pid, range(8)))\npathlib.Path({str(tmp_path / 'pids')!r}).write_text(repr(found))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], env=env, check=False)
+    found = json.loads((tmp_path / "pids").read_text(encoding="utf-8"))
+    deadline = time.monotonic() + 20
+    while any(map(is_running, found)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found
     assert not any(map(is_running, found))
 
 
