@@ -13,6 +13,8 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from onnxmpq.errors import MissingFileError, OptionError, nearest
 
 _REFERENCE = re.compile(r"(?P<place>.+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
@@ -82,10 +84,12 @@ class _Files:
             vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
             self._before.setdefault(name, sys.modules.get(name))
             self._modules[path] = sys.modules[name] = module
+            cloudpickle.register_pickle_by_value(module)  # other processes have no module of that name
             try:
                 spec.loader.exec_module(module)
             except BaseException:
                 del self._modules[path]
+                cloudpickle.unregister_pickle_by_value(module)
                 _restore(name, self._before[name])
                 raise
             return module

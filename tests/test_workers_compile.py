@@ -90,3 +90,16 @@ def test_a_cluster_makes_the_same_file(model: Path, alone: bytes, tmp_path: Path
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     with scheduler(tmp_path, workers=2) as address:
         assert written(model, tmp_path / "cluster.onnx", cluster=address) == alone
+
+
+def test_a_metric_of_the_users_own_file_is_sent(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("def power(x):\n    return x**2\n", encoding="utf-8")
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from beside import power\n\n\ndef loss(reference, outputs):\n"
+        "    return sum(float(power(reference[name] - outputs[name]).sum()) for name in reference)\n",
+        encoding="utf-8",
+    )
+    metric = f"{file}:loss"
+    alone = written(model, tmp_path / "alone.onnx", metric=metric)
+    assert written(model, tmp_path / "two.onnx", metric=metric, workers=2) == alone

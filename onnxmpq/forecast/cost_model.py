@@ -14,8 +14,8 @@ from onnxmpq.rounding.moments import (
     SAMPLES_OF_LARGE_MAPS,
     enough,
     has_moments,
-    has_to_spare,
     map_windows,
+    passes_over,
 )
 from onnxmpq.rounding.rows import block_columns, block_count, columns
 from onnxmpq.values.layer import Layer
@@ -93,18 +93,25 @@ def stage_costs(search: Search, pace: Pace, workers: int = 1) -> tuple[StageCost
 
 
 def _moments(search: Search, pace: Pace) -> StageCost:
-    """Forward runs and the matrices of the windows that are taken; layers of large maps see a few samples only."""
+    """Forward runs and the matrices of the windows that are taken, in as many passes as memory asks for.
+
+    A pass is taken to run the whole network; it ends at its last layer, so this is more than it costs.
+    """
     few = min(search.samples, SAMPLES_OF_LARGE_MAPS)
-    seen = {la.name: few if has_to_spare(la, few, enough(la)) else search.samples for la in search.fitted}
-    products = sum(_gram_size(la) * min(map_windows(la, seen[la.name]), enough(la)) for la in search.fitted)
-    samples, pieces, moved = 0, 0, 0
-    for count in {*seen.values()}:
-        batches = math.ceil(count / search.batch)
-        matrices = sum(_gram_size(la) for la in search.fitted if seen[la.name] == count)
-        samples, pieces = samples + count, pieces + batches
-        moved += count * search.sample_bytes + batches * _SINGLE * matrices
-    seconds = (samples * search.macs + products) * pace.run
-    return StageCost("moments", samples, seconds, pieces, search.model_bytes, moved)
+    passes = passes_over(search.fitted, search.samples, few)
+    products = sum(
+        _gram_size(la) * min(map_windows(la, count), enough(la)) for some, count in passes for la in some
+    )
+    samples = sum(count for _, count in passes)
+    batches = [math.ceil(count / search.batch) for _, count in passes]
+    back = sum(
+        _SINGLE * number * sum(map(_gram_size, some))
+        for number, (some, _) in zip(batches, passes, strict=True)
+    )
+    return StageCost(
+        "moments", samples, (samples * search.macs + products) * pace.run, sum(batches),
+        len(passes) * search.model_bytes, samples * search.sample_bytes + back,
+    )  # fmt: skip
 
 
 def _rounding(search: Search, pace: Pace) -> StageCost:

@@ -183,8 +183,14 @@ def prepare(
 
 
 def _former(layer: Layer, names: Mapping[str, str]) -> tuple[str, ...]:
-    """What the layer and its nodes are called in the given model, of those whose names were shortened."""
-    return tuple(names[name] for name in dict.fromkeys((layer.name, *layer.nodes)) if name in names)
+    """What the layer and its nodes are called in the given model, of those whose names were shortened; parts with their endings."""
+    known = dict.fromkeys((layer.name, *layer.nodes))
+    return tuple(
+        names[short] + name[len(short) :]
+        for name in known
+        for short in names
+        if name.startswith(short) and name[len(short) :][:1] in ("", ".", "#")
+    )
 
 
 def normalised(

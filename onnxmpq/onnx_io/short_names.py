@@ -15,16 +15,16 @@ from onnxmpq.onnx_io.late_values import raw_bytes
 _WORTH = 0.01  # of the model's bytes: for less, names stay as people know them
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 LONGEST = 64  # characters of a name that people still read; some exporters join those of all that they fused, by semicolons
-_JOINED = ";"
+_JOINED, _MARK = ";", 6  # digits that tell names of one beginning apart
 
 
-def short_name(name: str) -> str:
-    """A name as it is, up to 64 characters; of a longer one the first of those that it joins, and a mark of its own."""
+def short_name(name: str, mark: int = _MARK) -> str:
+    """A name as it is, up to 64 characters; of a longer one the first of those that it joins, and a `mark` of so many digits."""
     if len(name) <= LONGEST:
         return name
-    first = name.split(_JOINED, maxsplit=1)[0]
-    told = first if len(first) <= LONGEST - 8 else f"{first[:20]}..{first[-26:]}"
-    return f"{told}~{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    first, room = name.split(_JOINED, maxsplit=1)[0], LONGEST - mark - 1
+    told = first if len(first) <= room else f"{first[: room // 2 - 6]}..{first[-(room // 2 + 4) :]}"
+    return f"{told}~{hashlib.sha256(name.encode()).hexdigest()[:mark]}"
 
 
 def shorten_long_names(model: onnx.ModelProto) -> dict[str, str]:
@@ -33,12 +33,22 @@ def shorten_long_names(model: onnx.ModelProto) -> dict[str, str]:
     The graph's inputs and outputs keep theirs.
     """
     fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
-    found = {name: short_name(name) for name in {*_tensor_names(model), *_node_names(model)} - fixed}
-    new = {old: short for old, short in found.items() if short != old}
+    tensors, nodes = {*_tensor_names(model)} - fixed, {*_node_names(model)}
+    new = _distinct({name for name in tensors | nodes if len(name) > LONGEST}, tensors | nodes | fixed)
     if new:
+        kept = {old: short for old, short in new.items() if old in tensors}
         for graph in graphs(model.graph):
-            _rename(graph, new, new)
+            _rename(graph, kept, new)
     return {short: old for old, short in new.items()}
+
+
+def _distinct(long: Collection[str], taken: Collection[str]) -> dict[str, str]:
+    """The short names, with marks so long that none is another's, nor one of those that there are."""
+    for mark in range(_MARK, LONGEST // 2):
+        new = {name: short_name(name, mark) for name in sorted(long)}
+        if len({*new.values()}) == len(new) and not {*new.values()} & {*taken}:
+            return new
+    raise AssertionError("two names have one SHA-256")
 
 
 def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from threadpoolctl import threadpool_limits
 
 from onnxmpq.rounding.compensate import bias_shift, compensate
 from onnxmpq.rounding.half_scales import half_bias, half_scales
@@ -42,6 +43,11 @@ def fitted(task: Task) -> tuple[Layer, list[tuple[QuantizedWeight, Floats | None
 
     Compensated from two bits up; one bit so that the errors' sums cancel.
     """
+    with threadpool_limits(limits=1):  # BLAS adds up in another order on more threads
+        return task.layer, _fitted(task)
+
+
+def _fitted(task: Task) -> list[tuple[QuantizedWeight, Floats | None]]:
     layer, moments = task.layer.unstacked, task.moments
     known = moments if layer.bias is None else moments.centred()
     wide = [bits for bits in task.widths if bits > 1]
@@ -49,10 +55,8 @@ def fitted(task: Task) -> tuple[Layer, list[tuple[QuantizedWeight, Floats | None
     for bits in set(task.widths) - set(rounded):
         rounded[bits] = quantize_balanced(task.weight, layer.axis, bits, task.grids)
     if layer.bias is None:
-        return task.layer, [(_restacked(some, task.layer), None) for some in rounded.values()]
-    return task.layer, [
-        (some, bias_shift(task.weight, some.dequantize(), layer, moments)) for some in rounded.values()
-    ]
+        return [(_restacked(some, task.layer), None) for some in rounded.values()]
+    return [(some, bias_shift(task.weight, some.dequantize(), layer, moments)) for some in rounded.values()]
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from onnxmpq.passes.expose.emit_gram import EmitGram, Taken, gram_name
 from onnxmpq.rounding.padded import NO_PADDED, Padded
 from onnxmpq.rounding.rows import MOST_COLUMNS, block_channels, block_columns, block_count, columns
 from onnxmpq.runtime.session import Runtime, Session
-from onnxmpq.runtime.workers import HERE, Opened, Workers
+from onnxmpq.runtime.workers import HERE, Opened, Workers, opened
 from onnxmpq.values.arrays import Array, Doubles
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.runs import runs
@@ -149,11 +148,19 @@ def has_to_spare(layer: Layer, samples: int, wanted: int) -> bool:
 def _passes(layers: Iterable[Layer], data: Dataset) -> list[tuple[list[Layer], Dataset]]:
     """The layers whose matrices fit in memory together, and the samples that these see: few where their maps are large."""
     few = data.some(SAMPLES_OF_LARGE_MAPS, _SEED)
+    return [
+        (some, few if count < data.count else data)
+        for some, count in passes_over(layers, data.count, few.count)
+    ]
+
+
+def passes_over(layers: Iterable[Layer], samples: int, few: int) -> list[tuple[list[Layer], int]]:
+    """The layers of each pass, and how many of the samples it takes: few of them, or all."""
     spare: dict[bool, list[Layer]] = {True: [], False: []}
     for layer in layers:
-        spare[few is not data and has_to_spare(layer, few.count, enough(layer))].append(layer)
+        spare[few < samples and has_to_spare(layer, few, enough(layer))].append(layer)
     return [
-        (some, few if is_spare else data)
+        (some, few if is_spare else samples)
         for is_spare, own in spare.items()
         for some in runs(own, _bytes, _BYTES_A_PASS)
     ]
@@ -201,7 +208,7 @@ class Grams(Opened):
     runtime: Runtime
     model: onnx.ModelProto
 
-    @cached_property
+    @opened
     def session(self) -> Session:
         return self.runtime.on_one_thread().session(self.model, spin=False)
 

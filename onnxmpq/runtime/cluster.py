@@ -7,23 +7,25 @@ themselves, and a worker is pinned to a GPU by the environment that it is starte
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import platform
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
-import numpy as np
-
 from onnxmpq.errors import EngineError, OptionError
-from onnxmpq.runtime.sent_work import SentWork, done
+from onnxmpq.runtime.sent_work import SentWork, done, forget
 from onnxmpq.runtime.session import VERSION
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 2  # items a worker
 _SECONDS = 10  # to answer
 _ALONE = 60  # seconds after which it is asked whether there are workers
 
@@ -33,6 +35,7 @@ class Cluster:
     """A connection to a scheduler with workers of the same onnxmpq."""
 
     client: Any
+    sent: set[str] = field(default_factory=set)  # the works that its workers may hold
 
     @property
     def count(self) -> int:
@@ -46,41 +49,43 @@ class Cluster:
         *,
         processes: int = 0,
         name: Callable[[T], str] = str,
-    ) -> Iterator[R]:
+    ) -> Generator[R, None, None]:
         """As `Workers.map`. Raises EngineError where the workers of an item were lost one after another, or all of them."""
         del processes
-        sent = SentWork.of(work)
-        content = self._kept(sent)
+        sent, most = SentWork.of(work), self.count
+        self.sent.add(sent.digest)
+        content = self._submitted(_same, sent.content)
         waiting: deque[tuple[T, Any]] = deque()
         try:
             for item in items:
-                future = self.client.submit(done, sent.digest, content, item, pure=False)
-                waiting.append((item, future))
-                if len(waiting) >= _AHEAD * self.count:
+                waiting.append((item, self._submitted(done, sent.digest, content, item)))
+                if len(waiting) > most:
                     yield self._result(*waiting.popleft(), name)
             while waiting:
                 yield self._result(*waiting.popleft(), name)
         finally:
-            self.client.cancel([content, *(future for _, future in waiting)])
+            if self.client.status == "running":
+                self.client.cancel([content, *(future for _, future in waiting)])
 
-    def _kept(self, sent: SentWork) -> Any:
-        """The work, as a task's result: what is scattered is lost with the workers that hold it, this is made again."""
+    def _submitted(self, work: Callable[..., Any], *items: Any) -> Any:
+        """A task. The work itself is one, too: what is scattered is lost with the workers that hold it, this is made again."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            return self.client.submit(_same, sent.content, pure=False)
+            return self.client.submit(work, *items, pure=False)
 
     def _result(self, item: Any, future: Any, name: Callable[[Any], str]) -> Any:
         from distributed.client import FutureCancelledError
         from distributed.scheduler import KilledWorker
 
+        ended = Event()
+        future.add_done_callback(lambda _future: ended.set())
+        while not ended.wait(_ALONE):
+            if not self.client.nthreads():
+                raise EngineError(
+                    f"the cluster has had no workers for a minute, and {name(item)} waits for one"
+                )
         try:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    return future.result(timeout=_ALONE)
-                if not self.client.nthreads():
-                    raise EngineError(
-                        f"the cluster has had no workers for a minute, and {name(item)} waits for one"
-                    )
+            return future.result()
         except KilledWorker as error:
             raise EngineError(
                 f"workers of the cluster ended one after another on {name(item)}, or on what waited beside it: the system may have "
@@ -118,12 +123,22 @@ def connect(address: str) -> Iterator[Cluster]:
         ) from error
     with client:
         _check(client, address)
-        yield Cluster(client)
+        cluster = Cluster(client)
+        try:
+            yield cluster
+        finally:
+            if client.status == "running":
+                client.run(forget, list(cluster.sent))
 
 
 def _check(client: Any, address: str) -> None:
     """Raise OptionError unless workers are there that have our versions: others may round otherwise."""
-    own, found = versions(), client.run(versions)
+    try:
+        own, found = versions(), client.run(versions)
+    except ImportError as error:
+        raise OptionError(
+            f"--cluster {address!r}: a worker has no onnxmpq ({error}); install it there, too"
+        ) from error
     if not found:
         raise OptionError(
             f"--cluster {address!r} has no workers; start some with `dask worker {address} --nthreads 1`"
@@ -136,5 +151,13 @@ def _check(client: Any, address: str) -> None:
 
 
 def versions() -> str:
-    """What results depend on."""
-    return f"onnxmpq {version('onnxmpq')}, onnxruntime {VERSION}, numpy {np.__version__}"
+    """What results depend on, the sources of this package by a digest."""
+    package, sources = Path(__file__).parents[1], hashlib.sha256()
+    walked = os.walk(package, followlinks=True)  # passes are a link in a checkout
+    for path in sorted(
+        Path(folder, name) for folder, _, names in walked for name in names if name.endswith(".py")
+    ):
+        sources.update(path.read_bytes())
+    python = ".".join(platform.python_version_tuple()[:2])
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "onnx", "cloudpickle"))
+    return f"onnxmpq {sources.hexdigest()[:8]}, Python {python}, onnxruntime {VERSION}, {packages}"

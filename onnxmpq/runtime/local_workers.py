@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from loky import ProcessPoolExecutor
+from loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 
 from onnxmpq.errors import EngineError, OptionError
-from onnxmpq.runtime.ordered_pool import cores, end_with_parent
+from onnxmpq.runtime.ordered_pool import cores, end_with_parent, map_in_processes
 from onnxmpq.runtime.sent_work import SentWork, done
+from onnxmpq.runtime.session import find_cuda_libraries
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 2  # items a worker: the next is there when the last is done
 _MOST_LOSSES = 3  # workers that may end on one item before it is given up
 
 
@@ -33,12 +36,12 @@ def worker_count(asked: int | str, *, on_gpus: bool) -> int:
     if asked == "auto":
         return gpus() if on_gpus else cores()
     try:
-        count = int(asked)
+        number = asked if type(asked) is int else int(str(asked))
     except ValueError:
-        count = 0
-    if count < 1:
+        number = 0
+    if number < 1:
         raise OptionError(f"--workers {asked!r} was not understood; give a number of 1 or more, or auto")
-    return count
+    return number
 
 
 def gpus() -> int:
@@ -50,6 +53,15 @@ def gpus() -> int:
     found = ctypes.c_int(0)
     failed = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(found))
     return 1 if failed else max(found.value, 1)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An item and its result to come, None where it is to be submitted again; and the pool that it is from."""
+
+    item: Any
+    future: Future[Any] | None
+    pool: ProcessPoolExecutor | None
 
 
 @dataclass
@@ -78,54 +90,80 @@ class LocalWorkers:
         *,
         processes: int = 0,
         name: Callable[[T], str] = str,
-    ) -> Iterator[R]:
-        """As `Workers.map`. Raises EngineError naming the item that several workers ended on."""
-        del processes
-        sent = SentWork.of(work)
+    ) -> Generator[R, None, None]:
+        """As `Workers.map`. Raises EngineError naming the item that several workers ended on.
+
+        What needs no GPU is not left to as few workers as there are GPUs.
+        """
+        if self.on_gpus and processes > self.count:
+            yield from map_in_processes(work, items, processes)
+            return
+        sent, most = SentWork.of(work), min(self.count, processes or self.count)
         file = Path(self._folder.name) / sent.digest
         file.write_bytes(sent.content)
-        waiting: deque[tuple[T, Future[R]]] = deque()
+        waiting: deque[_Waiting] = deque()
         try:
             for item in items:
-                waiting.append((item, self._submit(sent.digest, file, item)))
-                if len(waiting) >= _AHEAD * self.count:
-                    yield self._first(waiting, sent.digest, file, name)
+                waiting.append(self._submitted(sent, file, _Waiting(item, None, None)))
+                if len(waiting) > most:
+                    yield self._first(waiting, sent, file, name)
             while waiting:
-                yield self._first(waiting, sent.digest, file, name)
+                yield self._first(waiting, sent, file, name)
         finally:
-            for _, future in waiting:
-                future.cancel()
-            file.unlink(missing_ok=True)
+            for one in waiting:
+                if one.future is not None:
+                    one.future.cancel()
+            with contextlib.suppress(
+                OSError
+            ):  # Windows, while a worker reads it; the folder goes with the block
+                file.unlink(missing_ok=True)
 
-    def _first(
-        self, waiting: deque[tuple[Any, Future[Any]]], digest: str, file: Path, name: Callable[[Any], str]
-    ) -> Any:
-        """The result of the first item; where a worker is lost, what waits is worked on again by new ones."""
-        for _ in range(_MOST_LOSSES):
-            item, future = waiting[0]
+    def _first(self, waiting: deque[_Waiting], sent: SentWork, file: Path, name: Callable[[Any], str]) -> Any:
+        """The result of the first item. Where a worker is lost, it is worked on alone: then it is known whose fault it was."""
+        first, lost = waiting[0], 0
+        while lost < _MOST_LOSSES:
+            if first.future is None:
+                self._submitted(sent, file, first)
+            assert first.future is not None
             try:
-                found = future.result()
-            except BrokenProcessPool:
-                self._close(kill=True)
-                for index, (other, old) in enumerate(waiting):
-                    if not _has_result(old):
-                        waiting[index] = (other, self._submit(digest, file, other))
+                found = first.future.result()
+            except (TerminatedWorkerError, ShutdownExecutorError):
+                lost += all(one.future is None or one is first for one in waiting)
+                self._let_go(waiting)
+            except BrokenProcessPool as error:
+                raise EngineError(
+                    f"{name(first.item)} cannot be sent to a worker or back: {error}"
+                ) from error
             else:
                 waiting.popleft()
+                for one in waiting:
+                    if one.future is None:
+                        self._submitted(sent, file, one)
                 return found
         raise EngineError(
-            f"{_MOST_LOSSES} workers ended one after another on {name(item)}: the system may have stopped them for want of "
+            f"{_MOST_LOSSES} workers ended one after another on {name(first.item)}: the system may have stopped them for want of "
             "memory; use fewer --workers, or none"
         )
 
-    def _submit(self, digest: str, file: Path, item: Any) -> Future[Any]:
-        future: Future[Any]
-        try:
-            future = self._started().submit(done, digest, file, item)
-        except BrokenProcessPool:  # a worker ended while none of its results was asked for
+    def _let_go(self, waiting: deque[_Waiting]) -> None:
+        """Close the pool that the first item was lost in, unless another one is open by now; what it owes is asked again."""
+        if waiting[0].pool is self._pool:
             self._close(kill=True)
-            future = self._started().submit(done, digest, file, item)
-        return future
+        for one in waiting:
+            if one.pool is not self._pool and not _has_result(one.future):
+                one.future = None
+
+    def _submitted(self, sent: SentWork, file: Path, one: _Waiting) -> _Waiting:
+        """The item with a result to come, from the pool that is open."""
+        for _ in range(2):
+            one.pool = self._started()
+            try:
+                one.future = one.pool.submit(done, sent.digest, file, one.item)
+            except BrokenProcessPool:  # a worker ended while none of its results was asked for
+                self._close(kill=True)
+            else:
+                return one
+        raise EngineError("workers end as soon as they start")
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -134,8 +172,11 @@ class LocalWorkers:
             ranks.mkdir()
             threads = str(max(1, cores() // self.count))
             self._pool = ProcessPoolExecutor(
-                self.count, initializer=_join, initargs=(ranks, self.count, self.on_gpus),
-                env={"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                self.count, initializer=_join, initargs=(ranks, gpus() if self.on_gpus else 0),
+                env={
+                    "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+                    "LOKY_MAX_MEMORY_LEAK_SIZE": "1e18",  # what a worker opens for one kind of work is no leak
+                },
             )  # fmt: skip
         return self._pool
 
@@ -145,20 +186,21 @@ class LocalWorkers:
             self._pool = None
 
 
-def _has_result(future: Future[Any]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
+def _has_result(future: Future[Any] | None) -> bool:
+    return future is not None and future.done() and not future.cancelled() and future.exception() is None
 
 
-def _join(ranks: Path, count: int, on_gpus: bool) -> None:
-    """In a new worker: take the first rank that is free, and the GPU of that number."""
+def _join(ranks: Path, devices: int) -> None:
+    """In a new worker: take the first rank that is free and, of so many GPUs, the one whose turn that is."""
     end_with_parent()
-    for rank in range(count * _MOST_LOSSES):
+    for rank in count():
         try:
             (ranks / str(rank)).touch(exist_ok=False)
         except FileExistsError:
             continue
-        if on_gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            known = [device for device in visible.split(",") if device] or [str(i) for i in range(count)]
+        if devices:
+            visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+            known = visible or [str(i) for i in range(devices)]
             os.environ["CUDA_VISIBLE_DEVICES"] = known[rank % len(known)]
+            find_cuda_libraries()
         return

@@ -33,7 +33,7 @@ def is_confined() -> bool:
     return cores() < (os.cpu_count() or 1)
 
 
-def map_in_threads(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def map_in_threads(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
     """`work` of every item, `workers` of them at a time, yielded in order; no more than that are held.
 
     What is added up in this order is the same whatever the number of workers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -12,8 +12,11 @@ from typing import Any
 
 import cloudpickle
 
-_HELD = 2  # kinds of work, with the sessions that they opened, in each worker
-_held: OrderedDict[str, Callable[[Any], Any]] = OrderedDict()
+from onnxmpq.runtime.workers import Opened
+
+_held: OrderedDict[str, Callable[[Any], Any]] = (
+    OrderedDict()
+)  # one that opens sessions, and one that does not
 _lock = Lock()
 
 
@@ -35,11 +38,21 @@ def done(digest: str, content: bytes | Path, item: Any) -> Any:
     return _opened(digest, content)(item)
 
 
+def forget(digests: Collection[str]) -> None:
+    """In a worker: let go of these works, and the sessions that they opened."""
+    with _lock:
+        for digest in digests:
+            _held.pop(digest, None)
+
+
 def _opened(digest: str, content: bytes | Path) -> Callable[[Any], Any]:
     with _lock:
         if digest not in _held:
-            while len(_held) >= _HELD:
-                _held.popitem(last=False)
-            _held[digest] = cloudpickle.loads(content.read_bytes() if isinstance(content, Path) else content)
-        _held.move_to_end(digest)
+            work = cloudpickle.loads(content.read_bytes() if isinstance(content, Path) else content)
+            alike = [
+                other for other, held in _held.items() if isinstance(held, Opened) == isinstance(work, Opened)
+            ]
+            for other in alike:
+                del _held[other]
+            _held[digest] = work
         return _held[digest]

@@ -172,7 +172,11 @@ class Runtime:
         except Exception as error:
             raise EngineError(f"ONNX Runtime refuses the model: {_reason(error)}") from error
         got = session.get_providers()[0]
-        return Session(session, next(k for k, v in _PROVIDERS.items() if v == got))
+        if got != _PROVIDERS[self.provider]:
+            raise EngineError(
+                f"a session was to run on {_PROVIDERS[self.provider]}, and got {got}; onnxmpq doctor says what is missing"
+            )
+        return Session(session, self.provider)
 
     def _options(self, *, spin: bool, keep_pairs: bool) -> ort.SessionOptions:
         """What all sessions have, and whether threads wait spinning and Q/DQ pairs stay as they are."""
@@ -209,6 +213,11 @@ def resolve_runtime(provider: str = "auto") -> Runtime:
             )
         return Runtime("cpu")
     return Runtime("cuda")
+
+
+def find_cuda_libraries() -> None:
+    """In a process that did not ask for its provider itself: load the CUDA libraries that pip installed."""
+    ort.preload_dlls()
 
 
 def provider_names() -> tuple[str, ...]:

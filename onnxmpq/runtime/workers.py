@@ -7,14 +7,17 @@ is added up is the same wherever it was made; sessions in work run on one thread
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Protocol, TypeVar
 
 from onnxmpq.errors import OptionError
 from onnxmpq.runtime.ordered_pool import cores, map_in_processes, map_in_threads
 from onnxmpq.runtime.session import resolve_runtime
+
+_opening = RLock()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,11 +36,11 @@ class Workers(Protocol):
         *,
         processes: int = 0,
         name: Callable[[T], str] = str,
-    ) -> Iterator[R]:
-        """`work` of every item, in order; a few items ahead are held at most.
+    ) -> Generator[R, None, None]:
+        """`work` of every item, in order; one more item than are worked on is held at most.
 
         Work is sessions' runs, which threads of one process do as well; or many small steps of NumPy, which are worth as many
-        `processes`. `name` says in an error which item it was. Whatever the work raises comes out here, once.
+        `processes`, and no more at a time: each may hold much. `name` says in an error which item it was. Whatever the work raises comes out here, once.
         """
         ...
 
@@ -59,7 +62,7 @@ class Here:
         *,
         processes: int = 0,
         name: Callable[[T], str] = str,
-    ) -> Iterator[R]:
+    ) -> Generator[R, None, None]:
         del name
         if processes:
             return map_in_processes(work, items, processes)
@@ -94,8 +97,22 @@ def open_workers(
 
 
 class Opened:
-    """A base of work that opens sessions where it is called: what `functools.cached_property` keeps does not travel."""
+    """A base of work that opens sessions where it is called, by properties that are `opened`: what these keep does not travel."""
 
     def __getstate__(self) -> dict[str, Any]:
         fields: dict[str, Any] = getattr(self, "__dataclass_fields__", {})
         return {name: value for name, value in vars(self).items() if name in fields}
+
+
+def opened(make: Callable[[Any], T]) -> T:
+    """A property that is made once for all threads that ask for it; `functools.cached_property` is no longer, from Python 3.12 on."""
+
+    def get(self: Any) -> T:
+        held = vars(self)
+        with _opening:
+            if make.__name__ not in held:
+                held[make.__name__] = make(self)
+        found: T = held[make.__name__]
+        return found
+
+    return property(get)  # type: ignore[return-value]  # what it gives, as for cached_property

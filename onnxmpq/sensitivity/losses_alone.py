@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from threading import Lock
 
 import numpy as np
 import onnx
 
-from onnxmpq.metrics.metric import Metric, Sums
+from onnxmpq.metrics.metric import Metric, Own, Sums
 from onnxmpq.onnx_io.traced import Traced
 from onnxmpq.runtime.session import Runtime
-from onnxmpq.runtime.workers import Here, Opened
+from onnxmpq.runtime.workers import Here, Opened, Workers, opened
 from onnxmpq.sensitivity.chain import Chain, State, Step
 from onnxmpq.sensitivity.probe import Probe
+from onnxmpq.values.arrays import Array
 from onnxmpq.values.layer import Layer
 
 Changes = Callable[[Step], Iterable[State]]
@@ -54,7 +56,7 @@ class BatchLosses(Opened):
     metric: Metric
     changes: Changes
 
-    @cached_property
+    @opened
     def chain(self) -> Chain:
         return Chain(self.runtime.on_one_thread(), self.model, self.layers, self.traced)
 
@@ -74,22 +76,39 @@ def losses_alone(probe: Probe, layers: Sequence[Layer], changes: Changes) -> dic
 
     `changes` are what a layer's constants, and its inputs, are changed to, on one batch: as many on each. It is sent to workers.
     """
+    probe, workers = _suited(probe)
     work = BatchLosses(probe.runtime, probe.model, tuple(layers), dict(probe.traced), probe.metric, changes)
-    size = max(1, min(probe.batch_size, probe.data.count // _BATCHES))
+    size = probe.data.source.step or max(1, min(probe.batch_size, probe.data.count // _BATCHES))
     batches = math.ceil(probe.data.count / size)
-    # The user's metric may not bear threads; on a GPU they would only take turns.
-    alone = probe.metric.own is not None or probe.runtime.provider != "cpu"
-    workers = Here(1) if alone and isinstance(probe.workers, Here) else probe.workers
     runs = _runs(len(layers), max(1, workers.count // max(batches, 1)))
     weight: Sums = np.zeros(probe.metric.terms)
     distance: defaultdict[Key, Sums] = defaultdict(lambda: np.zeros(probe.metric.terms))
-    found = workers.map(work, _shares(probe, size, runs))
-    for done, (own, parts) in enumerate(found, 1):
-        weight += own
-        for key, sums in parts.items():
-            distance[key] += sums
-        probe.progress(done, batches * len(runs))
+    with closing(workers.map(work, _shares(probe, size, runs))) as found:
+        for done, (own, parts) in enumerate(found, 1):
+            weight += own
+            for key, sums in parts.items():
+                distance[key] += sums
+            probe.progress(done, batches * len(runs))
     return {key: probe.metric.loss(sums, weight) for key, sums in distance.items()}
+
+
+def _suited(probe: Probe) -> tuple[Probe, Workers]:
+    """The probe, and who works for it: here the user's metric is called by one thread at a time, and a GPU has one user."""
+    if not isinstance(probe.workers, Here):
+        return probe, probe.workers
+    own = probe.metric.own
+    alone = probe if own is None else replace(probe, metric=replace(probe.metric, own=_one_at_a_time(own)))
+    return alone, probe.workers if probe.runtime.provider == "cpu" else Here(1)
+
+
+def _one_at_a_time(own: Own) -> Own:
+    lock = Lock()
+
+    def locked(reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+        with lock:
+            return own(reference, outputs)
+
+    return locked
 
 
 def _shares(probe: Probe, size: int, runs: Sequence[tuple[int, int]]) -> Iterator[Share]:

@@ -1,8 +1,10 @@
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxmpq.onnx_io import short_names
 from onnxmpq.onnx_io.contents import graphs
 from onnxmpq.onnx_io.short_names import LONGEST, short_name, shorten_long_names, shorten_names
 from onnxmpq.runtime.session import Runtime
@@ -86,3 +88,25 @@ def test_long_names_are_shortened_inside_bodies_too_and_the_former_ones_told() -
     names = [node.output[0] for graph in graphs(model.graph) for node in graph.node]
     assert max(map(len, names)) <= LONGEST
     assert [i.name for i in model.graph.input] == ["p", "x"]
+
+
+def test_names_of_one_mark_are_told_apart_and_from_names_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(short_names, "_MARK", 1)  # of sixteen marks, forty names share some
+    long = [f"{'a' * 40}{i:02}{'b' * 60}" for i in range(40)]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Relu", ["x"], [name]) for name in long]
+            + [onnx.helper.make_node("Relu", ["x"], [short_name(long[0], 1)])]
+            + [onnx.helper.make_node("Relu", ["x"], ["c" * 80])],
+            "g", [], [onnx.helper.make_tensor_value_info("c" * 80, onnx.TensorProto.FLOAT, [1])],
+        )
+    )  # fmt: skip
+    model.graph.node[0].name = "c" * 80  # an output's name, which a node may share
+    former = shorten_long_names(model)
+    names = [node.output[0] for node in model.graph.node]
+    assert len({*names}) == len(names)
+    assert names[-1] == "c" * 80
+    assert {former[name] for name in names[:40]} == {*long}
+    assert len(model.graph.node[0].name) <= LONGEST

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sendable import DiesOnce, Power, device, pid
@@ -57,7 +58,7 @@ def test_a_few_items_are_held_at_a_time(anyone: Workers) -> None:
 
     results = anyone.map(Power(1), items())
     assert next(results) == 0
-    assert len(asked) <= 2 * anyone.count
+    assert len(asked) <= anyone.count + 1
 
 
 def test_what_it_opens_is_opened_once_a_worker(pool: LocalWorkers, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_lost_worker_changes_nothing(tmp_path: Path) -> None:
         assert list(workers.map(DiesOnce(tmp_path / "killed"), range(8))) == list(range(8))
 
 
-def test_an_item_that_ends_every_worker_is_named(tmp_path: Path) -> None:
+def test_an_item_that_ends_every_worker_is_named_and_none_that_waited_beside_it(tmp_path: Path) -> None:
     with (
         LocalWorkers(2) as workers,
         pytest.raises(EngineError, match=r"3 workers ended .* on layer 3: .* memory"),
@@ -117,9 +118,9 @@ def is_running(process: int) -> bool:
 def test_each_worker_of_a_gpu_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     with LocalWorkers(2, on_gpus=True) as workers:
-        seen = set(workers.map(device, range(40)))
-    assert seen <= {"5", "7"}
-    assert seen
+        seen = dict(workers.map(device, range(40)))
+    assert {*seen.values()} <= {"5", "7"}
+    assert len({*seen.values()}) == len(seen)  # workers
 
 
 def test_auto_is_a_worker_a_core() -> None:
@@ -132,8 +133,8 @@ def test_nobody_is_asked_for() -> None:
         assert workers == Here()
 
 
-@pytest.mark.parametrize("asked", [0, -1, "many", "1.5"])
-def test_numbers_that_are_none(asked: int | str) -> None:
+@pytest.mark.parametrize("asked", [0, -1, "many", "1.5", 2.7, True])
+def test_numbers_that_are_none(asked: Any) -> None:
     with pytest.raises(OptionError, match=r"give a number of 1 or more, or auto"):
         open_workers(asked, provider="cpu")
 
