@@ -29,6 +29,7 @@ from onnxmpq.rounding.moments import Moments, has_moments
 from onnxmpq.rounding.rows import block_columns, block_count, columns
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.sensitivity.methods.measured import changed_samples
+from onnxmpq.values.effort import EFFORTS, FASTEST
 from onnxmpq.values.layer import Layer, Layout, matrix
 from onnxmpq.values.quantized_weight import EVERY_GRID
 
@@ -103,7 +104,7 @@ def rounding_pace(layers: Sequence[Layer]) -> float:
 def search(layers: Sequence[Layer], samples: int, model_bytes: int, sample_bytes: int) -> Search:
     """What the default method asks of these layers: two widths of each are run."""
     changes = _MEASURED_WIDTHS * len(layers)
-    judged = changed_samples(min(64, samples), changes)
+    judged = changed_samples(min(EFFORTS[FASTEST].sensitivity, samples), changes)
     widths = {layer.name: _WIDTHS for layer in layers}
     return Search(layers, widths, samples, judged, changes, 8, sample_bytes, model_bytes)
 
