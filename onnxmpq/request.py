@@ -231,7 +231,7 @@ def parse_target(name: str, storage: str | None, isa: str, activations: str | No
     target = find_target(name).storing(storage).on(isa)
     if activations == DYNAMIC:
         return target.dynamic()
-    if activations == "fp32":
+    if activations in ("fp32", AUTO):
         return target.in_float()
     bits = ACTIVATIONS.get(activations or "fp32")
     return target if bits is None else target.computing(bits)

@@ -209,7 +209,7 @@ class Target:
         return replace(self, weights=weights, activations=replace(self.activations, bits=(bits,)))
 
     def in_float(self) -> Target:
-        """The same consumer, all activations in float. Raises OptionError where it takes no integer weights beside these."""
+        """The same consumer, activations in float somewhere. Raises OptionError where it takes no integer weights beside these."""
         if not self.weights.beside_floats:
             raise OptionError(
                 f"target {self.name} takes integer weights beside integer activations alone; choose "
