@@ -181,9 +181,11 @@ def written(results: Sequence[Found], absent: Sequence[str]) -> str:
     rows = []
     for network, kind in dict.fromkeys((f.network, f.kind) for f in last.values()):
         own = [cells.get((network, kind, *column)) for column in columns]
-        size = next(found.file_bytes for found in own if found)
-        rows.append([network, kind, f"{size:,}", *(cell(found, notes) for found in own)])
-    heads = ["network", "file", "bytes", *(f"{runtime} {known}" for runtime, known in columns)]
+        one = next(found for found in own if found)
+        rows.append(
+            [network, kind, f"{one.file_bytes:,}", str(one.samples), *(cell(found, notes) for found in own)]
+        )
+    heads = ["network", "file", "bytes", "samples", *(f"{runtime} {known}" for runtime, known in columns)]
     said = "\n".join(f"{place}. {words}" for place, words in enumerate(notes, 1))
     missing = f"\nNot there when this was measured: {', '.join(absent)}.\n" if absent else ""
     return f"{table(heads, rows)}{missing}\nWhat a runtime says that does not run a file:\n\n{said}\n"
