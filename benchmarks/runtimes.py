@@ -230,7 +230,8 @@ def main() -> None:
 _WHAT = """Written by `benchmarks/runtimes.py`. Each cell: the share of samples whose first class is that of ONNX Runtime with its optimizations
 off (what the file itself says), and the SQNR of the first output against it; `no [n]` where a runtime does not load or run the file, in
 its own words below. `qnn` is Qualcomm's HTP as PyPI's onnxruntime-qnn emulates it on x86, the fall-back to the CPU forbidden; `web` is
-onnxruntime-web, wasm with one thread, on a page in headless Chromium; `node` is onnxruntime-node."""
+onnxruntime-web, wasm with one thread, on a page in headless Chromium; `node` is onnxruntime-node. Integer layers with 8-bit
+codes (`qnn`, `tensorrt`) saturate in ONNX Runtime and OpenVINO on CPUs without VNNI, as their compiles say."""
 
 
 if __name__ == "__main__":
