@@ -119,7 +119,7 @@ def ran(command: Sequence[str], file: Path, values: Array, scratch: Path) -> Arr
     shape = "x".join(map(str, values.shape))
     done = subprocess.run(
         [*command, str(file), str(source), shape, str(target)], capture_output=True, text=True, check=False,
-        timeout=_WAIT, stdin=subprocess.DEVNULL, start_new_session=True,  # the emulator stops the group of its terminal
+        timeout=_WAIT, stdin=subprocess.DEVNULL, start_new_session=True,  # what stops its group stops itself alone
     )  # fmt: skip
     if target.exists() and not done.returncode:
         return np.fromfile(target, np.float32).reshape(len(values), -1)
