@@ -226,7 +226,7 @@ def cli() -> None:
 @click.option(
     "--target",
     default="ort-cpu",
-    help="What will run the file: ort-cpu, ort-cpu-tokens, ort-cuda, openvino, tensorrt, portable, file.py:NAME.",
+    help="What will run the file: ort-cpu, ort-cpu-tokens, ort-cuda, openvino, tensorrt, qnn, portable, file.py:NAME.",
 )
 @click.option(
     "--storage",

@@ -200,7 +200,7 @@ class Request:
             return self
         # What float costs another consumer, nobody knows here.
         usual = AUTO if self.target.is_onnxruntime else f"int{self.target.activations.bits[0]}"
-        activations = "fp32" if synthetic else usual
+        activations = "fp32" if synthetic and self.target.weights.beside_floats else usual
         return replace(self, quantizers=replace(self.quantizers, activations=activations))
 
 
@@ -243,6 +243,8 @@ def parse_target(name: str, storage: str | None, isa: str, activations: str | No
     target = find_target(name).storing(storage).on(isa)
     if activations == DYNAMIC:
         return target.dynamic()
+    if activations in ("fp32", AUTO):
+        return target.in_float()
     bits = ACTIVATIONS.get(activations or "fp32")
     return target if bits is None else target.computing(bits)
 

@@ -291,6 +291,11 @@ def test_the_wide_network_has_25_million_weights_and_runs(load: Any, tmp_path: P
             ["| digits | 64 | 3 | base | 0 |", "| digits | 64 | 3 | no-odd | 0 |"],
         ),
         ("drops.py", ["--limits", "5", "--seeds", "0"], ["| digits | 5 % | 64 | no | 0 |", "1 of 1"]),
+        (
+            "runtimes.py",
+            ["--files", "qnn/native, 8 bits, int8", "--rounding", "nearest", "--results", "results.jsonl"],
+            ["| digits | qnn/native, 8 bits, int8, nearest |", "Not there when this was measured: qnn,"],
+        ),
         ("speed.py", [], ["## Peak memory", "## Making a session", "## The sensitivity stage", "## Latency"]),
     ],
 )
@@ -306,6 +311,18 @@ def test_a_script_runs_on_the_projects_own_model(
     subprocess.run(command, check=True, cwd=tmp_path)
     text = output.read_text(encoding="utf-8")
     assert all(piece in text for piece in wanted)
+
+
+def test_what_a_runtime_says_that_fails_is_told_without_paths_and_traces(load: Any, tmp_path: Path) -> None:
+    module = load("runtimes")
+    script = tmp_path / "fails.py"
+    words = "\x1b[31mno a|b in %s/m.onnx\x1b[m\n\nStack backtrace:\n 0: main"
+    script.write_text(f"import sys\nsys.exit('SAID:' + {words!r} % {str(tmp_path)!r})\n", encoding="utf-8")
+    command = [sys.executable, str(script)]
+    given = module.ran(command, tmp_path / "m.onnx", np.zeros((2, 3), np.float32), tmp_path)
+    assert given == "no a/b in /m.onnx"
+    assert module.judged(np.eye(2), given) == {"said": given}
+    assert module.version([str(tmp_path / "none")]) is None
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 import onnxmpq
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import InfeasibleError, ModelError
 from onnxmpq.onnx_io.contents import opset_version
 from onnxmpq.runtime.session import Runtime
 from onnxmpq.testing import model_of
@@ -21,6 +21,8 @@ from onnxmpq.verify.readback import read_weights
 
 Compiled = tuple[Report, Path]
 Compile = Callable[..., Compiled]
+
+FLOATING = [name for name, target in TARGETS.items() if target.weights.beside_floats]
 
 RNG = np.random.default_rng(0)
 TOKENS = {"i": RNG.integers(0, 9000, (32, 6))}
@@ -84,8 +86,10 @@ def test_both_directions_of_a_recurrence_are_packed(
     assert sqnr(report) > 15
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_can_hold_a_recurrence(compiled: Compile, target: str) -> None:
+@pytest.mark.parametrize("target", FLOATING)
+def test_every_target_with_floats_beside_integers_can_hold_a_recurrence(
+    compiled: Compile, target: str
+) -> None:
     for storage in TARGETS[target].weights.storages:
         report, _ = compiled(recurrent("GRU", 3, 17), lambda: iter(SEQUENCES), target=target, storage=storage)
         assert sqnr(report) > 35
@@ -150,11 +154,21 @@ def test_a_small_table_is_unpacked_when_the_file_is_loaded(compiled: Compile, tm
     assert kept == [onnx.TensorProto.FLOAT]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_can_hold_a_table(compiled: Compile, target: str) -> None:
+@pytest.mark.parametrize("target", FLOATING)
+def test_every_target_with_floats_beside_integers_can_hold_a_table(compiled: Compile, target: str) -> None:
     for storage in TARGETS[target].weights.storages:
         report, _ = compiled(embedded(17), TOKENS, target=target, storage=storage)
         assert sqnr(report) > 35
+
+
+def test_a_table_stays_in_float_where_only_integer_layers_may_have_integer_weights(compiled: Compile) -> None:
+    model = embedded(17, table=floats(64, 64))
+    data = {"i": TOKENS["i"] % 64}
+    report, file = compiled(model, data, "32bit-avg", target="qnn", activations="int16")
+    assert {la.op: la.weight_bits for la in report.layers} == {"Gather": 32, "MatMul": 8}
+    assert {"w", "v"} == read_weights(onnx.load(file)).keys()
+    with pytest.raises(InfeasibleError, match="the smallest this model gets"):
+        compiled(model, data, "8bit-avg", target="qnn", activations="int16")
 
 
 TIED = """g (int64[N, 6] i) => (float[N, 6, 2000] y) {

@@ -79,6 +79,19 @@ def test_the_data_decide_on_activations_where_nobody_did(asked: Ask) -> None:
         assert asked(activations="fp32").decided(synthetic=synthetic).activation_bits is None
 
 
+@pytest.mark.parametrize("activations", ["fp32", "auto"])
+def test_activations_in_float_are_for_targets_that_take_integer_weights_beside_them(activations: str) -> None:
+    assert parse_target("portable", None, "any", activations).name == "portable"
+    with pytest.raises(OptionError, match="choose int8 or int16"):
+        parse_target("qnn", None, "any", activations)
+
+
+def test_without_data_activations_are_quantized_where_weights_can_be_then_only(asked: Ask) -> None:
+    for name, activations in (("portable", "fp32"), ("qnn", "int8")):
+        request = asked(target=find_target(name), activations=None)
+        assert request.decided(synthetic=True).quantizers.activations == activations
+
+
 def test_activations_are_as_wide_as_asked_where_the_target_has_them(asked: Ask) -> None:
     wide = asked(activations="int16", target=PORTABLE, keeps=parse_keeps(["stem=8/16", "head=8/fp32"]))
     assert (wide.activation_bits, wide.codes.bits, wide.codes.signed) == (16, 16, False)

@@ -16,11 +16,15 @@ def name_nodes(model: onnx.ModelProto) -> None:
     """Name every node that has no name or shares it, in place, control-flow bodies too: some runtimes need it (tract).
 
     What may be a layer is named after its output, as it is called anyway. Others get a number, behind the name that
-    they share or alone: it takes bytes, and nobody looks for the nodes that unpack weights.
+    they share or alone: it takes bytes, and nobody looks for the nodes that unpack weights. None is called as a constant or an
+    input of the graph is, of which tract makes nodes, too.
     """
     nodes = [node for graph in graphs(model.graph) for node in graph.node]
     counts = Counter(node.name for node in nodes)
     taken = {name for name, times in counts.items() if times == 1}
+    taken.update(
+        tensor.name for graph in graphs(model.graph) for tensor in (*graph.initializer, *graph.input)
+    )
     fresh: dict[str, Iterator[str]] = {}
     for node in nodes:
         if not node.name or counts[node.name] > 1:

@@ -54,12 +54,16 @@ def _distinct(long: Collection[str], taken: Collection[str]) -> dict[str, str]:
 def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     """Give nodes and inner tensors the shortest names, in place, where that saves a hundredth of the model's bytes.
 
-    The graph's inputs and outputs keep theirs, and what is called as one of `kept`. One name stands for one other everywhere,
+    The graph's inputs and outputs keep theirs, and what is called as one of `kept`. No new name of a node is a tensor's. One name stands for one other everywhere,
     in control-flow bodies too, so what shadowed another tensor still does. True where names changed.
     """
     fixed = {value.name for value in (*model.graph.input, *model.graph.output)} | set(kept)
     tensors, nodes = Counter(_tensor_names(model)), Counter(_node_names(model))
-    new_tensors, new_nodes = shorter(tensors, fixed), shorter(nodes, fixed)
+    new_tensors = shorter(tensors, fixed)
+    apart = {
+        new_tensors.get(name, name) for name in tensors
+    }  # tract makes a node of every constant, by its name
+    new_nodes = shorter(nodes, fixed, apart)
     saved = sum(tensors[old] * (len(old) - len(new)) for old, new in new_tensors.items())
     saved += sum(nodes[old] * (len(old) - len(new)) for old, new in new_nodes.items())
     if saved < _WORTH * _size(model):
@@ -75,14 +79,19 @@ def _size(model: onnx.ModelProto) -> int:
     return held + sum(int(node.ByteSize()) for node in model.graph.node)
 
 
-def shorter(names: Mapping[str, int], fixed: Collection[str]) -> dict[str, str]:
-    """The shortest names for the most frequent ones, none of which is used already; those in `fixed` have none."""
-    free = (text for text in _numbers() if text not in names and text not in fixed)
+def shorter(
+    names: Mapping[str, int], fixed: Collection[str], apart: Collection[str] = frozenset()
+) -> dict[str, str]:
+    """The shortest names for the most frequent ones, none of which is used already; those in `fixed` have none.
+
+    What is called as one of `apart` gets another name, were it no shorter.
+    """
+    free = (text for text in _numbers() if text not in names and text not in fixed and text not in apart)
     ordered = sorted(
         (name for name in names if name and name not in fixed), key=lambda name: (-names[name], name)
     )
     found = zip(ordered, free, strict=False)
-    return {old: new for old, new in found if len(new) < len(old.encode())}
+    return {old: new for old, new in found if old in apart or len(new) < len(old.encode())}
 
 
 def _numbers() -> Iterator[str]:

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmpq.place.dynamic import place_dynamic
 from onnxmpq.place.inputs import place_inputs
-from onnxmpq.place.kernels import place_activations
+from onnxmpq.place.kernels import place_activations, place_whole
 from onnxmpq.values.layer import Layer
 from onnxmpq.values.placement import Placement
 from onnxmpq.values.target import Policy
@@ -19,4 +19,5 @@ POLICIES: Mapping[Policy, Place] = {
     "kernels": place_activations,
     "inputs": place_inputs,
     "dynamic": place_dynamic,
+    "whole": place_whole,
 }

@@ -21,19 +21,22 @@ from onnxmpq.values.layer import Layer
 from onnxmpq.values.placement import Placement
 
 
-def place_activations(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str]) -> Placement:
+def place_activations(
+    graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str], *, whole: bool = False
+) -> Placement:
     """Quantize the activations around the layers named in `integer`, and whatever lies between them.
 
     The least set of tensors: inputs of integer layers, outputs of those that need it, both sides of every
     operator with an integer kernel that lies on a path between two such tensors, and what sums and pools make of
-    them. What lies between float operators alone stays in float, as do control-flow subgraphs. `graph` is
-    normalised and topologically sorted.
+    them. What lies between float operators alone stays in float, as do control-flow subgraphs. With `whole` it is all
+    tensors that any integer kernel reads or makes, the graph's outputs too. `graph` is normalised and topologically
+    sorted.
     """
     readers = Readers(graph)
     left = float_layers(graph, layers, integer)
     weights = {layer.weight for layer in layers if layer.name not in left}
-    units = list(units_of(graph, readers, weights))
-    quantized = _quantized(units)
+    units = list(units_of(graph, readers, weights, whole=whole))
+    quantized = _around(units) if whole and any(u.is_layer for u in units) else _quantized(units)
     kernels = [u for u in units if u.is_layer or quantized.issuperset(u.inputs + u.outputs)]
     tensors = _in_order(graph, quantized)
     return Placement(
@@ -45,6 +48,15 @@ def place_activations(graph: gs.Graph, layers: Sequence[Layer], integer: Collect
         integer_layers=tuple(layer.name for layer in layers if layer.name not in left),
         float_layers=left,
     )
+
+
+def place_whole(graph: gs.Graph, layers: Sequence[Layer], integer: Collection[str]) -> Placement:
+    """Quantize whatever can be, for accelerators that run a whole graph in integers or leave parts of it to a CPU."""
+    return place_activations(graph, layers, integer, whole=True)
+
+
+def _around(units: Iterable[Unit]) -> frozenset[str]:
+    return frozenset(chain.from_iterable(u.inputs + u.outputs for u in units))
 
 
 def _quantized(units: Sequence[Unit]) -> frozenset[str]:

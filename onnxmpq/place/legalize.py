@@ -22,7 +22,12 @@ def legalize(
 
 
 def _changes(found: Mapping[Option, Option], target: Target) -> Iterator[str]:
-    pairs = found.items()
+    if any(not b.is_quantized for b in found.values()):
+        yield (
+            f"target {target.name} takes integer weights beside integer activations alone: layers that compute in float keep "
+            "theirs in float"
+        )
+    pairs = [(a, b) for a, b in found.items() if b.is_quantized]
     wider = [(a, b) for a, b in pairs if b.stored_bits > a.weight_bits]
     raised = sorted({a.weight_bits for a, _ in wider})
     capped = {b.weight_bits for a, b in pairs if b.weight_bits < a.weight_bits}

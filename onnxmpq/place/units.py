@@ -42,11 +42,16 @@ class Unit:
         return (self.node, *self.tail)
 
 
-def units_of(graph: gs.Graph, readers: Readers, weights: Collection[str]) -> Iterator[Unit]:
-    """The kernels that a graph could run as, in order; `weights` are those of the layers that are to be integer."""
+def units_of(
+    graph: gs.Graph, readers: Readers, weights: Collection[str], *, whole: bool = False
+) -> Iterator[Unit]:
+    """The kernels that a graph could run as, in order; `weights` are those of the layers that are to be integer.
+
+    `whole`: also where ONNX Runtime would be slower for it.
+    """
     taken: set[int] = set()  # the tails of earlier units
     for node in graph.nodes:
-        unit = None if id(node) in taken else _unit(node, readers, weights)
+        unit = None if id(node) in taken else _unit(node, readers, weights, whole)
         if unit is not None:
             taken.update(map(id, unit.tail))
             yield unit
@@ -61,11 +66,11 @@ def better_in_float(node: gs.Node, readers: Readers, weights: Collection[str]) -
     return None
 
 
-def _unit(node: gs.Node, readers: Readers, weights: Collection[str]) -> Unit | None:
+def _unit(node: gs.Node, readers: Readers, weights: Collection[str], whole: bool) -> Unit | None:
     kernel = integer_kernel(node, weights)
     if kernel is not None:
         return _layer_unit(node, kernel, readers)
-    if refusal(node) is not None or better_in_float(node, readers, weights) is not None:
+    if refusal(node) is not None or not (whole or better_in_float(node, readers, weights) is None):
         return None
     return _moving_unit(node, readers) if node.op in MOVING else _rescaling_unit(node, readers)
 

@@ -34,7 +34,7 @@ Runs = Callable[[onnx.ModelProto, Mapping[str, Array]], Mapping[str, Array]]
 def check_target(
     target: Target, model: onnx.ModelProto | None = None, runs: Runs | None = None, *, decibels: float = 100.0
 ) -> None:
-    """Lower a model for a target in every storage, at every width, with float and with quantized activations; check each.
+    """Lower a model for a target in every storage, at every width, with float activations, where it takes these, and with quantized ones.
 
     Checked: the files are valid ONNX, keep the rules that the target's fields state (`broken_rules`), hold the
     plan's codes at the bits that the plan counts, say what they need, and come out the same twice. They run in
@@ -46,7 +46,8 @@ def check_target(
     """
     for storage in target.weights.storages:
         stored = target.storing(storage)
-        for acts in (None, *target.activations.bits):
+        floats = (None,) if target.weights.beside_floats else ()
+        for acts in (*floats, *target.activations.bits):
             computing = stored.computing(acts) if acts else stored
             lowerer = _Lowerer.of(model or _target_model(), computing, acts)
             for bits in QUANTIZED_BITS:
@@ -81,7 +82,8 @@ class _Lowerer:
         codes = target.activations.codes(acts)
         ranges = calibrate(RUNTIME, prepared.model, placement, data, codes=codes) if acts else {}
         candidates = Candidates(prepared.model, "nearest", target.grids)
-        return cls(target, prepared, acts, Activations(placement, ranges), candidates)
+        activations = Activations(placement, ranges, target.activations.placement)
+        return cls(target, prepared, acts, activations, candidates)
 
     def check(self, bits: int, runs: Runs, decibels: float) -> None:
         plan = self._plan(bits)

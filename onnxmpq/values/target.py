@@ -9,11 +9,11 @@ from typing import Literal, get_args
 from onnxmpq.errors import OptionError, nearest
 from onnxmpq.plugins import is_reference, load_attribute
 from onnxmpq.values.activation_range import CodeType
-from onnxmpq.values.option import ACTIVATION_BITS, NARROW_OPSETS, OTHER_CODES_OPSET, Option
+from onnxmpq.values.option import ACTIVATION_BITS, FLOAT_BITS, NARROW_OPSETS, OTHER_CODES_OPSET, Option
 from onnxmpq.values.quantized_weight import Grids
 
 Storage = Literal["packed", "native", "int8"]
-Policy = Literal["kernels", "inputs", "dynamic"]
+Policy = Literal["kernels", "inputs", "dynamic", "whole"]
 Provider = Literal["cpu", "cuda"]
 
 STORAGES: tuple[Storage, ...] = get_args(Storage)
@@ -51,7 +51,7 @@ class WeightRules:
     `negative_scales` says that it takes weights whose scales are below zero, `zero_points` that it must be given those
     of every weight, which are 0. `gathers` says that it looks large tables up as codes and scales what it picked, instead
     of unpacking them when the file is loaded; `direct_rows` up to how many rows of a sample it multiplies matrices with codes
-    of 4 bits as they are.
+    of 4 bits as they are. `beside_floats` says that layers which compute in float may have integer weights, too.
 
     Raises OptionError where the fields contradict each other.
     """
@@ -66,6 +66,7 @@ class WeightRules:
     zero_points: bool = False
     gathers: bool = False
     direct_rows: int = 0
+    beside_floats: bool = True
 
     def __post_init__(self) -> None:
         storages, tensors, direct = {*self.storages}, {*self.tensor_bits}, {*self.direct_bits}
@@ -97,7 +98,8 @@ class ActivationRules:
 
     `bits` are the widths that it has kernels for, its default first. `signed` asks for symmetric INT8 (zero point 0)
     instead of asymmetric UINT8. `placement` of Q/DQ pairs: "kernels" puts them on both sides of every integer kernel
-    of ONNX Runtime, "inputs" before the layers and on residual sums only, "dynamic" before matrices, by the range of each run.
+    of ONNX Runtime, "inputs" before the layers and on residual sums only, "dynamic" before matrices, by the range of each run, "whole" on
+    everything that integer kernels could read or make, results of layers and of the graph too.
 
     Raises OptionError for widths that there are not.
     """
@@ -206,6 +208,15 @@ class Target:
         weights = self.weights if bits == _LONGEST_CODE else self.weights.summing(_LONGEST_CODE)
         return replace(self, weights=weights, activations=replace(self.activations, bits=(bits,)))
 
+    def in_float(self) -> Target:
+        """The same consumer, activations in float somewhere. Raises OptionError where it takes no integer weights beside these."""
+        if not self.weights.beside_floats:
+            raise OptionError(
+                f"target {self.name} takes integer weights beside integer activations alone; choose "
+                f"{' or '.join(f'int{b}' for b in self.activations.bits)}"
+            )
+        return self
+
     def dynamic(self) -> Target:
         """The same consumer with ranges of activations that are found when a file runs. Raises OptionError where it finds none."""
         if self.provider != "cpu":
@@ -224,6 +235,8 @@ class Target:
         """
         if not option.is_quantized:
             return option
+        if option.activation_bits is None and not self.weights.beside_floats:
+            return Option(FLOAT_BITS)
         rules, bits = self.weights, option.weight_bits
         integer = option.activation_bits is not None or beside_integers
         if self.stored_as == "native":
@@ -267,6 +280,11 @@ TARGETS = {
             "portable", "any runtime that reads QuantizeLinear and DequantizeLinear",
             WeightRules(("native", "int8"), code_bits=_ANY_CPU, folds=False, zero_points=True),
             ActivationRules((8, 16, 4)),
+        ),
+        Target(
+            "qnn", "Qualcomm's HTP through ONNX Runtime's QNN execution provider",
+            WeightRules(("native", "int8"), tensor_bits=(8, 4), folds=False, zero_points=True, beside_floats=False),
+            ActivationRules((8, 16), placement="whole"),
         ),
     )
 }  # fmt: skip

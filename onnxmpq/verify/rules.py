@@ -15,6 +15,7 @@ from onnxmpq.values.target import Target
 from onnxmpq.verify.readback import STORED_BITS, StoredWeight, read_weights
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose output channels are known here
+_CLAMPS = frozenset({"Clip", "Relu"})
 _BITWISE = frozenset({"BitShift", "BitwiseAnd"})  # TensorRT's parser has no BitShift
 
 
@@ -23,12 +24,13 @@ def broken_rules(model: onnx.ModelProto, target: Target) -> list[str]:
 
     The rules are those of `Target`'s fields: opset, tensor types, plain weights, symmetric weights with one scale
     a channel of the layer's output, activations of one scale and the right type and zero point, pairs that are
-    whole, and codes that integer kernels sum exactly.
+    whole, codes that integer kernels sum exactly, and of a target that takes no floats beside integer weights, none.
     """
     graph = _Graph(model)
     faults = [*_file_faults(graph, target), *_pair_faults(graph, target)]
     for name, stored in read_weights(model).items():
-        faults += [f"weight {name!r} {fault}" for fault in _weight_faults(graph, target, name, stored)]
+        found = (*_weight_faults(graph, target, name, stored), *_reading_faults(graph, target, name))
+        faults += [f"weight {name!r} {fault}" for fault in found]
     return faults
 
 
@@ -160,6 +162,36 @@ def _is_integer(graph: _Graph, weight: str) -> bool:
     others = [name for node in graph.readers.get(weight, ()) for name in node.input[:2] if name != weight]
     makers = [graph.producers[name] for name in others if name in graph.producers]
     return any(node.op_type == "DequantizeLinear" and not graph.is_weight(node) for node in makers)
+
+
+def _reading_faults(graph: _Graph, target: Target, name: str) -> Iterator[str]:
+    """What else a consumer may ask for that does not fuse on its own terms."""
+    maker = graph.producers[name]
+    if target.weights.zero_points and maker.op_type == "DequantizeLinear" and graph.values(maker, 2) is None:
+        yield "has no zero points"
+    if not target.weights.beside_floats and not _is_integer(graph, name):
+        yield "is read beside activations in float"
+    if target.activations.placement == "whole" and not _gives_codes(graph, name):
+        yield "goes into a layer whose result is not quantized"
+
+
+def _gives_codes(graph: _Graph, weight: str) -> bool:
+    """True where what integer layers make of the weight is quantized, behind their bias and clamps."""
+    if not _is_integer(graph, weight):
+        return True
+    waiting = list(graph.readers.get(weight, ()))
+    while waiting:
+        behind = graph.readers.get(waiting.pop().output[0], [])
+        taken = [node for node in behind if _is_taken_in(graph, node)]
+        if len(taken) + sum(node.op_type == "QuantizeLinear" for node in behind) != max(1, len(behind)):
+            return False
+        waiting += taken
+    return True
+
+
+def _is_taken_in(graph: _Graph, node: NodeProto) -> bool:
+    adds = node.op_type == "Add" and any(name in graph.constants for name in node.input)
+    return adds or node.op_type in _CLAMPS
 
 
 def channel_axis(layer: NodeProto, weight: str, rank: int) -> int | None:

@@ -25,7 +25,8 @@ class ZeroDeadChannels:
     Integer kernels count the bias in units of (input scale x weight scale), `ranges` giving the former by
     tensor. Where a channel's weights are tiny, as in channels that training has switched off, so is the unit:
     the bias overflows, and the channel gives nonsense instead of a constant. Such weights move their channel by
-    far less than a quantum of the bias; with zeros in their place the unit is free. Only weights that one node
+    far less than a quantum of the bias; with zeros in their place the unit is free. Beside codes of other widths than
+    8 bits the same channels count as switched off: Qualcomm's HTP has INT32 biases beside 16-bit codes. Only weights that one node
     reads are changed. Lowering.
     """
 
@@ -38,13 +39,13 @@ class ZeroDeadChannels:
     def _zero(self, _graph: gs.Graph, node: gs.Node) -> None:
         source, weight, bias = node.inputs[0], node.inputs[1], optional_input(node, 2)
         require(source.name in self.ranges, f"{source.name} is not quantized")
-        require(self.ranges[source.name].codes.bits == 8, "sums over wider codes are not held in INT32")
         require(is_constant(weight) and is_constant(bias), "its weight or bias is not constant")
         require(len(weight.outputs) == 1, f"{weight.name} is read {len(weight.outputs)} times")
         axis = OPERATORS[node.op].layout(node, 1).axis
         values = read(weight)
         require(tuple(read(bias).shape) == (values.shape[axis],), "its bias is not one value a channel")
-        dead = _dead(np.moveaxis(values, axis, 0), read(bias), self.ranges[source.name].scale)
+        found = self.ranges[source.name]
+        dead = _dead(np.moveaxis(values, axis, 0), read(bias), found.scale * 2.0 ** (found.codes.bits - 8))
         require(bool(dead.any()), "all its channels are alive")
         zeroed = np.moveaxis(values.copy(), axis, 0)
         zeroed[dead] = 0

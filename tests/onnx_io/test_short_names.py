@@ -54,6 +54,17 @@ def test_a_new_name_is_none_that_is_in_use() -> None:
     assert model.graph.node[0].output[0] == "0"
 
 
+def test_nodes_and_tensors_have_no_name_in_common() -> None:
+    model = model_with_node_names()
+    model.graph.node[0].name = "0"  # as short as can be, and what a tensor will be called
+    shorten_names(model, ())
+    nodes = {node.name for graph in graphs(model.graph) for node in graph.node if node.name}
+    made = {
+        name for graph in graphs(model.graph) for node in graph.node for name in (*node.input, *node.output)
+    }
+    assert nodes.isdisjoint(made)
+
+
 def test_names_stay_where_they_take_next_to_nothing() -> None:
     text = f"g (float[N, 64] x) => (float[N, 64] z) {{ {LONG} = MatMul (x, w)  z = Neg ({LONG}) }}"
     model = model_of(text, w=np.zeros((64, 64), np.float32))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from onnxmpq.normalize.discover import discover
 from onnxmpq.onnx_io.graph import import_graph
-from onnxmpq.place.kernels import place_activations
+from onnxmpq.place.kernels import place_activations, place_whole
 from onnxmpq.testing import model_of
 from onnxmpq.values.activation_range import ActivationRange
 from onnxmpq.values.placement import Placement
@@ -389,3 +389,34 @@ def test_a_last_pool_behind_what_is_read_twice_is_float_and_says_so() -> None:
     assert "channels first" in place(body, "1, 4, 1, 1").float_ops["q"]
     assert "q" in place(f"{swish} q = {pool} (p) y = Conv (q, u)").tensors
     assert "q" in place(f"a = Conv (x, w) q = {pool} (a) {tail}", "1, 4, 1, 1").tensors
+
+
+def whole(body: str, result: str = "1, 4, 6, 6", *, keep: tuple[str, ...] = ()) -> Placement:
+    graph = parse(body, result)
+    layers = discover(graph, {})
+    return place_whole(graph, layers, {layer.name for layer in layers} - set(keep))
+
+
+def test_of_a_whole_graph_results_are_quantized_that_are_read_in_float() -> None:
+    body = "a = GlobalAveragePool (x) b = Flatten (a) y = Gemm (b, n, b5)"
+    assert "y" not in place(body, "1, 5").tensors
+    found = whole(body, "1, 5")
+    assert found.tensors == ("x", "a", "b", "y")
+    assert found.split_biases == frozenset()  # a layer that gives codes takes its bias in
+
+
+def test_of_a_whole_graph_sums_at_its_end_are_quantized() -> None:
+    body = "a = Conv (x, w) b = Sigmoid (a) c = Mul (a, b) y = Add (c, a)"
+    assert whole(body).tensors == ("x", "a", "b", "c", "y")
+
+
+def test_a_whole_graph_without_integer_layers_stays_in_float() -> None:
+    assert whole("a = Conv (x, w) y = Add (a, x)", keep=("a",)).tensors == ()
+
+
+@pytest.mark.parametrize("kept", ["a", "c", "e"])
+def test_fewer_integer_layers_of_a_whole_graph_quantize_nothing_else(kept: str) -> None:
+    body = (
+        "a = Conv (x, w) b = Relu (a) c = Conv (b, u) d = Add (c, b) e = MatMul (d, square) y = Add (e, six)"
+    )
+    assert {*whole(body, keep=(kept,)).tensors} <= {*whole(body).tensors}

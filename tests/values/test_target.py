@@ -115,8 +115,20 @@ def test_choices_that_a_target_has_not() -> None:
         "packed",
         "native",
         "native",
+        "native",
     ]
     assert set(STORAGES) == {"packed", "native", "int8"}
+
+
+def test_integer_weights_beside_integer_activations_alone() -> None:
+    """The HTP has no DequantizeLinear of its own for weights of many scales."""
+    qnn = TARGETS["qnn"]
+    assert qnn.legalize(Option(4)) == Option(32)
+    assert qnn.computing(16).legalize(Option(2, 16)) == Option(4, 16)
+    assert qnn.computing(8).legalize(Option(5, 8)) == Option(8, 8)  # nothing saturates there
+    with pytest.raises(OptionError, match="beside integer activations alone; choose int8 or int16"):
+        qnn.in_float()
+    assert ORT.in_float() is ORT
 
 
 DSP = """
@@ -141,7 +153,9 @@ def test_a_third_partys_target(tmp_path: Path) -> None:
         find_target(f"{path}:NUMBER")
     with pytest.raises(MissingFileError):
         find_target(f"{tmp_path / 'other.py'}:DSP")
-    with pytest.raises(OptionError, match="ort-cpu, ort-cpu-tokens, ort-cuda, openvino, tensorrt, portable"):
+    with pytest.raises(
+        OptionError, match="ort-cpu, ort-cpu-tokens, ort-cuda, openvino, tensorrt, portable, qnn"
+    ):
         find_target("ort")
 
 

@@ -154,6 +154,24 @@ def compute_a_scale(model: onnx.ModelProto) -> None:
     node.input[1] = "a_scale"
 
 
+def leave_out_the_zero_points(model: onnx.ModelProto) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.attribute)
+    del node.input[2]
+
+
+def read_in_float(model: onnx.ModelProto) -> None:
+    """The first layer reads what its input was before it was quantized."""
+    first(model, "Conv").input[0] = model.graph.input[0].name
+
+
+def result_in_float(model: onnx.ModelProto) -> None:
+    """The last layer gives the graph's output itself."""
+    dequantize, quantize = model.graph.node[-1], model.graph.node[-2]
+    layer = next(n for n in model.graph.node if quantize.input[0] in n.output)
+    layer.output[0] = dequantize.output[0]
+    del model.graph.node[-2:]
+
+
 @pytest.mark.parametrize(
     ("target", "change", "words"),
     [
@@ -171,6 +189,10 @@ def compute_a_scale(model: onnx.ModelProto) -> None:
         ("portable", narrow_the_tensor, "is read as INT2 beside quantized activations"),
         ("tensorrt", negate_a_scale, "has scales below zero"),
         ("portable", compute_a_scale, "the scales of"),
+        ("portable", leave_out_the_zero_points, "has no zero points"),
+        ("qnn", leave_out_the_zero_points, "has no zero points"),
+        ("qnn", read_in_float, "is read beside activations in float"),
+        ("qnn", result_in_float, "goes into a layer whose result is not quantized"),
         ("ort-cpu", zero_a_scale, "scales that are zero or no numbers"),
     ],
 )
