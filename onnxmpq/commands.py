@@ -307,6 +307,22 @@ def inspect_command(model: Path, as_json: bool) -> None:
     _tell(inspect_model(model), show_inspection, as_json=as_json)
 
 
+def _judging(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that run models over data."""
+    options = (
+        click.option("--preprocess", type=PREPROCESS, help="For images, as for compile."),
+        click.option("--samples", type=click.IntRange(min=1), help="Use so many samples.  [default: all]"),
+        click.option("--metric", help="As for compile."),
+        click.option("--outputs", multiple=True, help="As for compile."),
+        click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
+        click.option("--seed", type=click.IntRange(min=0), default=0),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command("eval")
 @click.argument("model", type=FILE)
 @click.option(
@@ -316,13 +332,7 @@ def inspect_command(model: Path, as_json: bool) -> None:
     help="Data as for compile: .npz, folder or .zip of images, file.py:callable.",
 )
 @click.option("--reference", type=FILE, help="The fp32 model to compare with.")
-@click.option("--preprocess", type=PREPROCESS, help="For images, as for compile.")
-@click.option("--samples", type=click.IntRange(min=1), help="Use so many samples.  [default: all]")
-@click.option("--metric", help="As for compile.")
-@click.option("--outputs", multiple=True, help="As for compile.")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--seed", type=click.IntRange(min=0), default=0)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@_judging
 def eval_command(model: Path, as_json: bool, **options: Any) -> None:
     """Measure MODEL on data: top-1 with labels, and against a reference its agreement, KL or SQNR, and speed."""
     from onnxmpq.evaluation import evaluate_model
@@ -334,13 +344,7 @@ def eval_command(model: Path, as_json: bool, **options: Any) -> None:
 @click.argument("reference", type=FILE)
 @click.argument("models", type=FILE, nargs=-1, required=True)
 @click.option("--data", type=SOURCE, required=True, help="Data as for compile.")
-@click.option("--preprocess", type=PREPROCESS, help="For images, as for compile.")
-@click.option("--samples", type=click.IntRange(min=1), help="Use so many samples.  [default: all]")
-@click.option("--metric", help="As for compile.")
-@click.option("--outputs", multiple=True, help="As for compile.")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--seed", type=click.IntRange(min=0), default=0)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@_judging
 def compare_command(reference: Path, models: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Put MODELS, of any tool, beside the REFERENCE that they were made of: bytes, quality, speed."""
     from onnxmpq.evaluation import compare_models
