@@ -104,7 +104,8 @@ def test_long_names_are_shortened_inside_bodies_too_and_the_former_ones_told() -
 def test_names_of_one_mark_are_told_apart_and_from_names_that_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(short_names, "_MARK", 1)  # of sixteen marks, forty names share some
+    # private: of sixteen marks, forty names share some
+    monkeypatch.setattr(short_names, "_MARK", 1)
     long = [f"{'a' * 40}{i:02}{'b' * 60}" for i in range(40)]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(

@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_the_network_whose_layer_reads_the_rounded_tensor(co
     traced = trace(RUNTIME, MODEL, {"x": IMAGES[:1]})
     layers = discover(import_graph(MODEL), {name: t.shape for name, t in traced.items()})
     metric = choose_metric(MODEL, {"y": [np.zeros((1, 5))]}, "kl")
-    data: Any = SimpleNamespace(count=len(IMAGES), batches=batches)
+    data: Any = SimpleNamespace(count=len(IMAGES), batches=batches, source=SimpleNamespace(step=None))
     probe = Probe(MODEL, layers, {}, candidate, data, metric, RUNTIME, traced, batch_size=3)
     second = layers[1]
     losses = activation_losses(probe, {second.name: ("r", coarse)})
