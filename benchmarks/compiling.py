@@ -1,4 +1,4 @@
-"""What the benchmarks that compile a folder of networks share: their command line, and results line by line."""
+"""What benchmarks that compile networks share: their command lines, and results line by line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from machine import ROOT
+
+from onnxmpq.data.preprocess import Preprocess
 
 Result = dict[str, Any]
 
@@ -25,6 +27,17 @@ def command_line(
     parser.add_argument("--judged", type=int, default=judged)
     parser.add_argument("--effort", default=effort)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / f"{name}_results.jsonl")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / f"{name}_table.md")
+    return parser
+
+
+def one_network(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """Options of a benchmark of one network: the model and its data; the table goes to docs/NAME_table.md."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--preprocess", type=Preprocess.parse)
+    parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / f"{name}_table.md")
     return parser
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from machine import ROOT, commit, header, table
+from compiling import one_network
+from machine import commit, header, table
 
 import onnxmpq
 from onnxmpq.data import open_data
-from onnxmpq.data.preprocess import Preprocess
 from onnxmpq.forecast.cost_model import Pace, Search, StageCost, stage_costs
 from onnxmpq.normalize.prepare import prepare
 from onnxmpq.rounding.candidates import Task, fitted
@@ -41,15 +41,7 @@ _BLOCKS = (3, 4, 6, 3)  # of a ResNet-50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--preprocess", type=Preprocess.parse)
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "cost_model_table.md")
-    options = parser.parse_args()
+    options = one_network(__doc__, "cost_model").parse_args()
     layers, sample_bytes, run = network(options)
     pace = Pace(run, rounding_pace(layers), _START, _LINK)
     own = search(layers, options.samples, options.model.stat().st_size, sample_bytes)

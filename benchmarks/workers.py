@@ -13,27 +13,20 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from machine import ROOT, commit, header, table
+from compiling import one_network
+from machine import commit, header, table
 
 import onnxmpq
-from onnxmpq.data.preprocess import Preprocess
 
 _STAGES = ("calibrate", "round", "sensitivity", "requantize")
 _MAPPED = ("round", "sensitivity")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--preprocess", type=Preprocess.parse)
+    parser = one_network(__doc__, "workers")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--effort", default="fast")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "workers_table.md")
     options = parser.parse_args()
     seconds, files = measured(options)
     rows = [[str(count), *figures(some, seconds[options.workers[0]])] for count, some in seconds.items()]

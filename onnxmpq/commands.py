@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -283,7 +283,15 @@ def compile_command(
     if report is not None:
         require_writable(report, inputs)
         require_apart(
-            *filter(None, (options["output"] or default_output(model), report, options["save_sensitivity"]))
+            *filter(
+                None,
+                (
+                    options["output"] or default_output(model),
+                    report,
+                    options["save_sensitivity"],
+                    options["save_plan"],
+                ),
+            )
         )
     with ConsoleObserver(quiet=as_json) as observer:
         result = compile_model(model, shapes=dict(shapes), verify=not no_verify, observer=observer, **options)
@@ -349,11 +357,7 @@ def compare_command(reference: Path, models: tuple[Path, ...], as_json: bool, **
     """Put MODELS, of any tool, beside the REFERENCE that they were made of: bytes, quality, speed."""
     from onnxmpq.evaluation import compare_models
 
-    found = compare_models(reference, models, **options)
-    if as_json:
-        click.echo(to_json([asdict(result) for result in found]))
-    else:
-        show_comparison(found)
+    _tell(compare_models(reference, models, **options), show_comparison, as_json=as_json)
 
 
 @cli.command("doctor")
@@ -362,16 +366,14 @@ def doctor_command(as_json: bool) -> None:
     """Tell what this machine and installation can do, and what to do where that is less than it could be."""
     from onnxmpq.doctor import examine
 
-    findings = examine()
-    if as_json:
-        click.echo(to_json([asdict(finding) for finding in findings]))
-    else:
-        show_findings(findings)
+    _tell(examine(), show_findings, as_json=as_json)
 
 
 def _tell(found: Any, show: Callable[[Any], None], *, as_json: bool) -> None:
+    """Print one finding, or a sequence of them."""
     if as_json:
-        click.echo(to_json(asdict(found)))
+        is_one = is_dataclass(found) and not isinstance(found, type)
+        click.echo(to_json(asdict(found) if is_one else [asdict(one) for one in found]))
     else:
         show(found)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 
 from onnxmpq.runtime.ordered_pool import cores, is_confined
-from onnxmpq.runtime.session import has_driver, provider_names, resolve_runtime
-from onnxmpq.verify.machine import has_vnni, processor, versions
+from onnxmpq.runtime.session import cuda_driver, is_built_for_cuda, resolve_runtime
+from onnxmpq.verify.machine import has_vnni, installed, processor, versions
 
 _BOTH = ("onnxruntime", "onnxruntime-gpu")
 
@@ -37,7 +36,7 @@ def _packages() -> list[Finding]:
 
 def _runtimes() -> Finding:
     """Two packages that write the same folder: the later one wins, the other one's files lie between."""
-    found = [name for name in _BOTH if _version(name) is not None]
+    found = [name for name in _BOTH if installed(name) is not None]
     if len(found) < len(_BOTH):
         return Finding("runtime packages", f"{' and '.join(found) or 'none known to pip'}")
     return Finding(
@@ -52,9 +51,9 @@ def _cuda() -> Finding:
     got = resolve_runtime("auto").provider
     if got == "cuda":
         return Finding("provider", "CUDA: sessions get it")
-    if "CUDAExecutionProvider" not in provider_names():
+    if not is_built_for_cuda():
         return Finding("provider", "CPU: this ONNX Runtime has no CUDA provider")
-    if not has_driver():
+    if cuda_driver() is None:
         return Finding("provider", "CPU: no NVIDIA driver here")
     return Finding(
         "provider",
@@ -80,13 +79,6 @@ def _cores() -> Finding:
 
 
 def _cluster() -> Finding:
-    found = _version("distributed")
+    found = installed("distributed")
     words = "not installed: pip install 'onnxmpq[cluster]' for --cluster" if found is None else found
     return Finding("distributed", words)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -85,8 +85,7 @@ def _normalised(model: onnx.ModelProto) -> gs.Graph:
     raise_graph(graph, LOWEST_OPSET)
     normalise(graph, integer=False)
     clean = export_model(graph, model)
-    shorten_long_names(clean)
-    return import_graph(clean)
+    return import_graph(clean) if shorten_long_names(clean) else graph
 
 
 def _others(model: onnx.ModelProto) -> tuple[OtherWeight, ...]:

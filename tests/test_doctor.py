@@ -20,24 +20,24 @@ def test_both_packages_of_the_runtime_overwrite_each_other(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("listed", "driver", "got", "words", "is_well"),
+    ("built", "driver", "got", "words", "is_well"),
     [
-        (("CUDAExecutionProvider",), True, "cuda", "sessions get it", True),
-        (("CUDAExecutionProvider",), True, "cpu", "no session gets CUDA", False),
-        (("CUDAExecutionProvider",), False, "cpu", "no NVIDIA driver", True),
-        ((), True, "cpu", "has no CUDA provider", True),
+        (True, True, "cuda", "sessions get it", True),
+        (True, True, "cpu", "no session gets CUDA", False),
+        (True, False, "cpu", "no NVIDIA driver", True),
+        (False, True, "cpu", "has no CUDA provider", True),
     ],
 )
 def test_the_provider_that_sessions_get(
     monkeypatch: pytest.MonkeyPatch,
-    listed: tuple[str, ...],
+    built: bool,
     driver: bool,
     got: str,
     words: str,
     is_well: bool,
 ) -> None:
-    monkeypatch.setattr(doctor, "provider_names", lambda: listed)
-    monkeypatch.setattr(doctor, "has_driver", lambda: driver)
+    monkeypatch.setattr(doctor, "is_built_for_cuda", lambda: built)
+    monkeypatch.setattr(doctor, "cuda_driver", lambda: object() if driver else None)
     monkeypatch.setattr(doctor, "resolve_runtime", lambda _asked: Runtime(got))
     finding = found("provider")
     assert words in finding.found

@@ -8,8 +8,10 @@ from typing import Any
 
 import onnx
 import pytest
+from click.testing import CliRunner
 
 from onnxmpq import Report, compile_model, inspect_model
+from onnxmpq.commands import cli
 from onnxmpq.errors import InfeasibleError, OptionError
 from onnxmpq.testing import classifier, labelled
 
@@ -74,3 +76,11 @@ def test_a_plan_says_all(model: Path) -> None:
 def test_neither_budget_nor_plan(model: Path) -> None:
     with pytest.raises(OptionError, match="no budget was given"):
         compiled(model, "two.onnx")
+
+
+def test_the_plan_and_the_report_are_two_files(model: Path) -> None:
+    both = str(model.with_name("both.json"))
+    asked = ["compile", str(model), "--budget", "8bit-avg", "--save-plan", both, "--report", both]
+    result = CliRunner().invoke(cli, asked)
+    assert isinstance(result.exception, OptionError)
+    assert not Path(both).exists()

@@ -64,9 +64,8 @@ from onnxmpq.values.option import QUANTIZED_BITS
 from onnxmpq.values.plan import Plan
 from onnxmpq.values.quantized_weight import EVERY_GRID, Grids, QuantizedWeight
 
-_MOST_WINDOWS_A_COLUMN = (
-    128  # of 32, SqueezeNet learned what its samples have alone: KL on others 0.0315 for 0.0281
-)
+# Of 32, SqueezeNet learned what its samples have alone: KL on others 0.0315 for 0.0281.
+_MOST_WINDOWS_A_COLUMN = 128
 # Groups x windows x columns that cost little: a small matrix sees more windows.
 _CHEAP_PRODUCTS = 1 << 20
 _TIMES_FOR_ONE_WINDOW = 4

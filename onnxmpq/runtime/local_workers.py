@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -23,7 +22,7 @@ from loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 from onnxmpq.errors import EngineError, OptionError
 from onnxmpq.runtime.ordered_pool import cores, end_with_parent, map_in_processes
 from onnxmpq.runtime.sent_work import SentWork, done
-from onnxmpq.runtime.session import find_cuda_libraries
+from onnxmpq.runtime.session import cuda_driver, find_cuda_libraries
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,9 +45,8 @@ def worker_count(asked: int | str, *, on_gpus: bool) -> int:
 
 def gpus() -> int:
     """How many GPUs this process may use, by CUDA's driver; 1 where it does not tell."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+    cuda = cuda_driver()
+    if cuda is None:
         return 1
     found = ctypes.c_int(0)
     failed = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(found))

@@ -220,9 +220,9 @@ def find_cuda_libraries() -> None:
     ort.preload_dlls()
 
 
-def provider_names() -> tuple[str, ...]:
-    """The execution providers that this ONNX Runtime was built with; whether a session gets one, it does not tell."""
-    return tuple(ort.get_available_providers())
+def is_built_for_cuda() -> bool:
+    """True where this ONNX Runtime has the CUDA provider; whether a session gets it, that does not tell."""
+    return _PROVIDERS["cuda"] in ort.get_available_providers()
 
 
 def _loadable(file: Path) -> str | bytes:
@@ -240,7 +240,7 @@ def _cuda_works() -> bool:
     A process of its own tries, where there is a driver: where CUDA's libraries are missing the runtime says so at
     length, on both streams, and those of this process are also other threads'.
     """
-    if _PROVIDERS["cuda"] not in ort.get_available_providers() or not has_driver():
+    if not is_built_for_cuda() or cuda_driver() is None:
         return False
     command = [sys.executable, "-c", _CUDA_TRIAL, _PROVIDERS["cuda"]]
     if subprocess.run(command, capture_output=True, check=False).returncode:
@@ -249,13 +249,12 @@ def _cuda_works() -> bool:
     return True
 
 
-def has_driver() -> bool:
-    """True where NVIDIA's driver is installed."""
+def cuda_driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver, None where it is not installed."""
     try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return False
-    return True
+        return None
 
 
 def read_type(text: str) -> tuple[tuple[str, ...], np.dtype[Any]]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxmpq.errors import DataError, MissingFileError, OptionError, nearest
 from onnxmpq.values.keep import Keep
 from onnxmpq.values.layer import Layer
+from onnxmpq.values.option import Option
 from onnxmpq.values.plan import Plan
 
 _KIND, _VERSION = "onnxmpq plan", 1
@@ -33,17 +34,7 @@ class PlanFile:
     def of(cls, plan: Plan, activations: str) -> PlanFile:
         """A plan as it was found, whose integer layers have such activations."""
         floats = "" if activations == "fp32" else "/fp32"
-        return cls(
-            activations,
-            {
-                name: f"{str(option).split('in')[0]}{floats}"
-                if option.is_quantized and option.activation_bits is None
-                else f"{option.weight_bits}/{option.activation_bits}"
-                if option.is_quantized
-                else str(option)
-                for name, option in plan.options.items()
-            },
-        )
+        return cls(activations, {name: _words(option, floats) for name, option in plan.options.items()})
 
     @classmethod
     def read(cls, path: Path) -> PlanFile:
@@ -101,3 +92,9 @@ class PlanFile:
                 raise OptionError(
                     f"the plan does not fit the model: it says nothing of layer {name!r}; write a width, or fp32"
                 )
+
+
+def _words(option: Option, floats: str) -> str:
+    """An option without what the target decides of it; `floats` stands behind a quantized layer that computes in float."""
+    words = str(replace(option, container_bits=None))
+    return f"{words}{floats}" if option.is_quantized and option.activation_bits is None else words

@@ -29,8 +29,8 @@ def has_vnni(cpuinfo: Path = _CPUINFO) -> bool:
 def versions() -> dict[str, str]:
     """Versions of what a compile's result hangs on, as installed."""
     names = {name: name for name in ("onnxmpq", "onnx", "numpy", "cvxpy", "onnxruntime")}
-    names["onnxruntime"] = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
-    return {name: version for name in names.values() if (version := _installed(name))}
+    names["onnxruntime"] = "onnxruntime-gpu" if installed("onnxruntime-gpu") else "onnxruntime"
+    return {name: version for name in names.values() if (version := installed(name))}
 
 
 def peak_rss() -> int:
@@ -46,7 +46,8 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _installed(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of a package, None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:  # a bare checkout
