@@ -120,13 +120,14 @@ class LocalWorkers:
         """The result of the first item. Where a worker is lost, it is worked on alone: then it is known whose fault it was."""
         first, lost = waiting[0], 0
         while lost < _MOST_LOSSES:
-            if first.future is None:
+            is_alone = first.future is None  # what waits beside it has its result, or is not submitted
+            if is_alone:
                 self._submitted(sent, file, first)
             assert first.future is not None
             try:
                 found = first.future.result()
             except (TerminatedWorkerError, ShutdownExecutorError):
-                lost += all(one.future is None or one is first for one in waiting)
+                lost += is_alone
                 self._let_go(waiting)
             except BrokenProcessPool as error:
                 raise EngineError(

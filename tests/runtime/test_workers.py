@@ -79,6 +79,12 @@ def test_an_item_that_ends_every_worker_is_named_and_none_that_waited_beside_it(
         list(workers.map(DiesOnce(tmp_path / "killed", always=True), range(8), name=lambda i: f"layer {i}"))
 
 
+def test_it_is_named_too_where_what_waited_beside_it_was_done(tmp_path: Path) -> None:
+    work = DiesOnce(tmp_path / "killed", always=True, after=0.5)
+    with LocalWorkers(2) as workers, pytest.raises(EngineError, match=r"on layer 3: "):
+        list(workers.map(work, [3, 4, 5, 6], name=lambda i: f"layer {i}"))
+
+
 def test_an_interrupt_ends_the_workers() -> None:
     found: list[int] = []
     with contextlib.suppress(KeyboardInterrupt), LocalWorkers(2) as workers:
